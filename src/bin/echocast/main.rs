@@ -1,0 +1,85 @@
+//! The command line: parses, dispatches and sets the exit code. Each subcommand is a file of its own.
+
+mod client;
+mod connect;
+mod health;
+mod serve;
+mod shell;
+
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use clap::{Parser, Subcommand};
+
+/// mimalloc: several threads allocate small batches and free each other's, at which glibc's allocator is slow.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// What sysexits.h calls a usage error: settings that cannot be used.
+const USAGE: u8 = 64;
+
+/// What one client says, every client on every replica hears, in the same order.
+#[derive(Parser)]
+#[command(name = "echocast", version = version(), max_term_width = 100, args_conflicts_with_subcommands = true)]
+#[command(after_help = "Without a subcommand it serves. Every flag of a node is also an environment variable.")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    serve: serve::Args,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a node (what happens without a subcommand, too)
+    Serve(Box<serve::Args>),
+    /// Connect, say something, print every message
+    Client(client::Args),
+    /// Talk by hand, or from a pipe
+    Shell(shell::Args),
+    /// Ask the local node whether it is ready
+    Health(health::Args),
+}
+
+fn version() -> String {
+    format!("{} ({})", echocast::VERSION, echocast::COMMIT)
+}
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return usage(&error),
+    };
+    let command = arguments.command.unwrap_or_else(|| Command::Serve(Box::new(arguments.serve)));
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return complain(&anyhow::Error::new(error).context("cannot start the runtime")),
+    };
+    let result = runtime.block_on(async {
+        match command {
+            Command::Serve(args) => serve::run(*args).await,
+            Command::Client(args) => client::run(args).await,
+            Command::Shell(args) => shell::run(args).await,
+            Command::Health(args) => health::run(args).await,
+        }
+    });
+    // A thread may still wait for a line of standard input: that must not keep the process.
+    runtime.shutdown_background();
+    result.unwrap_or_else(|error| complain(&error))
+}
+
+/// Help and version are answers; everything else is a usage error.
+fn usage(error: &clap::Error) -> ExitCode {
+    let answer = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+    match error.print() {
+        Ok(()) if answer => ExitCode::SUCCESS,
+        // Where it cannot be printed it cannot be read either; the code says it.
+        _ => ExitCode::from(USAGE),
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "the last words of a command that failed")]
+fn complain(error: &anyhow::Error) -> ExitCode {
+    eprintln!("echocast: {error:#}");
+    ExitCode::FAILURE
+}

@@ -1,0 +1,38 @@
+//! `echocast serve`: settings in, a node that runs until it is told to stop.
+
+use std::process::ExitCode;
+
+use echocast::config::Settings;
+use echocast::node::Node;
+use echocast::{shutdown, telemetry};
+use tracing::info;
+
+/// Run a node.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Args {
+    #[command(flatten)]
+    settings: Settings,
+}
+
+pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let config = match args.settings.validate() {
+        Ok(config) => config,
+        Err(complaints) => return Ok(refuse(&complaints)),
+    };
+    let telemetry = telemetry::init(config.log_format)?;
+    let broker = if config.redis_url.is_some() { "redis" } else { "embedded" };
+    // Before the ports are open: a signal from then on drains.
+    let stop = shutdown::on_signal()?;
+    let node = Node::bind(config)?;
+    let (listen, ops) = (node.address()?, node.ops_address()?);
+    info!(version = echocast::VERSION, commit = echocast::COMMIT, %listen, %ops, broker, "serving");
+    node.run(stop).await?;
+    telemetry.flush().await;
+    Ok(ExitCode::SUCCESS)
+}
+
+#[expect(clippy::print_stderr, reason = "there are no logs before the settings are known")]
+fn refuse(complaints: &echocast::config::Complaints) -> ExitCode {
+    eprintln!("{complaints}");
+    ExitCode::from(crate::USAGE)
+}

@@ -1,0 +1,93 @@
+//! The broker: how what is said on one node is heard on all. This file is its contract.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::*};
+
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::hub::Hub;
+use crate::metrics::Metrics;
+
+mod embedded;
+pub mod envelope;
+mod redis;
+
+pub use embedded::Embedded;
+pub use redis::Redis;
+
+/// Moves messages from a node's inbox to the feeds of all nodes.
+///
+/// What it promises:
+/// - Every feed of a channel gets the same messages in the same order, each at most once, and those of one publisher in
+///   the order in which they were said.
+/// - It is the only writer of feeds, and a node's own messages come back to it the same way as everyone else's.
+/// - A channel is set live once everything said on it from then on will reach this node, and not live when that ends.
+/// - It takes from the inbox no more than it is about to hand on, and settles what it took once that is held elsewhere:
+///   the inbox's bound is a bound on everything it has in hand.
+/// - It never gives up: while what it needs is away, [`Status`] says so and it goes on by itself afterwards.
+pub trait Broker: Send + 'static {
+    /// Works until `stop`, then hands on what the inbox still holds and returns. Dropping the future ends it at once.
+    fn run(self, link: Link, stop: CancellationToken) -> impl Future<Output = ()> + Send;
+}
+
+/// What a broker has of its node.
+#[derive(Clone, Debug)]
+pub struct Link {
+    /// Inbox, channels and feeds.
+    pub hub: Arc<Hub>,
+    /// Where things are counted.
+    pub metrics: Arc<Metrics>,
+    /// What the rest of the node is told.
+    pub status: Arc<Status>,
+}
+
+/// Whether the broker can be reached.
+#[derive(Debug)]
+pub struct Status {
+    up: AtomicBool,
+    has_been_up: AtomicBool,
+    changed: Notify,
+    metrics: Arc<Metrics>,
+}
+
+impl Status {
+    /// Down, and never up so far.
+    pub fn new(metrics: Arc<Metrics>) -> Arc<Self> {
+        let never = || AtomicBool::new(false);
+        Arc::new(Self { up: never(), has_been_up: never(), changed: Notify::new(), metrics })
+    }
+
+    /// Tells everybody.
+    pub fn set(&self, up: bool) {
+        self.up.store(up, Release);
+        self.has_been_up.fetch_or(up, Release);
+        self.metrics.broker_up.set(i64::from(up));
+        self.changed.notify_waiters();
+    }
+
+    /// Whether it is up now.
+    pub fn is_up(&self) -> bool {
+        self.up.load(Acquire)
+    }
+
+    /// Whether it has come up at least once: a node is ready from then on. A later outage does not make it unready, or
+    /// a balancer would lose all nodes at once.
+    pub fn has_been_up(&self) -> bool {
+        self.has_been_up.load(Acquire)
+    }
+
+    /// Waits until it is up. Cancellation-safe.
+    pub async fn wait_up(&self) {
+        let mut changed = std::pin::pin!(self.changed.notified());
+        loop {
+            changed.as_mut().enable();
+            if self.is_up() {
+                return;
+            }
+            changed.as_mut().await;
+            changed.set(self.changed.notified());
+        }
+    }
+}

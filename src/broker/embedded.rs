@@ -1,0 +1,54 @@
+//! The broker of a node that is alone: from the inbox to the feed inside the process.
+
+use tokio::task::yield_now;
+use tokio_util::sync::CancellationToken;
+
+use super::{Broker, Link};
+use crate::hub::{Change, Outgoing};
+use crate::message::now_ns;
+
+/// Needs nothing and is always up.
+#[derive(Debug, Default)]
+pub struct Embedded;
+
+impl Broker for Embedded {
+    async fn run(self, link: Link, stop: CancellationToken) {
+        link.status.set(true);
+        loop {
+            tokio::select! {
+                biased;
+                changes = link.hub.interest().take() => changes.into_iter().for_each(go_live),
+                taken = link.hub.inbox().take() => deliver(&link, taken),
+                () = stop.cancelled() => break,
+            }
+            // Sessions that are due read and write first: what they say meanwhile joins the next batch.
+            yield_now().await;
+        }
+        deliver(&link, link.hub.inbox().try_take());
+        link.status.set(false);
+    }
+}
+
+fn go_live(change: Change) {
+    if let Change::New(channel) = change {
+        channel.set_live(true);
+    }
+}
+
+fn deliver(link: &Link, taken: Vec<Outgoing>) {
+    let metrics = &link.metrics;
+    let (mut messages, mut bytes) = (0, 0);
+    for Outgoing { channel, number, batch } in taken {
+        messages += batch.len();
+        bytes += batch.bytes();
+        metrics.batch_messages.observe(batch.len() as f64);
+        let last = number + batch.len() as u64 - 1;
+        let published_ns = now_ns();
+        channel.feed.append(batch.build(published_ns), Some(last));
+        let seconds = now_ns().saturating_sub(published_ns) as f64 / 1e9;
+        metrics.publish_seconds.observe(seconds);
+        metrics.relay_seconds.observe(seconds);
+    }
+    metrics.messages_relayed.inc_by(messages as u64);
+    link.hub.inbox().settle(messages, bytes);
+}

@@ -1,0 +1,148 @@
+//! The envelope: what nodes say to each other. A two-byte magic, then a protobuf batch. Fields are only ever added, and
+//! unknown ones ignored, so that old and new nodes run side by side.
+
+use bytes::{BufMut, Bytes};
+use prost::Message as _;
+
+use crate::message::{BatchBuilder, Kind};
+
+/// What a payload of ours begins with. No UTF-8 text does: the first byte asks for a continuation the second is not.
+pub const MAGIC: [u8; 2] = [0xEC, 0x01];
+
+/// A batch on its way between nodes.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Envelope {
+    /// Which history the offset belongs to; 0 while history is not kept in Redis.
+    #[prost(uint64, tag = "1")]
+    pub epoch: u64,
+    /// The first message's offset; 0 while history is not kept in Redis.
+    #[prost(uint64, tag = "2")]
+    pub offset: u64,
+    /// The publishing node: a random number it draws when it starts.
+    #[prost(fixed64, tag = "3")]
+    pub node: u64,
+    /// Number of the first message among those this node published on this channel: see [`crate::hub::numbers_touch`].
+    #[prost(uint64, tag = "4")]
+    pub number: u64,
+    /// When the node handed the batch to its broker, in nanoseconds since 1970.
+    #[prost(fixed64, tag = "5")]
+    pub published_ns: u64,
+    /// W3C trace context, empty if the batch is not traced.
+    #[prost(string, tag = "6")]
+    pub traceparent: String,
+    /// At least one.
+    #[prost(message, repeated, tag = "7")]
+    pub messages: Vec<Said>,
+}
+
+/// A message on its way between nodes.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Said {
+    /// Whether it is binary; else it is UTF-8 text.
+    #[prost(bool, tag = "1")]
+    pub binary: bool,
+    /// Its bytes.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub payload: Bytes,
+    /// Tells repetitions, if its publisher gave one.
+    #[prost(string, tag = "3")]
+    pub key: String,
+    /// Tells the publishing connection from others of its node; 0 is none.
+    #[prost(uint64, tag = "4")]
+    pub sender: u64,
+}
+
+/// What a pub/sub payload is.
+#[derive(Debug)]
+pub enum Payload {
+    /// A batch of a node.
+    Batch(Envelope),
+    /// Somebody else's message, such as `redis-cli PUBLISH`.
+    Foreign(Kind, Bytes),
+    /// Begins with the magic but is no batch, or an empty one, or has text that is none.
+    Malformed,
+}
+
+impl Envelope {
+    /// The payload to publish.
+    pub fn encode_payload(&self) -> Vec<u8> {
+        let mut payload = Vec::with_capacity(MAGIC.len() + self.encoded_len());
+        payload.put_slice(&MAGIC);
+        // A Vec grows as it must, so this cannot fail.
+        self.encode_raw(&mut payload);
+        payload
+    }
+
+    /// The messages, framed.
+    pub fn into_batch(self) -> BatchBuilder {
+        let mut batch = BatchBuilder::default();
+        batch.reserve(self.messages.len(), self.messages.iter().map(|said| said.payload.len()).sum());
+        for said in self.messages {
+            batch.push(if said.binary { Kind::Binary } else { Kind::Text }, &said.payload);
+        }
+        batch
+    }
+}
+
+impl Payload {
+    /// Tells batches from other people's messages.
+    pub fn decode(payload: Bytes) -> Self {
+        if !payload.starts_with(&MAGIC) {
+            let kind = if simdutf8::basic::from_utf8(&payload).is_ok() { Kind::Text } else { Kind::Binary };
+            return Self::Foreign(kind, payload);
+        }
+        match Envelope::decode(payload.slice(MAGIC.len()..)) {
+            Ok(envelope) if !envelope.messages.is_empty() && envelope.messages.iter().all(Said::is_sound) => {
+                Self::Batch(envelope)
+            }
+            _ => Self::Malformed,
+        }
+    }
+}
+
+impl Said {
+    /// Clients close connections that bring them text which is none, so what claims to be text is checked here, once.
+    fn is_sound(&self) -> bool {
+        self.binary || simdutf8::basic::from_utf8(&self.payload).is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn envelope() -> Envelope {
+        let text = Said { payload: "κόσμε".into(), ..Said::default() };
+        let binary = Said { binary: true, payload: vec![0xff, 0].into(), key: "k".into(), sender: 7 };
+        let messages = vec![text, binary, Said::default()];
+        Envelope { node: 3, number: 9, published_ns: 5, messages, ..Envelope::default() }
+    }
+
+    #[test]
+    fn a_batch_comes_back_as_it_was() {
+        match Payload::decode(envelope().encode_payload().into()) {
+            Payload::Batch(decoded) => assert_eq!(decoded, envelope()),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn fields_of_a_newer_version_are_ignored() {
+        let mut payload = envelope().encode_payload();
+        prost::encoding::string::encode(99, &"new".to_owned(), &mut payload);
+        assert!(matches!(Payload::decode(payload.into()), Payload::Batch(decoded) if decoded == envelope()));
+    }
+
+    #[test]
+    fn what_is_not_ours_is_relayed_and_what_is_broken_is_malformed() {
+        assert!(matches!(Payload::decode("hello".into()), Payload::Foreign(Kind::Text, bytes) if bytes == "hello"));
+        assert!(matches!(Payload::decode(vec![0xff].into()), Payload::Foreign(Kind::Binary, _)));
+        assert!(matches!(Payload::decode(Bytes::new()), Payload::Foreign(Kind::Text, bytes) if bytes.is_empty()));
+        assert!(matches!(Payload::decode(MAGIC.to_vec().into()), Payload::Malformed));
+        let whole = envelope().encode_payload();
+        assert!(matches!(Payload::decode(whole[..whole.len() - 1].to_vec().into()), Payload::Malformed));
+        let not_text = Said { payload: vec![0xff].into(), ..Said::default() };
+        let lie = Envelope { messages: vec![not_text], ..Envelope::default() };
+        assert!(matches!(Payload::decode(lie.encode_payload().into()), Payload::Malformed));
+    }
+}

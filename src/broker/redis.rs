@@ -1,0 +1,112 @@
+//! The broker over Redis pub/sub. It owns how a node reaches Redis; two parts share the work: [`publish`] sends what the
+//! inbox holds over pooled connections, [`link`] keeps the one subscription and feeds what it brings to [`relay`].
+
+mod link;
+mod publish;
+mod relay;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use redis::io::tcp::TcpSettings;
+use redis::{AsyncConnectionConfig, ConnectionInfo, IntoConnectionInfo, ProtocolVersion};
+use tokio_util::sync::CancellationToken;
+
+use super::{Broker, Link};
+use crate::channel::ChannelName;
+use relay::Relay;
+
+/// How long making a connection may take.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(3);
+
+/// How long Redis may take to answer before the connection counts as dead.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Many nodes, one Redis.
+#[derive(Debug)]
+pub struct Redis {
+    info: ConnectionInfo,
+    names: Names,
+    node: u64,
+}
+
+impl Redis {
+    /// A broker for this address; nothing is connected yet.
+    ///
+    /// # Errors
+    /// If the address cannot be used.
+    pub fn new(url: &str, prefix: &str) -> anyhow::Result<Self> {
+        let info = url.into_connection_info().context("--redis-url")?;
+        let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
+        let tcp = TcpSettings::default().set_nodelay(true);
+        let info = info.set_redis_settings(settings).set_tcp_settings(tcp);
+        Ok(Self { info, names: Names { prefix: prefix.into() }, node: rand::random() })
+    }
+}
+
+impl Broker for Redis {
+    async fn run(self, link: Link, stop: CancellationToken) {
+        let relay = Arc::new(Relay::new(link.clone(), self.names.clone(), self.node));
+        // The publisher ends first: until then its own messages come back over the subscription.
+        let published = CancellationToken::new();
+        let subscription = link::keep(&self, &link, relay, published.clone());
+        let publishing = async {
+            publish::run(&self, &link, stop).await;
+            published.cancel();
+        };
+        tokio::join!(subscription, publishing);
+        link.status.set(false);
+    }
+}
+
+impl Redis {
+    fn connection_config(&self) -> AsyncConnectionConfig {
+        AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(CONNECT_PATIENCE))
+            .set_response_timeout(Some(ANSWER_PATIENCE))
+    }
+}
+
+/// What things are called in Redis.
+#[derive(Clone, Debug)]
+struct Names {
+    prefix: Arc<str>,
+}
+
+impl Names {
+    /// The pub/sub channel of a channel. The braces keep all names of a channel in one cluster slot.
+    fn pubsub(&self, channel: &ChannelName) -> String {
+        format!("{}:{{{channel}}}", self.prefix)
+    }
+
+    /// The pub/sub channel on which a node hears its own probes. No channel can be called that.
+    fn probe(&self, node: u64) -> String {
+        format!("{}:probe:{node:016x}", self.prefix)
+    }
+
+    /// The channel that a pub/sub channel belongs to.
+    fn channel(&self, pubsub: &str) -> Option<ChannelName> {
+        let name = pubsub.strip_prefix(&*self.prefix)?.strip_prefix(":{")?.strip_suffix('}')?;
+        ChannelName::new(name).ok()
+    }
+}
+
+/// Time to wait before trying again: doubles from 50 ms to 2 s, half of it at random, so that nodes which lost Redis
+/// together do not come back together.
+#[derive(Debug, Default)]
+struct Backoff {
+    tries: u32,
+}
+
+impl Backoff {
+    fn next(&mut self) -> Duration {
+        let whole = Duration::from_millis(50 << self.tries.min(6)).min(Duration::from_secs(2));
+        self.tries += 1;
+        whole.div_f64(2.0) + whole.mul_f64(rand::random_range(0.0..0.5))
+    }
+
+    fn reset(&mut self) {
+        self.tries = 0;
+    }
+}

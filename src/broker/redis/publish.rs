@@ -1,0 +1,117 @@
+//! From the inbox to Redis. While one pipeline is on its way the inbox fills, and all of that is the next pipeline, one
+//! PUBLISH a channel and batch: at low load nothing waits, under load one command carries many messages.
+
+use deadpool_redis::{Connection, Manager, Pool};
+use redis::Pipeline;
+use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, warn};
+
+use super::super::Link;
+use super::super::envelope::{Envelope, Said};
+use super::{Backoff, Redis};
+use crate::hub::Outgoing;
+use crate::message::{Kind, now_ns};
+use crate::telemetry;
+
+/// One publisher holds one connection; the pool makes and checks it, and a second one is there while a first is dying.
+const CONNECTIONS: usize = 2;
+
+/// Payload bytes of one pipeline, so that its answer comes long before patience ends.
+const PIPELINE_BYTES: usize = 1024 * 1024;
+
+/// Publishes until `stop`, then what is left, however long that takes: its caller's patience is the bound.
+pub(super) async fn run(redis: &Redis, link: &Link, stop: CancellationToken) {
+    let mut publisher = match Publisher::new(redis, link) {
+        Ok(publisher) => publisher,
+        Err(error) => return tracing::error!("cannot publish to redis: {error:#}"),
+    };
+    loop {
+        tokio::select! {
+            taken = link.hub.inbox().take() => publisher.publish(taken).await,
+            () = stop.cancelled() => break,
+        }
+    }
+    publisher.publish(link.hub.inbox().try_take()).await;
+}
+
+struct Publisher<'a> {
+    redis: &'a Redis,
+    link: &'a Link,
+    pool: Pool,
+    /// Held across pipelines: the pool checks a connection with a round trip each time it hands it out.
+    connection: Option<Connection>,
+}
+
+impl<'a> Publisher<'a> {
+    fn new(redis: &'a Redis, link: &'a Link) -> anyhow::Result<Self> {
+        let manager = Manager::new_with_config(redis.info.clone(), redis.connection_config())?;
+        let pool = Pool::builder(manager).max_size(CONNECTIONS).build()?;
+        Ok(Self { redis, link, pool, connection: None })
+    }
+
+    async fn publish(&mut self, taken: Vec<Outgoing>) {
+        let mut taken = taken.into_iter().peekable();
+        while taken.peek().is_some() {
+            let mut pipeline = redis::pipe();
+            let (mut messages, mut bytes) = (0, 0);
+            let published_ns = now_ns();
+            let span = telemetry::publish_span();
+            while bytes < PIPELINE_BYTES
+                && let Some(Outgoing { channel, number, batch }) = taken.next()
+            {
+                messages += batch.len();
+                bytes += batch.bytes();
+                self.link.metrics.batch_messages.observe(batch.len() as f64);
+                let said = batch.into_messages().map(|(kind, payload)| Said {
+                    binary: kind == Kind::Binary,
+                    payload,
+                    ..Said::default()
+                });
+                let envelope = Envelope {
+                    node: self.redis.node,
+                    number,
+                    published_ns,
+                    traceparent: telemetry::traceparent(&span),
+                    messages: said.collect(),
+                    ..Envelope::default()
+                };
+                let name = self.redis.names.pubsub(&channel.name);
+                pipeline.cmd("PUBLISH").arg(name).arg(envelope.encode_payload()).ignore();
+            }
+            self.send(&pipeline).instrument(span).await;
+            let seconds = now_ns().saturating_sub(published_ns) as f64 / 1e9;
+            self.link.metrics.publish_seconds.observe(seconds);
+            self.link.hub.inbox().settle(messages, bytes);
+        }
+    }
+
+    /// Sends until Redis has it: publishing again after a lost answer is harmless, since relays know what they heard.
+    async fn send(&mut self, pipeline: &Pipeline) {
+        let mut backoff = Backoff::default();
+        loop {
+            // While our own subscription is down, what we publish would not come back to our own clients.
+            self.link.status.wait_up().await;
+            let Err(error) = self.try_send(pipeline).await else { return };
+            self.connection = None;
+            let pause = backoff.next();
+            warn!(retry_ms = pause.as_millis() as u64, "publishing to redis failed: {error:#}");
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    async fn try_send(&mut self, pipeline: &Pipeline) -> anyhow::Result<()> {
+        if self.connection.is_none() {
+            self.connection = Some(self.pool.get().await?);
+        }
+        if let Some(connection) = &mut self.connection {
+            pipeline.exec_async(connection).await?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Publisher<'_> {
+    fn drop(&mut self) {
+        self.pool.close();
+    }
+}

@@ -1,0 +1,82 @@
+//! Channel names: which paths are channels and what they are called. What a channel holds is the hub's.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// The longest channel name, in characters (all of them ASCII).
+pub const MAX_NAME: usize = 128;
+
+/// The channel of `/` and `/ws`.
+const LOBBY: &str = "lobby";
+
+/// The checked name of a channel: 1 to [`MAX_NAME`] characters of `A-Z a-z 0-9 - _ . ~ : /`, no empty segment.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ChannelName(Arc<str>);
+
+/// Why a path is no channel.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadName {
+    /// Longer than [`MAX_NAME`].
+    #[error("bad channel name: {0} characters, {MAX_NAME} are the most")]
+    TooLong(usize),
+    /// A character that names don't have.
+    #[error("bad channel name: {0:?} is none of A-Z a-z 0-9 - _ . ~ : /")]
+    Character(char),
+    /// Two slashes in a row, or a slash at the end.
+    #[error("bad channel name: an empty segment (a slash too many)")]
+    EmptySegment,
+}
+
+impl ChannelName {
+    /// The channel a request path names: the path without its first slash; `/` and `/ws` are the lobby.
+    pub fn from_path(path: &str) -> Result<Self, BadName> {
+        match path.strip_prefix('/').unwrap_or(path) {
+            "" | "ws" => Ok(Self(LOBBY.into())),
+            name => Self::new(name),
+        }
+    }
+
+    /// Checks a name as it stands.
+    pub fn new(name: &str) -> Result<Self, BadName> {
+        if let Some(odd) = name.chars().find(|c| !c.is_ascii_alphanumeric() && !"-_.~:/".contains(*c)) {
+            return Err(BadName::Character(odd));
+        }
+        if name.len() > MAX_NAME {
+            return Err(BadName::TooLong(name.len()));
+        }
+        if name.split('/').any(str::is_empty) {
+            return Err(BadName::EmptySegment);
+        }
+        Ok(Self(name.into()))
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ChannelName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_become_names_or_say_why_not() {
+        let name = |path| ChannelName::from_path(path).map(|n| n.to_string());
+        assert_eq!(name("/"), Ok("lobby".into()));
+        assert_eq!(name("/ws"), Ok("lobby".into()));
+        assert_eq!(name("/a/b:c.d~e-f_g"), Ok("a/b:c.d~e-f_g".into()));
+        assert_eq!(name("/ws/"), Err(BadName::EmptySegment));
+        assert_eq!(name("//"), Err(BadName::EmptySegment));
+        assert_eq!(name("/a//b"), Err(BadName::EmptySegment));
+        assert_eq!(name("/a%20b"), Err(BadName::Character('%')));
+        assert_eq!(name(&format!("/{}", "x".repeat(128))), Ok("x".repeat(128)));
+        assert_eq!(name(&format!("/{}", "x".repeat(129))), Err(BadName::TooLong(129)));
+    }
+}

@@ -1,0 +1,347 @@
+//! The feed of a channel: a bounded window of batches with one writer, the broker, and many readers, each with a
+//! cursor. It owns order, replay, lag and waking; what is done with the bytes is the readers' business.
+//!
+//! A reader that has seen everything waits in its seat. `append` adds a batch and wakes who waits; a reader takes
+//! whatever has piled up since its last visit, so one wake and one write carry many messages when there is much to say.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use slab::Slab;
+use smallvec::SmallVec;
+
+use crate::message::Batch;
+use crate::metrics::Gauge;
+
+/// Batches one visit takes at most: as many as fit a `writev` beside control frames.
+pub const TAKE_BATCHES: usize = 60;
+
+/// Bytes one visit takes at most, so that one reader with a deep backlog does not hold its worker for long.
+const TAKE_BYTES: usize = 1024 * 1024;
+
+/// Seats visited under one lock while waking, so that readers on other workers are not kept from theirs.
+const WAKE_CHUNK: usize = 256;
+
+/// How much a feed keeps.
+#[derive(Clone, Copy, Debug)]
+pub struct Retention {
+    /// Messages kept for replay; what connected readers still need is kept beyond it.
+    pub messages: usize,
+    /// Bytes kept at most, whoever still needs them. The newest batch is always kept.
+    pub bytes: usize,
+    /// After this time without a message nothing is replayed.
+    pub ttl: Duration,
+}
+
+/// Where a new reader begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// With what comes next.
+    Newest,
+    /// With the newest N messages kept, as far as retention allows.
+    Last(usize),
+}
+
+/// A bounded window of batches: one writer, many [`Cursor`]s.
+#[derive(Debug)]
+pub struct Feed {
+    window: Mutex<Window>,
+    retention: Retention,
+    bytes_gauge: Gauge,
+}
+
+#[derive(Debug)]
+struct Window {
+    batches: VecDeque<Arc<Batch>>,
+    /// Sequence number of the front batch; batches are numbered from 0 in order of appending.
+    first: u64,
+    bytes: usize,
+    messages: usize,
+    /// The offset the next message gets; offsets begin at 1.
+    next_offset: u64,
+    /// Number of the newest message published by this node that has come back.
+    confirmed: u64,
+    appended: Instant,
+    /// The least position of any reader when they were last visited: what lies before it nobody needs.
+    needed_from: u64,
+    /// The least position of readers that came since that visit began.
+    joined_from: u64,
+    seats: Slab<Seat>,
+}
+
+#[derive(Debug)]
+struct Seat {
+    waker: Waker,
+    waiting: bool,
+    position: u64,
+}
+
+/// The reader's position has left the window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lagged;
+
+impl Feed {
+    /// An empty feed. `bytes_gauge` counts what all feeds of a node hold.
+    pub fn new(retention: Retention, bytes_gauge: Gauge) -> Self {
+        let window = Window {
+            batches: VecDeque::new(),
+            first: 0,
+            bytes: 0,
+            messages: 0,
+            next_offset: 1,
+            confirmed: 0,
+            appended: Instant::now(),
+            needed_from: 0,
+            joined_from: u64::MAX,
+            seats: Slab::new(),
+        };
+        Self { window: Mutex::new(window), retention, bytes_gauge }
+    }
+
+    /// Adds a batch, the broker's alone. `confirms` is the number of its last message if this node published it.
+    pub fn append(&self, mut batch: Batch, confirms: Option<u64>) {
+        let mut window = self.lock();
+        batch.offset = window.next_offset;
+        window.next_offset += batch.len() as u64;
+        window.confirmed = window.confirmed.max(confirms.unwrap_or(0));
+        window.appended = Instant::now();
+        window.messages += batch.len();
+        window.bytes += batch.weight();
+        let before = window.bytes as i64 - batch.weight() as i64;
+        window.batches.push_back(Arc::new(batch));
+        window.trim(&self.retention);
+        self.bytes_gauge.add(window.bytes as i64 - before);
+        drop(window);
+        self.wake();
+    }
+
+    /// Tells that messages this node published, up to this number, will not come back: who waits for them shall not.
+    pub fn give_up(&self, number: u64) {
+        let mut window = self.lock();
+        window.confirmed = window.confirmed.max(number);
+        drop(window);
+        self.wake();
+    }
+
+    /// A new reader. It misses nothing that is appended from now on.
+    pub fn follow(self: &Arc<Self>, start: Start) -> Cursor {
+        let mut window = self.lock();
+        let mut place = (window.end(), 0);
+        if let Start::Last(count) = start
+            && window.appended.elapsed() < self.retention.ttl
+        {
+            place = window.newest(count.min(self.retention.messages));
+        }
+        let (position, done) = place;
+        window.joined_from = window.joined_from.min(position);
+        let seat = window.seats.insert(Seat { waker: Waker::noop().clone(), waiting: false, position });
+        let current = window.batches.get((position - window.first) as usize).cloned();
+        let offset = current.as_ref().map_or(window.next_offset, |batch| batch.offset);
+        let sent = current.as_ref().map_or(0, |batch| batch.frame_start(done));
+        let partial = current.filter(|_| sent > 0);
+        Cursor { feed: self.clone(), seat, position, offset, done: done as u32, sent, partial }
+    }
+
+    /// Bytes held now.
+    pub fn bytes(&self) -> usize {
+        self.lock().bytes
+    }
+
+    /// How long ago the newest message came, if any is held.
+    pub fn idle(&self) -> Option<Duration> {
+        let window = self.lock();
+        (!window.batches.is_empty()).then(|| window.appended.elapsed())
+    }
+
+    /// Wakes everybody who waits or has lagged out, and learns what is still needed.
+    fn wake(&self) {
+        let mut next = 0;
+        let mut needed_from = u64::MAX;
+        self.lock().joined_from = u64::MAX;
+        loop {
+            let mut window = self.lock();
+            let first = window.first;
+            let upto = window.seats.capacity().min(next + WAKE_CHUNK);
+            for key in next..upto {
+                let Some(seat) = window.seats.get_mut(key) else { continue };
+                if seat.waiting || seat.position < first {
+                    seat.waiting = false;
+                    seat.waker.wake_by_ref();
+                }
+                needed_from = needed_from.min(seat.position);
+            }
+            next = upto;
+            if next >= window.seats.capacity() {
+                // Readers only move forward, so what was learned in earlier chunks at worst keeps too much.
+                window.needed_from = needed_from.min(window.joined_from).min(window.end());
+                return;
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Window> {
+        // A panic of one reader must not take the channel from all others; the window is consistent between statements.
+        self.window.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Feed {
+    fn drop(&mut self) {
+        self.bytes_gauge.sub(self.lock().bytes as i64);
+    }
+}
+
+impl Window {
+    fn end(&self) -> u64 {
+        self.first + self.batches.len() as u64
+    }
+
+    fn trim(&mut self, retention: &Retention) {
+        while let Some(front) = self.batches.front() {
+            let spare = self.first < self.needed_from && self.messages - front.len() >= retention.messages;
+            if self.batches.len() == 1 || !(spare || self.bytes > retention.bytes) {
+                break;
+            }
+            self.messages -= front.len();
+            self.bytes -= front.weight();
+            self.batches.pop_front();
+            self.first += 1;
+        }
+    }
+
+    /// Sequence number of a batch, and the message in it, with which the newest `count` messages begin.
+    fn newest(&self, count: usize) -> (u64, usize) {
+        let mut left = count;
+        for (index, batch) in self.batches.iter().enumerate().rev() {
+            if batch.len() > left {
+                let at = self.first + index as u64;
+                return if left == 0 { (at + 1, 0) } else { (at, batch.len() - left) };
+            }
+            left -= batch.len();
+        }
+        (self.first, 0)
+    }
+}
+
+/// One reader's place in a feed, to the byte: a batch may be half written to a socket.
+#[derive(Debug)]
+pub struct Cursor {
+    feed: Arc<Feed>,
+    seat: usize,
+    /// Sequence number of the current batch: the one to be read next, or being read.
+    position: u64,
+    /// Offset of the current batch's first message.
+    offset: u64,
+    /// Bytes of the current batch's raw frames that are already behind.
+    sent: usize,
+    /// Messages of the current batch that are already behind, or that this reader does not get.
+    done: u32,
+    /// The current batch while it is half read, so that its frame can be ended even if the window moves on.
+    partial: Option<Arc<Batch>>,
+}
+
+/// What one visit took. On the stack of one poll: a waiting reader holds none.
+pub type Taken = SmallVec<[Arc<Batch>; TAKE_BATCHES]>;
+
+/// What [`Cursor::advance`] ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Batches read to their end.
+    pub batches: usize,
+    /// Messages read to their end.
+    pub messages: u64,
+}
+
+impl Cursor {
+    /// Takes what there is, up to a bound, without moving. When there is nothing, the task is woken by the next append.
+    pub fn poll_take(&mut self, context: &mut Context<'_>, taken: &mut Taken) -> Poll<Result<(), Lagged>> {
+        let mut window = self.feed.lock();
+        let window = &mut *window;
+        if self.position < window.first {
+            return Poll::Ready(Err(Lagged));
+        }
+        let mut bytes = 0;
+        let index = (self.position - window.first) as usize;
+        for batch in window.batches.range(index..).take(TAKE_BATCHES) {
+            taken.push(batch.clone());
+            bytes += batch.raw().len();
+            if bytes >= TAKE_BYTES {
+                break;
+            }
+        }
+        let seat = &mut window.seats[self.seat];
+        seat.position = self.position;
+        if !seat.waker.will_wake(context.waker()) {
+            seat.waker.clone_from(context.waker());
+        }
+        seat.waiting = taken.is_empty();
+        if seat.waiting { Poll::Pending } else { Poll::Ready(Ok(())) }
+    }
+
+    /// Bytes of the first batch taken that are already behind.
+    pub fn sent(&self) -> usize {
+        self.sent
+    }
+
+    /// Moves on by `bytes` of the raw frames of `taken`.
+    pub fn advance(&mut self, taken: &[Arc<Batch>], bytes: usize) -> Progress {
+        let mut progress = Progress::default();
+        self.sent += bytes;
+        while let Some(batch) = taken.get(progress.batches)
+            && self.sent >= batch.raw().len()
+        {
+            self.sent -= batch.raw().len();
+            self.offset += batch.len() as u64;
+            self.position += 1;
+            self.partial = None;
+            progress.messages += batch.len() as u64 - u64::from(std::mem::take(&mut self.done));
+            progress.batches += 1;
+        }
+        if self.sent > 0
+            && let Some(batch) = taken.get(progress.batches)
+        {
+            let done = batch.messages_before(self.sent) as u32;
+            progress.messages += u64::from(done - self.done);
+            self.done = done;
+            self.partial.get_or_insert_with(|| batch.clone());
+        }
+        progress
+    }
+
+    /// The batch of a frame that was begun and not ended, with the frame's end: it must be ended before anything else.
+    pub fn unfinished_frame(&self) -> Option<(Arc<Batch>, usize)> {
+        let batch = self.partial.as_ref()?;
+        let end = batch.frame_boundary(self.sent);
+        (end > self.sent).then(|| (batch.clone(), end))
+    }
+
+    /// Goes on with the newest; returns how many messages are left out. A frame that was begun must be ended before.
+    pub fn skip_to_newest(&mut self) -> u64 {
+        let window = self.feed.lock();
+        let missed = window.next_offset - self.offset - u64::from(self.done);
+        self.offset = window.next_offset;
+        self.position = window.end();
+        (self.sent, self.done, self.partial) = (0, 0, None);
+        missed
+    }
+
+    /// Whether message `number` of those that this node published has come back, and if so where the feed ends now:
+    /// a reader whose [`Self::position`] is there has everything up to it.
+    pub fn confirmed(&self, number: u64) -> Option<u64> {
+        let window = self.feed.lock();
+        (window.confirmed >= number).then(|| window.end())
+    }
+
+    /// Sequence number of the batch that is read next.
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+}
+
+impl Drop for Cursor {
+    fn drop(&mut self) {
+        self.feed.lock().seats.remove(self.seat);
+    }
+}

@@ -1,0 +1,100 @@
+//! Listening and serving HTTP/1.1: our own accept loop, because axum's has no time limit on headers and none on their
+//! size. What is answered is the router's.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::Context;
+use axum::extract::Request;
+use axum::{Extension, Router};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// A request's head has arrived within this time, or the connection is closed; also how long one may idle between two.
+const HEAD_PATIENCE: Duration = Duration::from_secs(10);
+
+/// A request's head is at most this long, in bytes; longer ones are answered 431.
+const HEAD_BYTES: usize = 32 * 1024;
+
+/// Connections waiting to be accepted; the kernel lowers it to `net.core.somaxconn`.
+const BACKLOG: i32 = 4096;
+
+/// Who is at the other end of a connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer(pub SocketAddr);
+
+/// What of a connection is counted by its server.
+#[derive(Clone, Debug)]
+pub struct TimedOut(pub Option<crate::metrics::Counter>);
+
+/// A listener whose connections inherit its options, which saves system calls for each.
+///
+/// # Errors
+/// If the address cannot be listened on.
+pub fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    let listen = || {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        socket.set_nonblocking(true)?;
+        socket.set_tcp_nodelay(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        TcpListener::from_std(socket.into())
+    };
+    listen().with_context(|| format!("cannot listen on {address}"))
+}
+
+/// Serves until `stop`, then closes the listener and lets every connection end its current answer.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    timed_out: TimedOut,
+    stop: CancellationToken,
+    connections: TaskTracker,
+) {
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = stop.cancelled() => return,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                let router = router.clone().layer(Extension(Peer(peer)));
+                connections.spawn(connection(stream, router, timed_out.clone(), stop.clone()));
+            }
+            // Mostly no file descriptor is left: those who wait are accepted when somebody leaves.
+            Err(error) => {
+                tracing::error!("cannot accept connections: {error}");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn connection(stream: TcpStream, router: Router, timed_out: TimedOut, stop: CancellationToken) {
+    let service = TowerToHyperService::new(router);
+    let service = hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
+        hyper::service::Service::call(&service, request.map(axum::body::Body::new) as Request)
+    });
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(HEAD_PATIENCE).max_buf_size(HEAD_BYTES);
+    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service).with_upgrades());
+    let result = tokio::select! {
+        result = connection.as_mut() => result,
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    match result {
+        Err(error) if error.is_timeout() => timed_out.0.iter().for_each(|counter| counter.inc()),
+        Err(error) => tracing::debug!("connection failed: {error}"),
+        Ok(()) => {}
+    }
+}

@@ -1,0 +1,455 @@
+//! The hub: the channels of a node, and the inbox between sessions and the broker. Sessions publish and follow through
+//! it; the broker empties its inbox and learns from it which channels have clients here.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::*};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Waker};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+
+use crate::channel::ChannelName;
+use crate::feed::{Cursor, Feed, Retention, Start};
+use crate::message::{BatchBuilder, Kind};
+use crate::metrics::Metrics;
+
+/// Messages the inbox takes before sockets are no longer read. It may overshoot by one read of each worker thread.
+pub const INBOX_MESSAGES: usize = 64 * 1024;
+
+/// Bytes the inbox takes before sockets are no longer read: what one node keeps of its clients' words while Redis is
+/// slow or away. It may overshoot by one read, or one message, of each worker thread.
+pub const INBOX_BYTES: usize = 16 * 1024 * 1024;
+
+/// What channels without clients may hold together, in bytes; the one that goes next loses its history early.
+pub const IDLE_BYTES: usize = 256 * 1024 * 1024;
+
+/// How long a channel stays subscribed after its last client left: reconnects and reloads cost the broker nothing.
+pub const LINGER: Duration = Duration::from_secs(10);
+
+/// How long a new client waits for its channel to be subscribed before it is told that the broker is away.
+pub const LIVE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// The cheap handle everything in a node shares.
+#[derive(Debug)]
+pub struct Hub {
+    channels: Mutex<Channels>,
+    inbox: Inbox,
+    interest: Interest,
+    retention: Retention,
+    keep_idle: bool,
+    metrics: Arc<Metrics>,
+}
+
+#[derive(Debug, Default)]
+struct Channels {
+    by_name: HashMap<ChannelName, Entry>,
+    /// Channels without clients, by the time they go, with the bytes they hold.
+    idle: BTreeMap<Due, (ChannelName, usize)>,
+    idle_bytes: usize,
+    /// Makes dues unique, and numbers channel objects: see [`Outbox::said`].
+    counter: u64,
+}
+
+/// When a channel without clients goes.
+type Due = (Instant, u64);
+
+#[derive(Debug)]
+struct Entry {
+    channel: Arc<Channel>,
+    followers: usize,
+    due: Option<Due>,
+}
+
+/// A channel with its feed and what this node's clients have said on it and the broker has not taken yet.
+#[derive(Debug)]
+pub struct Channel {
+    /// What it is called.
+    pub name: ChannelName,
+    /// What its clients here read.
+    pub feed: Arc<Feed>,
+    outbox: Mutex<Outbox>,
+    live: AtomicBool,
+    became_live: Notify,
+}
+
+#[derive(Debug)]
+struct Outbox {
+    batches: VecDeque<BatchBuilder>,
+    /// Number of the newest message said here. It begins where no other channel object of this process began, so that
+    /// a channel that went and came again does not look like one that repeats itself.
+    said: u64,
+    queued: bool,
+}
+
+/// Messages of one channel, taken from the inbox together.
+#[derive(Debug)]
+pub struct Outgoing {
+    /// Where they were said.
+    pub channel: Arc<Channel>,
+    /// Number of the batch's first message: see [`numbers_touch`].
+    pub number: u64,
+    /// The messages, framed.
+    pub batch: BatchBuilder,
+}
+
+/// Whether `next` is the number right after `last`, or the beginning of another channel object's numbers.
+pub fn numbers_touch(last: u64, next: u64) -> bool {
+    next == last + 1 || next >> 40 != last >> 40
+}
+
+impl Hub {
+    /// A hub without channels. `keep_idle`: whether channels without clients keep their history here for the
+    /// retention's time to live, as they must where nothing else keeps it.
+    pub fn new(retention: Retention, keep_idle: bool, metrics: Arc<Metrics>) -> Self {
+        let inbox = Inbox::new(metrics.clone());
+        Self { channels: Mutex::default(), inbox, interest: Interest::default(), retention, keep_idle, metrics }
+    }
+
+    /// Joins a channel, which comes to be if nobody is there yet.
+    pub fn join(self: &Arc<Self>, name: &ChannelName) -> Membership {
+        let mut channels = lock(&self.channels);
+        if !channels.by_name.contains_key(name) {
+            channels.counter += 1;
+            let channel = Arc::new(Channel::new(name, channels.counter, self.retention, &self.metrics));
+            self.interest.tell(Change::New(channel.clone()));
+            self.metrics.channels.inc();
+            channels.by_name.insert(name.clone(), Entry { channel, followers: 0, due: None });
+        }
+        let Channels { by_name, idle, idle_bytes, .. } = &mut *channels;
+        let entry = &mut by_name.get_mut(name).expect("it was there or has just been inserted");
+        entry.followers += 1;
+        if let Some((_, bytes)) = entry.due.take().and_then(|due| idle.remove(&due)) {
+            *idle_bytes -= bytes;
+        }
+        Membership { channel: entry.channel.clone(), hub: self.clone() }
+    }
+
+    /// The channel of this name if it exists here: what the broker delivers to.
+    pub fn find(&self, name: &ChannelName) -> Option<Arc<Channel>> {
+        lock(&self.channels).by_name.get(name).map(|entry| entry.channel.clone())
+    }
+
+    /// All channels of this node: what the broker subscribes to after it lost its connection.
+    pub fn all(&self) -> Vec<Arc<Channel>> {
+        lock(&self.channels).by_name.values().map(|entry| entry.channel.clone()).collect()
+    }
+
+    /// What sessions have said and the broker has not taken.
+    pub fn inbox(&self) -> &Inbox {
+        &self.inbox
+    }
+
+    /// Which channels came and went.
+    pub fn interest(&self) -> &Interest {
+        &self.interest
+    }
+
+    /// Lets channels go whose time without clients is over. Called about every second.
+    pub fn sweep(&self, now: Instant) {
+        let mut channels = lock(&self.channels);
+        let channels = &mut *channels;
+        while let Some(first) = channels.idle.first_entry()
+            && (first.key().0 <= now || channels.idle_bytes > IDLE_BYTES)
+        {
+            let (name, bytes) = first.remove();
+            channels.idle_bytes -= bytes;
+            if let Some(entry) = channels.by_name.remove(&name) {
+                self.metrics.channels.dec();
+                self.interest.tell(Change::Gone(entry.channel));
+            }
+        }
+    }
+
+    fn left(&self, channel: &Channel) {
+        let mut channels = lock(&self.channels);
+        let Channels { by_name, idle, idle_bytes, counter } = &mut *channels;
+        let Some(entry) = by_name.get_mut(&channel.name) else { return };
+        entry.followers -= 1;
+        if entry.followers > 0 {
+            return;
+        }
+        let bytes = channel.feed.bytes();
+        let stay = match channel.feed.idle() {
+            Some(silent) if self.keep_idle => self.retention.ttl.saturating_sub(silent).max(LINGER),
+            _ => LINGER,
+        };
+        *counter += 1;
+        let due = (Instant::now() + stay, *counter);
+        entry.due = Some(due);
+        idle.insert(due, (channel.name.clone(), bytes));
+        *idle_bytes += bytes;
+    }
+}
+
+/// Being one of a channel's clients; ends when dropped.
+#[derive(Debug)]
+pub struct Membership {
+    channel: Arc<Channel>,
+    hub: Arc<Hub>,
+}
+
+/// The broker did not confirm the channel within [`LIVE_PATIENCE`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BrokerAway;
+
+impl Membership {
+    /// A cursor on the channel once the broker delivers to it: what is said from now on will be read.
+    pub async fn follow(&self, start: Start) -> Result<Cursor, BrokerAway> {
+        let live = self.channel.live();
+        tokio::time::timeout(LIVE_PATIENCE, live).await.map_err(|_| BrokerAway)?;
+        Ok(self.channel.feed.follow(start))
+    }
+
+    /// The channel.
+    pub fn channel(&self) -> &Arc<Channel> {
+        &self.channel
+    }
+}
+
+impl Drop for Membership {
+    fn drop(&mut self) {
+        self.hub.left(&self.channel);
+    }
+}
+
+impl Channel {
+    fn new(name: &ChannelName, ordinal: u64, retention: Retention, metrics: &Metrics) -> Self {
+        Self {
+            name: name.clone(),
+            feed: Arc::new(Feed::new(retention, metrics.feed_bytes.clone())),
+            outbox: Mutex::new(Outbox { batches: VecDeque::new(), said: ordinal << 40, queued: false }),
+            live: AtomicBool::new(false),
+            became_live: Notify::new(),
+        }
+    }
+
+    /// Begins to say something: the messages pushed until the [`Publication`] is dropped stay together and in order.
+    pub fn publish<'a>(self: &'a Arc<Self>, inbox: &'a Inbox) -> Publication<'a> {
+        Publication { channel: self, inbox, outbox: lock(&self.outbox), messages: 0, bytes: 0 }
+    }
+
+    /// The broker tells whether what is said anywhere on this channel reaches this node.
+    pub fn set_live(&self, live: bool) {
+        self.live.store(live, Release);
+        if live {
+            self.became_live.notify_waiters();
+        }
+    }
+
+    async fn live(&self) {
+        let mut notified = std::pin::pin!(self.became_live.notified());
+        loop {
+            notified.as_mut().enable();
+            if self.live.load(Acquire) {
+                return;
+            }
+            notified.as_mut().await;
+            notified.set(self.became_live.notified());
+        }
+    }
+}
+
+/// One session saying what it has just read, under one lock and with one wake of the broker.
+pub struct Publication<'a> {
+    channel: &'a Arc<Channel>,
+    inbox: &'a Inbox,
+    outbox: MutexGuard<'a, Outbox>,
+    messages: usize,
+    bytes: usize,
+}
+
+impl Publication<'_> {
+    /// Adds a message; returns its number, to wait for its coming back.
+    pub fn push(&mut self, kind: Kind, payload: &[u8]) -> u64 {
+        if self.outbox.batches.back().is_none_or(BatchBuilder::is_full) {
+            self.outbox.batches.push_back(BatchBuilder::default());
+        }
+        if let Some(batch) = self.outbox.batches.back_mut() {
+            let before = batch.bytes();
+            batch.push(kind, payload);
+            self.bytes += batch.bytes() - before;
+        }
+        self.messages += 1;
+        self.outbox.said += 1;
+        self.outbox.said
+    }
+
+    /// Messages pushed so far.
+    pub fn messages(&self) -> usize {
+        self.messages
+    }
+}
+
+impl Drop for Publication<'_> {
+    fn drop(&mut self) {
+        if self.messages > 0 {
+            let first = !std::mem::replace(&mut self.outbox.queued, true);
+            self.inbox.add(first.then_some(self.channel), self.messages, self.bytes);
+        }
+    }
+}
+
+/// The bounded queue between sessions and the broker. Messages wait on their channels; this lists those channels.
+#[derive(Debug)]
+pub struct Inbox {
+    queue: Mutex<Vec<Arc<Channel>>>,
+    ready: Notify,
+    messages: AtomicUsize,
+    bytes: AtomicUsize,
+    parked: Mutex<Parked>,
+    metrics: Arc<Metrics>,
+}
+
+#[derive(Debug, Default)]
+struct Parked {
+    wakers: Vec<Waker>,
+    /// Counts the times that everybody was woken, so that a session knows whether it is still on the list.
+    round: u64,
+}
+
+impl Inbox {
+    fn new(metrics: Arc<Metrics>) -> Self {
+        Self {
+            queue: Mutex::default(),
+            ready: Notify::new(),
+            messages: AtomicUsize::new(0),
+            bytes: AtomicUsize::new(0),
+            parked: Mutex::new(Parked { wakers: Vec::new(), round: 1 }),
+            metrics,
+        }
+    }
+
+    /// Waits until something was said, then takes all of it; what comes meanwhile is the next taking. Cancellation-safe.
+    pub async fn take(&self) -> Vec<Outgoing> {
+        loop {
+            let taken = self.try_take();
+            if !taken.is_empty() {
+                return taken;
+            }
+            self.ready.notified().await;
+        }
+    }
+
+    /// Takes what there is.
+    pub fn try_take(&self) -> Vec<Outgoing> {
+        let queue = std::mem::take(&mut *lock(&self.queue));
+        let mut taken = Vec::with_capacity(queue.len());
+        for channel in queue {
+            let mut outbox = lock(&channel.outbox);
+            outbox.queued = false;
+            let batches = std::mem::take(&mut outbox.batches);
+            let mut number = outbox.said + 1 - batches.iter().map(|batch| batch.len() as u64).sum::<u64>();
+            drop(outbox);
+            for batch in batches {
+                let first = number;
+                number += batch.len() as u64;
+                taken.push(Outgoing { channel: channel.clone(), number: first, batch });
+            }
+        }
+        taken
+    }
+
+    /// The broker holds this many of the taken messages, of this many bytes as frames: there is room for as many.
+    pub fn settle(&self, messages: usize, bytes: usize) {
+        self.messages.fetch_sub(messages, Relaxed);
+        self.bytes.fetch_sub(bytes, Relaxed);
+        self.metrics.inbox_depth.sub(messages as i64);
+        if self.has_room() {
+            let mut parked = lock(&self.parked);
+            parked.round += 1;
+            let wakers = std::mem::take(&mut parked.wakers);
+            drop(parked);
+            wakers.into_iter().for_each(Waker::wake);
+        }
+    }
+
+    /// Whether a session may read from its socket. If not, its task is woken when it may; `round` remembers that it
+    /// waits already and begins as 0.
+    pub fn may_read(&self, context: &Context<'_>, round: &mut u64) -> bool {
+        if self.has_room() {
+            return true;
+        }
+        let mut parked = lock(&self.parked);
+        // Room may have come between the two looks; whoever made it has woken everybody who was on the list then.
+        if self.has_room() {
+            return true;
+        }
+        if *round != parked.round {
+            parked.wakers.push(context.waker().clone());
+            *round = parked.round;
+        }
+        false
+    }
+
+    fn has_room(&self) -> bool {
+        self.messages.load(Relaxed) < INBOX_MESSAGES && self.bytes.load(Relaxed) < INBOX_BYTES
+    }
+
+    fn add(&self, first: Option<&Arc<Channel>>, messages: usize, bytes: usize) {
+        self.messages.fetch_add(messages, Relaxed);
+        self.bytes.fetch_add(bytes, Relaxed);
+        self.metrics.inbox_depth.add(messages as i64);
+        if let Some(channel) = first {
+            lock(&self.queue).push(channel.clone());
+            self.ready.notify_one();
+        }
+    }
+}
+
+/// A channel came or went.
+#[derive(Debug)]
+pub enum Change {
+    /// Its first client is here.
+    New(Arc<Channel>),
+    /// Nobody has been here for a while.
+    Gone(Arc<Channel>),
+}
+
+impl Change {
+    /// Whether it came.
+    pub fn is_new(&self) -> bool {
+        matches!(self, Self::New(_))
+    }
+
+    /// What came or went.
+    pub fn channel(&self) -> &Arc<Channel> {
+        match self {
+            Self::New(channel) | Self::Gone(channel) => channel,
+        }
+    }
+}
+
+/// Changes the broker has not seen yet, in order; at most two for each channel a client ever named since it last looked.
+#[derive(Debug, Default)]
+pub struct Interest {
+    changes: Mutex<Vec<Change>>,
+    ready: Notify,
+}
+
+impl Interest {
+    /// Waits for changes and takes them all. Cancellation-safe.
+    pub async fn take(&self) -> Vec<Change> {
+        loop {
+            let changes = self.try_take();
+            if !changes.is_empty() {
+                return changes;
+            }
+            self.ready.notified().await;
+        }
+    }
+
+    /// Takes what there is.
+    pub fn try_take(&self) -> Vec<Change> {
+        std::mem::take(&mut *lock(&self.changes))
+    }
+
+    fn tell(&self, change: Change) {
+        lock(&self.changes).push(change);
+        self.ready.notify_one();
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

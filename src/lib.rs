@@ -1,0 +1,62 @@
+//! # echocast
+//!
+//! What one client says, every client on every replica hears, in the same order.
+//!
+//! ```text
+//!   socket ──frames──▶ Session ──▶ Hub ──inbox──▶ Broker ──publish──▶ Redis
+//!                                                                       │  (every node, this one included)
+//!   socket ◀──bytes── Session ◀──Cursor── Feed ◀──append── Broker ◀─────┘
+//! ```
+//!
+//! One direction, one loop. A message leaves its socket, crosses the broker once, is appended to its channel's
+//! [`feed`] on every node, and each session reads the feed at its own pace with its own [`feed::Cursor`]. The sender
+//! hears itself the same way as everyone else; that is what makes the order the same everywhere. Without Redis the
+//! broker moves batches from inbox to feed inside the process; nothing else knows the difference.
+//!
+//! ## Where a message is, where it can be lost, what the client sees then
+//!
+//! | it is in | bound | when full or broken |
+//! |---|---|---|
+//! | the sender's socket | the kernel's buffers | TCP slows the sender |
+//! | [`ws::frame`], unfinished | `--max-message` | close 1009; 1002 and 1007 for malformed ones |
+//! | the [`hub`]'s inbox | [`hub::INBOX_BYTES`], [`hub::INBOX_MESSAGES`] | sockets are not read, so TCP slows the senders |
+//! | on its way through Redis | the inbox's bound | sent again until Redis has it; while a node's subscription is down Redis keeps nothing for it: lost there, counted where it can be seen |
+//! | the [`feed`] of a node | `--feed-bytes` a channel | readers that lag out are closed with 1013 or skipped ahead, and counted |
+//! | a reader's socket | the kernel's buffers | it lags, see above |
+//!
+//! ## Invariants
+//!
+//! 1. The broker is the only writer of a feed. Sessions only read it.
+//! 2. A session knows the hub and its own socket. There is no registry of sockets and no session-to-session call.
+//! 3. Past the frame reader a message is bytes shared by everybody, never copied per client.
+//! 4. A node keeps nothing that must outlive the process.
+//! 5. Every queue and buffer has a bound, a setting or a documented constant, and a metric.
+//! 6. A slow reader loses its connection or its place, by name; it never slows a writer.
+//! 7. `redis::*` stays inside [`broker`], `axum::*` inside [`http`] and the handshake, `clap::*` inside [`config`] and
+//!    the binary, `prometheus::*` inside [`metrics`] and the ops routes.
+//! 8. Frame code is synchronous and does no I/O.
+//! 9. No process-wide mutable state: several nodes live in one test process.
+//!
+//! Read the modules in this order.
+
+/// The version of this build.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The commit this build was made from, as `ECHOCAST_COMMIT` told when it was made.
+pub const COMMIT: &str = match option_env!("ECHOCAST_COMMIT") {
+    Some(commit) => commit,
+    None => "unknown",
+};
+
+pub mod config;
+pub mod node;
+pub mod channel;
+pub mod message;
+pub mod feed;
+pub mod hub;
+pub mod broker;
+pub mod ws;
+pub mod http;
+pub mod metrics;
+pub mod shutdown;
+pub mod telemetry;

@@ -1,0 +1,240 @@
+//! Every metric of a node, one field each; its doc comment and its help text say the same. One registry a node, no
+//! globals, so that several nodes can live in one process. Hot paths count once per batch or per read, not per message.
+
+use prometheus::core::{AtomicU64, GenericCounter, GenericCounterVec};
+use prometheus::{HistogramOpts, HistogramVec, IntGaugeVec, Opts, Registry, TextEncoder};
+
+/// A number that only grows.
+pub type Counter = GenericCounter<AtomicU64>;
+/// A number that goes up and down.
+pub type Gauge = prometheus::IntGauge;
+/// A distribution.
+pub type Histogram = prometheus::Histogram;
+type Counters = GenericCounterVec<AtomicU64>;
+
+/// Label of what came over a WebSocket.
+pub const WEBSOCKET: &str = "websocket";
+
+/// Seconds from 50 µs to about 13 s, doubling.
+fn latency_buckets() -> Vec<f64> {
+    (0..19).map(|power| 50e-6 * f64::from(1u32 << power)).collect()
+}
+
+/// The metrics of one node.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// Clients connected now, by transport.
+    pub connections: Gauge,
+    /// Clients that have connected, by transport.
+    pub connections_opened: Counter,
+    /// Clients that have gone, by transport and reason.
+    pub connections_closed: Counters,
+    /// Connections refused before they were clients, by reason.
+    pub handshakes_refused: Counters,
+    /// Channels with a client on this node, or lately with one.
+    pub channels: Gauge,
+    /// Messages from this node's clients.
+    pub messages_received: Counter,
+    /// Bytes read from clients' sockets.
+    pub received_bytes: Counter,
+    /// Messages written to clients: one message to a thousand clients counts a thousand.
+    pub messages_delivered: Counter,
+    /// Bytes written to clients' sockets.
+    pub sent_bytes: Counter,
+    /// Messages that came from the broker.
+    pub messages_relayed: Counter,
+    /// Messages known to be lost, by cause.
+    pub messages_lost: Counters,
+    /// Readers that lagged out of their channel's feed, by what was done with them.
+    pub slow_clients: Counters,
+    /// Messages said on this node and not yet held by the broker.
+    pub inbox_depth: Gauge,
+    /// Messages in a batch given to the broker.
+    pub batch_messages: Histogram,
+    /// Seconds from taking a batch out of the inbox until the broker holds it.
+    pub publish_seconds: Histogram,
+    /// Seconds from a batch's publish time until this node's feed has it.
+    pub relay_seconds: Histogram,
+    /// Seconds from a batch's publish time until its bytes are handed to the kernel; one delivery in 16 is measured.
+    pub delivery_seconds: Histogram,
+    /// 1 while the broker is reachable.
+    pub broker_up: Gauge,
+    /// Seconds for a probe to go through the broker and come back.
+    pub broker_roundtrip: Histogram,
+    /// Times the broker's connection was lost and made again.
+    pub broker_reconnects: Counter,
+    /// Bytes held in feeds.
+    pub feed_bytes: Gauge,
+    /// 1 from the stop signal on.
+    pub draining: Gauge,
+}
+
+/// Why a message is known to be lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LossCause {
+    /// A reader was skipped ahead (`--slow-client skip`).
+    SlowClient,
+    /// A publishing node's numbers jumped: Redis delivered nothing in between.
+    Broker,
+    /// A payload with the magic that could not be read; counted as one message.
+    Malformed,
+    /// The node ended before the broker took it.
+    Shutdown,
+}
+
+impl LossCause {
+    const ALL: [Self; 4] = [Self::SlowClient, Self::Broker, Self::Malformed, Self::Shutdown];
+
+    fn label(self) -> &'static str {
+        match self {
+            Self::SlowClient => "slow_client",
+            Self::Broker => "broker",
+            Self::Malformed => "malformed",
+            Self::Shutdown => "shutdown",
+        }
+    }
+}
+
+impl Metrics {
+    /// All of them at zero, registered. `closed_reasons`, `refused_reasons` and `slow_policies` are the values their
+    /// labels can have, so that every series exists from the start.
+    pub fn new(closed_reasons: &[&str], refused_reasons: &[&str], slow_policies: &[&str]) -> prometheus::Result<Self> {
+        let registry = Registry::new();
+        let make = Make(&registry);
+        let transport = |name, help| {
+            Ok::<_, prometheus::Error>(make.counters(name, help, &["transport"])?.with_label_values(&[WEBSOCKET]))
+        };
+        let connections =
+            IntGaugeVec::new(Opts::new("echocast_connections", "Clients connected now."), &["transport"])?;
+        registry.register(Box::new(connections.clone()))?;
+        let build = IntGaugeVec::new(
+            Opts::new("echocast_build_info", "Always 1; the labels say what is running."),
+            &["version", "commit"],
+        )?;
+        registry.register(Box::new(build.clone()))?;
+        build.with_label_values(&[crate::VERSION, crate::COMMIT]).set(1);
+        #[cfg(target_os = "linux")]
+        registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
+        let metrics = Self {
+            connections: connections.with_label_values(&[WEBSOCKET]),
+            connections_opened: transport("echocast_connections_opened_total", "Clients that have connected.")?,
+            connections_closed: make.counters(
+                "echocast_connections_closed_total",
+                "Clients that have gone, by reason.",
+                &["transport", "reason"],
+            )?,
+            handshakes_refused: make.counters(
+                "echocast_handshakes_refused_total",
+                "Connections refused before they were clients, by reason.",
+                &["reason"],
+            )?,
+            channels: make.gauge("echocast_channels", "Channels with a client on this node, or lately with one.")?,
+            messages_received: transport("echocast_messages_received_total", "Messages from this node's clients.")?,
+            received_bytes: transport("echocast_received_bytes_total", "Bytes read from clients' sockets.")?,
+            messages_delivered: transport(
+                "echocast_messages_delivered_total",
+                "Messages written to clients: one message to a thousand clients counts a thousand.",
+            )?,
+            sent_bytes: transport("echocast_sent_bytes_total", "Bytes written to clients' sockets.")?,
+            messages_relayed: make.counter("echocast_messages_relayed_total", "Messages that came from the broker.")?,
+            messages_lost: make.counters(
+                "echocast_messages_lost_total",
+                "Messages known to be lost, by cause.",
+                &["cause"],
+            )?,
+            slow_clients: make.counters(
+                "echocast_slow_clients_total",
+                "Readers that lagged out of their channel's feed, by what was done with them.",
+                &["policy"],
+            )?,
+            inbox_depth: make
+                .gauge("echocast_inbox_depth", "Messages said on this node and not yet held by the broker.")?,
+            batch_messages: make.histogram(
+                "echocast_batch_messages",
+                "Messages in a batch given to the broker.",
+                (0..13).map(|power| f64::from(1u32 << power)).collect(),
+            )?,
+            publish_seconds: make.histogram(
+                "echocast_publish_seconds",
+                "Seconds from taking a batch out of the inbox until the broker holds it.",
+                latency_buckets(),
+            )?,
+            relay_seconds: make.histogram(
+                "echocast_relay_seconds",
+                "Seconds from a batch's publish time until this node's feed has it.",
+                latency_buckets(),
+            )?,
+            delivery_seconds: make.histogram(
+                "echocast_delivery_seconds",
+                "Seconds from a batch's publish time until its bytes are handed to the kernel; one delivery in 16 is measured.",
+                latency_buckets(),
+            )?,
+            broker_up: make.gauge("echocast_broker_up", "1 while the broker is reachable.")?,
+            broker_roundtrip: make.histogram(
+                "echocast_broker_roundtrip_seconds",
+                "Seconds for a probe to go through the broker and come back.",
+                latency_buckets(),
+            )?,
+            broker_reconnects: make.counter(
+                "echocast_broker_reconnects_total",
+                "Times the broker's connection was lost and made again.",
+            )?,
+            feed_bytes: make.gauge("echocast_feed_bytes", "Bytes held in feeds.")?,
+            draining: make.gauge("echocast_draining", "1 from the stop signal on.")?,
+            registry,
+        };
+        for reason in closed_reasons {
+            metrics.connections_closed.with_label_values(&[WEBSOCKET, reason]);
+        }
+        for reason in refused_reasons {
+            metrics.handshakes_refused.with_label_values(&[reason]);
+        }
+        for policy in slow_policies {
+            metrics.slow_clients.with_label_values(&[policy]);
+        }
+        for cause in LossCause::ALL {
+            metrics.messages_lost.with_label_values(&[cause.label()]);
+        }
+        Ok(metrics)
+    }
+
+    /// Counts messages known to be lost.
+    pub fn lost(&self, cause: LossCause, messages: u64) {
+        self.messages_lost.with_label_values(&[cause.label()]).inc_by(messages);
+    }
+
+    /// Everything in Prometheus' text format.
+    pub fn text(&self) -> prometheus::Result<String> {
+        TextEncoder::new().encode_to_string(&self.registry.gather())
+    }
+}
+
+/// Makes metrics and registers them.
+struct Make<'a>(&'a Registry);
+
+impl Make<'_> {
+    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<Counters> {
+        let made = Counters::new(Opts::new(name, help), labels)?;
+        self.0.register(Box::new(made.clone()))?;
+        Ok(made)
+    }
+
+    fn counter(&self, name: &str, help: &str) -> prometheus::Result<Counter> {
+        let made = Counter::new(name, help)?;
+        self.0.register(Box::new(made.clone()))?;
+        Ok(made)
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> prometheus::Result<Gauge> {
+        let made = Gauge::new(name, help)?;
+        self.0.register(Box::new(made.clone()))?;
+        Ok(made)
+    }
+
+    fn histogram(&self, name: &str, help: &str, buckets: Vec<f64>) -> prometheus::Result<Histogram> {
+        let made = HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets), &[])?;
+        self.0.register(Box::new(made.clone()))?;
+        Ok(made.with_label_values::<&str>(&[]))
+    }
+}

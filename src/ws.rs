@@ -1,0 +1,9 @@
+//! WebSockets: from the request that asks for one to the reason it ended. Read the modules in this order.
+
+pub mod handshake;
+pub mod session;
+mod outgoing;
+pub mod close;
+pub mod pulse;
+pub mod gate;
+pub mod frame;

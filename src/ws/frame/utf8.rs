@@ -1,0 +1,16 @@
+//! Is it UTF-8? For text that is all there, and for text that is still arriving.
+
+/// `bytes` as text, if they are valid as a whole.
+pub(super) fn text(bytes: &[u8]) -> Option<&str> {
+    simdutf8::basic::from_utf8(bytes).ok()
+}
+
+/// How many of `bytes` are complete characters; the at most three after them begin one that more bytes can complete.
+/// `None` if nothing that may follow can make them valid, so that bad text is refused at its first bad byte.
+pub(super) fn complete_prefix(bytes: &[u8]) -> Option<usize> {
+    match simdutf8::compat::from_utf8(bytes) {
+        Ok(_) => Some(bytes.len()),
+        Err(error) if error.error_len().is_none() => Some(error.valid_up_to()),
+        Err(_) => None,
+    }
+}

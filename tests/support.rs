@@ -1,0 +1,48 @@
+//! What all tests share: nodes in this process, nodes as processes, clients, and a Redis in a container.
+
+pub mod client;
+pub mod cluster;
+pub mod node;
+pub mod process;
+pub mod redis;
+
+use std::future::Future;
+use std::time::Duration;
+
+/// How long a test waits for what must happen. Long, because a busy machine is no failure.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Waits for something that must come.
+pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("not within {PATIENCE:?}: {what}"))
+}
+
+/// Asks again until it is so.
+pub async fn until<F: Future<Output = bool>>(what: &str, mut is_so: impl FnMut() -> F) {
+    soon(what, async {
+        while !is_so().await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+}
+
+/// Makes a test of a function for each broker: `on_both_brokers!(name)` needs `async fn name(cluster: Cluster)`, which
+/// gets two nodes that hear each other: with the embedded broker both are the same one.
+macro_rules! on_both_brokers {
+    ($($name:ident),+ $(,)?) => {
+        mod embedded {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                super::$name($crate::support::cluster::Cluster::embedded(&[]).await).await;
+            })+
+        }
+        mod redis {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                super::$name($crate::support::cluster::Cluster::redis(2, &[]).await).await;
+            })+
+        }
+    };
+}
+pub(crate) use on_both_brokers;

@@ -1,0 +1,75 @@
+//! A node as people run it: the binary, a process of its own, that can be signalled and killed.
+
+use std::net::SocketAddr;
+use std::process::{ExitStatus, Stdio};
+
+use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::process::{Child, ChildStderr, Command};
+
+use super::soon;
+
+/// The binary under test.
+pub const ECHOCAST: &str = env!("CARGO_BIN_EXE_echocast");
+
+/// A running node. Dropping it kills it.
+pub struct NodeProcess {
+    pub address: SocketAddr,
+    pub ops: SocketAddr,
+    child: Child,
+    log: Lines<BufReader<ChildStderr>>,
+}
+
+impl NodeProcess {
+    /// Starts `echocast serve` with these flags beside its ports and waits until it says that it serves.
+    pub async fn start(flags: &[&str]) -> Self {
+        let ports = ["serve", "--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0", "--log-format", "json"];
+        let mut child = Command::new(ECHOCAST)
+            .args(ports)
+            .args(flags)
+            .stderr(Stdio::piped())
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
+        let (address, ops) = soon("the node serves", async {
+            loop {
+                let line = log.next_line().await.unwrap().expect("the node says that it serves before it ends");
+                let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+                if line["message"] == "serving" {
+                    let address = |name: &str| line[name].as_str().unwrap().parse().unwrap();
+                    return (address("listen"), address("ops"));
+                }
+            }
+        })
+        .await;
+        Self { address, ops, child, log }
+    }
+
+    pub fn url(&self, path: &str) -> String {
+        format!("ws://{}{path}", self.address)
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id().expect("it has not been waited for")
+    }
+
+    /// Sends a signal by name, as `kill -NAME` does.
+    pub async fn signal(&self, name: &str) {
+        let status = Command::new("kill").arg(format!("-{name}")).arg(self.id().to_string()).status().await.unwrap();
+        assert!(status.success(), "kill -{name}");
+    }
+
+    /// Waits for its end; returns how it ended and the rest of its log.
+    pub async fn ended(mut self) -> (ExitStatus, Vec<String>) {
+        soon("the process ends", async {
+            let mut rest = Vec::new();
+            while let Some(line) = self.log.next_line().await.unwrap() {
+                rest.push(line);
+            }
+            (self.child.wait().await.unwrap(), rest)
+        })
+        .await
+    }
+}
