@@ -317,12 +317,13 @@ impl Cursor {
         (end > self.sent).then(|| (batch.clone(), end))
     }
 
-    /// Goes on with the newest; returns how many messages are left out. A frame that was begun must be ended before.
+    /// Goes on with the newest batch; returns how many messages are left out. A frame that was begun must be ended before.
     pub fn skip_to_newest(&mut self) -> u64 {
         let window = self.feed.lock();
-        let missed = window.next_offset - self.offset - u64::from(self.done);
-        self.offset = window.next_offset;
-        self.position = window.end();
+        let Some(newest) = window.batches.back() else { return 0 };
+        let missed = newest.offset - self.offset - u64::from(self.done);
+        self.offset = newest.offset;
+        self.position = window.end() - 1;
         (self.sent, self.done, self.partial) = (0, 0, None);
         missed
     }

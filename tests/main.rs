@@ -3,5 +3,12 @@
 
 mod support;
 
-mod broadcast;
+mod handshake;
+mod protocol;
 mod frames;
+mod broadcast;
+mod cluster;
+mod outage;
+mod backpressure;
+mod drain;
+mod ops;

@@ -92,7 +92,7 @@ impl Names {
     }
 }
 
-/// Time to wait before trying again: doubles from 50 ms to 2 s, half of it at random, so that nodes which lost Redis
+/// Time to wait before trying again: doubles from 50 ms to 1 s, half of it at random, so that nodes which lost Redis
 /// together do not come back together.
 #[derive(Debug, Default)]
 struct Backoff {
@@ -101,7 +101,7 @@ struct Backoff {
 
 impl Backoff {
     fn next(&mut self) -> Duration {
-        let whole = Duration::from_millis(50 << self.tries.min(6)).min(Duration::from_secs(2));
+        let whole = Duration::from_millis(50 << self.tries.min(6)).min(Duration::from_secs(1));
         self.tries += 1;
         whole.div_f64(2.0) + whole.mul_f64(rand::random_range(0.0..0.5))
     }

@@ -17,8 +17,7 @@ pub struct Redis {
 
 impl Redis {
     pub async fn start() -> Self {
-        // A container that is started again gets another random port, so we choose one.
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = free_port();
         let container = GenericImage::new("redis", "8-alpine")
             .with_wait_for(WaitFor::message_on_stdout("Ready to accept connections"))
             .with_mapped_port(port, 6379.tcp())
@@ -78,5 +77,16 @@ impl Redis {
             }
         })
         .await;
+    }
+}
+
+/// A container that is started again would get another random port, so we choose one: below those the kernel gives to
+/// outgoing connections, of which other tests make many, and at random, because other tests choose, too.
+fn free_port() -> u16 {
+    loop {
+        let port = rand::random_range(20_000..30_000);
+        if std::net::TcpListener::bind(("0.0.0.0", port)).is_ok() {
+            return port;
+        }
     }
 }

@@ -26,15 +26,23 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 /// A probe that takes longer means that the link is down.
 const PROBE_PATIENCE: Duration = Duration::from_secs(3);
 
+/// If the last proof that we hear is older than this when we hear again, all nodes have been deaf.
+const LONG_OUTAGE: Duration = Duration::from_secs(2);
+
+/// After such an outage, time for the other nodes to subscribe again before anybody publishes: what Redis delivers before
+/// a node has subscribed never reaches that node. As long as the longest backoff and a little.
+const SETTLE: Duration = Duration::from_millis(1500);
+
 /// Channels named in one SUBSCRIBE.
 const SUBSCRIBE_AT_ONCE: usize = 1000;
 
 /// Keeps the subscription until `stop`.
 pub(super) async fn keep(redis: &Redis, link: &Link, relay: Arc<Relay>, stop: CancellationToken) {
     let mut backoff = Backoff::default();
+    let mut heard_at = Instant::now();
     loop {
         let Err(error) = tokio::select! {
-            ended = Subscription::hold(redis, link, &relay, &mut backoff) => ended,
+            ended = Subscription::hold(redis, link, &relay, &mut backoff, &mut heard_at) => ended,
             () = stop.cancelled() => return,
         };
         link.status.set(false);
@@ -63,6 +71,7 @@ impl<'a> Subscription<'a> {
         link: &Link,
         relay: &'a Arc<Relay>,
         backoff: &mut Backoff,
+        heard_at: &mut Instant,
     ) -> anyhow::Result<Infallible> {
         let ears = Arc::new(Ears::new(relay.clone(), redis.names.probe(redis.node)));
         let config = redis.connection_config().set_push_sender({
@@ -82,6 +91,9 @@ impl<'a> Subscription<'a> {
         this.subscribe(&channels).await?;
         if link.status.has_been_up() {
             link.metrics.broker_reconnects.inc();
+            if heard_at.elapsed() > LONG_OUTAGE {
+                sleep(SETTLE).await;
+            }
         }
         info!(channels = channels.len(), "connected to redis");
         backoff.reset();
@@ -92,7 +104,7 @@ impl<'a> Subscription<'a> {
             tokio::select! {
                 () = this.ears.deaf.notified() => bail!("connection lost"),
                 changes = link.hub.interest().take() => this.change(changes).await?,
-                _ = probes.tick() => this.probe(link).await?,
+                _ = probes.tick() => *heard_at = this.probe(link).await?,
             }
         }
     }
@@ -126,8 +138,8 @@ impl<'a> Subscription<'a> {
         channels.iter().map(|channel| self.redis.names.pubsub(&channel.name)).collect()
     }
 
-    /// Sends a probe and waits until it comes back by the subscription.
-    async fn probe(&mut self, link: &Link) -> anyhow::Result<()> {
+    /// Sends a probe and waits until it comes back by the subscription; returns when it was sent.
+    async fn probe(&mut self, link: &Link) -> anyhow::Result<Instant> {
         self.probes += 1;
         let sent = Instant::now();
         let round_trip = async {
@@ -141,7 +153,7 @@ impl<'a> Subscription<'a> {
         };
         timeout(PROBE_PATIENCE, round_trip).await.context("a probe did not come back")??;
         link.metrics.broker_roundtrip.observe(sent.elapsed().as_secs_f64());
-        Ok(())
+        Ok(sent)
     }
 }
 

@@ -1,0 +1,238 @@
+//! Who gets in, and what the others are told.
+
+use std::time::Duration;
+
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::support::client::{RawClient, TestClient, handshake, http};
+use crate::support::node::TestNode;
+use crate::support::{soon, until};
+
+/// Status and the one line of a refused handshake.
+async fn refused(node: &TestNode, path: &str, extra: &str) -> (u16, String) {
+    refused_request(node, &handshake(node.address, path, &format!("{extra}Connection: close\r\n"))).await
+}
+
+async fn refused_request(node: &TestNode, request: &str) -> (u16, String) {
+    let mut client = RawClient::connect(node.address).await;
+    client.send(request.as_bytes()).await;
+    let head = client.read_head().await;
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap().parse().unwrap();
+    let mut body = vec![0; length];
+    soon("a body", tokio::io::AsyncReadExt::read_exact(&mut client.stream, &mut body)).await.unwrap();
+    let body = String::from_utf8(body).unwrap();
+    assert_eq!(body.matches('\n').count(), 1, "one line: {body:?}");
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), body)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_handshake_is_answered_as_the_rfc_asks() {
+    let node = TestNode::start(&[]).await;
+    let mut client = RawClient::connect(node.address).await;
+    client.send(handshake(node.address, "/", "").as_bytes()).await;
+    let head = client.read_head().await.to_ascii_lowercase();
+    // The key and its answer are the example of RFC 6455, section 1.3.
+    assert!(head.contains("sec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo=\r\n"), "{head}");
+    assert!(head.starts_with("http/1.1 101 ") && head.contains("upgrade: websocket\r\n"), "{head}");
+    assert!(!head.contains("sec-websocket-protocol") && !head.contains("sec-websocket-extensions"), "{head}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn frames_sent_together_with_the_handshake_are_heard() {
+    let node = TestNode::start(&[]).await;
+    let mut client = RawClient::connect(node.address).await;
+    let mut bytes = handshake(node.address, "/", "").into_bytes();
+    bytes.extend(crate::support::client::masked(0x81, b"early"));
+    client.send(&bytes).await;
+    client.read_head().await;
+    assert_eq!(client.read_frame().await, (0x81, b"early".to_vec()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_first_offered_subprotocol_is_echoed() {
+    let node = TestNode::start(&[]).await;
+    let offered = [("sec-websocket-protocol", "chat.v9, superchat")];
+    let client = TestClient::try_connect(&node.url("/"), &offered).await.unwrap();
+    assert_eq!(client.response.headers()["sec-websocket-protocol"], "chat.v9");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_no_handshake_is_refused_with_a_line_that_says_why() {
+    let node = TestNode::start(&[]).await;
+    let whole = handshake(node.address, "/", "");
+    let without =
+        |line: &str| whole.lines().filter(|l| !l.starts_with(line)).fold(String::new(), |a, l| a + l + "\r\n");
+    let cases = [
+        (without("Sec-WebSocket-Key"), 400, "no Sec-WebSocket-Key"),
+        (without("Sec-WebSocket-Version"), 400, "no Sec-WebSocket-Version"),
+        (without("Connection"), 400, "Connection header"),
+        (whole.replace("dGhlIHNhbXBsZSBub25jZQ==", "c2hvcnQ="), 400, "16 bytes"),
+        (whole.replace("Version: 13", "Version: 8"), 426, "version 13"),
+        (whole.replace("GET", "PUT"), 405, "GET"),
+        (whole.replace("HTTP/1.1", "HTTP/1.0"), 400, "HTTP/1.1"),
+    ];
+    for (request, status, why) in cases {
+        let answer = refused_request(&node, &request).await;
+        assert!(answer.0 == status && answer.1.contains(why), "{request}\n{answer:?}");
+    }
+    assert_eq!(node.metric("echocast_handshakes_refused_total{reason=\"malformed\"}").await, 5.0);
+    assert_eq!(node.metric("echocast_handshakes_refused_total{reason=\"version\"}").await, 1.0);
+    assert_eq!(node.metric("echocast_handshakes_refused_total{reason=\"method\"}").await, 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bad_channel_names_are_refused_with_400_and_counted() {
+    let node = TestNode::start(&[]).await;
+    let long = format!("/{}", "x".repeat(129));
+    for (path, why) in
+        [("/a//b", "empty segment"), ("/a%20b", "'%'"), ("/a/", "empty segment"), (&long, "129 characters")]
+    {
+        let (status, line) = refused(&node, path, "").await;
+        assert!(status == 400 && line.contains(why), "{path}: {status} {line}");
+        assert_eq!(http(node.address, "GET", path, &[]).await.0, 400, "{path} without an upgrade");
+    }
+    assert_eq!(node.metric("echocast_handshakes_refused_total{reason=\"bad_channel\"}").await, 4.0);
+    let longest = format!("/{}", "x".repeat(128));
+    TestClient::connect(&node.url(&longest)).await.say("fits").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn any_query_is_accepted_but_a_last_that_is_no_number() {
+    let node = TestNode::start(&[]).await;
+    for query in ["?", "?a", "?a=b&&c=%zz&last=5", "?token=x&since=1-2&echo=true", "?last=99999999999"] {
+        TestClient::connect(&node.url(&format!("/{query}"))).await;
+    }
+    let (status, line) = refused(&node, "/?last=many", "").await;
+    assert!(status == 400 && line.contains("many"), "{status} {line}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_allowed_origins_may_connect_if_origins_are_named() {
+    let open = TestNode::start(&[]).await;
+    TestClient::try_connect(&open.url("/"), &[("origin", "https://anywhere.example")]).await.unwrap();
+    let strict = TestNode::start(&["--allow-origin", "https://ok.example, http://localhost:3000"]).await;
+    for origin in ["https://ok.example", "HTTPS://OK.example", "http://localhost:3000"] {
+        TestClient::try_connect(&strict.url("/"), &[("origin", origin)]).await.unwrap();
+    }
+    TestClient::connect(&strict.url("/")).await;
+    for origin in ["https://evil.example", "http://ok.example", "https://ok.example:444", "null"] {
+        let answer = TestClient::try_connect(&strict.url("/"), &[("origin", origin)]).await.err().unwrap();
+        assert_eq!(answer.0, 403, "{origin}");
+    }
+    assert_eq!(strict.metric("echocast_handshakes_refused_total{reason=\"origin\"}").await, 4.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_more_clients_connect_than_allowed_and_places_are_given_back() {
+    let node = TestNode::start(&["--max-connections", "2"]).await;
+    let url = node.url("/");
+    let first = TestClient::connect(&url).await;
+    let mut second = TestClient::connect(&url).await;
+    let (status, why) = TestClient::try_connect(&url, &[]).await.err().unwrap();
+    assert!(status == 429 && why.contains("too many connections"), "{status} {why}");
+    assert_eq!(node.metric("echocast_handshakes_refused_total{reason=\"too_many_connections\"}").await, 1.0);
+    drop(first);
+    until("a place is free", async || node.metric("echocast_connections{transport=\"websocket\"}").await == 1.0).await;
+    let mut third = TestClient::connect(&url).await;
+    third.say("in").await;
+    second.expect(["in"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn addresses_are_limited_one_by_one_and_seen_through_trusted_proxies() {
+    let node = TestNode::start(&["--max-connections-per-ip", "1", "--trusted-proxy", "127.0.0.0/8,10.0.0.0/8"]).await;
+    let url = node.url("/");
+    let by = async |forwarded: &str| TestClient::try_connect(&url, &[("x-forwarded-for", forwarded)]).await;
+    let _one = by("192.0.2.1").await.unwrap();
+    let _two = by("192.0.2.2").await.unwrap();
+    // The proxies' own hops are passed over, and what the client wrote itself is not believed.
+    assert_eq!(by("192.0.2.1, 10.0.0.7").await.err().unwrap().0, 429);
+    assert_eq!(by("198.51.100.9, 192.0.2.2").await.err().unwrap().0, 429);
+    let _three = by("192.0.2.1, 192.0.2.3").await.unwrap();
+
+    let direct = TestNode::start(&["--max-connections-per-ip", "1"]).await;
+    let _mine = TestClient::connect(&direct.url("/")).await;
+    let forged = [("x-forwarded-for", "192.0.2.1")];
+    assert_eq!(TestClient::try_connect(&direct.url("/"), &forged).await.err().unwrap().0, 429);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn half_a_handshake_and_silence_is_ended_and_costs_the_others_nothing() {
+    let node = TestNode::start(&[]).await;
+    let mut silent = RawClient::connect(node.address).await;
+    silent.send(b"GET / HTTP/1.1\r\nHost: x\r\nUpgr").await;
+    let mut other = TestClient::connect(&node.url("/")).await;
+    other.say("fine").await;
+    other.expect(["fine"]).await;
+    silent.read_to_end().await;
+    assert_eq!(node.metric("echocast_handshakes_refused_total{reason=\"timeout\"}").await, 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_header_of_a_million_bytes_is_refused_early() {
+    let node = TestNode::start(&[]).await;
+    let mut client = RawClient::connect(node.address).await;
+    let request = handshake(node.address, "/", &format!("X-Big: {}\r\n", "x".repeat(1_000_000)));
+    // The server hangs up before it has all of it, so sending may fail.
+    let (mut read, mut write) = client.stream.split();
+    let sent = async {
+        let _ = tokio::io::AsyncWriteExt::write_all(&mut write, request.as_bytes()).await;
+    };
+    let answer = async {
+        let mut first = vec![0; 12];
+        tokio::io::AsyncReadExt::read_exact(&mut read, &mut first).await.map(|_| first)
+    };
+    let (answer, ()) = soon("an answer", async { tokio::join!(answer, sent) }).await;
+    assert_eq!(String::from_utf8(answer.unwrap()).unwrap(), "HTTP/1.1 431");
+    TestClient::connect(&node.url("/")).await.say("fine").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_no_http_is_refused_and_the_node_goes_on() {
+    let node = TestNode::start(&[]).await;
+    for junk in [&b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"[..], b"HELO there\r\n\r\n", b"\0\0\0\0\r\n\r\n"] {
+        let mut client = RawClient::connect(node.address).await;
+        client.send(junk).await;
+        let answer = client.read_to_end().await;
+        assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 400"), "{:?}", String::from_utf8_lossy(&answer));
+    }
+    TestClient::connect(&node.url("/")).await.say("fine").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_page_and_its_files_are_served_and_nothing_else_under_their_path() {
+    let node = TestNode::start(&[]).await;
+    for path in ["/", "/news", "/a/b"] {
+        let (status, head, body) = http(node.address, "GET", path, &[("Accept", "text/html,*/*;q=0.8")]).await;
+        assert_eq!(status, 200, "{path}");
+        assert!(
+            head.contains("content-type: text/html") && head.contains("content-security-policy: default-src 'none'")
+        );
+        assert!(body.contains("/_/app.js") && body.contains("/_/style.css"));
+    }
+    assert!(http(node.address, "GET", "/_/app.js", &[]).await.1.contains("text/javascript"));
+    assert!(http(node.address, "GET", "/_/style.css", &[]).await.1.contains("text/css"));
+    assert_eq!(http(node.address, "GET", "/_/none", &[]).await.0, 404);
+    assert_eq!(http(node.address, "GET", "/_/../x", &[]).await.0, 404);
+    assert_eq!(http(node.address, "DELETE", "/", &[]).await.0, 405);
+    assert_eq!(http(node.address, "GET", "/", &[("Accept", "text/event-stream")]).await.0, 406);
+    for path in ["/metrics", "/livez", "/readyz"] {
+        let (_, _, body) = http(node.address, "GET", path, &[]).await;
+        assert!(body.starts_with("<!doctype html>"), "{path} is a channel like any other on the public port");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_leaves_during_its_handshake_gives_its_place_back() {
+    let node = TestNode::start(&[]).await;
+    for _ in 0..20 {
+        let mut client = RawClient::connect(node.address).await;
+        client.send(handshake(node.address, "/", "").as_bytes()).await;
+        drop(client);
+    }
+    until("all have gone", async || node.metric("echocast_connections{transport=\"websocket\"}").await == 0.0).await;
+    let mut client = TestClient::connect(&node.url("/")).await;
+    client.send(Message::text("x")).await;
+    client.expect(["x"]).await;
+    assert!(client.hears_nothing_for(Duration::from_millis(1)).await);
+}
