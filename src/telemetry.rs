@@ -15,7 +15,6 @@ use tracing_subscriber::filter::{EnvFilter, Targets};
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
-use crate::broker::envelope::Envelope;
 use crate::config::LogFormat;
 
 /// The target of spans that are exported and never logged.
@@ -81,20 +80,20 @@ impl Telemetry {
     }
 }
 
-/// The span of one publish to the broker.
-pub fn publish_span() -> Span {
-    tracing::info_span!(target: TRACES, "publish", otel.kind = "producer", messaging.system = "redis")
+/// The span of one handing over to the broker: `system` names it as OpenTelemetry does.
+pub fn publish_span(system: &str) -> Span {
+    tracing::info_span!(target: TRACES, "publish", otel.kind = "producer", messaging.system = system)
 }
 
-/// The span of a batch's way into this node's feed: a child of its publish on whichever node that was.
-pub fn relay_span(channel: &str, envelope: &Envelope) -> Span {
-    let messages = envelope.messages.len();
+/// The span of a batch's way into this node's feed: a child of its publish on whichever node that was, or of the current
+/// span if `traceparent` is empty.
+pub fn relay_span(system: &str, channel: &str, messages: usize, traceparent: &str) -> Span {
     let span = tracing::info_span!(
-        target: TRACES, "relay", otel.kind = "consumer", messaging.system = "redis",
+        target: TRACES, "relay", otel.kind = "consumer", messaging.system = system,
         messaging.destination.name = channel, messaging.batch.message_count = messages
     );
-    if !span.is_disabled() && !envelope.traceparent.is_empty() {
-        let carrier = HashMap::from([("traceparent".to_owned(), envelope.traceparent.clone())]);
+    if !span.is_disabled() && !traceparent.is_empty() {
+        let carrier = HashMap::from([("traceparent".to_owned(), traceparent.to_owned())]);
         if let Err(error) = span.set_parent(TraceContextPropagator::new().extract(&carrier)) {
             tracing::debug!("a relay's span has no parent: {error}");
         }
@@ -104,8 +103,11 @@ pub fn relay_span(channel: &str, envelope: &Envelope) -> Span {
 
 /// The W3C trace context of a span, empty if it is not recorded.
 pub fn traceparent(span: &Span) -> String {
+    if span.is_disabled() {
+        return String::new();
+    }
     let context = span.context();
-    if span.is_disabled() || !context.span().span_context().is_sampled() {
+    if !context.span().span_context().is_sampled() {
         return String::new();
     }
     let mut carrier = HashMap::new();

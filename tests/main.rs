@@ -12,3 +12,4 @@ mod outage;
 mod backpressure;
 mod drain;
 mod ops;
+mod traces;

@@ -6,6 +6,10 @@ use tokio_util::sync::CancellationToken;
 use super::{Broker, Link};
 use crate::hub::{Change, Outgoing};
 use crate::message::now_ns;
+use crate::telemetry;
+
+/// What traces call this broker.
+const SYSTEM: &str = "echocast";
 
 /// Needs nothing and is always up.
 #[derive(Debug, Default)]
@@ -38,10 +42,12 @@ fn go_live(change: Change) {
 fn deliver(link: &Link, taken: Vec<Outgoing>) {
     let metrics = &link.metrics;
     let (mut messages, mut bytes) = (0, 0);
+    let _publish = telemetry::publish_span(SYSTEM).entered();
     for Outgoing { channel, number, batch } in taken {
         messages += batch.len();
         bytes += batch.bytes();
         metrics.batch_messages.observe(batch.len() as f64);
+        let _relay = telemetry::relay_span(SYSTEM, channel.name.as_str(), batch.len(), "").entered();
         let last = number + batch.len() as u64 - 1;
         let published_ns = now_ns();
         channel.feed.append(batch.build(published_ns), Some(last));

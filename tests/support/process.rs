@@ -22,10 +22,16 @@ pub struct NodeProcess {
 impl NodeProcess {
     /// Starts `echocast serve` with these flags beside its ports and waits until it says that it serves.
     pub async fn start(flags: &[&str]) -> Self {
+        Self::start_with(flags, &[]).await
+    }
+
+    /// The same with these environment variables.
+    pub async fn start_with(flags: &[&str], variables: &[(&str, &str)]) -> Self {
         let ports = ["serve", "--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0", "--log-format", "json"];
         let mut child = Command::new(ECHOCAST)
             .args(ports)
             .args(flags)
+            .envs(variables.iter().copied())
             .stderr(Stdio::piped())
             .stdin(Stdio::null())
             .kill_on_drop(true)

@@ -55,7 +55,7 @@ impl<'a> Publisher<'a> {
             let mut pipeline = redis::pipe();
             let (mut messages, mut bytes) = (0, 0);
             let published_ns = now_ns();
-            let span = telemetry::publish_span();
+            let span = telemetry::publish_span("redis");
             while bytes < PIPELINE_BYTES
                 && let Some(Outgoing { channel, number, batch }) = taken.next()
             {

@@ -80,7 +80,8 @@ impl Relay {
         drop(heard);
         let confirms = (envelope.node == self.node).then_some(last);
         let published_ns = envelope.published_ns;
-        let _span = telemetry::relay_span(channel.name.as_str(), &envelope).entered();
+        let messages = envelope.messages.len();
+        let _span = telemetry::relay_span("redis", channel.name.as_str(), messages, &envelope.traceparent).entered();
         self.append(channel, envelope.into_batch(), published_ns, confirms);
     }
 
