@@ -68,7 +68,7 @@ mod tests {
 
     #[test]
     fn paths_become_names_or_say_why_not() {
-        let name = |path| ChannelName::from_path(path).map(|n| n.to_string());
+        let name = |path: &str| ChannelName::from_path(path).map(|n| n.to_string());
         assert_eq!(name("/"), Ok("lobby".into()));
         assert_eq!(name("/ws"), Ok("lobby".into()));
         assert_eq!(name("/a/b:c.d~e-f_g"), Ok("a/b:c.d~e-f_g".into()));

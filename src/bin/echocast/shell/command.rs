@@ -7,11 +7,11 @@ a line           is said as it is; an empty one says nothing
 //text           says /text
 /ping [text]     pings the server and shows how long the pong took
 /close [code] [reason]
-                 closes with that code (default 1000), shows the server's answer and leaves
+                 closes with that code (default 1000), shows the answer, leaves
 /last N          reconnects and replays the newest N messages
 /help            this
 /quit            closes with 1000 and leaves, as Ctrl-C and Ctrl-D do
-Lines typed while there is no connection are kept, up to 100, and said after reconnecting.";
+Lines typed while there is no connection are kept, up to 100, and said later.";
 
 /// A ping is a control frame, which holds no more.
 const LONGEST_PING: usize = 125;
