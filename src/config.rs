@@ -123,7 +123,7 @@ pub struct Settings {
         help_heading = "Life and death"
     )]
     ping_timeout: String,
-    /// Between the stop signal and refusing connections: time for balancers to notice /readyz
+    /// Between the stop signal and closing the port: time for balancers to notice /readyz
     #[arg(
         long,
         env = "ECHOCAST_DRAIN_DELAY",

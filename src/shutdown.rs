@@ -10,7 +10,7 @@ use tokio_util::task::TaskTracker;
 /// What everything that can be stopped holds a clone of.
 #[derive(Clone, Debug, Default)]
 pub struct Shutdown {
-    /// Listeners close and HTTP connections end after their current answer.
+    /// Listeners close, HTTP connections end after their current answer, and new clients are refused.
     pub listeners: CancellationToken,
     /// The broker empties the inbox and leaves.
     pub broker: CancellationToken,
@@ -22,7 +22,7 @@ pub struct Shutdown {
 }
 
 impl Shutdown {
-    /// New clients are refused and `/readyz` fails from now on.
+    /// `/readyz` fails from now on, so that balancers send no new clients.
     pub fn begin(&self) {
         self.draining.store(true, Release);
     }

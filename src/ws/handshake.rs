@@ -129,7 +129,8 @@ impl Door {
         let accept = check(&request)?;
         self.check_origin(request.headers())?;
         let start = start(request.uri().query().unwrap_or_default())?;
-        if self.shutdown.has_begun() {
+        // While the drain delay lasts, balancers still send us clients: they are served like all others.
+        if self.shutdown.listeners.is_cancelled() {
             return Err(Refusal::Draining);
         }
         let upgrade = request.extensions_mut().remove::<OnUpgrade>();
