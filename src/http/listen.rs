@@ -5,10 +5,12 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::Context;
+use axum::Router;
+use axum::body::Body;
 use axum::extract::Request;
-use axum::{Extension, Router};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -65,8 +67,8 @@ pub async fn serve(
         };
         match accepted {
             Ok((stream, peer)) => {
-                let router = router.clone().layer(Extension(Peer(peer)));
-                connections.spawn(connection(stream, router, timed_out.clone(), stop.clone()));
+                let router = TowerToHyperService::new(router.clone());
+                connections.spawn(connection(stream, Peer(peer), router, timed_out.clone(), stop.clone()));
             }
             // Mostly no file descriptor is left: those who wait are accepted when somebody leaves.
             Err(error) => {
@@ -77,10 +79,17 @@ pub async fn serve(
     }
 }
 
-async fn connection(stream: TcpStream, router: Router, timed_out: TimedOut, stop: CancellationToken) {
-    let service = TowerToHyperService::new(router);
-    let service = hyper::service::service_fn(move |request: hyper::Request<Incoming>| {
-        hyper::service::Service::call(&service, request.map(axum::body::Body::new) as Request)
+async fn connection(
+    stream: TcpStream,
+    peer: Peer,
+    router: TowerToHyperService<Router>,
+    timed_out: TimedOut,
+    stop: CancellationToken,
+) {
+    let service = service_fn(move |request: hyper::Request<Incoming>| {
+        let mut request: Request = request.map(Body::new);
+        request.extensions_mut().insert(peer);
+        router.call(request)
     });
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEAD_PATIENCE).max_buf_size(HEAD_BYTES);

@@ -142,7 +142,8 @@ impl Session {
             cursor,
             decoder: Decoder::new(),
             control: Control::default(),
-            early,
+            // Empty, it would still keep the HTTP server's whole buffer alive.
+            early: if early.is_empty() { Bytes::new() } else { early },
             said: 0,
             inbox_round: 0,
             seat: None,
