@@ -14,8 +14,8 @@ mod embedded;
 pub mod envelope;
 mod redis;
 
-pub use embedded::Embedded;
-pub use redis::Redis;
+pub use self::embedded::Embedded;
+pub use self::redis::Redis;
 
 /// Moves messages from a node's inbox to the feeds of all nodes.
 ///

@@ -13,3 +13,4 @@ mod backpressure;
 mod drain;
 mod ops;
 mod traces;
+mod invariants;

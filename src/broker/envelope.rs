@@ -13,10 +13,10 @@ pub const MAGIC: [u8; 2] = [0xEC, 0x01];
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Envelope {
     /// Which history the offset belongs to; 0 while history is not kept in Redis.
-    #[prost(uint64, tag = "1")]
+    #[prost(fixed64, tag = "1")]
     pub epoch: u64,
     /// The first message's offset; 0 while history is not kept in Redis.
-    #[prost(uint64, tag = "2")]
+    #[prost(fixed64, tag = "2")]
     pub offset: u64,
     /// The publishing node: a random number it draws when it starts.
     #[prost(fixed64, tag = "3")]

@@ -1,0 +1,86 @@
+//! What must hold of the sources themselves: borders between modules, and documents that agree with the code.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::support::process::ECHOCAST;
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
+fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+/// The code of every source file of the library, without comments, by its path below `src`.
+fn code() -> Vec<(String, String)> {
+    let src = Path::new(ROOT).join("src");
+    let mut found = Vec::new();
+    sources(&src, &mut found);
+    let code = found.into_iter().map(|path| {
+        let text = fs::read_to_string(&path).unwrap();
+        let lines = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+        (path.strip_prefix(&src).unwrap().to_str().unwrap().to_owned(), lines.collect::<Vec<_>>().join("\n"))
+    });
+    code.collect()
+}
+
+#[test]
+fn libraries_stay_behind_the_modules_that_own_them() {
+    let borders: [(&[&str], &[&str]); 4] = [
+        (&["redis::", "deadpool_redis::"], &["broker/redis"]),
+        (&["axum::"], &["http", "ws/handshake.rs"]),
+        (&["clap::"], &["config.rs", "bin/"]),
+        (&["prometheus::"], &["metrics.rs", "http/ops.rs"]),
+    ];
+    let mut uses = 0;
+    for (path, code) in code() {
+        for (libraries, owners) in &borders {
+            for line in code.lines() {
+                // `broker::redis` and `self::redis` are our own modules.
+                let foreign = line.replace("broker::redis::", "").replace("crate::http::", "");
+                let used = libraries
+                    .iter()
+                    .any(|library| foreign.match_indices(library).any(|(at, _)| !foreign[..at].ends_with([':', '_'])));
+                uses += usize::from(used);
+                assert!(!used || owners.iter().any(|owner| path.starts_with(owner)), "{path}: {line}");
+            }
+        }
+    }
+    assert!(uses > 10, "the libraries were found where they belong");
+}
+
+#[test]
+fn every_file_says_first_what_it_owns() {
+    let src = Path::new(ROOT).join("src");
+    for (path, _) in code() {
+        let text = fs::read_to_string(src.join(&path)).unwrap();
+        assert!(text.starts_with("//! "), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn the_readme_lists_every_flag_with_its_default() {
+    let help = tokio::process::Command::new(ECHOCAST).args(["serve", "--help"]).output().await.unwrap();
+    // Help is wrapped: one line again, cut into flags.
+    let help = String::from_utf8(help.stdout).unwrap().split_whitespace().collect::<Vec<_>>().join(" ");
+    let readme = fs::read_to_string(Path::new(ROOT).join("README.md")).unwrap();
+    let mut flags = 0;
+    for flag in help.split(" --").skip(1).filter(|flag| flag.contains("[env: ")) {
+        let name = flag.split(' ').next().unwrap();
+        let row = readme.lines().find(|line| line.starts_with("| `--") && line.contains(&format!("`--{name}`")));
+        let row = row.unwrap_or_else(|| panic!("--{name} is not in the README's table"));
+        if let Some((_, default)) = flag.split_once("[default: ") {
+            let default = default.split(']').next().unwrap();
+            assert!(row.contains(&format!("`{default}`")), "--{name} is {default}: {row}");
+        }
+        flags += 1;
+    }
+    assert_eq!(flags, 21);
+}
