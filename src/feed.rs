@@ -117,14 +117,6 @@ impl Feed {
         self.wake();
     }
 
-    /// Tells that messages this node published, up to this number, will not come back: who waits for them shall not.
-    pub fn give_up(&self, number: u64) {
-        let mut window = self.lock();
-        window.confirmed = window.confirmed.max(number);
-        drop(window);
-        self.wake();
-    }
-
     /// A new reader. It misses nothing that is appended from now on.
     pub fn follow(self: &Arc<Self>, start: Start) -> Cursor {
         let mut window = self.lock();
