@@ -12,5 +12,8 @@ mod outage;
 mod backpressure;
 mod drain;
 mod ops;
+mod browser;
+mod node_clients;
+mod cli;
 mod traces;
 mod invariants;

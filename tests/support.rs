@@ -1,10 +1,13 @@
 //! What all tests share: nodes in this process, nodes as processes, clients, and a Redis in a container.
 
+pub mod browser;
 pub mod client;
 pub mod cluster;
 pub mod node;
 pub mod process;
+pub mod program;
 pub mod redis;
+pub mod screen;
 
 use std::future::Future;
 use std::time::Duration;

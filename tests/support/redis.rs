@@ -82,7 +82,7 @@ impl Redis {
 
 /// A container that is started again would get another random port, so we choose one: below those the kernel gives to
 /// outgoing connections, of which other tests make many, and at random, because other tests choose, too.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     loop {
         let port = rand::random_range(20_000..30_000);
         if std::net::TcpListener::bind(("0.0.0.0", port)).is_ok() {
