@@ -59,7 +59,9 @@ struct Window {
     first: u64,
     bytes: usize,
     messages: usize,
-    /// The offset the next message gets; offsets begin at 1.
+    /// Which history the offsets belong to; 0 until one is known.
+    epoch: u64,
+    /// The offset of the message that comes next; offsets begin at 1.
     next_offset: u64,
     /// Number of the newest message published by this node that has come back.
     confirmed: u64,
@@ -82,6 +84,20 @@ struct Seat {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lagged;
 
+/// What became of a batch that was offered to a feed.
+#[derive(Debug)]
+pub enum Accepted {
+    /// It is in the feed.
+    Appended,
+    /// It had been there before.
+    Duplicate,
+    /// Something before it is missing, or it belongs to another epoch: here it is back.
+    Gap {
+        /// The batch.
+        batch: Batch,
+    },
+}
+
 impl Feed {
     /// An empty feed. `bytes_gauge` counts what all feeds of a node hold.
     pub fn new(retention: Retention, bytes_gauge: Gauge) -> Self {
@@ -90,6 +106,7 @@ impl Feed {
             first: 0,
             bytes: 0,
             messages: 0,
+            epoch: 0,
             next_offset: 1,
             confirmed: 0,
             appended: Instant::now(),
@@ -100,11 +117,57 @@ impl Feed {
         Self { window: Mutex::new(window), retention, bytes_gauge }
     }
 
-    /// Adds a batch, the broker's alone. `confirms` is the number of its last message if this node published it.
+    /// Adds a batch at the next offsets. `confirms` is the number of its last message if this node published it.
     pub fn append(&self, mut batch: Batch, confirms: Option<u64>) {
-        let mut window = self.lock();
+        let window = self.lock();
         batch.offset = window.next_offset;
-        window.next_offset += batch.len() as u64;
+        batch.span = batch.len() as u64;
+        self.push(window, batch, confirms);
+    }
+
+    /// Adds a batch that no history has: it takes no offset.
+    pub fn append_foreign(&self, mut batch: Batch) {
+        let window = self.lock();
+        batch.offset = window.next_offset;
+        self.push(window, batch, None);
+    }
+
+    /// Adds a batch whose epoch and offset are known, if it is the next.
+    pub fn accept(&self, epoch: u64, mut batch: Batch, confirms: Option<u64>) -> Accepted {
+        let mut window = self.lock();
+        batch.span = batch.len() as u64;
+        if window.epoch == 0 && batch.offset == 1 {
+            // The very first message of a channel: nothing can be missing before it.
+            (window.epoch, window.next_offset) = (epoch, 1);
+        }
+        if window.epoch != epoch || batch.offset > window.next_offset {
+            return Accepted::Gap { batch };
+        }
+        if batch.offset < window.next_offset {
+            window.confirmed = window.confirmed.max(confirms.unwrap_or(0));
+            drop(window);
+            // Somebody may wait for the confirmation alone.
+            self.wake();
+            return Accepted::Duplicate;
+        }
+        self.push(window, batch, confirms);
+        Accepted::Appended
+    }
+
+    /// The epoch, 0 if none is known yet, and the offset of the message that comes next.
+    pub fn expects(&self) -> (u64, u64) {
+        let window = self.lock();
+        (window.epoch, window.next_offset)
+    }
+
+    /// Goes on at another place, because what lies between cannot be had.
+    pub fn jump(&self, epoch: u64, next_offset: u64) {
+        let mut window = self.lock();
+        (window.epoch, window.next_offset) = (epoch, next_offset);
+    }
+
+    fn push(&self, mut window: MutexGuard<'_, Window>, batch: Batch, confirms: Option<u64>) {
+        window.next_offset += batch.span;
         window.confirmed = window.confirmed.max(confirms.unwrap_or(0));
         window.appended = Instant::now();
         window.messages += batch.len();
@@ -285,7 +348,7 @@ impl Cursor {
             && self.sent >= batch.raw().len()
         {
             self.sent -= batch.raw().len();
-            self.offset += batch.len() as u64;
+            self.offset = batch.offset + batch.span;
             self.position += 1;
             self.partial = None;
             progress.messages += batch.len() as u64 - u64::from(std::mem::take(&mut self.done));
@@ -313,7 +376,7 @@ impl Cursor {
     pub fn skip_to_newest(&mut self) -> u64 {
         let window = self.feed.lock();
         let Some(newest) = window.batches.back() else { return 0 };
-        let missed = newest.offset - self.offset - u64::from(self.done);
+        let missed = newest.offset.saturating_sub(self.offset + u64::from(self.done));
         self.offset = newest.offset;
         self.position = window.end() - 1;
         (self.sent, self.done, self.partial) = (0, 0, None);

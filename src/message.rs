@@ -20,8 +20,10 @@ pub const BATCH_BYTES: usize = 256 * 1024;
 /// Messages that travel together, in order: what had piled up on a channel while the broker was busy.
 #[derive(Debug)]
 pub struct Batch {
-    /// The offset of the first message in this node's feed; offsets are contiguous.
+    /// The offset of the first message in its channel; offsets are contiguous.
     pub offset: u64,
+    /// How many offsets it takes: as many as messages, but none for what did not come from a node.
+    pub span: u64,
     /// When the publishing node handed it to its broker, in nanoseconds since 1970.
     pub published_ns: u64,
     messages: Box<[Place]>,
@@ -122,13 +124,13 @@ impl BatchBuilder {
         self.messages.into_iter().map(move |place| (place.kind, raw.slice(place.start as usize..place.end as usize)))
     }
 
-    /// Ends the making. The offset is given by the feed that takes it.
+    /// Ends the making. Offset and span are given by the feed that takes it.
     pub fn build(mut self, published_ns: u64) -> Batch {
         // A feed keeps it for long: give back what doubling left over.
         if self.raw.capacity() > self.raw.len() + self.raw.len() / 4 {
             self.raw.shrink_to_fit();
         }
-        Batch { offset: 0, published_ns, messages: self.messages.into(), raw: self.raw.into() }
+        Batch { offset: 0, span: 0, published_ns, messages: self.messages.into(), raw: self.raw.into() }
     }
 }
 

@@ -46,6 +46,8 @@ pub struct Metrics {
     pub messages_relayed: Counter,
     /// Messages known to be lost, by cause.
     pub messages_lost: Counters,
+    /// Messages that a node had missed and got from the history.
+    pub messages_recovered: Counter,
     /// Readers that lagged out of their channel's feed, by what was done with them.
     pub slow_clients: Counters,
     /// Messages said on this node and not yet held by the broker.
@@ -142,6 +144,10 @@ impl Metrics {
                 "echocast_messages_lost_total",
                 "Messages known to be lost, by cause.",
                 &["cause"],
+            )?,
+            messages_recovered: make.counter(
+                "echocast_messages_recovered_total",
+                "Messages that this node had missed and got from the history.",
             )?,
             slow_clients: make.counters(
                 "echocast_slow_clients_total",

@@ -81,7 +81,7 @@ impl Node {
         match self.config.redis_url.clone() {
             None => self.run_with(Embedded, stop).await,
             Some(url) => {
-                let broker = broker::Redis::new(&url, &self.config.redis_prefix)?;
+                let broker = broker::Redis::new(&url, &self.config.redis_prefix, self.config.retention)?;
                 self.run_with(broker, stop).await
             }
         }

@@ -8,6 +8,7 @@ mod protocol;
 mod frames;
 mod broadcast;
 mod cluster;
+mod history;
 mod outage;
 mod backpressure;
 mod drain;

@@ -1,6 +1,7 @@
 //! The broker over Redis pub/sub. It owns how a node reaches Redis; two parts share the work: [`publish`] sends what the
 //! inbox holds over pooled connections, [`link`] keeps the one subscription and feeds what it brings to [`relay`].
 
+mod catch_up;
 mod link;
 mod publish;
 mod relay;
@@ -15,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Broker, Link};
 use crate::channel::ChannelName;
+use crate::feed::Retention;
 use relay::Relay;
 
 /// How long making a connection may take.
@@ -29,33 +31,39 @@ pub struct Redis {
     info: ConnectionInfo,
     names: Names,
     node: u64,
+    retention: Retention,
 }
 
 impl Redis {
-    /// A broker for this address; nothing is connected yet.
+    /// A broker for this address; nothing is connected yet. Of `retention`, Redis keeps messages and time to live.
     ///
     /// # Errors
     /// If the address cannot be used.
-    pub fn new(url: &str, prefix: &str) -> anyhow::Result<Self> {
+    pub fn new(url: &str, prefix: &str, retention: Retention) -> anyhow::Result<Self> {
         let info = url.into_connection_info().context("--redis-url")?;
         let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
         let tcp = TcpSettings::default().set_nodelay(true);
         let info = info.set_redis_settings(settings).set_tcp_settings(tcp);
-        Ok(Self { info, names: Names { prefix: prefix.into() }, node: rand::random() })
+        Ok(Self { info, names: Names { prefix: prefix.into() }, node: rand::random(), retention })
     }
 }
 
 impl Broker for Redis {
     async fn run(self, link: Link, stop: CancellationToken) {
-        let relay = Arc::new(Relay::new(link.clone(), self.names.clone(), self.node));
+        let (requests, requested) = tokio::sync::mpsc::unbounded_channel();
+        let history = self.retention.messages > 0;
+        let relay = Arc::new(Relay::new(link.clone(), self.names.clone(), self.node, history, requests));
         // The publisher ends first: until then its own messages come back over the subscription.
         let published = CancellationToken::new();
-        let subscription = link::keep(&self, &link, relay, published.clone());
+        let subscription = link::keep(&self, &link, relay.clone(), published.clone());
         let publishing = async {
             publish::run(&self, &link, stop).await;
             published.cancel();
         };
-        tokio::join!(subscription, publishing);
+        tokio::select! {
+            () = catch_up::run(&self, &relay, requested) => {}
+            _ = async { tokio::join!(subscription, publishing) } => {}
+        }
         link.status.set(false);
     }
 }
@@ -78,6 +86,16 @@ impl Names {
     /// The pub/sub channel of a channel. The braces keep all names of a channel in one cluster slot.
     fn pubsub(&self, channel: &ChannelName) -> String {
         format!("{}:{{{channel}}}", self.prefix)
+    }
+
+    /// The stream that keeps a channel's history: an entry a batch, its id the offset of the batch's last message.
+    fn stream(&self, channel: &ChannelName) -> String {
+        format!("{}:{{{channel}}}:history", self.prefix)
+    }
+
+    /// The hash that counts a channel's offsets, names its epoch, and remembers what was published last by which node.
+    fn meta(&self, channel: &ChannelName) -> String {
+        format!("{}:{{{channel}}}:meta", self.prefix)
     }
 
     /// The pub/sub channel on which a node hears its own probes. No channel can be called that.

@@ -29,8 +29,8 @@ const PROBE_PATIENCE: Duration = Duration::from_secs(3);
 /// If the last proof that we hear is older than this when we hear again, all nodes have been deaf.
 const LONG_OUTAGE: Duration = Duration::from_secs(2);
 
-/// After such an outage, time for the other nodes to subscribe again before anybody publishes: what Redis delivers before
-/// a node has subscribed never reaches that node. As long as the longest backoff and a little.
+/// After such an outage, without history, time for the other nodes to subscribe again before anybody publishes: what
+/// Redis delivers before a node has subscribed never reaches that node. As long as the longest backoff and a little.
 const SETTLE: Duration = Duration::from_millis(1500);
 
 /// Channels named in one SUBSCRIBE.
@@ -91,7 +91,7 @@ impl<'a> Subscription<'a> {
         this.subscribe(&channels).await?;
         if link.status.has_been_up() {
             link.metrics.broker_reconnects.inc();
-            if heard_at.elapsed() > LONG_OUTAGE {
+            if redis.retention.messages == 0 && heard_at.elapsed() > LONG_OUTAGE {
                 sleep(SETTLE).await;
             }
         }
@@ -120,8 +120,11 @@ impl<'a> Subscription<'a> {
 
     async fn subscribe(&mut self, channels: &[Arc<Channel>]) -> anyhow::Result<()> {
         for some in channels.chunks(SUBSCRIBE_AT_ONCE) {
+            let rounds: Vec<u64> = some.iter().map(|channel| self.relay.hold(&channel.name)).collect();
             self.connection.subscribe(self.pubsub(some)).await.context("subscribing")?;
-            some.iter().for_each(|channel| channel.set_live(true));
+            for (channel, round) in some.iter().zip(rounds) {
+                self.relay.subscribed(channel, round);
+            }
         }
         Ok(())
     }

@@ -1,15 +1,18 @@
 //! From Redis to the feeds: the one ordered reader. It owns what has been heard from which node, so that a batch that was
-//! published twice is heard once, and what never came is counted.
+//! published twice is heard once and what never came is counted; and it holds back what arrives while [`super::catch_up`]
+//! reads what came before.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use tokio::sync::mpsc::UnboundedSender;
 
 use super::super::Link;
 use super::super::envelope::{Envelope, Payload};
 use super::Names;
 use crate::channel::ChannelName;
+use crate::feed::Accepted;
 use crate::hub::{Channel, numbers_touch};
 use crate::message::{BatchBuilder, now_ns};
 use crate::metrics::LossCause;
@@ -18,18 +21,59 @@ use crate::telemetry;
 /// Nodes remembered of one channel. Restarted nodes have new numbers, so old ones pile up on a channel that lives long.
 const NODES: usize = 1024;
 
+/// Bytes held back for one channel while it catches up. What is beyond is dropped, and read from the history instead.
+const BACKLOG_BYTES: usize = 4 * 1024 * 1024;
+
 #[derive(Debug)]
 pub(super) struct Relay {
     link: Link,
     names: Names,
     node: u64,
-    /// The newest number heard, by channel and publishing node.
-    heard: Mutex<HashMap<ChannelName, HashMap<u64, u64>>>,
+    /// Whether Redis keeps history: then offsets tell what is missing, else only the numbers of nodes do.
+    history: bool,
+    receptions: Mutex<HashMap<ChannelName, Reception>>,
+    requests: UnboundedSender<Request>,
+}
+
+/// How this node hears one channel.
+#[derive(Debug, Default)]
+struct Reception {
+    /// The epoch and number of the newest message heard, by publishing node.
+    heard: HashMap<u64, (u64, u64)>,
+    /// What waits until the channel has caught up; `None` if it has.
+    backlog: Option<Backlog>,
+    /// Counts the times that it began to hold back.
+    round: u64,
+}
+
+#[derive(Debug, Default)]
+struct Backlog {
+    payloads: Vec<Bytes>,
+    bytes: usize,
+    overflowed: bool,
+}
+
+/// A channel has to catch up. At most one for each time that it began to hold back.
+#[derive(Debug)]
+pub(super) struct Request {
+    pub(super) channel: Arc<Channel>,
+    pub(super) round: u64,
+}
+
+/// Whether a channel has caught up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Release {
+    /// It hears everything as it comes.
+    Live,
+    /// Something is still missing.
+    Again,
+    /// A newer request has taken over.
+    Superseded,
 }
 
 impl Relay {
-    pub(super) fn new(link: Link, names: Names, node: u64) -> Self {
-        Self { link, names, node, heard: Mutex::default() }
+    pub(super) fn new(link: Link, names: Names, node: u64, history: bool, requests: UnboundedSender<Request>) -> Self {
+        Self { link, names, node, history, receptions: Mutex::default(), requests }
     }
 
     /// Takes a payload that Redis delivered.
@@ -37,58 +81,212 @@ impl Relay {
         let Some(name) = self.names.channel(pubsub) else { return };
         // Lately unsubscribed, and this was on its way.
         let Some(channel) = self.link.hub.find(&name) else { return };
-        match Payload::decode(payload) {
-            Payload::Batch(envelope) => self.accept(&channel, envelope),
-            Payload::Foreign(kind, payload) => {
-                let mut batch = BatchBuilder::default();
-                batch.push(kind, &payload);
-                self.append(&channel, batch, now_ns(), None);
+        let mut receptions = self.lock();
+        let reception = receptions.entry(name).or_default();
+        match &mut reception.backlog {
+            Some(backlog) => backlog.push(payload),
+            None => {
+                if let Err(payload) = self.take(&channel, reception, payload) {
+                    let round = reception.hold();
+                    reception.backlog.get_or_insert_default().push(payload);
+                    self.request(channel, round);
+                }
             }
-            Payload::Malformed => {
-                self.link.metrics.lost(LossCause::Malformed, 1);
-                tracing::warn!(
-                    channel = name.as_str(),
-                    "dropped a payload from redis that begins like a batch and is none"
+        }
+    }
+
+    /// Holds back what arrives on a channel from now on.
+    pub(super) fn hold(&self, name: &ChannelName) -> u64 {
+        self.lock().entry(name.clone()).or_default().hold()
+    }
+
+    /// Redis delivers a channel from now on: with history it catches up, without it goes live with what was held back.
+    pub(super) fn subscribed(&self, channel: &Arc<Channel>, round: u64) {
+        if self.history {
+            self.request(channel.clone(), round);
+        } else {
+            self.release(channel, round);
+        }
+    }
+
+    fn request(&self, channel: Arc<Channel>, round: u64) {
+        // The receiver ends with the broker: then nobody needs it any more.
+        let _ = self.requests.send(Request { channel, round });
+    }
+
+    /// Takes a payload from the history; what lies between the feed's end and it is lost. Returns how many messages the
+    /// feed has got by that.
+    pub(super) fn recover(&self, channel: &Channel, payload: Bytes) -> u64 {
+        let mut receptions = self.lock();
+        let reception = receptions.entry(channel.name.clone()).or_default();
+        let mut from = channel.feed.expects().1;
+        if let Err(payload) = self.take(channel, reception, payload)
+            && let Payload::Batch(Envelope { epoch, offset, .. }) = Payload::decode(payload.clone())
+        {
+            self.lose(channel, epoch, offset);
+            from = offset;
+            if self.take(channel, reception, payload).is_err() {
+                tracing::error!(
+                    channel = channel.name.as_str(),
+                    offset,
+                    "a batch of the history does not fit its place"
                 );
             }
         }
+        channel.feed.expects().1 - from
+    }
+
+    /// What lies before this place cannot be had.
+    pub(super) fn lose(&self, channel: &Channel, epoch: u64, next_offset: u64) {
+        let (before, expected) = channel.feed.expects();
+        // Of another epoch nobody knows how much there was after what was heard; nodes' own numbers tell, see `take`.
+        if before == epoch {
+            self.link.metrics.lost(LossCause::Broker, next_offset.saturating_sub(expected));
+        }
+        channel.feed.jump(epoch, next_offset);
+    }
+
+    /// Lets a channel hear what was held back, if the history it has read reaches so far.
+    pub(super) fn release(&self, channel: &Arc<Channel>, round: u64) -> Release {
+        let mut receptions = self.lock();
+        let Some(reception) = receptions.get_mut(&channel.name) else { return Release::Superseded };
+        if reception.round != round {
+            return Release::Superseded;
+        }
+        let Backlog { payloads, overflowed, .. } = reception.backlog.take().unwrap_or_default();
+        let mut missing = overflowed;
+        let mut rest = Backlog::default();
+        for payload in payloads {
+            if missing {
+                rest.push(payload);
+            } else if let Err(payload) = self.take(channel, reception, payload) {
+                missing = true;
+                rest.push(payload);
+            }
+        }
+        if missing {
+            reception.backlog = Some(rest);
+            return Release::Again;
+        }
+        channel.set_live(true);
+        Release::Live
+    }
+
+    /// Counts messages that were missed and are in the feed after all.
+    pub(super) fn recovered(&self, messages: u64) {
+        self.link.metrics.messages_recovered.inc_by(messages);
+    }
+
+    /// Whether no newer request has taken over.
+    pub(super) fn is_current(&self, name: &ChannelName, round: u64) -> bool {
+        self.lock().get(name).is_some_and(|reception| reception.round == round)
     }
 
     /// Forgets a channel that has no clients here any more.
     pub(super) fn forget(&self, name: &ChannelName) {
-        self.heard.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+        self.lock().remove(name);
     }
 
-    fn accept(&self, channel: &Channel, envelope: Envelope) {
-        let last = envelope.number + envelope.messages.len() as u64 - 1;
-        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        let nodes = heard.entry(channel.name.clone()).or_default();
-        if nodes.len() >= NODES && !nodes.contains_key(&envelope.node) {
-            nodes.clear();
-        }
-        match nodes.insert(envelope.node, last) {
-            Some(before) if last <= before => {
-                // Published again because the first answer was lost.
-                nodes.insert(envelope.node, before);
-                return;
+    /// Appends what a payload holds, if it is next; gives it back if something before it is missing.
+    fn take(&self, channel: &Channel, reception: &mut Reception, payload: Bytes) -> Result<(), Bytes> {
+        match Payload::decode(payload.clone()) {
+            Payload::Batch(envelope) if self.history && envelope.offset > 0 => {
+                return self.take_next(channel, reception, envelope).then_some(()).ok_or(payload);
             }
-            Some(before) if !numbers_touch(before, envelope.number) => {
-                self.link.metrics.lost(LossCause::Broker, envelope.number.saturating_sub(before + 1));
+            Payload::Batch(envelope) => self.take_any(channel, reception, envelope),
+            Payload::Foreign(kind, payload) => {
+                let mut batch = BatchBuilder::default();
+                batch.push(kind, &payload);
+                self.link.metrics.messages_relayed.inc();
+                channel.feed.append_foreign(batch.build(now_ns()));
+            }
+            Payload::Malformed => {
+                self.link.metrics.lost(LossCause::Malformed, 1);
+                tracing::warn!(
+                    channel = channel.name.as_str(),
+                    "dropped a payload from redis that begins like a batch and is none"
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// With history: whether it was next, or older.
+    fn take_next(&self, channel: &Channel, reception: &mut Reception, envelope: Envelope) -> bool {
+        let Envelope { epoch, node, number, offset, published_ns, ref traceparent, ref messages } = envelope;
+        let (count, last) = (messages.len(), number + messages.len() as u64 - 1);
+        let span = telemetry::relay_span("redis", channel.name.as_str(), count, traceparent);
+        let mut batch = envelope.into_batch().build(published_ns);
+        batch.offset = offset;
+        match span.in_scope(|| channel.feed.accept(epoch, batch, (node == self.node).then_some(last))) {
+            Accepted::Gap { .. } => return false,
+            Accepted::Duplicate => {}
+            Accepted::Appended => {
+                match reception.hear(node, epoch, last) {
+                    Some((before, newest)) if before != epoch && !numbers_touch(newest, number) => {
+                        self.link.metrics.lost(LossCause::Broker, number.saturating_sub(newest + 1));
+                    }
+                    _ => {}
+                }
+                self.count(count, published_ns);
+            }
+        }
+        true
+    }
+
+    /// Without history: everything as it comes, but nothing twice.
+    fn take_any(&self, channel: &Channel, reception: &mut Reception, envelope: Envelope) {
+        let Envelope { node, number, published_ns, ref traceparent, ref messages, .. } = envelope;
+        let (count, last) = (messages.len(), number + messages.len() as u64 - 1);
+        match reception.heard.get(&node) {
+            // Published again because the first answer was lost.
+            Some((_, newest)) if last <= *newest => return,
+            Some((_, newest)) if !numbers_touch(*newest, number) => {
+                self.link.metrics.lost(LossCause::Broker, number.saturating_sub(newest + 1));
             }
             _ => {}
         }
-        drop(heard);
-        let confirms = (envelope.node == self.node).then_some(last);
-        let published_ns = envelope.published_ns;
-        let messages = envelope.messages.len();
-        let _span = telemetry::relay_span("redis", channel.name.as_str(), messages, &envelope.traceparent).entered();
-        self.append(channel, envelope.into_batch(), published_ns, confirms);
+        reception.hear(node, 0, last);
+        let _span = telemetry::relay_span("redis", channel.name.as_str(), count, traceparent).entered();
+        let confirms = (node == self.node).then_some(last);
+        channel.feed.append(envelope.into_batch().build(published_ns), confirms);
+        self.count(count, published_ns);
     }
 
-    fn append(&self, channel: &Channel, batch: BatchBuilder, published_ns: u64, confirms: Option<u64>) {
+    fn count(&self, messages: usize, published_ns: u64) {
         let metrics = &self.link.metrics;
-        metrics.messages_relayed.inc_by(batch.len() as u64);
-        channel.feed.append(batch.build(published_ns), confirms);
+        metrics.messages_relayed.inc_by(messages as u64);
         metrics.relay_seconds.observe(now_ns().saturating_sub(published_ns) as f64 / 1e9);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<ChannelName, Reception>> {
+        self.receptions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Reception {
+    fn hold(&mut self) -> u64 {
+        self.backlog = Some(Backlog::default());
+        self.round += 1;
+        self.round
+    }
+
+    /// Remembers the newest of a node; returns what was the newest before.
+    fn hear(&mut self, node: u64, epoch: u64, number: u64) -> Option<(u64, u64)> {
+        if self.heard.len() >= NODES && !self.heard.contains_key(&node) {
+            self.heard.clear();
+        }
+        self.heard.insert(node, (epoch, number))
+    }
+}
+
+impl Backlog {
+    fn push(&mut self, payload: Bytes) {
+        self.bytes += payload.len();
+        if self.bytes > BACKLOG_BYTES {
+            *self = Self { overflowed: true, ..Self::default() };
+        } else {
+            self.payloads.push(payload);
+        }
     }
 }
