@@ -255,6 +255,9 @@ pub enum Switch {
     Off,
 }
 
+/// The largest message over Redis, in bytes: half of what its `client-output-buffer-limit pubsub` allows by default.
+const REDIS_MESSAGE: usize = 16 * 1024 * 1024;
+
 /// Everything that is wrong with the settings, a line each, naming the flag.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", .0.join("\n"))]
@@ -318,6 +321,11 @@ impl Settings {
             ),
         };
         check.that(config.max_message <= 1 << 30, "--max-message", "at most 1GiB");
+        check.that(
+            config.redis_url.is_none() || config.max_message <= REDIS_MESSAGE,
+            "--max-message",
+            "at most 16MiB with --redis-url: redis cuts off subscribers who are 32MiB behind",
+        );
         check.that(
             config.listen != config.ops_listen || config.listen.port() == 0,
             "--ops-listen",
@@ -394,7 +402,9 @@ impl Check {
             return None;
         }
         let origins = self.list("--allow-origin", value, |part| match url::Url::parse(part) {
-            Ok(url) if url.has_host() && url.path() == "/" && !part.ends_with('/') => Ok(part.to_ascii_lowercase()),
+            Ok(url) if url.has_host() && url.path() == "/" && !part.ends_with('/') => {
+                Ok(url.origin().ascii_serialization())
+            }
             _ => Err("not an origin like https://example.org (or * for any)"),
         });
         self.that(!origins.is_empty() || !self.0.is_empty(), "--allow-origin", "empty: no web page could connect");

@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 use slab::Slab;
 use smallvec::SmallVec;
+use tokio::sync::Notify;
+use tokio::time::timeout;
 
 use crate::message::Batch;
 use crate::metrics::Gauge;
@@ -20,6 +22,9 @@ pub const TAKE_BATCHES: usize = 60;
 
 /// Bytes one visit takes at most, so that one reader with a deep backlog does not hold its worker for long.
 const TAKE_BYTES: usize = 1024 * 1024;
+
+/// How long the writer waits at most for readers to have their turn: see [`Feed::settled`].
+const TURN_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Seats visited under one lock while waking, so that readers on other workers are not kept from theirs.
 const WAKE_CHUNK: usize = 256;
@@ -48,6 +53,8 @@ pub enum Start {
 #[derive(Debug)]
 pub struct Feed {
     window: Mutex<Window>,
+    /// Told when every reader that was woken has had its turn.
+    all_had_their_turn: Notify,
     retention: Retention,
     bytes_gauge: Gauge,
 }
@@ -70,14 +77,32 @@ struct Window {
     needed_from: u64,
     /// The least position of readers that came since that visit began.
     joined_from: u64,
+    /// Bytes appended since the writer last let readers have their turn.
+    unsettled: usize,
+    /// Readers that were woken and have not had their turn since.
+    woken: usize,
     seats: Slab<Seat>,
 }
 
 #[derive(Debug)]
 struct Seat {
     waker: Waker,
-    waiting: bool,
+    state: SeatState,
     position: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum SeatState {
+    /// Has seen everything; woken by what comes.
+    Waiting,
+    /// Woken, and not yet come back.
+    Woken,
+    /// Has come back and not seen everything: it is busy, or its socket is full. Woken when it lags out.
+    Behind,
+    /// Has been told that it lagged out.
+    Told,
+    /// Wants nothing more.
+    Retired,
 }
 
 /// The reader's position has left the window.
@@ -112,9 +137,11 @@ impl Feed {
             appended: Instant::now(),
             needed_from: 0,
             joined_from: u64::MAX,
+            unsettled: 0,
+            woken: 0,
             seats: Slab::new(),
         };
-        Self { window: Mutex::new(window), retention, bytes_gauge }
+        Self { window: Mutex::new(window), all_had_their_turn: Notify::new(), retention, bytes_gauge }
     }
 
     /// Adds a batch at the next offsets. `confirms` is the number of its last message if this node published it.
@@ -154,6 +181,27 @@ impl Feed {
         Accepted::Appended
     }
 
+    /// To be awaited by the writer between batches: when much has been appended, it waits until every reader that was
+    /// woken has had its turn. A burst longer than the window would otherwise push out messages that nobody has been
+    /// asked to read yet. Readers whose sockets are full have had theirs, so they slow nobody.
+    pub async fn settled(&self) {
+        let mut turn = std::pin::pin!(self.all_had_their_turn.notified());
+        {
+            let mut window = self.lock();
+            if window.unsettled < self.retention.bytes / 4 {
+                return;
+            }
+            window.unsettled = 0;
+            if window.woken == 0 {
+                return;
+            }
+            turn.as_mut().enable();
+        }
+        if timeout(TURN_PATIENCE, turn).await.is_err() {
+            tracing::debug!("some readers had no turn within {TURN_PATIENCE:?}");
+        }
+    }
+
     /// The epoch, 0 if none is known yet, and the offset of the message that comes next.
     pub fn expects(&self) -> (u64, u64) {
         let window = self.lock();
@@ -172,6 +220,7 @@ impl Feed {
         window.appended = Instant::now();
         window.messages += batch.len();
         window.bytes += batch.weight();
+        window.unsettled += batch.weight();
         let before = window.bytes as i64 - batch.weight() as i64;
         window.batches.push_back(Arc::new(batch));
         window.trim(&self.retention);
@@ -191,7 +240,9 @@ impl Feed {
         }
         let (position, done) = place;
         window.joined_from = window.joined_from.min(position);
-        let seat = window.seats.insert(Seat { waker: Waker::noop().clone(), waiting: false, position });
+        window.needed_from = window.needed_from.min(position);
+        let seat = Seat { waker: Waker::noop().clone(), state: SeatState::Behind, position };
+        let seat = window.seats.insert(seat);
         let current = window.batches.get((position - window.first) as usize).cloned();
         let offset = current.as_ref().map_or(window.next_offset, |batch| batch.offset);
         let sent = current.as_ref().map_or(0, |batch| batch.frame_start(done));
@@ -214,6 +265,7 @@ impl Feed {
     fn wake(&self) {
         let mut next = 0;
         let mut needed_from = u64::MAX;
+        let mut woken = 0;
         self.lock().joined_from = u64::MAX;
         loop {
             let mut window = self.lock();
@@ -221,18 +273,35 @@ impl Feed {
             let upto = window.seats.capacity().min(next + WAKE_CHUNK);
             for key in next..upto {
                 let Some(seat) = window.seats.get_mut(key) else { continue };
-                if seat.waiting || seat.position < first {
-                    seat.waiting = false;
-                    seat.waker.wake_by_ref();
+                let lagged = seat.position < first;
+                match seat.state {
+                    SeatState::Retired | SeatState::Told => continue,
+                    SeatState::Waiting => {}
+                    SeatState::Behind if lagged => {}
+                    SeatState::Behind | SeatState::Woken => {
+                        needed_from = needed_from.min(seat.position);
+                        continue;
+                    }
                 }
+                seat.state = SeatState::Woken;
+                seat.waker.wake_by_ref();
+                woken += 1;
                 needed_from = needed_from.min(seat.position);
             }
+            window.woken += std::mem::take(&mut woken);
             next = upto;
             if next >= window.seats.capacity() {
                 // Readers only move forward, so what was learned in earlier chunks at worst keeps too much.
                 window.needed_from = needed_from.min(window.joined_from).min(window.end());
                 return;
             }
+        }
+    }
+
+    fn had_its_turn(&self, window: &mut Window) {
+        window.woken -= 1;
+        if window.woken == 0 {
+            self.all_had_their_turn.notify_waiters();
         }
     }
 
@@ -314,7 +383,11 @@ impl Cursor {
     pub fn poll_take(&mut self, context: &mut Context<'_>, taken: &mut Taken) -> Poll<Result<(), Lagged>> {
         let mut window = self.feed.lock();
         let window = &mut *window;
+        if std::mem::replace(&mut window.seats[self.seat].state, SeatState::Behind) == SeatState::Woken {
+            self.feed.had_its_turn(window);
+        }
         if self.position < window.first {
+            window.seats[self.seat].state = SeatState::Told;
             return Poll::Ready(Err(Lagged));
         }
         let mut bytes = 0;
@@ -331,8 +404,11 @@ impl Cursor {
         if !seat.waker.will_wake(context.waker()) {
             seat.waker.clone_from(context.waker());
         }
-        seat.waiting = taken.is_empty();
-        if seat.waiting { Poll::Pending } else { Poll::Ready(Ok(())) }
+        if taken.is_empty() {
+            seat.state = SeatState::Waiting;
+            return Poll::Pending;
+        }
+        Poll::Ready(Ok(()))
     }
 
     /// Bytes of the first batch taken that are already behind.
@@ -372,6 +448,14 @@ impl Cursor {
         (end > self.sent).then(|| (batch.clone(), end))
     }
 
+    /// Wants nothing more: it is woken by nothing and keeps nothing in the window.
+    pub fn retire(&mut self) {
+        let mut window = self.feed.lock();
+        if std::mem::replace(&mut window.seats[self.seat].state, SeatState::Retired) == SeatState::Woken {
+            self.feed.had_its_turn(&mut window);
+        }
+    }
+
     /// Goes on with the newest batch; returns how many messages are left out. A frame that was begun must be ended before.
     pub fn skip_to_newest(&mut self) -> u64 {
         let window = self.feed.lock();
@@ -398,6 +482,13 @@ impl Cursor {
 
 impl Drop for Cursor {
     fn drop(&mut self) {
-        self.feed.lock().seats.remove(self.seat);
+        let mut window = self.feed.lock();
+        if window.seats.remove(self.seat).state == SeatState::Woken {
+            self.feed.had_its_turn(&mut window);
+        }
+        if window.seats.is_empty() {
+            // Every append walks the seats, also those that many clients once had.
+            window.seats = Slab::new();
+        }
     }
 }

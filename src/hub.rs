@@ -24,6 +24,9 @@ pub const INBOX_BYTES: usize = 16 * 1024 * 1024;
 /// What channels without clients may hold together, in bytes; the one that goes next loses its history early.
 pub const IDLE_BYTES: usize = 256 * 1024 * 1024;
 
+/// What a channel costs beside the bytes of its feed: measured with one message each, in channels by the hundred thousand.
+const CHANNEL_BYTES: usize = 1024;
+
 /// How long a channel stays subscribed after its last client left: reconnects and reloads cost the broker nothing.
 pub const LINGER: Duration = Duration::from_secs(10);
 
@@ -47,7 +50,7 @@ struct Channels {
     /// Channels without clients, by the time they go, with the bytes they hold.
     idle: BTreeMap<Due, (ChannelName, usize)>,
     idle_bytes: usize,
-    /// Makes dues unique, and numbers channel objects: see [`Outbox::said`].
+    /// Makes dues unique.
     counter: u64,
 }
 
@@ -68,6 +71,9 @@ pub struct Channel {
     pub name: ChannelName,
     /// What its clients here read.
     pub feed: Arc<Feed>,
+    /// Who publishes: this node, as long as this object lives. Drawn at random, so that a channel that went and came
+    /// again does not look like one that repeats itself.
+    pub publisher: u64,
     outbox: Mutex<Outbox>,
     live: AtomicBool,
     became_live: Notify,
@@ -76,8 +82,7 @@ pub struct Channel {
 #[derive(Debug)]
 struct Outbox {
     batches: VecDeque<BatchBuilder>,
-    /// Number of the newest message said here. It begins where no other channel object of this process began, so that
-    /// a channel that went and came again does not look like one that repeats itself.
+    /// Number of the newest message said here; the first is 1.
     said: u64,
     queued: bool,
 }
@@ -87,15 +92,10 @@ struct Outbox {
 pub struct Outgoing {
     /// Where they were said.
     pub channel: Arc<Channel>,
-    /// Number of the batch's first message: see [`numbers_touch`].
+    /// Number of the batch's first message among those of its channel's [`Channel::publisher`], from 1.
     pub number: u64,
     /// The messages, framed.
     pub batch: BatchBuilder,
-}
-
-/// Whether `next` is the number right after `last`, or the beginning of another channel object's numbers.
-pub fn numbers_touch(last: u64, next: u64) -> bool {
-    next == last + 1 || next >> 40 != last >> 40
 }
 
 impl Hub {
@@ -110,8 +110,7 @@ impl Hub {
     pub fn join(self: &Arc<Self>, name: &ChannelName) -> Membership {
         let mut channels = lock(&self.channels);
         if !channels.by_name.contains_key(name) {
-            channels.counter += 1;
-            let channel = Arc::new(Channel::new(name, channels.counter, self.retention, &self.metrics));
+            let channel = Arc::new(Channel::new(name, self.retention, &self.metrics));
             self.interest.tell(Change::New(channel.clone()));
             self.metrics.channels.inc();
             channels.by_name.insert(name.clone(), Entry { channel, followers: 0, due: None });
@@ -169,7 +168,7 @@ impl Hub {
         if entry.followers > 0 {
             return;
         }
-        let bytes = channel.feed.bytes();
+        let bytes = channel.feed.bytes() + CHANNEL_BYTES;
         let stay = match channel.feed.idle() {
             Some(silent) if self.keep_idle => self.retention.ttl.saturating_sub(silent).max(LINGER),
             _ => LINGER,
@@ -214,11 +213,12 @@ impl Drop for Membership {
 }
 
 impl Channel {
-    fn new(name: &ChannelName, ordinal: u64, retention: Retention, metrics: &Metrics) -> Self {
+    fn new(name: &ChannelName, retention: Retention, metrics: &Metrics) -> Self {
         Self {
             name: name.clone(),
             feed: Arc::new(Feed::new(retention, metrics.feed_bytes.clone())),
-            outbox: Mutex::new(Outbox { batches: VecDeque::new(), said: ordinal << 40, queued: false }),
+            publisher: rand::random(),
+            outbox: Mutex::new(Outbox { batches: VecDeque::new(), said: 0, queued: false }),
             live: AtomicBool::new(false),
             became_live: Notify::new(),
         }
@@ -382,7 +382,8 @@ impl Inbox {
         false
     }
 
-    fn has_room(&self) -> bool {
+    /// Whether sockets are read.
+    pub fn has_room(&self) -> bool {
         self.messages.load(Relaxed) < INBOX_MESSAGES && self.bytes.load(Relaxed) < INBOX_BYTES
     }
 

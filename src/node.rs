@@ -12,7 +12,7 @@ use tracing::{error, info, warn};
 
 use crate::broker::{self, Broker, Embedded, Link, Status};
 use crate::config::{Config, SlowClient, Switch};
-use crate::http::listen::{TimedOut, bind, serve};
+use crate::http::listen::{Unheard, bind, serve};
 use crate::http::{ops, public};
 use crate::hub::Hub;
 use crate::metrics::{LossCause, Metrics};
@@ -24,11 +24,14 @@ use crate::ws::handshake::{Door, Refusal};
 use crate::ws::pulse::{Pulse, Rhythm};
 use crate::ws::session::Shared;
 
-/// Frames that one message may be split into: what the Autobahn Testsuite does to 4 MiB.
-const MAX_FRAGMENTS: u32 = 65_536;
+/// Frames that one message may be split into: what the Autobahn Testsuite does to 4 MiB, and an empty one at the end.
+const MAX_FRAGMENTS: u32 = 65_537;
 
 /// Time between two looks for channels that nobody needs.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The last part of the grace, a quarter of it but not more than this, is the broker's, whoever has not left by then.
+const BROKER_SHARE: Duration = Duration::from_secs(5);
 
 /// While draining, sessions leave at most this far apart: a few do not take the whole drain period.
 const LEAVE_APART: Duration = Duration::from_millis(100);
@@ -96,10 +99,11 @@ impl Node {
         let hub = Arc::new(Hub::new(config.retention, config.redis_url.is_none(), metrics.clone()));
         let pulse = Pulse::new(Rhythm::new(config.ping_interval, config.ping_timeout));
         let link = Link { hub: hub.clone(), metrics: metrics.clone(), status: status.clone() };
-        let broker = tokio::spawn(broker.run(link, shutdown.broker.clone()));
+        let mut broker = tokio::spawn(broker.run(link, shutdown.broker.clone()));
         let helpers = [tokio::spawn(sweep(hub.clone())), tokio::spawn(beat(pulse.clone()))];
 
-        let timed_out = TimedOut(Some(metrics.handshakes_refused.with_label_values(&[Refusal::Timeout.label()])));
+        let refused = |label| metrics.handshakes_refused.with_label_values(&[label]);
+        let unheard = Unheard { timeout: refused(Refusal::TIMEOUT), no_http: refused(Refusal::NO_HTTP) };
         let public = public::router(public::Public {
             door: Door {
                 shared: Arc::new(shared(&config, hub, metrics.clone(), pulse.clone())),
@@ -111,11 +115,18 @@ impl Node {
         });
         let ops = ops::router(ops::Ops { metrics: metrics.clone(), status, shutdown: shutdown.clone() });
         let serving =
-            tokio::spawn(serve(listener, public, timed_out, shutdown.listeners.clone(), shutdown.sessions.clone()));
+            tokio::spawn(serve(listener, public, Some(unheard), shutdown.listeners.clone(), shutdown.sessions.clone()));
         let ops_connections = tokio_util::task::TaskTracker::new();
-        let ops_serving = tokio::spawn(serve(ops_listener, ops, TimedOut(None), shutdown.ops.clone(), ops_connections));
+        let ops_serving = tokio::spawn(serve(ops_listener, ops, None, shutdown.ops.clone(), ops_connections));
 
-        stop.await;
+        tokio::select! {
+            () = stop => {}
+            // It never ends by itself, so this is a panic, and a node that hears nothing must not look alive.
+            Err(error) = &mut broker => {
+                error!("broker: {error}");
+                broker = tokio::spawn(async {});
+            }
+        }
         drain(&config, &shutdown, &pulse, &metrics, serving, broker).await;
         shutdown.ops.cancel();
         ended("ops port", ops_serving.await);
@@ -162,7 +173,7 @@ async fn drain(
         pulse.send_away(period).await;
         shutdown.sessions.wait().await;
     };
-    let all_left = timeout_at(end, async {
+    let all_left = timeout_at(end - BROKER_SHARE.min(config.shutdown_grace / 4), async {
         tokio::select! {
             () = leaving => {}
             // They may all have left before the period is over.
@@ -170,7 +181,8 @@ async fn drain(
         }
     });
     if all_left.await.is_err() {
-        warn!(sessions = shutdown.sessions.len(), "grace is over, cutting off who is left");
+        warn!(sessions = shutdown.sessions.len(), "grace is nearly over, cutting off who is left");
+        pulse.cut_off();
     }
     shutdown.broker.cancel();
     let stop_broker = broker.abort_handle();
@@ -180,7 +192,7 @@ async fn drain(
             stop_broker.abort();
             let messages = metrics.inbox_depth.get().max(0) as u64;
             metrics.lost(LossCause::Shutdown, messages);
-            error!(messages, "grace is over and the broker is away: what was said and not published is lost");
+            error!(messages, "grace is over before the broker took everything: what was not published is lost");
         }
     }
     info!("drained");

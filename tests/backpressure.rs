@@ -1,10 +1,11 @@
 //! Slow readers and fast writers: each pays for itself, and memory has a bound.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use futures_util::{SinkExt, StreamExt};
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::support::client::{RawClient, TestClient};
+use crate::support::client::{RawClient, TestClient, masked};
 use crate::support::cluster::Cluster;
 use crate::support::node::TestNode;
 use crate::support::{soon, until};
@@ -89,18 +90,18 @@ async fn while_redis_is_away_writers_are_slowed_and_nothing_accepted_is_lost() {
     let mut listener = cluster.client(1, "/").await;
     let speaker = cluster.client(0, "/").await;
     redis.pause().await;
-    let (mut say, mut hear) = futures_util::StreamExt::split(speaker.into_inner());
+    let (mut say, mut hear) = speaker.into_inner().split();
     let speaking = tokio::spawn(async move {
         for number in 0..200u64 {
             let mut message = vec![7u8; 512 * 1024];
             message[..8].copy_from_slice(&number.to_be_bytes());
-            futures_util::SinkExt::send(&mut say, Message::binary(message)).await.unwrap();
+            say.send(Message::binary(message)).await.unwrap();
         }
     });
     let own = tokio::spawn(async move {
         let mut heard = 0;
         while heard < 200 {
-            let message = futures_util::StreamExt::next(&mut hear).await.unwrap().unwrap();
+            let message = hear.next().await.unwrap().unwrap();
             heard += u32::from(message.is_binary());
         }
     });
@@ -118,4 +119,125 @@ async fn while_redis_is_away_writers_are_slowed_and_nothing_accepted_is_lost() {
     }
     soon("the speaker is done", speaking).await.unwrap();
     soon("it heard itself", own).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn newcomers_who_ask_for_all_that_is_kept_are_not_slow_on_a_busy_channel() {
+    let node = TestNode::start(&["--history", "20"]).await;
+    let mut speaker = TestClient::connect(&node.url("/")).await;
+    let stop = tokio_util::sync::CancellationToken::new();
+    let stopped = stop.clone();
+    let speaking = tokio::spawn(async move {
+        while !stopped.is_cancelled() {
+            speaker.say("tick").await;
+            speaker.next().await;
+        }
+    });
+    for _ in 0..50 {
+        let mut newcomer = TestClient::connect(&node.url("/?last=20")).await;
+        for _ in 0..30 {
+            newcomer.expect(["tick"]).await;
+        }
+    }
+    stop.cancel();
+    soon("the speaker ends", speaking).await.unwrap();
+    assert_eq!(node.metric(&format!("{SLOW}{{policy=\"disconnect\"}}")).await, 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_burst_longer_than_the_feed_reaches_everybody_who_reads() {
+    let node = TestNode::start(&["--feed-bytes", "1MiB"]).await;
+    let mut sockets = Vec::new();
+    for _ in 0..20 {
+        sockets.push(TestClient::connect(&node.url("/")).await.into_inner());
+    }
+    let mut clients = tokio::task::JoinSet::new();
+    for socket in sockets {
+        let (mut say, mut hear) = socket.split();
+        let saying = tokio::spawn(async move {
+            for _ in 0..10 {
+                say.feed(Message::binary(vec![7; 64 * 1024])).await.unwrap();
+            }
+            say.flush().await.unwrap();
+            say
+        });
+        clients.spawn(async move {
+            let mut heard = 0;
+            while heard < 200 {
+                match hear.next().await.unwrap().unwrap() {
+                    Message::Binary(_) => heard += 1,
+                    Message::Ping(_) => {}
+                    other => panic!("{other:?} after {heard} messages"),
+                }
+            }
+            drop(saying.await.unwrap());
+        });
+    }
+    soon("everybody heard everything", clients.join_all()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_that_lags_in_the_middle_of_a_batch_is_closed_with_1013_between_two_frames() {
+    let node = TestNode::start(&["--feed-bytes", "256KiB"]).await;
+    let mut silent = RawClient::websocket(node.address, "/").await;
+    let mut speaker = RawClient::websocket(node.address, "/").await;
+    let many = masked(0x82, &[7; 1000]).repeat(60);
+    for _ in 0..300 {
+        speaker.send(&many).await;
+        for _ in 0..60 {
+            while speaker.read_frame().await.0 != 0x82 {}
+        }
+    }
+    until("it counts as slow", async || node.metric(&format!("{SLOW}{{policy=\"disconnect\"}}")).await == 1.0).await;
+    loop {
+        match silent.read_frame().await {
+            (0x82, payload) => assert_eq!(payload, [7; 1000]),
+            (0x89, _) => {}
+            (first, payload) => {
+                assert_eq!((first, &payload[..2]), (0x88, &1013u16.to_be_bytes()[..]));
+                break;
+            }
+        }
+    }
+    let closed = "echocast_connections_closed_total{reason=\"slow\",transport=\"websocket\"}";
+    drop(silent);
+    until("and is counted as that", async || node.metric(closed).await == 1.0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_skip_a_reader_that_lags_while_it_closes_gets_the_newest_and_its_answer() {
+    let node = TestNode::start(&["--feed-bytes", "256KiB", "--slow-client", "skip"]).await;
+    let mut slow = RawClient::websocket(node.address, "/").await;
+    let mut speaker = TestClient::connect(&node.url("/")).await;
+    pour(&mut speaker, 1000).await;
+    slow.send(&masked(0x88, &4000u16.to_be_bytes())).await;
+    let begun = Instant::now();
+    let mut newest = 0;
+    let code = loop {
+        match slow.read_frame().await {
+            (0x82, payload) => newest = u64::from_be_bytes(payload[..8].try_into().unwrap()),
+            (0x88, payload) => break u16::from_be_bytes([payload[0], payload[1]]),
+            (_, _) => {}
+        }
+    };
+    assert_eq!((code, newest), (4000, 999));
+    assert!(begun.elapsed() < Duration::from_secs(4), "not only when patience ended: {:?}", begun.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_inbox_makes_nobody_look_dead() {
+    let cluster =
+        Cluster::redis(1, &["--max-message", "1MiB", "--ping-interval", "500ms", "--ping-timeout", "500ms"]).await;
+    let node = cluster.node(0);
+    let mut alive = cluster.client(0, "/quiet").await;
+    let (mut say, mut hear) = cluster.client(0, "/loud").await.into_inner().split();
+    let redis = cluster.redis.as_ref().unwrap();
+    redis.pause().await;
+    tokio::spawn(async move { while let Some(Ok(_)) = hear.next().await {} });
+    let loud = tokio::spawn(async move { while say.send(Message::binary(vec![7; 512 * 1024])).await.is_ok() {} });
+    until("the inbox is full", async || node.metric("echocast_inbox_depth").await >= 32.0).await;
+    assert!(alive.hears_nothing_for(Duration::from_secs(3)).await, "it answers every ping and stays");
+    assert_eq!(node.metric("echocast_connections{transport=\"websocket\"}").await, 2.0);
+    loud.abort();
+    redis.unpause().await;
 }

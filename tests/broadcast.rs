@@ -5,15 +5,14 @@ use std::time::Duration;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::support::cluster::Cluster;
-use crate::support::on_both_brokers;
+use crate::support::on_all_brokers;
 
-on_both_brokers!(
+on_all_brokers!(
     everybody_hears_what_one_says_and_the_sender_too,
     messages_keep_their_bytes_and_their_kind,
     channels_do_not_hear_each_other,
     the_root_and_ws_are_the_lobby,
     what_is_said_before_a_close_is_heard_before_its_answer,
-    newcomers_get_the_newest_messages_they_ask_for,
     what_is_said_right_after_connecting_is_heard,
 );
 
@@ -84,24 +83,6 @@ async fn what_is_said_before_a_close_is_heard_before_its_answer(cluster: Cluster
         assert_eq!(client.hear().await, number.to_string());
     }
     assert_eq!(client.closed().await, Some((4321, "bye".into())));
-}
-
-async fn newcomers_get_the_newest_messages_they_ask_for(cluster: Cluster) {
-    let mut first = cluster.client(0, "/past").await;
-    for number in 0..20 {
-        first.say(&format!("{number}")).await;
-    }
-    first.expect((0..20).map(|number| number.to_string()).collect::<Vec<_>>().iter().map(String::as_str)).await;
-    let mut some = cluster.client(0, "/past?last=3").await;
-    let mut more = cluster.client(0, "/past?last=1000&other=x").await;
-    let mut none = cluster.client(0, "/past").await;
-    first.say("live").await;
-    some.expect(["17", "18", "19", "live"]).await;
-    none.expect(["live"]).await;
-    for number in 0..20 {
-        assert_eq!(more.hear().await, number.to_string());
-    }
-    more.expect(["live"]).await;
 }
 
 async fn what_is_said_right_after_connecting_is_heard(cluster: Cluster) {

@@ -97,20 +97,18 @@ async fn bad_channel_names_are_refused_with_400_and_counted() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn any_query_is_accepted_but_a_last_that_is_no_number() {
+async fn any_query_is_accepted() {
     let node = TestNode::start(&[]).await;
-    for query in ["?", "?a", "?a=b&&c=%zz&last=5", "?token=x&since=1-2&echo=true", "?last=99999999999"] {
+    for query in ["?", "?a", "?a=b&&c=%zz&last=5", "?token=x&since=1-2&echo=true", "?last=99999999999", "?last=many"] {
         TestClient::connect(&node.url(&format!("/{query}"))).await;
     }
-    let (status, line) = refused(&node, "/?last=many", "").await;
-    assert!(status == 400 && line.contains("many"), "{status} {line}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_allowed_origins_may_connect_if_origins_are_named() {
     let open = TestNode::start(&[]).await;
     TestClient::try_connect(&open.url("/"), &[("origin", "https://anywhere.example")]).await.unwrap();
-    let strict = TestNode::start(&["--allow-origin", "https://ok.example, http://localhost:3000"]).await;
+    let strict = TestNode::start(&["--allow-origin", "https://ok.example:443, http://localhost:3000"]).await;
     for origin in ["https://ok.example", "HTTPS://OK.example", "http://localhost:3000"] {
         TestClient::try_connect(&strict.url("/"), &[("origin", origin)]).await.unwrap();
     }
@@ -184,6 +182,8 @@ async fn a_header_of_a_million_bytes_is_refused_early() {
     };
     let (answer, ()) = soon("an answer", async { tokio::join!(answer, sent) }).await;
     assert_eq!(String::from_utf8(answer.unwrap()).unwrap(), "HTTP/1.1 431");
+    until("it is counted", async || node.metric("echocast_handshakes_refused_total{reason=\"no_http\"}").await == 1.0)
+        .await;
     TestClient::connect(&node.url("/")).await.say("fine").await;
 }
 

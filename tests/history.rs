@@ -1,9 +1,9 @@
-//! History in Redis: newcomers on any node get it, and whatever breaks between a node and Redis is repaired from it.
+//! History: newcomers get it, on any node, and whatever breaks between a node and Redis is repaired from it.
 
 use std::time::Duration;
 
+use ::redis::AsyncCommands;
 use futures_util::{SinkExt, StreamExt};
-use redis::AsyncCommands;
 use tokio::task::JoinHandle;
 use tokio_tungstenite::tungstenite::Message;
 
@@ -11,7 +11,9 @@ use crate::support::client::TestClient;
 use crate::support::cluster::Cluster;
 use crate::support::node::TestNode;
 use crate::support::redis::Redis;
-use crate::support::soon;
+use crate::support::{on_both_brokers, soon};
+
+on_both_brokers!(newcomers_get_the_newest_messages_they_ask_for);
 
 const LOST: &str = "echocast_messages_lost_total{cause=\"broker\"}";
 const RECOVERED: &str = "echocast_messages_recovered_total";
@@ -21,6 +23,24 @@ async fn say_and_hear(client: &mut TestClient, numbers: std::ops::Range<u32>) {
         client.say(&number.to_string()).await;
         assert_eq!(client.hear().await, number.to_string());
     }
+}
+
+async fn newcomers_get_the_newest_messages_they_ask_for(cluster: Cluster) {
+    let mut first = cluster.client(0, "/past").await;
+    for number in 0..20 {
+        first.say(&format!("{number}")).await;
+    }
+    first.expect((0..20).map(|number| number.to_string()).collect::<Vec<_>>().iter().map(String::as_str)).await;
+    let mut some = cluster.client(0, "/past?last=3").await;
+    let mut more = cluster.client(0, "/past?last=1000&other=x").await;
+    let mut none = cluster.client(0, "/past").await;
+    first.say("live").await;
+    some.expect(["17", "18", "19", "live"]).await;
+    none.expect(["live"]).await;
+    for number in 0..20 {
+        assert_eq!(more.hear().await, number.to_string());
+    }
+    more.expect(["live"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -55,7 +75,7 @@ async fn redis_holds_what_the_contract_names_and_no_more_than_asked() {
     let mut redis = cluster.redis.as_ref().unwrap().connect().await;
     let kept: u64 = redis.xlen("echocast:{kept}:history").await.unwrap();
     assert_eq!(kept, 50, "one message a batch, because each was heard before the next was said");
-    let newest: redis::streams::StreamRangeReply =
+    let newest: ::redis::streams::StreamRangeReply =
         redis.xrevrange_count("echocast:{kept}:history", "+", "-", 1).await.unwrap();
     assert_eq!(newest.ids[0].id, "200-0", "a batch's id is its last offset");
     let offset: u64 = redis.hget("echocast:{kept}:meta", "offset").await.unwrap();
@@ -75,7 +95,7 @@ async fn without_history_redis_keeps_nothing() {
         assert_eq!(there.hear().await, number.to_string());
     }
     let mut redis = cluster.redis.as_ref().unwrap().connect().await;
-    let keys: u64 = redis::cmd("DBSIZE").query_async(&mut redis).await.unwrap();
+    let keys: u64 = ::redis::cmd("DBSIZE").query_async(&mut redis).await.unwrap();
     assert_eq!(keys, 0);
 }
 
@@ -161,7 +181,7 @@ async fn nothing_is_lost_or_repeated_while_connections_are_killed_again_and_agai
     for round in 0..15 {
         tokio::time::sleep(Duration::from_millis(200)).await;
         let kind = if round % 2 == 0 { "pubsub" } else { "normal" };
-        let mut kill = redis::cmd("CLIENT");
+        let mut kill = ::redis::cmd("CLIENT");
         kill.arg("KILL").arg("TYPE").arg(kind).exec_async(&mut redis).await.unwrap();
     }
     traffic.check().await;
@@ -193,7 +213,7 @@ async fn what_the_history_no_longer_has_is_counted_to_the_last_message() {
     for _ in 0..5 {
         tokio::time::sleep(Duration::from_millis(200)).await;
         // Away for longer than ten messages take.
-        let mut kill = redis::cmd("CLIENT");
+        let mut kill = ::redis::cmd("CLIENT");
         kill.arg("KILL").arg("TYPE").arg("pubsub").exec_async(&mut redis).await.unwrap();
     }
     let (said, heard) = traffic.end().await;
@@ -211,7 +231,7 @@ async fn flushed_scripts_are_loaded_again() {
     let mut redis = cluster.redis.as_ref().unwrap().connect().await;
     for _ in 0..5 {
         tokio::time::sleep(Duration::from_millis(100)).await;
-        redis::cmd("SCRIPT").arg("FLUSH").exec_async(&mut redis).await.unwrap();
+        ::redis::cmd("SCRIPT").arg("FLUSH").exec_async(&mut redis).await.unwrap();
     }
     traffic.check().await;
     assert_eq!(cluster.metric(LOST).await, 0.0);

@@ -18,3 +18,5 @@ mod node_clients;
 mod cli;
 mod traces;
 mod invariants;
+mod conformance;
+mod compose;

@@ -73,7 +73,7 @@ async fn a_message_of_too_many_fragments_is_refused() {
     let node = TestNode::start(&[]).await;
     let mut client = RawClient::websocket(node.address, "/").await;
     client.send(&masked(0x01, b"")).await;
-    client.send(&masked(0x00, b"").repeat(65_536)).await;
+    client.send(&masked(0x00, b"").repeat(65_537)).await;
     assert_eq!(client.close_code().await, 1009);
 }
 

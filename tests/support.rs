@@ -49,3 +49,17 @@ macro_rules! on_both_brokers {
     };
 }
 pub(crate) use on_both_brokers;
+
+/// The same, and once more with Redis as plain pub/sub: for what does not need history.
+macro_rules! on_all_brokers {
+    ($($name:ident),+ $(,)?) => {
+        $crate::support::on_both_brokers!($($name),+);
+        mod plain_redis {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                super::$name($crate::support::cluster::Cluster::redis(2, &["--history", "0"]).await).await;
+            })+
+        }
+    };
+}
+pub(crate) use on_all_brokers;

@@ -4,8 +4,8 @@ use tokio::task::yield_now;
 use tokio_util::sync::CancellationToken;
 
 use super::{Broker, Link};
-use crate::hub::{Change, Outgoing};
-use crate::message::now_ns;
+use crate::hub::{Change, Channel, Outgoing};
+use crate::message::{BatchBuilder, now_ns};
 use crate::telemetry;
 
 /// What traces call this broker.
@@ -22,13 +22,13 @@ impl Broker for Embedded {
             tokio::select! {
                 biased;
                 changes = link.hub.interest().take() => changes.into_iter().for_each(go_live),
-                taken = link.hub.inbox().take() => deliver(&link, taken),
+                taken = link.hub.inbox().take() => deliver(&link, taken).await,
                 () = stop.cancelled() => break,
             }
             // Sessions that are due read and write first: what they say meanwhile joins the next batch.
             yield_now().await;
         }
-        deliver(&link, link.hub.inbox().try_take());
+        deliver(&link, link.hub.inbox().try_take()).await;
         link.status.set(false);
     }
 }
@@ -39,22 +39,24 @@ fn go_live(change: Change) {
     }
 }
 
-fn deliver(link: &Link, taken: Vec<Outgoing>) {
-    let metrics = &link.metrics;
-    let (mut messages, mut bytes) = (0, 0);
-    let _publish = telemetry::publish_span(SYSTEM).entered();
+async fn deliver(link: &Link, taken: Vec<Outgoing>) {
     for Outgoing { channel, number, batch } in taken {
-        messages += batch.len();
-        bytes += batch.bytes();
-        metrics.batch_messages.observe(batch.len() as f64);
-        let _relay = telemetry::relay_span(SYSTEM, channel.name.as_str(), batch.len(), "").entered();
-        let last = number + batch.len() as u64 - 1;
-        let published_ns = now_ns();
-        channel.feed.append(batch.build(published_ns), Some(last));
-        let seconds = now_ns().saturating_sub(published_ns) as f64 / 1e9;
-        metrics.publish_seconds.observe(seconds);
-        metrics.relay_seconds.observe(seconds);
+        let (messages, bytes) = (batch.len(), batch.bytes());
+        append(link, &channel, number, batch);
+        link.hub.inbox().settle(messages, bytes);
+        channel.feed.settled().await;
     }
-    metrics.messages_relayed.inc_by(messages as u64);
-    link.hub.inbox().settle(messages, bytes);
+}
+
+fn append(link: &Link, channel: &Channel, number: u64, batch: BatchBuilder) {
+    let (metrics, messages) = (&link.metrics, batch.len() as u64);
+    let _publish = telemetry::publish_span(SYSTEM).entered();
+    let _relay = telemetry::relay_span(SYSTEM, channel.name.as_str(), batch.len(), "").entered();
+    metrics.batch_messages.observe(messages as f64);
+    let published_ns = now_ns();
+    channel.feed.append(batch.build(published_ns), Some(number + messages - 1));
+    let seconds = now_ns().saturating_sub(published_ns) as f64 / 1e9;
+    metrics.publish_seconds.observe(seconds);
+    metrics.relay_seconds.observe(seconds);
+    metrics.messages_relayed.inc_by(messages);
 }

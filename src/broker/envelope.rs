@@ -18,10 +18,10 @@ pub struct Envelope {
     /// The first message's offset; 0 while history is not kept in Redis.
     #[prost(fixed64, tag = "2")]
     pub offset: u64,
-    /// The publishing node: a random number it draws when it starts.
+    /// The publishing node: a random number that it draws for each channel when its first client comes.
     #[prost(fixed64, tag = "3")]
     pub node: u64,
-    /// Number of the first message among those this node published on this channel: see [`crate::hub::numbers_touch`].
+    /// Number of the first message among those of `node`, from 1.
     #[prost(uint64, tag = "4")]
     pub number: u64,
     /// When the node handed the batch to its broker, in nanoseconds since 1970.

@@ -52,7 +52,7 @@ impl Broker for Redis {
     async fn run(self, link: Link, stop: CancellationToken) {
         let (requests, requested) = tokio::sync::mpsc::unbounded_channel();
         let history = self.retention.messages > 0;
-        let relay = Arc::new(Relay::new(link.clone(), self.names.clone(), self.node, history, requests));
+        let relay = Arc::new(Relay::new(link.clone(), self.names.clone(), history, requests));
         // The publisher ends first: until then its own messages come back over the subscription.
         let published = CancellationToken::new();
         let subscription = link::keep(&self, &link, relay.clone(), published.clone());
@@ -122,6 +122,11 @@ impl Backoff {
         let whole = Duration::from_millis(50 << self.tries.min(6)).min(Duration::from_secs(1));
         self.tries += 1;
         whole.div_f64(2.0) + whole.mul_f64(rand::random_range(0.0..0.5))
+    }
+
+    /// Whether trying again has failed, too.
+    fn is_long(&self) -> bool {
+        self.tries > 1
     }
 
     fn reset(&mut self) {

@@ -2,6 +2,7 @@
 //! size. What is answered is the router's.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -15,8 +16,11 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+use crate::metrics::Counter;
 
 /// A request's head has arrived within this time, or the connection is closed; also how long one may idle between two.
 const HEAD_PATIENCE: Duration = Duration::from_secs(10);
@@ -31,9 +35,14 @@ const BACKLOG: i32 = 4096;
 #[derive(Clone, Copy, Debug)]
 pub struct Peer(pub SocketAddr);
 
-/// What of a connection is counted by its server.
+/// What a server counts of connections on which no request ever came to be.
 #[derive(Clone, Debug)]
-pub struct TimedOut(pub Option<crate::metrics::Counter>);
+pub struct Unheard {
+    /// Nothing, or half of a head, came in time.
+    pub timeout: Counter,
+    /// What came is no HTTP, or its head is too long.
+    pub no_http: Counter,
+}
 
 /// A listener whose connections inherit its options, which saves system calls for each.
 ///
@@ -56,7 +65,7 @@ pub fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
 pub async fn serve(
     listener: TcpListener,
     router: Router,
-    timed_out: TimedOut,
+    unheard: Option<Unheard>,
     stop: CancellationToken,
     connections: TaskTracker,
 ) {
@@ -68,7 +77,7 @@ pub async fn serve(
         match accepted {
             Ok((stream, peer)) => {
                 let router = TowerToHyperService::new(router.clone());
-                connections.spawn(connection(stream, Peer(peer), router, timed_out.clone(), stop.clone()));
+                connections.spawn(connection(stream, Peer(peer), router, unheard.clone(), stop.clone()));
             }
             // Mostly no file descriptor is left: those who wait are accepted when somebody leaves.
             Err(error) => {
@@ -83,11 +92,13 @@ async fn connection(
     stream: TcpStream,
     peer: Peer,
     router: TowerToHyperService<Router>,
-    timed_out: TimedOut,
+    unheard: Option<Unheard>,
     stop: CancellationToken,
 ) {
-    let service = service_fn(move |request: hyper::Request<Incoming>| {
+    let heard = AtomicBool::new(false);
+    let service = service_fn(|request: hyper::Request<Incoming>| {
         let mut request: Request = request.map(Body::new);
+        heard.store(true, Relaxed);
         request.extensions_mut().insert(peer);
         router.call(request)
     });
@@ -98,12 +109,20 @@ async fn connection(
         result = connection.as_mut() => result,
         () = stop.cancelled() => {
             connection.as_mut().graceful_shutdown();
-            connection.await
+            match timeout(HEAD_PATIENCE, connection).await {
+                Ok(result) => result,
+                // It does not read its answer: nobody waits for that.
+                Err(_) => return,
+            }
         }
     };
-    match result {
-        Err(error) if error.is_timeout() => timed_out.0.iter().for_each(|counter| counter.inc()),
-        Err(error) => tracing::debug!("connection failed: {error}"),
-        Ok(()) => {}
+    let Err(error) = result else { return };
+    tracing::debug!("connection failed: {error}");
+    match unheard {
+        // One that was heard before may be silent or talk nonsense now: it was no handshake.
+        _ if heard.load(Relaxed) => {}
+        Some(unheard) if error.is_timeout() => unheard.timeout.inc(),
+        Some(unheard) if error.is_parse() => unheard.no_http.inc(),
+        _ => {}
     }
 }

@@ -1,6 +1,6 @@
 //! The public port: one path is one channel, told apart by method and headers. Beside that the page and its files.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use axum::Router;
@@ -81,7 +81,7 @@ impl Public {
         }
         let forwarded = request.headers().get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok());
         let hops: Vec<&str> = forwarded.flat_map(|value| value.split(',')).collect();
-        let hops = hops.into_iter().rev().map_while(|hop| hop.trim().parse().ok()).map(|ip: IpAddr| ip.to_canonical());
+        let hops = hops.into_iter().rev().map_while(address).map(|ip| ip.to_canonical());
         let mut client = peer;
         for hop in hops {
             client = hop;
@@ -91,6 +91,12 @@ impl Public {
         }
         client
     }
+}
+
+/// An address as proxies write it, some with the port.
+fn address(hop: &str) -> Option<IpAddr> {
+    let hop = hop.trim();
+    hop.parse().ok().or_else(|| hop.parse::<SocketAddr>().ok().map(|address| address.ip()))
 }
 
 fn page(headers: &HeaderMap) -> Response {

@@ -63,7 +63,6 @@ impl Gate {
             *mine += 1;
         }
         self.metrics.connections.inc();
-        self.metrics.connections_opened.inc();
         Ok(Permit { gate: self.clone(), ip })
     }
 }

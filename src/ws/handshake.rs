@@ -48,8 +48,6 @@ pub enum Refusal {
     Malformed(&'static str),
     #[error("this server speaks websocket version 13")]
     Version,
-    #[error("last={0:?} in the query is not a number")]
-    BadLast(String),
     #[error("pages of origin {0:?} may not connect here")]
     Origin(String),
     #[error("a websocket handshake is a GET")]
@@ -60,24 +58,26 @@ pub enum Refusal {
     Draining,
     #[error("the broker is away, come back")]
     BrokerAway,
-    /// Said by the HTTP server without us: the request did not come in time.
-    #[error("the request took too long")]
-    Timeout,
 }
 
 impl Refusal {
+    /// What is counted of requests that never came to be: the HTTP server itself ends them.
+    pub const TIMEOUT: &str = "timeout";
+    /// The same for what is no HTTP, or has too long a head.
+    pub const NO_HTTP: &str = "no_http";
+
     /// The values of the metric's label.
     pub const LABELS: [&str; 10] = [
         "bad_channel",
         "malformed",
         "version",
-        "bad_query",
         "origin",
         "method",
         "too_many_connections",
         "draining",
         "broker_away",
-        "timeout",
+        Self::TIMEOUT,
+        Self::NO_HTTP,
     ];
 
     /// The value of the metric's label.
@@ -86,26 +86,23 @@ impl Refusal {
             Self::BadChannel(_) => "bad_channel",
             Self::Malformed(_) => "malformed",
             Self::Version => "version",
-            Self::BadLast(_) => "bad_query",
             Self::Origin(_) => "origin",
             Self::Method => "method",
             Self::Full(_) => "too_many_connections",
             Self::Draining => "draining",
             Self::BrokerAway => "broker_away",
-            Self::Timeout => "timeout",
         }
     }
 
     /// The answer: a status and one line that says why.
     pub fn response(&self) -> Response {
         let (status, extra) = match self {
-            Self::BadChannel(_) | Self::Malformed(_) | Self::BadLast(_) => (StatusCode::BAD_REQUEST, None),
+            Self::BadChannel(_) | Self::Malformed(_) => (StatusCode::BAD_REQUEST, None),
             Self::Version => (StatusCode::UPGRADE_REQUIRED, Some((header::SEC_WEBSOCKET_VERSION, "13"))),
             Self::Origin(_) => (StatusCode::FORBIDDEN, None),
             Self::Method => (StatusCode::METHOD_NOT_ALLOWED, Some((header::ALLOW, "GET"))),
             Self::Full(_) => (StatusCode::TOO_MANY_REQUESTS, Some((header::RETRY_AFTER, "5"))),
             Self::Draining | Self::BrokerAway => (StatusCode::SERVICE_UNAVAILABLE, Some((header::RETRY_AFTER, "1"))),
-            Self::Timeout => (StatusCode::REQUEST_TIMEOUT, None),
         };
         let mut response = Response::new(Body::from(format!("{self}\n")));
         *response.status_mut() = status;
@@ -128,7 +125,7 @@ impl Door {
     pub async fn enter(&self, name: &ChannelName, ip: IpAddr, mut request: Request) -> Result<Response, Refusal> {
         let accept = check(&request)?;
         self.check_origin(request.headers())?;
-        let start = start(request.uri().query().unwrap_or_default())?;
+        let start = start(request.uri().query().unwrap_or_default());
         // While the drain delay lasts, balancers still send us clients: they are served like all others.
         if self.shutdown.listeners.is_cancelled() {
             return Err(Refusal::Draining);
@@ -139,6 +136,7 @@ impl Door {
         let membership = self.shared.hub.join(name);
         let cursor = membership.follow(start).await.map_err(|_| Refusal::BrokerAway)?;
         tracing::debug!(channel = name.as_str(), %ip, "connected");
+        self.shared.metrics.connections_opened.inc();
         self.shutdown.sessions.spawn(run(upgrade, self.shared.clone(), membership, cursor, permit));
 
         let mut response = Response::new(Body::empty());
@@ -200,15 +198,10 @@ fn check(request: &Request) -> Result<HeaderValue, Refusal> {
     HeaderValue::try_from(STANDARD.encode(digest)).map_err(|_| Refusal::Malformed("no answer to this key"))
 }
 
-/// Where the query asks to begin. Keys we do not know are anybody's own business.
-fn start(query: &str) -> Result<Start, Refusal> {
-    match url::form_urlencoded::parse(query.as_bytes()).find(|(key, _)| key == "last") {
-        None => Ok(Start::Newest),
-        Some((_, count)) => match count.parse() {
-            Ok(count) => Ok(Start::Last(count)),
-            Err(_) => Err(Refusal::BadLast(count.chars().take(32).collect())),
-        },
-    }
+/// Where the query asks to begin. Any query is accepted: what we do not understand is somebody else's business.
+fn start(query: &str) -> Start {
+    let last = url::form_urlencoded::parse(query.as_bytes()).find(|(key, _)| key == "last");
+    last.and_then(|(_, count)| count.parse().ok()).map_or(Start::Newest, Start::Last)
 }
 
 /// The first subprotocol a client offers is the one it gets: what is inside its messages is between clients.

@@ -27,6 +27,11 @@ impl Control {
         self.bytes.len() - self.sent
     }
 
+    /// Bytes held, those included that are written while others are not.
+    pub(super) fn held(&self) -> usize {
+        self.bytes.len()
+    }
+
     fn advance(&mut self, bytes: usize) {
         self.sent += bytes;
         if self.sent == self.bytes.len() {
@@ -51,7 +56,8 @@ pub(super) type Slices<'a> = SmallVec<[IoSlice<'a>; TAKE_BATCHES + 3]>;
 impl<'a> Outgoing<'a> {
     /// Everything in `taken`.
     pub(super) fn all(taken: &'a Taken, cursor: &Cursor, control: &'a Control) -> Self {
-        let from = cursor.sent();
+        // Nothing taken may well be in the middle of a batch, at the end of one of its frames.
+        let from = if taken.is_empty() { 0 } else { cursor.sent() };
         let total = taken.iter().map(|batch| batch.raw().len()).sum::<usize>() - from;
         // A control frame that was begun is ended first; else a message frame that was begun is.
         let before = match taken.first() {

@@ -2,7 +2,7 @@
 //! that pings, and at the end the closes of a drain, are spread evenly instead of coming all at once. A visit only wakes:
 //! what is due a session finds out itself by looking at its slot's count.
 
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::*};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::*};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::Duration;
@@ -24,6 +24,7 @@ pub struct Pulse {
     given: AtomicU32,
     /// How many slots have been told to leave.
     leaving: AtomicUsize,
+    cut_off: AtomicBool,
     rhythm: Rhythm,
 }
 
@@ -32,7 +33,7 @@ pub struct Pulse {
 pub struct Rhythm {
     /// Time between two visits of a slot.
     pub period: Duration,
-    /// A ping goes out every this many visits.
+    /// A ping goes out every this many visits, at least two; the first one at the second visit.
     pub ping_visits: u16,
     /// A client silent for this many visits after a ping is dead.
     pub dead_visits: u16,
@@ -54,11 +55,13 @@ pub struct Seat {
 }
 
 impl Rhythm {
-    /// Visits as seldom as both times allow.
+    /// Visits as seldom as both times allow, but twice between pings: the first ping comes after half the interval to all
+    /// of it, so that short connections see none and clients that wait for one do not wait longer than told.
     pub fn new(ping_interval: Duration, ping_timeout: Duration) -> Self {
-        let ping_visits = (ping_interval.as_secs_f64() / ping_timeout.as_secs_f64()).ceil().clamp(1.0, 1000.0);
+        let ping_visits = (ping_interval.as_secs_f64() / ping_timeout.as_secs_f64()).floor().clamp(2.0, 1000.0);
         let period = ping_interval.div_f64(ping_visits);
-        let dead_visits = (ping_timeout.as_secs_f64() / period.as_secs_f64()).round().clamp(1.0, 60_000.0);
+        // Never earlier than asked; the subtraction keeps what divides evenly from being rounded up.
+        let dead_visits = (ping_timeout.as_secs_f64() / period.as_secs_f64() - 1e-6).ceil().clamp(1.0, 60_000.0);
         Self { period, ping_visits: ping_visits as u16, dead_visits: dead_visits as u16 }
     }
 }
@@ -67,7 +70,13 @@ impl Pulse {
     /// A pulse with nobody in it.
     pub fn new(rhythm: Rhythm) -> Arc<Self> {
         let slots = (0..SLOTS).map(|_| Slot::default()).collect();
-        Arc::new(Self { slots, given: AtomicU32::new(0), leaving: AtomicUsize::new(0), rhythm })
+        Arc::new(Self {
+            slots,
+            given: AtomicU32::new(0),
+            leaving: AtomicUsize::new(0),
+            cut_off: AtomicBool::new(false),
+            rhythm,
+        })
     }
 
     /// How pings follow from visits.
@@ -89,6 +98,8 @@ impl Pulse {
     pub async fn beat(&self) {
         let mut next = 0;
         each_step(self.rhythm.period, |due| {
+            // After a stall nobody is visited twice in a row.
+            next = next.max(due.saturating_sub(SLOTS));
             while next < due {
                 let slot = &self.slots[next % SLOTS];
                 slot.visits.fetch_add(1, Relaxed);
@@ -109,6 +120,12 @@ impl Pulse {
             upto == SLOTS
         })
         .await;
+    }
+
+    /// Ends all sessions where they are.
+    pub fn cut_off(&self) {
+        self.cut_off.store(true, Release);
+        self.slots.iter().for_each(Slot::wake);
     }
 }
 
@@ -144,6 +161,11 @@ impl Seat {
         now.wrapping_sub(std::mem::replace(&mut self.seen, now))
     }
 
+    /// Whether this session's time is over.
+    pub fn is_cut_off(&self) -> bool {
+        self.pulse.cut_off.load(Acquire)
+    }
+
     /// Whether this session has been told to leave.
     pub fn is_sent_away(&self) -> bool {
         self.pulse.leaving.load(Acquire) > usize::from(self.slot)
@@ -167,9 +189,11 @@ mod tests {
                 Rhythm::new(Duration::from_secs(interval), Duration::from_secs(timeout));
             (period.as_secs_f64(), ping_visits, dead_visits)
         };
-        assert_eq!(rhythm(20, 20), (20.0, 1, 1));
+        assert_eq!(rhythm(20, 20), (10.0, 2, 2));
         assert_eq!(rhythm(20, 5), (5.0, 4, 1));
-        assert_eq!(rhythm(5, 20), (5.0, 1, 4));
+        assert_eq!(rhythm(5, 20), (2.5, 2, 8));
+        assert_eq!(rhythm(20, 7), (10.0, 2, 1));
+        assert_eq!(rhythm(20, 29), (10.0, 2, 3));
     }
 
     #[tokio::test(start_paused = true)]

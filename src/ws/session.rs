@@ -147,7 +147,7 @@ impl Session {
             said: 0,
             inbox_round: 0,
             seat: None,
-            visits_since_ping: 0,
+            visits_since_ping: shared.pulse.rhythm().ping_visits - 2,
             silent_visits: None,
             rate,
             closing: None,
@@ -158,9 +158,12 @@ impl Session {
     }
 
     fn drive(&mut self, context: &mut Context<'_>) -> ControlFlow<Ended> {
-        self.visit(context);
-        for _ in 0..ROUNDS {
+        for round in 0..ROUNDS {
             let read = self.read(context)?;
+            if round == 0 {
+                // After reading: an answer that is already here counts.
+                self.visit(context)?;
+            }
             let written = self.write(context)?;
             self.close_on(context)?;
             if read.is_pending() && written.is_pending() {
@@ -172,22 +175,31 @@ impl Session {
     }
 
     /// Does what is due when the pulse came by.
-    fn visit(&mut self, context: &Context<'_>) {
+    fn visit(&mut self, context: &Context<'_>) -> ControlFlow<Ended> {
         let seat = self.seat.get_or_insert_with(|| self.shared.pulse.join(context.waker()));
         let visits = seat.visits().min(1) as u16;
+        if seat.is_cut_off() {
+            return ControlFlow::Break(CloseReason::Drain);
+        }
         if self.closing.is_some() {
-            return;
+            return ControlFlow::Continue(());
         }
         if seat.is_sent_away() {
-            return self.begin_close(CloseReason::Drain, "restarting, come back");
+            self.begin_close(CloseReason::Drain, "restarting, come back");
+            return ControlFlow::Continue(());
         }
         if visits == 0 {
-            return;
+            return ControlFlow::Continue(());
         }
         let rhythm = self.shared.pulse.rhythm();
         self.silent_visits = self.silent_visits.map(|before| before + visits);
+        if !self.shared.hub.inbox().has_room() {
+            // Nobody is read from now, so nobody can be heard to answer.
+            self.silent_visits = self.silent_visits.map(|_| 0);
+        }
         if self.silent_visits.is_some_and(|silent| silent >= rhythm.dead_visits) {
-            return self.begin_close(CloseReason::PingTimeout, "no answer to a ping");
+            self.begin_close(CloseReason::PingTimeout, "no answer to a ping");
+            return ControlFlow::Continue(());
         }
         self.visits_since_ping += visits;
         if self.visits_since_ping >= rhythm.ping_visits {
@@ -195,6 +207,7 @@ impl Session {
             self.silent_visits.get_or_insert(0);
             self.control.push(frame::Control::Ping(&[]));
         }
+        ControlFlow::Continue(())
     }
 
     /// Reads once; pending if there is nothing to read or no reading now.
@@ -204,7 +217,7 @@ impl Session {
         }
         // A client that does not read its pongs gets no new ones: its socket is looked at again once they are written.
         let may_read =
-            self.control.waiting() < CONTROL_BYTES && self.shared.hub.inbox().may_read(context, &mut self.inbox_round);
+            self.control.held() < CONTROL_BYTES && self.shared.hub.inbox().may_read(context, &mut self.inbox_round);
         if !may_read {
             return ControlFlow::Continue(Poll::Pending);
         }
@@ -298,10 +311,10 @@ impl Session {
     fn write(&mut self, context: &mut Context<'_>) -> ControlFlow<Ended, Poll<()>> {
         let mut taken = Taken::new();
         let mut frame_end = None;
-        if self.closing.as_ref().is_none_or(|closing| matches!(closing.step, Step::Deliver { .. })) {
+        if self.reads_on() {
             if let Poll::Ready(Err(_lagged)) = self.cursor.poll_take(context, &mut taken) {
                 frame_end = self.lagged(&mut taken);
-                if frame_end.is_none() && self.closing.is_none() {
+                if frame_end.is_none() && self.reads_on() {
                     return ControlFlow::Continue(Poll::Ready(()));
                 }
             }
@@ -318,7 +331,7 @@ impl Session {
         }
         let written = loop {
             match self.stream.try_write_vectored(&outgoing.slices()) {
-                Ok(0) => return ControlFlow::Break(CloseReason::Disconnected),
+                Ok(0) => return ControlFlow::Break(self.reason_or_disconnected()),
                 Ok(written) => break written,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => match self.stream.poll_write_ready(context) {
                     Poll::Ready(Ok(())) => {}
@@ -383,6 +396,7 @@ impl Session {
         if let Some(closing) = self.closing.as_deref_mut() {
             self.control.push(frame::Control::Close(Some((closing.code, &closing.text))));
             closing.step = Step::Say;
+            self.cursor.retire();
         }
     }
 
@@ -411,6 +425,11 @@ impl Session {
             Step::Say | Step::Linger => {}
         }
         ControlFlow::Continue(())
+    }
+
+    /// Whether messages still go to this client.
+    fn reads_on(&self) -> bool {
+        self.closing.as_ref().is_none_or(|closing| matches!(closing.step, Step::Deliver { .. }))
     }
 
     fn reason_or_disconnected(&self) -> CloseReason {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use redis::aio::MultiplexedConnection;
 use redis::{Client, PushInfo, PushKind, Value};
 use tokio::sync::Notify;
@@ -26,12 +26,12 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 /// A probe that takes longer means that the link is down.
 const PROBE_PATIENCE: Duration = Duration::from_secs(3);
 
-/// If the last proof that we hear is older than this when we hear again, all nodes have been deaf.
+/// If the last proof that we hear is older than this when we hear again, or connecting has failed, Redis was away for all.
 const LONG_OUTAGE: Duration = Duration::from_secs(2);
 
 /// After such an outage, without history, time for the other nodes to subscribe again before anybody publishes: what
-/// Redis delivers before a node has subscribed never reaches that node. As long as the longest backoff and a little.
-const SETTLE: Duration = Duration::from_millis(1500);
+/// Redis delivers before a node has subscribed never reaches that node. As long as the longest backoff, and as much again for looking up a name.
+const SETTLE: Duration = Duration::from_secs(2);
 
 /// Channels named in one SUBSCRIBE.
 const SUBSCRIBE_AT_ONCE: usize = 1000;
@@ -46,6 +46,12 @@ pub(super) async fn keep(redis: &Redis, link: &Link, relay: Arc<Relay>, stop: Ca
             () = stop.cancelled() => return,
         };
         link.status.set(false);
+        // Who comes and goes while there is no link is in the list of all channels when there is one again.
+        for change in link.hub.interest().try_take() {
+            if !change.is_new() {
+                relay.forget(&change.channel().name);
+            }
+        }
         link.hub.all().iter().for_each(|channel| channel.set_live(false));
         let pause = backoff.next();
         warn!(retry_ms = pause.as_millis() as u64, "no link to redis: {error:#}");
@@ -84,15 +90,15 @@ impl<'a> Subscription<'a> {
         let client = Client::open(redis.info.clone())?;
         let connection = client.get_multiplexed_async_connection_with_config(&config).await.context("connecting")?;
         let mut this = Self { redis, relay, connection, ears, probes: 0 };
-        // All channels are subscribed now, whatever changes led to them.
-        link.hub.interest().try_take();
         let channels = link.hub.all();
         this.connection.subscribe(&this.ears.probe).await.context("subscribing")?;
         this.subscribe(&channels).await?;
         if link.status.has_been_up() {
             link.metrics.broker_reconnects.inc();
-            if redis.retention.messages == 0 && heard_at.elapsed() > LONG_OUTAGE {
-                sleep(SETTLE).await;
+            if redis.retention.messages == 0 && (backoff.is_long() || heard_at.elapsed() > LONG_OUTAGE) {
+                timeout(SETTLE, this.ears.deaf.notified())
+                    .await
+                    .map_or(Ok(()), |()| Err(anyhow!("connection lost")))?;
             }
         }
         info!(channels = channels.len(), "connected to redis");
@@ -154,7 +160,10 @@ impl<'a> Subscription<'a> {
             }
             anyhow::Ok(())
         };
-        timeout(PROBE_PATIENCE, round_trip).await.context("a probe did not come back")??;
+        tokio::select! {
+            done = timeout(PROBE_PATIENCE, round_trip) => done.context("a probe did not come back")??,
+            () = self.ears.deaf.notified() => bail!("connection lost"),
+        }
         link.metrics.broker_roundtrip.observe(sent.elapsed().as_secs_f64());
         Ok(sent)
     }

@@ -74,7 +74,7 @@ impl<'a> Publisher<'a> {
                     ..Said::default()
                 });
                 let envelope = Envelope {
-                    node: self.redis.node,
+                    node: channel.publisher,
                     number,
                     published_ns,
                     traceparent: telemetry::traceparent(&span),

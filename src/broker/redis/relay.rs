@@ -13,7 +13,7 @@ use super::super::envelope::{Envelope, Payload};
 use super::Names;
 use crate::channel::ChannelName;
 use crate::feed::Accepted;
-use crate::hub::{Channel, numbers_touch};
+use crate::hub::Channel;
 use crate::message::{BatchBuilder, now_ns};
 use crate::metrics::LossCause;
 use crate::telemetry;
@@ -28,7 +28,6 @@ const BACKLOG_BYTES: usize = 4 * 1024 * 1024;
 pub(super) struct Relay {
     link: Link,
     names: Names,
-    node: u64,
     /// Whether Redis keeps history: then offsets tell what is missing, else only the numbers of nodes do.
     history: bool,
     receptions: Mutex<HashMap<ChannelName, Reception>>,
@@ -72,8 +71,8 @@ pub(super) enum Release {
 }
 
 impl Relay {
-    pub(super) fn new(link: Link, names: Names, node: u64, history: bool, requests: UnboundedSender<Request>) -> Self {
-        Self { link, names, node, history, receptions: Mutex::default(), requests }
+    pub(super) fn new(link: Link, names: Names, history: bool, requests: UnboundedSender<Request>) -> Self {
+        Self { link, names, history, receptions: Mutex::default(), requests }
     }
 
     /// Takes a payload that Redis delivered.
@@ -218,12 +217,12 @@ impl Relay {
         let span = telemetry::relay_span("redis", channel.name.as_str(), count, traceparent);
         let mut batch = envelope.into_batch().build(published_ns);
         batch.offset = offset;
-        match span.in_scope(|| channel.feed.accept(epoch, batch, (node == self.node).then_some(last))) {
+        match span.in_scope(|| channel.feed.accept(epoch, batch, (node == channel.publisher).then_some(last))) {
             Accepted::Gap { .. } => return false,
             Accepted::Duplicate => {}
             Accepted::Appended => {
                 match reception.hear(node, epoch, last) {
-                    Some((before, newest)) if before != epoch && !numbers_touch(newest, number) => {
+                    Some((before, newest)) if before != epoch && number != newest + 1 => {
                         self.link.metrics.lost(LossCause::Broker, number.saturating_sub(newest + 1));
                     }
                     _ => {}
@@ -241,14 +240,14 @@ impl Relay {
         match reception.heard.get(&node) {
             // Published again because the first answer was lost.
             Some((_, newest)) if last <= *newest => return,
-            Some((_, newest)) if !numbers_touch(*newest, number) => {
+            Some((_, newest)) if number != newest + 1 => {
                 self.link.metrics.lost(LossCause::Broker, number.saturating_sub(newest + 1));
             }
             _ => {}
         }
         reception.hear(node, 0, last);
         let _span = telemetry::relay_span("redis", channel.name.as_str(), count, traceparent).entered();
-        let confirms = (node == self.node).then_some(last);
+        let confirms = (node == channel.publisher).then_some(last);
         channel.feed.append(envelope.into_batch().build(published_ns), confirms);
         self.count(count, published_ns);
     }

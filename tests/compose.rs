@@ -1,0 +1,184 @@
+//! The compose file as people use it: balancer, replicas and Redis brought up for real, and what happens to clusters
+//! happening to this one. One project for all stories, because starting one takes a while.
+
+mod crowd;
+mod project;
+
+use std::time::Duration;
+
+use crate::compose::crowd::{Crowd, End};
+use crate::compose::project::{OBSERVE, Project, Replica, compose_command, docker, run};
+use crate::support::client::http_get;
+
+/// Balancer, DNS, Docker and Prometheus each look again every few seconds only, and the machine may be busy.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// So many clients on each replica, at least.
+const EACH: usize = 3;
+
+#[tokio::test]
+async fn the_compose_file_is_clean_with_and_without_its_profile() {
+    for profile in [&[], OBSERVE] {
+        let output = run(compose_command(&[profile, &["config", "--quiet"]].concat())).await;
+        let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        assert!(output.status.success() && said.is_empty(), "{profile:?}: {said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_composed_cluster_survives_what_happens_to_clusters() {
+    let project = Project::up().await;
+    replicas_are_healthy_and_locked_in(&project).await;
+    only_the_balancer_is_reachable(&project).await;
+
+    let balancer = project.published("balancer", 8080).await;
+    let mut crowd = Crowd::new(format!("ws://{balancer}/compose"));
+    everybody_on_every_replica_hears_everybody(&project, &mut crowd).await;
+    prometheus_sees_every_replica(&project, &crowd).await;
+    a_killed_replica_costs_only_its_own_clients_a_reconnect(&project, &mut crowd).await;
+    new_replicas_get_clients(&project, &mut crowd).await;
+    a_stopped_replica_sends_its_clients_to_the_others(&project, &mut crowd).await;
+    a_restart_of_redis_costs_nobody_a_connection(&project, &mut crowd).await;
+    the_balancer_carries_the_goodbyes(&project, &mut crowd).await;
+}
+
+async fn replicas_are_healthy_and_locked_in(project: &Project) {
+    let replicas = project.replicas().await;
+    assert_eq!(replicas.len(), 3);
+    for Replica { details, .. } in &replicas {
+        assert_eq!(details["State"]["Health"]["Status"], "healthy");
+        assert_eq!(details["Config"]["User"], "65532:65532");
+        assert_eq!(details["HostConfig"]["ReadonlyRootfs"], true);
+        assert_eq!(details["HostConfig"]["CapDrop"][0], "ALL");
+    }
+    let shell = project.exec("node", &["sh", "-c", "true"]).await;
+    let said = String::from_utf8([shell.stdout, shell.stderr].concat()).unwrap();
+    assert!(!shell.status.success() && said.contains("executable file not found"), "{said}");
+}
+
+async fn only_the_balancer_is_reachable(project: &Project) {
+    for service in ["node", "redis"] {
+        for details in project.inspect(service).await {
+            let ports = details["NetworkSettings"]["Ports"].as_object().unwrap();
+            assert!(ports.values().all(|published| published.is_null()), "{service}: {ports:?}");
+        }
+    }
+    let balancer = project.published("balancer", 8080).await;
+    for path in ["/metrics", "/readyz"] {
+        // To the public port these are channels like any other, so a browser gets the page.
+        let (status, body) = http_get(balancer, path, &[("Accept", "text/html")]).await;
+        assert!(status == 200 && body.contains("<html") && !body.contains("echocast_connections"), "{path}: {body}");
+    }
+}
+
+async fn everybody_on_every_replica_hears_everybody(project: &Project, crowd: &mut Crowd) {
+    join_until_every_replica_has_some(project, crowd).await;
+    crowd.everybody_hears_everybody("through the balancer").await;
+}
+
+async fn prometheus_sees_every_replica(project: &Project, crowd: &Crowd) {
+    // Named, because the profile's other service, Grafana, has nothing to do with this.
+    project.compose(&[OBSERVE, &["up", "--detach", "--no-recreate", "prometheus"]].concat()).await;
+    // Asked from inside, because a published port accepts connections before anybody listens behind it.
+    eventually("prometheus is ready", async || {
+        project.exec("prometheus", &["promtool", "check", "ready"]).await.status.success()
+    })
+    .await;
+    let prometheus = project.published("prometheus", 9090).await;
+    let ask = async |query: &str| -> Vec<f64> {
+        let (_, body) = http_get(prometheus, &format!("/api/v1/query?query={query}"), &[]).await;
+        let answer: serde_json::Value = serde_json::from_str(&body).unwrap();
+        let series = answer["data"]["result"].as_array().unwrap();
+        series.iter().map(|series| series["value"][1].as_str().unwrap().parse().unwrap()).collect()
+    };
+    eventually("prometheus finds the replicas", async || ask("up").await == [1.0; 3]).await;
+    eventually("it has counted the clients", async || ask("sum(echocast_connections)").await == [crowd.len() as f64])
+        .await;
+}
+
+async fn a_killed_replica_costs_only_its_own_clients_a_reconnect(project: &Project, crowd: &mut Crowd) {
+    let victim = project.replicas().await.remove(0);
+    let clients = victim.connections().await;
+    docker(&["kill", &victim.id]).await;
+    let ends = crowd.lose(clients).await;
+    assert!(ends.iter().all(|end| *end == End::Lost), "{ends:?}");
+    crowd.everybody_hears_everybody("among the others").await;
+    crowd.join(clients).await;
+    crowd.everybody_hears_everybody("reconnected").await;
+}
+
+async fn new_replicas_get_clients(project: &Project, crowd: &mut Crowd) {
+    project.compose(&["up", "--detach", "--wait", "--no-recreate", "--scale", "node=5", "node"]).await;
+    assert_eq!(project.replicas().await.len(), 5);
+    join_until_every_replica_has_some(project, crowd).await;
+    crowd.everybody_hears_everybody("on five replicas").await;
+}
+
+async fn a_stopped_replica_sends_its_clients_to_the_others(project: &Project, crowd: &mut Crowd) {
+    let leaving = project.replicas().await.remove(0);
+    let clients = leaving.connections().await;
+    let stop = tokio::spawn({
+        let id = leaving.id.clone();
+        async move { docker(&["stop", &id]).await }
+    });
+    let ends = crowd.lose(clients).await;
+    assert!(ends.iter().all(|end| *end == End::Closed(1012)), "{ends:?}");
+    crowd.join(clients).await;
+    crowd.everybody_hears_everybody("sent elsewhere").await;
+    stop.await.unwrap();
+    let exit_code = docker(&["inspect", "--format", "{{.State.ExitCode}}", &leaving.id]).await;
+    assert_eq!(exit_code.trim(), "0");
+}
+
+async fn a_restart_of_redis_costs_nobody_a_connection(project: &Project, crowd: &mut Crowd) {
+    let replicas = project.replicas().await;
+    project.compose(&["stop", "redis"]).await;
+    all_brokers(&replicas, 0.0).await;
+    project.compose(&["up", "--detach", "--wait", "--no-recreate", "redis"]).await;
+    all_brokers(&replicas, 1.0).await;
+    crowd.everybody_hears_everybody("after redis came back").await;
+    assert_eq!(crowd.ends(), []);
+}
+
+async fn the_balancer_carries_the_goodbyes(project: &Project, crowd: &mut Crowd) {
+    project.compose(&[OBSERVE, &["down"]].concat()).await;
+    let ends = crowd.lose(crowd.len()).await;
+    assert!(ends.iter().all(|end| *end == End::Closed(1012)), "{ends:?}");
+}
+
+/// The balancer gives newcomers to whoever has least, as soon as it knows them.
+async fn join_until_every_replica_has_some(project: &Project, crowd: &mut Crowd) {
+    let replicas = project.replicas().await;
+    eventually("every replica has clients", async || {
+        crowd.join(1).await;
+        for replica in &replicas {
+            if replica.connections().await < EACH {
+                return false;
+            }
+        }
+        true
+    })
+    .await;
+}
+
+async fn all_brokers(replicas: &[Replica], up: f64) {
+    eventually("the replicas notice", async || {
+        for replica in replicas {
+            if replica.metric("echocast_broker_up").await != up {
+                return false;
+            }
+        }
+        true
+    })
+    .await;
+}
+
+/// Asks again until it is so.
+async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    let asking = async {
+        while !is_so().await {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, asking).await.unwrap_or_else(|_| panic!("not within {PATIENCE:?}: {what}"));
+}
