@@ -46,7 +46,7 @@ pub struct Settings {
     )]
     redis_prefix: String,
 
-    /// Messages a channel keeps for newcomers (?last=N); 0 keeps none
+    /// Messages a channel keeps, for newcomers (?last=N) and to repair what a node missed; 0 is plain pub/sub
     #[arg(long, env = "ECHOCAST_HISTORY", default_value = "1000", value_name = "N", help_heading = "What is kept")]
     history: String,
     /// How long a channel's history lives after its last message

@@ -20,7 +20,8 @@
 //! | the sender's socket | the kernel's buffers | TCP slows the sender |
 //! | [`ws::frame`], unfinished | `--max-message` | close 1009; 1002 and 1007 for malformed ones |
 //! | the [`hub`]'s inbox | [`hub::INBOX_BYTES`], [`hub::INBOX_MESSAGES`] | sockets are not read, so TCP slows the senders |
-//! | on its way through Redis | the inbox's bound | sent again until Redis has it; while a node's subscription is down Redis keeps nothing for it: lost there, counted where it can be seen |
+//! | on its way to Redis | the inbox's bound | sent again until Redis has it, which keeps it once |
+//! | Redis, and on its way to a node | `--history`, `--history-ttl` | what a node missed it reads from the history; what that no longer has is counted as lost |
 //! | the [`feed`] of a node | `--feed-bytes` a channel | readers that lag out are closed with 1013 or skipped ahead, and counted |
 //! | a reader's socket | the kernel's buffers | it lags, see above |
 //!

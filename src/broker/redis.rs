@@ -1,5 +1,6 @@
-//! The broker over Redis pub/sub. It owns how a node reaches Redis; two parts share the work: [`publish`] sends what the
-//! inbox holds over pooled connections, [`link`] keeps the one subscription and feeds what it brings to [`relay`].
+//! The broker over Redis. It owns how a node reaches Redis and what things are called there. [`publish`] sends what the
+//! inbox holds over pooled connections; [`link`] keeps the one subscription and gives what it brings to [`relay`], the only
+//! writer of feeds; [`catch_up`] reads from the history what the subscription did not bring.
 
 mod catch_up;
 mod link;

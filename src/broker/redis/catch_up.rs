@@ -47,9 +47,12 @@ async fn catch_up(reader: &Reader<'_>, relay: &Relay, Request { channel, round }
             continue;
         }
         let more = page.payloads.len() == PAGE;
-        let recovered: u64 = page.payloads.into_iter().map(|payload| relay.recover(&channel, payload)).sum();
-        if !first {
-            relay.recovered(recovered);
+        for payload in page.payloads {
+            let messages = relay.recover(&channel, payload);
+            if !first {
+                relay.recovered(messages);
+            }
+            channel.feed.settled().await;
         }
         if more {
             continue;
