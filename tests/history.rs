@@ -257,3 +257,21 @@ async fn a_redis_that_comes_back_empty_begins_a_new_history_and_everybody_goes_o
     }
     assert_eq!(cluster.metric(LOST).await, 0.0, "nothing was said while nobody could hear it");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_history_that_is_gone_before_anybody_reads_it_stops_nobody() {
+    let cluster = Cluster::redis(2, &["--history-ttl", "1ms"]).await;
+    let (mut here, mut there) = (cluster.client(0, "/short").await, cluster.client(1, "/short").await);
+    for number in 0..50 {
+        here.say(&number.to_string()).await;
+        assert_eq!(here.hear().await, number.to_string());
+        assert_eq!(there.hear().await, number.to_string());
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    assert_eq!(cluster.metric(LOST).await, 0.0);
+    let mut redis = cluster.redis.as_ref().unwrap().connect().await;
+    let info: String = ::redis::cmd("INFO").arg("commandstats").query_async(&mut redis).await.unwrap();
+    let reads =
+        info.lines().find_map(|line| line.strip_prefix("cmdstat_xrange:calls=")?.split(',').next()?.parse().ok());
+    assert!(reads.is_some_and(|reads: u32| reads < 1000), "{reads:?} reads of the history for 50 messages");
+}

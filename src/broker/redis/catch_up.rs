@@ -31,6 +31,9 @@ async fn catch_up(reader: &Reader<'_>, relay: &Relay, Request { channel, round }
     let mut backoff = Backoff::default();
     // What a channel is filled with when its first client comes was not missed by anybody.
     let first = channel.feed.expects().0 == 0;
+    // How far it had come when what was held back did not fit. A batch is in the history before it is delivered, so what
+    // is still missing after reading once more is gone for good.
+    let mut stuck_at = None;
     while relay.is_current(&channel.name, round) {
         let (epoch, next_offset) = channel.feed.expects();
         let page = match reader.read(&channel.name, if epoch == 0 { 0 } else { next_offset }).await {
@@ -61,9 +64,11 @@ async fn catch_up(reader: &Reader<'_>, relay: &Relay, Request { channel, round }
         if page.epoch != 0 && page.next_offset > channel.feed.expects().1 {
             relay.lose(&channel, page.epoch, page.next_offset);
         }
-        if relay.release(&channel, round) != Release::Again {
+        let reached = channel.feed.expects();
+        if relay.release(&channel, round, stuck_at == Some(reached)) != Release::Again {
             return;
         }
+        stuck_at = Some(channel.feed.expects());
     }
 }
 

@@ -104,7 +104,7 @@ impl Relay {
         if self.history {
             self.request(channel.clone(), round);
         } else {
-            self.release(channel, round);
+            self.release(channel, round, false);
         }
     }
 
@@ -119,20 +119,22 @@ impl Relay {
         let mut receptions = self.lock();
         let reception = receptions.entry(channel.name.clone()).or_default();
         let mut from = channel.feed.expects().1;
-        if let Err(payload) = self.take(channel, reception, payload)
-            && let Payload::Batch(Envelope { epoch, offset, .. }) = Payload::decode(payload.clone())
-        {
-            self.lose(channel, epoch, offset);
-            from = offset;
-            if self.take(channel, reception, payload).is_err() {
-                tracing::error!(
-                    channel = channel.name.as_str(),
-                    offset,
-                    "a batch of the history does not fit its place"
-                );
-            }
+        if let Err(payload) = self.take(channel, reception, payload) {
+            from = self.take_anyway(channel, reception, payload);
         }
         channel.feed.expects().1 - from
+    }
+
+    /// Takes a batch although something before it is missing, which is lost; returns its offset.
+    fn take_anyway(&self, channel: &Channel, reception: &mut Reception, payload: Bytes) -> u64 {
+        if let Payload::Batch(Envelope { epoch, offset, .. }) = Payload::decode(payload.clone()) {
+            self.lose(channel, epoch, offset);
+        }
+        let from = channel.feed.expects().1;
+        if self.take(channel, reception, payload).is_err() {
+            tracing::error!(channel = channel.name.as_str(), offset = from, "a batch does not fit its own place");
+        }
+        from
     }
 
     /// What lies before this place cannot be had.
@@ -145,8 +147,9 @@ impl Relay {
         channel.feed.jump(epoch, next_offset);
     }
 
-    /// Lets a channel hear what was held back, if the history it has read reaches so far.
-    pub(super) fn release(&self, channel: &Arc<Channel>, round: u64) -> Release {
+    /// Lets a channel hear what was held back, if the history it has read reaches so far. `forced`: even if it does not,
+    /// because it never will; what lies between is lost.
+    pub(super) fn release(&self, channel: &Arc<Channel>, round: u64, forced: bool) -> Release {
         let mut receptions = self.lock();
         let Some(reception) = receptions.get_mut(&channel.name) else { return Release::Superseded };
         if reception.round != round {
@@ -159,8 +162,12 @@ impl Relay {
             if missing {
                 rest.push(payload);
             } else if let Err(payload) = self.take(channel, reception, payload) {
-                missing = true;
-                rest.push(payload);
+                if forced {
+                    self.take_anyway(channel, reception, payload);
+                } else {
+                    missing = true;
+                    rest.push(payload);
+                }
             }
         }
         if missing {
