@@ -1,15 +1,15 @@
 //! Every setting of a node: its flag, variable, default and meaning in [`Settings`], as people write it; and the checked
 //! plain data in [`Config`], as the service uses it. Nothing here touches the world.
 
-use std::fmt::Display;
+mod check;
+
 use std::net::{IpAddr, SocketAddr};
-use std::str::FromStr;
 use std::time::Duration;
 
-use bytesize::ByteSize;
 use clap::{Args, FromArgMatches};
 use ipnet::IpNet;
 
+use self::check::Check;
 use crate::feed::Retention;
 
 /// The settings of `echocast serve` as given. Every flag has an environment variable; flags win.
@@ -337,104 +337,6 @@ impl Settings {
             "shorter than --drain-period: clients would be cut off instead of sent away",
         );
         if check.0.is_empty() { Ok(config) } else { Err(Complaints(check.0)) }
-    }
-}
-
-/// Collects complaints; what could not be read is replaced by something harmless that is never used.
-struct Check(Vec<String>);
-
-impl Check {
-    fn that(&mut self, holds: bool, flag: &str, complaint: &str) {
-        if !holds {
-            self.0.push(format!("{flag}: {complaint}"));
-        }
-    }
-
-    fn parsed<T, E: Display>(&mut self, flag: &str, value: &str, result: Result<T, E>, fallback: T) -> T {
-        result.unwrap_or_else(|error| {
-            self.0.push(format!("{flag} {value:?}: {error}"));
-            fallback
-        })
-    }
-
-    fn address(&mut self, flag: &str, value: &str) -> SocketAddr {
-        let result = value.parse().map_err(|_| "not an address and port like 0.0.0.0:8080 or [::]:8080");
-        self.parsed(flag, value, result, SocketAddr::from(([127, 0, 0, 1], 0)))
-    }
-
-    fn number<T: FromStr + Default>(&mut self, flag: &str, value: &str) -> T {
-        self.parsed(flag, value, value.parse().map_err(|_| "not a number from 0"), T::default())
-    }
-
-    fn limit<T: FromStr + Default + PartialEq>(&mut self, flag: &str, value: &str) -> Option<T> {
-        Some(self.number::<T>(flag, value)).filter(|limit| *limit != T::default())
-    }
-
-    fn size(&mut self, flag: &str, value: &str, least: usize) -> usize {
-        let result = value.parse::<ByteSize>().map(|size| size.as_u64() as usize);
-        let result = result
-            .map_err(|_| "not a size like 65536, 64KiB or 8MiB".to_owned())
-            .and_then(|size| if size < least { Err(format!("at least {least} bytes")) } else { Ok(size) });
-        self.parsed(flag, value, result, least)
-    }
-
-    fn time(&mut self, flag: &str, value: &str, least: Duration) -> Duration {
-        let result = humantime::parse_duration(value).map_err(|_| "not a time like 500ms, 20s or 10m".to_owned());
-        let result = result.and_then(|time| if time < least { Err(format!("at least {least:?}")) } else { Ok(time) });
-        self.parsed(flag, value, result, least)
-    }
-
-    fn choice<T: Copy>(&mut self, flag: &str, value: &str, choices: &[(&str, T)]) -> T {
-        let found = choices.iter().find(|(name, _)| *name == value).map(|(_, choice)| *choice);
-        let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
-        self.parsed(flag, value, found.ok_or_else(|| format!("one of {}", names.join(", "))), choices[0].1)
-    }
-
-    fn list<T>(&mut self, flag: &str, value: &str, parse: impl Fn(&str) -> Result<T, &'static str>) -> Vec<T> {
-        let parts = value.split(',').map(str::trim).filter(|part| !part.is_empty());
-        parts
-            .filter_map(|part| parse(part).map_err(|error| self.0.push(format!("{flag} {part:?}: {error}"))).ok())
-            .collect()
-    }
-
-    fn origins(&mut self, value: &str) -> Option<Vec<String>> {
-        if value.trim() == "*" {
-            return None;
-        }
-        let origins = self.list("--allow-origin", value, |part| match url::Url::parse(part) {
-            Ok(url) if url.has_host() && url.path() == "/" && !part.ends_with('/') => {
-                Ok(url.origin().ascii_serialization())
-            }
-            _ => Err("not an origin like https://example.org (or * for any)"),
-        });
-        self.that(!origins.is_empty() || !self.0.is_empty(), "--allow-origin", "empty: no web page could connect");
-        Some(origins)
-    }
-
-    fn prefix(&mut self, value: &str) -> String {
-        let fine = !value.is_empty() && value.chars().all(|c| c.is_ascii_graphic() && !"{}*?[]\\".contains(c));
-        let result = if fine { Ok(value.to_owned()) } else { Err("visible ASCII without {}*?[]\\, not empty") };
-        self.parsed("--redis-prefix", value, result, String::new())
-    }
-
-    fn redis_url(&mut self, value: &str) -> String {
-        let complaint = match url::Url::parse(value) {
-            Ok(url) if matches!(url.scheme(), "redis+sentinel" | "redis+cluster") => {
-                Some(format!("{}:// is not supported by this version", url.scheme()))
-            }
-            Ok(url) if !matches!(url.scheme(), "redis" | "rediss") => {
-                Some(format!("unknown scheme {}://", url.scheme()))
-            }
-            Ok(url) if url.host_str().is_none_or(str::is_empty) => Some("no host".to_owned()),
-            Ok(url) if url.path().trim_start_matches('/').parse::<u16>().is_err() && url.path().len() > 1 => {
-                Some("the path is the number of a database".to_owned())
-            }
-            Ok(_) => None,
-            Err(error) => Some(error.to_string()),
-        };
-        // Not the value: it may hold a password.
-        self.0.extend(complaint.map(|complaint| format!("--redis-url: {complaint}")));
-        value.to_owned()
     }
 }
 

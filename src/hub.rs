@@ -1,25 +1,20 @@
 //! The hub: the channels of a node, and the inbox between sessions and the broker. Sessions publish and follow through
 //! it; the broker empties its inbox and learns from it which channels have clients here.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::*};
+mod inbox;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering::*};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
+use self::inbox::Outbox;
+pub use self::inbox::{INBOX_BYTES, INBOX_MESSAGES, Inbox, Outgoing, Publication};
 use crate::channel::ChannelName;
 use crate::feed::{Cursor, Feed, Retention, Start};
-use crate::message::{BatchBuilder, Kind};
 use crate::metrics::Metrics;
-
-/// Messages the inbox takes before sockets are no longer read. It may overshoot by one read of each worker thread.
-pub const INBOX_MESSAGES: usize = 64 * 1024;
-
-/// Bytes the inbox takes before sockets are no longer read: what one node keeps of its clients' words while Redis is
-/// slow or away. It may overshoot by one read, or one message, of each worker thread.
-pub const INBOX_BYTES: usize = 16 * 1024 * 1024;
 
 /// What channels without clients may hold together, in bytes; the one that goes next loses its history early.
 pub const IDLE_BYTES: usize = 256 * 1024 * 1024;
@@ -77,25 +72,6 @@ pub struct Channel {
     outbox: Mutex<Outbox>,
     live: AtomicBool,
     became_live: Notify,
-}
-
-#[derive(Debug)]
-struct Outbox {
-    batches: VecDeque<BatchBuilder>,
-    /// Number of the newest message said here; the first is 1.
-    said: u64,
-    queued: bool,
-}
-
-/// Messages of one channel, taken from the inbox together.
-#[derive(Debug)]
-pub struct Outgoing {
-    /// Where they were said.
-    pub channel: Arc<Channel>,
-    /// Number of the batch's first message among those of its channel's [`Channel::publisher`], from 1.
-    pub number: u64,
-    /// The messages, framed.
-    pub batch: BatchBuilder,
 }
 
 impl Hub {
@@ -218,7 +194,7 @@ impl Channel {
             name: name.clone(),
             feed: Arc::new(Feed::new(retention, metrics.feed_bytes.clone())),
             publisher: rand::random(),
-            outbox: Mutex::new(Outbox { batches: VecDeque::new(), said: 0, queued: false }),
+            outbox: Mutex::default(),
             live: AtomicBool::new(false),
             became_live: Notify::new(),
         }
@@ -226,7 +202,7 @@ impl Channel {
 
     /// Begins to say something: the messages pushed until the [`Publication`] is dropped stay together and in order.
     pub fn publish<'a>(self: &'a Arc<Self>, inbox: &'a Inbox) -> Publication<'a> {
-        Publication { channel: self, inbox, outbox: lock(&self.outbox), messages: 0, bytes: 0 }
+        Publication::new(self, inbox)
     }
 
     /// The broker tells whether what is said anywhere on this channel reaches this node.
@@ -246,154 +222,6 @@ impl Channel {
             }
             notified.as_mut().await;
             notified.set(self.became_live.notified());
-        }
-    }
-}
-
-/// One session saying what it has just read, under one lock and with one wake of the broker.
-pub struct Publication<'a> {
-    channel: &'a Arc<Channel>,
-    inbox: &'a Inbox,
-    outbox: MutexGuard<'a, Outbox>,
-    messages: usize,
-    bytes: usize,
-}
-
-impl Publication<'_> {
-    /// Adds a message; returns its number, to wait for its coming back.
-    pub fn push(&mut self, kind: Kind, payload: &[u8]) -> u64 {
-        if self.outbox.batches.back().is_none_or(BatchBuilder::is_full) {
-            self.outbox.batches.push_back(BatchBuilder::default());
-        }
-        if let Some(batch) = self.outbox.batches.back_mut() {
-            let before = batch.bytes();
-            batch.push(kind, payload);
-            self.bytes += batch.bytes() - before;
-        }
-        self.messages += 1;
-        self.outbox.said += 1;
-        self.outbox.said
-    }
-
-    /// Messages pushed so far.
-    pub fn messages(&self) -> usize {
-        self.messages
-    }
-}
-
-impl Drop for Publication<'_> {
-    fn drop(&mut self) {
-        if self.messages > 0 {
-            let first = !std::mem::replace(&mut self.outbox.queued, true);
-            self.inbox.add(first.then_some(self.channel), self.messages, self.bytes);
-        }
-    }
-}
-
-/// The bounded queue between sessions and the broker. Messages wait on their channels; this lists those channels.
-#[derive(Debug)]
-pub struct Inbox {
-    queue: Mutex<Vec<Arc<Channel>>>,
-    ready: Notify,
-    messages: AtomicUsize,
-    bytes: AtomicUsize,
-    parked: Mutex<Parked>,
-    metrics: Arc<Metrics>,
-}
-
-#[derive(Debug, Default)]
-struct Parked {
-    wakers: Vec<Waker>,
-    /// Counts the times that everybody was woken, so that a session knows whether it is still on the list.
-    round: u64,
-}
-
-impl Inbox {
-    fn new(metrics: Arc<Metrics>) -> Self {
-        Self {
-            queue: Mutex::default(),
-            ready: Notify::new(),
-            messages: AtomicUsize::new(0),
-            bytes: AtomicUsize::new(0),
-            parked: Mutex::new(Parked { wakers: Vec::new(), round: 1 }),
-            metrics,
-        }
-    }
-
-    /// Waits until something was said, then takes all of it; what comes meanwhile is the next taking. Cancellation-safe.
-    pub async fn take(&self) -> Vec<Outgoing> {
-        loop {
-            let taken = self.try_take();
-            if !taken.is_empty() {
-                return taken;
-            }
-            self.ready.notified().await;
-        }
-    }
-
-    /// Takes what there is.
-    pub fn try_take(&self) -> Vec<Outgoing> {
-        let queue = std::mem::take(&mut *lock(&self.queue));
-        let mut taken = Vec::with_capacity(queue.len());
-        for channel in queue {
-            let mut outbox = lock(&channel.outbox);
-            outbox.queued = false;
-            let batches = std::mem::take(&mut outbox.batches);
-            let mut number = outbox.said + 1 - batches.iter().map(|batch| batch.len() as u64).sum::<u64>();
-            drop(outbox);
-            for batch in batches {
-                let first = number;
-                number += batch.len() as u64;
-                taken.push(Outgoing { channel: channel.clone(), number: first, batch });
-            }
-        }
-        taken
-    }
-
-    /// The broker holds this many of the taken messages, of this many bytes as frames: there is room for as many.
-    pub fn settle(&self, messages: usize, bytes: usize) {
-        self.messages.fetch_sub(messages, Relaxed);
-        self.bytes.fetch_sub(bytes, Relaxed);
-        self.metrics.inbox_depth.sub(messages as i64);
-        if self.has_room() {
-            let mut parked = lock(&self.parked);
-            parked.round += 1;
-            let wakers = std::mem::take(&mut parked.wakers);
-            drop(parked);
-            wakers.into_iter().for_each(Waker::wake);
-        }
-    }
-
-    /// Whether a session may read from its socket. If not, its task is woken when it may; `round` remembers that it
-    /// waits already and begins as 0.
-    pub fn may_read(&self, context: &Context<'_>, round: &mut u64) -> bool {
-        if self.has_room() {
-            return true;
-        }
-        let mut parked = lock(&self.parked);
-        // Room may have come between the two looks; whoever made it has woken everybody who was on the list then.
-        if self.has_room() {
-            return true;
-        }
-        if *round != parked.round {
-            parked.wakers.push(context.waker().clone());
-            *round = parked.round;
-        }
-        false
-    }
-
-    /// Whether sockets are read.
-    pub fn has_room(&self) -> bool {
-        self.messages.load(Relaxed) < INBOX_MESSAGES && self.bytes.load(Relaxed) < INBOX_BYTES
-    }
-
-    fn add(&self, first: Option<&Arc<Channel>>, messages: usize, bytes: usize) {
-        self.messages.fetch_add(messages, Relaxed);
-        self.bytes.fetch_add(bytes, Relaxed);
-        self.metrics.inbox_depth.add(messages as i64);
-        if let Some(channel) = first {
-            lock(&self.queue).push(channel.clone());
-            self.ready.notify_one();
         }
     }
 }

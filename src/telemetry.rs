@@ -16,6 +16,7 @@ use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::LogFormat;
+use crate::message::Kind;
 
 /// The target of spans that are exported and never logged.
 const TRACES: &str = "otel";
@@ -77,6 +78,17 @@ impl Telemetry {
             Ok(Err(error)) => tracing::warn!("the last traces were not sent: {error}"),
             Err(error) => tracing::warn!("the last traces were not sent: {error}"),
         }
+    }
+}
+
+/// Logs what a client said, as the lecture's server did.
+pub fn log_message(channel: &str, kind: Kind, payload: &[u8]) {
+    if !tracing::enabled!(tracing::Level::INFO) {
+        return;
+    }
+    match (kind, str::from_utf8(payload)) {
+        (Kind::Text, Ok(text)) => tracing::info!(channel, "received: {text}"),
+        _ => tracing::info!(channel, bytes = payload.len(), "received a binary message"),
     }
 }
 

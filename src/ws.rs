@@ -3,7 +3,9 @@
 pub mod handshake;
 pub mod session;
 mod outgoing;
+mod rate;
 pub mod close;
+mod closing;
 pub mod pulse;
 pub mod gate;
 pub mod frame;

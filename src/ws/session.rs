@@ -9,33 +9,30 @@ use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
-use tokio::time::{Instant, Sleep, sleep};
-use tracing::{Level, info};
 
 use super::close::CloseReason;
+use super::closing::{Closing, Step};
 use super::frame::{self, Decoder, Event, Limits};
 use super::gate::Permit;
 use super::outgoing::{Control, Outgoing, advance};
 use super::pulse::{Pulse, Seat};
+use super::rate::Rate;
 use crate::config::SlowClient;
 use crate::feed::{Cursor, Taken};
 use crate::hub::{Hub, Membership};
-use crate::message::{Kind, now_ns};
+use crate::message::now_ns;
 use crate::metrics::{LossCause, Metrics, WEBSOCKET};
+use crate::telemetry;
 
 /// One read takes this much at most. The buffer is the worker thread's, not the session's.
 const READ_BYTES: usize = 64 * 1024;
 
 /// Control frames a client may leave unread before we no longer read from it.
 const CONTROL_BYTES: usize = 4 * 1024;
-
-/// How long a close may wait for what was said before it, and then how long for the client to hang up.
-const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Rounds of reading and writing before other sessions get their turn.
 const ROUNDS: usize = 8;
@@ -92,35 +89,6 @@ pub struct Session {
     _permit: Permit,
 }
 
-/// A token bucket.
-#[derive(Debug)]
-struct Rate {
-    tokens: f64,
-    filled: Instant,
-}
-
-/// An ending in progress.
-#[derive(Debug)]
-struct Closing {
-    reason: CloseReason,
-    code: u16,
-    text: String,
-    step: Step,
-    deadline: Pin<Box<Sleep>>,
-    /// The client will say nothing more.
-    hung_up: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Step {
-    /// Until the feed has brought what this client said, and the client has it: `until` is the place in the feed.
-    Deliver { until: Option<u64> },
-    /// Until the close frame is written.
-    Say,
-    /// Until the client hangs up: ending before it has read everything would take it from its hands.
-    Linger,
-}
-
 /// Why a poll ended the session at once.
 type Ended = CloseReason;
 
@@ -134,8 +102,7 @@ impl Session {
         cursor: Cursor,
         permit: Permit,
     ) -> Self {
-        let full = |rate| Box::new(Rate { tokens: f64::from(rate), filled: Instant::now() });
-        let rate = shared.message_rate.map(full);
+        let rate = shared.message_rate.map(|limit| Box::new(Rate::new(limit)));
         Self {
             stream,
             membership,
@@ -285,12 +252,12 @@ impl Session {
         let outcome = decoder.decode(&shared.limits, bytes, |event| match event {
             // What follows a broken limit or a close is not heard.
             _ if end.is_some() => {}
-            Event::Message { .. } if !Rate::allows(rate, shared.message_rate) => {
+            Event::Message { .. } if rate.as_deref_mut().is_some_and(|rate| !rate.allows()) => {
                 end = Some((CloseReason::Rate, CloseReason::Rate.code(), "too many messages a second".to_owned()));
             }
             Event::Message { kind, payload } => {
                 if shared.log_messages {
-                    log_message(channel.name.as_str(), kind, payload);
+                    telemetry::log_message(channel.name.as_str(), kind, payload);
                 }
                 *said = publication.get_or_insert_with(|| channel.publish(hub.inbox())).push(kind, payload);
             }
@@ -383,9 +350,7 @@ impl Session {
     }
 
     fn begin_close_with(&mut self, reason: CloseReason, code: u16, text: String) {
-        let deadline = Box::pin(sleep(CLOSE_PATIENCE));
-        let step = Step::Deliver { until: None };
-        self.closing = Some(Box::new(Closing { reason, code, text, step, deadline, hung_up: false }));
+        self.closing = Some(Box::new(Closing::new(reason, code, text)));
         if matches!(reason, CloseReason::Slow | CloseReason::PingTimeout) {
             self.say_close();
         }
@@ -403,12 +368,12 @@ impl Session {
     /// Takes an ending as far as it goes now.
     fn close_on(&mut self, context: &mut Context<'_>) -> ControlFlow<Ended> {
         let Some(closing) = self.closing.as_deref_mut() else { return ControlFlow::Continue(()) };
-        let late = closing.deadline.as_mut().poll(context).is_ready();
+        let late = closing.is_late(context);
         match &mut closing.step {
             Step::Deliver { until } => {
                 *until = until.or_else(|| self.cursor.confirmed(self.said));
                 if late || until.is_some_and(|until| self.cursor.position() >= until) {
-                    closing.deadline.as_mut().reset(Instant::now() + CLOSE_PATIENCE);
+                    closing.extend();
                     self.say_close();
                     context.waker().wake_by_ref();
                 }
@@ -448,28 +413,5 @@ impl Future for Session {
                 Poll::Ready(reason)
             }
         }
-    }
-}
-
-impl Rate {
-    /// Takes a token, if there is a limit.
-    fn allows(rate: &mut Option<Box<Self>>, limit: Option<u32>) -> bool {
-        let (Some(rate), Some(limit)) = (rate, limit.map(f64::from)) else { return true };
-        let now = Instant::now();
-        let gained = (now - std::mem::replace(&mut rate.filled, now)).as_secs_f64() * limit;
-        rate.tokens = (rate.tokens + gained).min(limit.max(1.0));
-        let allowed = rate.tokens >= 1.0;
-        rate.tokens -= if allowed { 1.0 } else { 0.0 };
-        allowed
-    }
-}
-
-fn log_message(channel: &str, kind: Kind, payload: &[u8]) {
-    if !tracing::enabled!(Level::INFO) {
-        return;
-    }
-    match (kind, str::from_utf8(payload)) {
-        (Kind::Text, Ok(text)) => info!(channel, "received: {text}"),
-        _ => info!(channel, bytes = payload.len(), "received a binary message"),
     }
 }
