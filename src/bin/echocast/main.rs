@@ -6,10 +6,12 @@ mod health;
 mod serve;
 mod shell;
 
+use std::num::NonZero;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
+use tokio::runtime::{Builder, Runtime};
 
 /// mimalloc: several threads allocate small batches and free each other's, at which glibc's allocator is slow.
 #[global_allocator]
@@ -51,7 +53,7 @@ fn main() -> ExitCode {
         Err(error) => return usage(&error),
     };
     let command = arguments.command.unwrap_or_else(|| Command::Serve(Box::new(arguments.serve)));
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match runtime() {
         Ok(runtime) => runtime,
         Err(error) => return complain(&anyhow::Error::new(error).context("cannot start the runtime")),
     };
@@ -66,6 +68,15 @@ fn main() -> ExitCode {
     // A thread may still wait for a line of standard input: that must not keep the process.
     runtime.shutdown_background();
     result.unwrap_or_else(|error| complain(&error))
+}
+
+/// One core gets the single-threaded runtime: its queue is first in, first out, while a worker of the other one sends
+/// what its local queue of 256 does not hold to the back of everything, which with a thousand readers makes some of them
+/// wait many turns.
+fn runtime() -> std::io::Result<Runtime> {
+    let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let mut builder = if cores == 1 { Builder::new_current_thread() } else { Builder::new_multi_thread() };
+    builder.enable_all().build()
 }
 
 /// Help and version are answers; everything else is a usage error.
