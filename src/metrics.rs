@@ -58,7 +58,7 @@ pub struct Metrics {
     pub publish_seconds: Histogram,
     /// Seconds from a batch's publish time until this node's feed has it.
     pub relay_seconds: Histogram,
-    /// Seconds from a batch's publish time until its bytes are handed to the kernel; one delivery in 16 is measured.
+    /// Seconds from a batch's publish time until its bytes are handed to the kernel; one delivery in 16 is measured, replays are not.
     pub delivery_seconds: Histogram,
     /// 1 while the broker is reachable.
     pub broker_up: Gauge,
@@ -173,7 +173,7 @@ impl Metrics {
             )?,
             delivery_seconds: make.histogram(
                 "echocast_delivery_seconds",
-                "Seconds from a batch's publish time until its bytes are handed to the kernel; one delivery in 16 is measured.",
+                "Seconds from a batch's publish time until its bytes are handed to the kernel; one delivery in 16 is measured, replays are not.",
                 latency_buckets(),
             )?,
             broker_up: make.gauge("echocast_broker_up", "1 while the broker is reachable.")?,

@@ -52,6 +52,9 @@ async fn newcomers_get_what_their_node_never_heard() {
     here.say("live").await;
     there.expect(["197", "198", "199", "live"]).await;
     assert_eq!(cluster.metric(RECOVERED).await, 0.0, "nobody had missed it");
+    // What is replayed is old; that is no latency.
+    assert_eq!(cluster.node(1).metric("echocast_relay_seconds_count").await, 1.0);
+    assert_eq!(cluster.node(1).metric("echocast_delivery_seconds_count").await, 1.0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -32,6 +32,8 @@ pub struct Cursor {
     sent: usize,
     /// Messages of the current batch that are already behind, or that this reader does not get.
     done: u32,
+    /// The batch with which live delivery begins; what lies before it is replay.
+    live_from: u64,
     /// The current batch while it is half read, so that its frame can be ended even if the window moves on.
     partial: Option<Arc<Batch>>,
 }
@@ -56,7 +58,7 @@ impl Cursor {
         let offset = current.map_or(window.next_offset, |batch| batch.offset);
         let sent = current.map_or(0, |batch| batch.frame_start(done));
         let partial = current.filter(|_| sent > 0).cloned();
-        Self { feed, seat, position, offset, done: done as u32, sent, partial }
+        Self { feed, seat, position, offset, done: done as u32, live_from: window.end(), sent, partial }
     }
 
     /// Takes what there is, up to a bound, without moving. When there is nothing, the task is woken by the next append.
@@ -152,6 +154,11 @@ impl Cursor {
     pub fn confirmed(&self, number: u64) -> Option<u64> {
         let window = self.feed.lock();
         (window.confirmed >= number).then(|| window.end())
+    }
+
+    /// Whether the batch that is read next was there before this reader.
+    pub fn is_replaying(&self) -> bool {
+        self.position < self.live_from
     }
 
     /// Sequence number of the batch that is read next.

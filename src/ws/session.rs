@@ -309,13 +309,14 @@ impl Session {
             }
         };
         let divided = outgoing.divide(written);
+        let live = !self.cursor.is_replaying();
         let progress = advance(&mut self.cursor, &taken, &mut self.control, divided);
         let metrics = &self.shared.metrics;
         metrics.sent_bytes.inc_by(written as u64);
         if progress.messages > 0 {
             metrics.messages_delivered.inc_by(progress.messages);
         }
-        if let Some(batch) = taken.first().filter(|_| progress.batches > 0) {
+        if let Some(batch) = taken.first().filter(|_| live && progress.batches > 0) {
             if self.writes.is_multiple_of(TIMED_DELIVERY) {
                 metrics.delivery_seconds.observe(now_ns().saturating_sub(batch.published_ns) as f64 / 1e9);
             }

@@ -51,7 +51,7 @@ async fn catch_up(reader: &Reader<'_>, relay: &Relay, Request { channel, round }
         }
         let more = page.payloads.len() == PAGE;
         for payload in page.payloads {
-            let messages = relay.recover(&channel, payload);
+            let messages = relay.recover(&channel, payload, !first);
             if !first {
                 relay.recovered(messages);
             }

@@ -85,7 +85,7 @@ impl Relay {
         match &mut reception.backlog {
             Some(backlog) => backlog.push(payload),
             None => {
-                if let Err(payload) = self.take(&channel, reception, payload) {
+                if let Err(payload) = self.take(&channel, reception, payload, true) {
                     let round = reception.hold();
                     reception.backlog.get_or_insert_default().push(payload);
                     self.request(channel, round);
@@ -114,24 +114,24 @@ impl Relay {
     }
 
     /// Takes a payload from the history; what lies between the feed's end and it is lost. Returns how many messages the
-    /// feed has got by that.
-    pub(super) fn recover(&self, channel: &Channel, payload: Bytes) -> u64 {
+    /// feed has got by that. `late`: whether somebody has been waiting for it.
+    pub(super) fn recover(&self, channel: &Channel, payload: Bytes, late: bool) -> u64 {
         let mut receptions = self.lock();
         let reception = receptions.entry(channel.name.clone()).or_default();
         let mut from = channel.feed.expects().1;
-        if let Err(payload) = self.take(channel, reception, payload) {
-            from = self.take_anyway(channel, reception, payload);
+        if let Err(payload) = self.take(channel, reception, payload, late) {
+            from = self.take_anyway(channel, reception, payload, late);
         }
         channel.feed.expects().1 - from
     }
 
     /// Takes a batch although something before it is missing, which is lost; returns its offset.
-    fn take_anyway(&self, channel: &Channel, reception: &mut Reception, payload: Bytes) -> u64 {
+    fn take_anyway(&self, channel: &Channel, reception: &mut Reception, payload: Bytes, late: bool) -> u64 {
         if let Payload::Batch(Envelope { epoch, offset, .. }) = Payload::decode(payload.clone()) {
             self.lose(channel, epoch, offset);
         }
         let from = channel.feed.expects().1;
-        if self.take(channel, reception, payload).is_err() {
+        if self.take(channel, reception, payload, late).is_err() {
             tracing::error!(channel = channel.name.as_str(), offset = from, "a batch does not fit its own place");
         }
         from
@@ -161,9 +161,9 @@ impl Relay {
         for payload in payloads {
             if missing {
                 rest.push(payload);
-            } else if let Err(payload) = self.take(channel, reception, payload) {
+            } else if let Err(payload) = self.take(channel, reception, payload, true) {
                 if forced {
-                    self.take_anyway(channel, reception, payload);
+                    self.take_anyway(channel, reception, payload, true);
                 } else {
                     missing = true;
                     rest.push(payload);
@@ -193,11 +193,12 @@ impl Relay {
         self.lock().remove(name);
     }
 
-    /// Appends what a payload holds, if it is next; gives it back if something before it is missing.
-    fn take(&self, channel: &Channel, reception: &mut Reception, payload: Bytes) -> Result<(), Bytes> {
+    /// Appends what a payload holds, if it is next; gives it back if something before it is missing. How long it took is
+    /// measured if it is `timed`.
+    fn take(&self, channel: &Channel, reception: &mut Reception, payload: Bytes, timed: bool) -> Result<(), Bytes> {
         match Payload::decode(payload.clone()) {
             Payload::Batch(envelope) if self.history && envelope.offset > 0 => {
-                return self.take_next(channel, reception, envelope).then_some(()).ok_or(payload);
+                return self.take_next(channel, reception, envelope, timed).then_some(()).ok_or(payload);
             }
             Payload::Batch(envelope) => self.take_any(channel, reception, envelope),
             Payload::Foreign(kind, payload) => {
@@ -218,7 +219,7 @@ impl Relay {
     }
 
     /// With history: whether it was next, or older.
-    fn take_next(&self, channel: &Channel, reception: &mut Reception, envelope: Envelope) -> bool {
+    fn take_next(&self, channel: &Channel, reception: &mut Reception, envelope: Envelope, timed: bool) -> bool {
         let Envelope { epoch, node, number, offset, published_ns, ref traceparent, ref messages } = envelope;
         let (count, last) = (messages.len(), number + messages.len() as u64 - 1);
         let span = telemetry::relay_span("redis", channel.name.as_str(), count, traceparent);
@@ -234,7 +235,7 @@ impl Relay {
                     }
                     _ => {}
                 }
-                self.count(count, published_ns);
+                self.count(count, timed.then_some(published_ns));
             }
         }
         true
@@ -256,13 +257,15 @@ impl Relay {
         let _span = telemetry::relay_span("redis", channel.name.as_str(), count, traceparent).entered();
         let confirms = (node == channel.publisher).then_some(last);
         channel.feed.append(envelope.into_batch().build(published_ns), confirms);
-        self.count(count, published_ns);
+        self.count(count, Some(published_ns));
     }
 
-    fn count(&self, messages: usize, published_ns: u64) {
+    fn count(&self, messages: usize, published_ns: Option<u64>) {
         let metrics = &self.link.metrics;
         metrics.messages_relayed.inc_by(messages as u64);
-        metrics.relay_seconds.observe(now_ns().saturating_sub(published_ns) as f64 / 1e9);
+        if let Some(published_ns) = published_ns {
+            metrics.relay_seconds.observe(now_ns().saturating_sub(published_ns) as f64 / 1e9);
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<ChannelName, Reception>> {
