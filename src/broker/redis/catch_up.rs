@@ -30,7 +30,7 @@ pub(super) async fn run(redis: &Redis, relay: &Relay, mut requests: UnboundedRec
 async fn catch_up(reader: &Reader<'_>, relay: &Relay, Request { channel, round }: Request) {
     let mut backoff = Backoff::default();
     // What a channel is filled with when its first client comes was not missed by anybody.
-    let first = channel.feed.expects().0 == 0;
+    let first = relay.is_first(&channel.name);
     // How far it had come when what was held back did not fit. A batch is in the history before it is delivered, so what
     // is still missing after reading once more is gone for good.
     let mut stuck_at = None;

@@ -43,6 +43,8 @@ struct Reception {
     backlog: Option<Backlog>,
     /// Counts the times that it began to hold back.
     round: u64,
+    /// It has been live: what is missing from then on was missed, even if there was no history yet.
+    was_live: bool,
 }
 
 #[derive(Debug, Default)]
@@ -128,7 +130,7 @@ impl Relay {
     /// Takes a batch although something before it is missing, which is lost; returns its offset.
     fn take_anyway(&self, channel: &Channel, reception: &mut Reception, payload: Bytes, late: bool) -> u64 {
         if let Payload::Batch(Envelope { epoch, offset, .. }) = Payload::decode(payload.clone()) {
-            self.lose(channel, epoch, offset);
+            self.jump(channel, reception, epoch, offset);
         }
         let from = channel.feed.expects().1;
         if self.take(channel, reception, payload, late).is_err() {
@@ -139,9 +141,15 @@ impl Relay {
 
     /// What lies before this place cannot be had.
     pub(super) fn lose(&self, channel: &Channel, epoch: u64, next_offset: u64) {
+        if let Some(reception) = self.lock().get(&channel.name) {
+            self.jump(channel, reception, epoch, next_offset);
+        }
+    }
+
+    fn jump(&self, channel: &Channel, reception: &Reception, epoch: u64, next_offset: u64) {
         let (before, expected) = channel.feed.expects();
         // Of another epoch nobody knows how much there was after what was heard; nodes' own numbers tell, see `take`.
-        if before == epoch {
+        if before == epoch || (before == 0 && reception.was_live) {
             self.link.metrics.lost(LossCause::Broker, next_offset.saturating_sub(expected));
         }
         channel.feed.jump(epoch, next_offset);
@@ -174,6 +182,7 @@ impl Relay {
             reception.backlog = Some(rest);
             return Release::Again;
         }
+        reception.was_live = true;
         channel.set_live(true);
         Release::Live
     }
@@ -181,6 +190,11 @@ impl Relay {
     /// Counts messages that were missed and are in the feed after all.
     pub(super) fn recovered(&self, messages: u64) {
         self.link.metrics.messages_recovered.inc_by(messages);
+    }
+
+    /// Whether a channel is live for the first time when it has caught up.
+    pub(super) fn is_first(&self, name: &ChannelName) -> bool {
+        self.lock().get(name).is_none_or(|reception| !reception.was_live)
     }
 
     /// Whether no newer request has taken over.
