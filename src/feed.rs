@@ -15,8 +15,8 @@ use slab::Slab;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-pub use self::cursor::{Cursor, Lagged, Progress, TAKE_BATCHES, Taken};
-use crate::message::Batch;
+pub use self::cursor::{Cursor, Lagged, TAKE_BATCHES, Taken};
+use crate::message::{Batch, MessageId};
 use crate::metrics::Gauge;
 
 /// How long the writer waits at most for readers to have their turn: see [`Feed::settled`].
@@ -43,6 +43,33 @@ pub enum Start {
     Newest,
     /// With the newest N messages kept, as far as retention allows.
     Last(usize),
+    /// With what came after this message.
+    After(MessageId),
+}
+
+/// Where a place in a channel's history is.
+#[derive(Debug)]
+pub enum Found {
+    /// Here.
+    Here {
+        /// A reader there.
+        cursor: Cursor,
+        /// Nothing that came after it is missing.
+        whole: bool,
+    },
+    /// Before the window begins.
+    Earlier {
+        /// The epoch of the window.
+        epoch: u64,
+        /// The offset that was looked for.
+        offset: u64,
+        /// The offset of the first message after it in the window.
+        kept_from: u64,
+    },
+    /// It has not come yet.
+    Ahead,
+    /// In another history.
+    Elsewhere,
 }
 
 /// A bounded window of batches: one writer, many [`Cursor`]s.
@@ -116,14 +143,15 @@ pub enum Accepted {
 }
 
 impl Feed {
-    /// An empty feed. `bytes_gauge` counts what all feeds of a node hold.
-    pub fn new(retention: Retention, bytes_gauge: Gauge) -> Self {
+    /// An empty feed. `epoch` is that of its history, 0 if the broker will tell. `bytes_gauge` counts what all feeds of a
+    /// node hold.
+    pub fn new(retention: Retention, epoch: u64, bytes_gauge: Gauge) -> Self {
         let window = Window {
             batches: VecDeque::new(),
             first: 0,
             bytes: 0,
             messages: 0,
-            epoch: 0,
+            epoch,
             next_offset: 1,
             confirmed: 0,
             appended: Instant::now(),
@@ -136,25 +164,43 @@ impl Feed {
         Self { window: Mutex::new(window), all_had_their_turn: Notify::new(), retention, bytes_gauge }
     }
 
-    /// Adds a batch at the next offsets. `confirms` is the number of its last message if this node published it.
-    pub fn append(&self, mut batch: Batch, confirms: Option<u64>) {
+    /// Adds a batch at the next offsets; returns what its last message is called, if it can be found again. `confirms` is
+    /// the number of its last message if this node published it.
+    pub fn append(&self, mut batch: Batch, confirms: Option<u64>) -> Option<MessageId> {
         let window = self.lock();
-        batch.offset = window.next_offset;
+        (batch.epoch, batch.offset) = (window.epoch, window.next_offset);
         batch.span = batch.len() as u64;
+        let last = batch.id(batch.len() - 1);
         self.push(window, batch, confirms);
+        last
+    }
+
+    /// A message that this node published will not come, or has come long ago: whoever waits for it need not.
+    pub fn confirm(&self, number: u64) {
+        let mut window = self.lock();
+        window.confirmed = window.confirmed.max(number);
+        drop(window);
+        self.wake();
     }
 
     /// Adds a batch that no history has: it takes no offset.
     pub fn append_foreign(&self, mut batch: Batch) {
         let window = self.lock();
-        batch.offset = window.next_offset;
+        (batch.epoch, batch.offset) = (window.epoch, window.next_offset);
         self.push(window, batch, None);
+    }
+
+    /// Tells readers that messages are missing here; `None` is an unknown number.
+    pub fn mark_gap(&self, missed: Option<u64>) {
+        let window = self.lock();
+        let mark = Batch::gap(window.epoch, window.next_offset, missed);
+        self.push(window, mark, None);
     }
 
     /// Adds a batch whose epoch and offset are known, if it is the next.
     pub fn accept(&self, epoch: u64, mut batch: Batch, confirms: Option<u64>) -> Accepted {
         let mut window = self.lock();
-        batch.span = batch.len() as u64;
+        (batch.epoch, batch.span) = (epoch, batch.len() as u64);
         if window.epoch == 0 && batch.offset == 1 {
             // The very first message of a channel: nothing can be missing before it.
             (window.epoch, window.next_offset) = (epoch, 1);
@@ -163,10 +209,8 @@ impl Feed {
             return Accepted::Gap { batch };
         }
         if batch.offset < window.next_offset {
-            window.confirmed = window.confirmed.max(confirms.unwrap_or(0));
             drop(window);
-            // Somebody may wait for the confirmation alone.
-            self.wake();
+            self.confirm(confirms.unwrap_or(0));
             return Accepted::Duplicate;
         }
         self.push(window, batch, confirms);
@@ -200,7 +244,7 @@ impl Feed {
         (window.epoch, window.next_offset)
     }
 
-    /// Goes on at another place, because what lies between cannot be had.
+    /// Goes on at another place, because what lies between cannot be had: see [`Self::mark_gap`].
     pub fn jump(&self, epoch: u64, next_offset: u64) {
         let mut window = self.lock();
         (window.epoch, window.next_offset) = (epoch, next_offset);
@@ -221,15 +265,54 @@ impl Feed {
         self.wake();
     }
 
-    /// A new reader. It misses nothing that is appended from now on.
-    pub fn follow(self: &Arc<Self>, start: Start) -> Cursor {
-        let mut window = self.lock();
-        let mut place = (window.end(), 0);
-        if let Start::Last(count) = start
-            && window.appended.elapsed() < self.retention.ttl
-        {
-            place = window.newest(count.min(self.retention.messages));
+    /// What the newest message is called; `None` if there are no ids because nobody keeps history.
+    pub fn newest(&self) -> Option<MessageId> {
+        let window = self.lock();
+        match window.epoch {
+            0 => (self.retention.messages > 0).then_some(MessageId::START),
+            epoch => Some(MessageId { epoch, offset: window.next_offset - 1 }),
         }
+    }
+
+    /// A new reader from the newest on: it misses nothing that is appended from now on.
+    pub fn follow(self: &Arc<Self>) -> Cursor {
+        let window = self.lock();
+        let end = window.end();
+        self.sit_down(window, (end, 0))
+    }
+
+    /// A new reader where one wants to begin, if that is here.
+    pub fn find(self: &Arc<Self>, start: Start) -> Found {
+        let window = self.lock();
+        let (place, whole) = match start {
+            Start::Newest => ((window.end(), 0), true),
+            Start::Last(_) if window.appended.elapsed() >= self.retention.ttl => ((window.end(), 0), true),
+            Start::Last(count) => {
+                let count = count.min(self.retention.messages);
+                let offset = window.next_offset.saturating_sub(count as u64).max(1);
+                let kept_from = window.kept_from(offset);
+                if count > window.messages && kept_from > offset && window.epoch != 0 {
+                    return Found::Earlier { epoch: window.epoch, offset, kept_from };
+                }
+                (window.newest(count), true)
+            }
+            Start::After(id) => {
+                // Whoever saw the channel before its first message goes on with that, whatever history it is in.
+                let (epoch, offset) =
+                    if id.epoch == 0 { (window.epoch, 1) } else { (id.epoch, id.offset.saturating_add(1)) };
+                match window.after(epoch, offset) {
+                    _ if epoch == window.epoch && offset == window.next_offset => ((window.end(), 0), true),
+                    Some(place) => (place, !window.has_gap_from(place.0)),
+                    None if epoch != window.epoch => return Found::Elsewhere,
+                    None if offset > window.next_offset => return Found::Ahead,
+                    None => return Found::Earlier { epoch, offset, kept_from: window.kept_from(offset) },
+                }
+            }
+        };
+        Found::Here { cursor: self.sit_down(window, place), whole }
+    }
+
+    fn sit_down(self: &Arc<Self>, mut window: MutexGuard<'_, Window>, place: (u64, usize)) -> Cursor {
         let position = place.0;
         window.joined_from = window.joined_from.min(position);
         window.needed_from = window.needed_from.min(position);
@@ -334,5 +417,25 @@ impl Window {
             left -= batch.len();
         }
         (self.first, 0)
+    }
+
+    /// Sequence number of a batch, and the message in it, with which an offset begins, if it or what is right before it
+    /// is here. What has no offset of its own and came right before it is left out.
+    fn after(&self, epoch: u64, offset: u64) -> Option<(u64, usize)> {
+        let holds = |batch: &Arc<Batch>| batch.epoch == epoch && (batch.offset..=batch.end()).contains(&offset);
+        let newest_first = self.batches.iter().enumerate().rev();
+        let (index, batch) = newest_first.into_iter().find(|(_, batch)| holds(batch) && batch.gap.is_none())?;
+        let at = self.first + index as u64;
+        Some(if offset == batch.end() { (at + 1, 0) } else { (at, (offset - batch.offset) as usize) })
+    }
+
+    /// The offset of the first message of the newest history from `offset` on.
+    fn kept_from(&self, offset: u64) -> u64 {
+        let mut batches = self.batches.iter().filter(|batch| batch.epoch == self.epoch && batch.gap.is_none());
+        batches.find(|batch| batch.offset >= offset).map_or(self.next_offset, |batch| batch.offset)
+    }
+
+    fn has_gap_from(&self, position: u64) -> bool {
+        self.batches.range((position - self.first) as usize..).any(|batch| batch.gap.is_some())
     }
 }

@@ -1,5 +1,10 @@
-//! HTTP on both ports: the accept loop they share, the public routes and the ops routes.
+//! HTTP on both ports: the accept loop they share, the public routes and what is behind them, and the ops routes.
 
 pub mod listen;
 pub mod ops;
 pub mod public;
+mod page;
+mod events;
+mod publish;
+mod snapshot;
+pub mod query;

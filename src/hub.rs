@@ -2,18 +2,22 @@
 //! it; the broker empties its inbox and learns from it which channels have clients here.
 
 mod inbox;
+mod receipt;
+mod subscription;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering::*};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore, mpsc};
 
 use self::inbox::Outbox;
 pub use self::inbox::{INBOX_BYTES, INBOX_MESSAGES, Inbox, Outgoing, Publication};
+pub use self::receipt::{Answer, Outcome, Receipt, Unpublished};
+pub use self::subscription::{BrokerAway, Page, Reading, Subscription};
 use crate::channel::ChannelName;
-use crate::feed::{Cursor, Feed, Retention, Start};
+use crate::feed::{Feed, Retention};
 use crate::metrics::Metrics;
 
 /// What channels without clients may hold together, in bytes; the one that goes next loses its history early.
@@ -25,15 +29,17 @@ const CHANNEL_BYTES: usize = 1024;
 /// How long a channel stays subscribed after its last client left: reconnects and reloads cost the broker nothing.
 pub const LINGER: Duration = Duration::from_secs(10);
 
-/// How long a new client waits for its channel to be subscribed before it is told that the broker is away.
-pub const LIVE_PATIENCE: Duration = Duration::from_secs(5);
-
 /// The cheap handle everything in a node shares.
 #[derive(Debug)]
 pub struct Hub {
     channels: Mutex<Channels>,
     inbox: Inbox,
     interest: Interest,
+    readings: mpsc::UnboundedSender<Reading>,
+    /// Until the broker takes it.
+    requested: Mutex<Option<mpsc::UnboundedReceiver<Reading>>>,
+    /// Who may read from a history at the same time.
+    readers: Arc<Semaphore>,
     retention: Retention,
     keep_idle: bool,
     metrics: Arc<Metrics>,
@@ -55,7 +61,9 @@ type Due = (Instant, u64);
 #[derive(Debug)]
 struct Entry {
     channel: Arc<Channel>,
-    followers: usize,
+    members: usize,
+    /// Somebody wants to hear it, and the broker knows.
+    wanted: bool,
     due: Option<Due>,
 }
 
@@ -79,21 +87,45 @@ impl Hub {
     /// retention's time to live, as they must where nothing else keeps it.
     pub fn new(retention: Retention, keep_idle: bool, metrics: Arc<Metrics>) -> Self {
         let inbox = Inbox::new(metrics.clone());
-        Self { channels: Mutex::default(), inbox, interest: Interest::default(), retention, keep_idle, metrics }
+        let (readings, requested) = mpsc::unbounded_channel();
+        Self {
+            channels: Mutex::default(),
+            inbox,
+            interest: Interest::default(),
+            readings,
+            requested: Mutex::new(Some(requested)),
+            readers: Arc::new(Semaphore::new(subscription::READERS)),
+            retention,
+            keep_idle,
+            metrics,
+        }
     }
 
-    /// Joins a channel, which comes to be if nobody is there yet.
+    /// Joins a channel to hear it; it comes to be if nobody is there yet.
     pub fn join(self: &Arc<Self>, name: &ChannelName) -> Membership {
+        self.enter(name, true)
+    }
+
+    /// Joins a channel only to say something there: the broker need not bring what others say.
+    pub fn visit(self: &Arc<Self>, name: &ChannelName) -> Membership {
+        self.enter(name, false)
+    }
+
+    fn enter(self: &Arc<Self>, name: &ChannelName, to_hear: bool) -> Membership {
         let mut channels = lock(&self.channels);
         if !channels.by_name.contains_key(name) {
-            let channel = Arc::new(Channel::new(name, self.retention, &self.metrics));
-            self.interest.tell(Change::New(channel.clone()));
+            // A history that nobody else keeps begins with this object.
+            let epoch = if self.keep_idle { rand::random_range(1..u64::MAX) } else { 0 };
+            let channel = Arc::new(Channel::new(name, self.retention, epoch, &self.metrics));
             self.metrics.channels.inc();
-            channels.by_name.insert(name.clone(), Entry { channel, followers: 0, due: None });
+            channels.by_name.insert(name.clone(), Entry { channel, members: 0, wanted: false, due: None });
         }
         let Channels { by_name, idle, idle_bytes, .. } = &mut *channels;
         let entry = &mut by_name.get_mut(name).expect("it was there or has just been inserted");
-        entry.followers += 1;
+        entry.members += 1;
+        if to_hear && !std::mem::replace(&mut entry.wanted, true) {
+            self.interest.tell(Change::New(entry.channel.clone()));
+        }
         if let Some((_, bytes)) = entry.due.take().and_then(|due| idle.remove(&due)) {
             *idle_bytes -= bytes;
         }
@@ -105,9 +137,25 @@ impl Hub {
         lock(&self.channels).by_name.get(name).map(|entry| entry.channel.clone())
     }
 
-    /// All channels of this node: what the broker subscribes to after it lost its connection.
+    /// All channels that somebody wants to hear: what the broker subscribes to after it lost its connection.
     pub fn all(&self) -> Vec<Arc<Channel>> {
-        lock(&self.channels).by_name.values().map(|entry| entry.channel.clone()).collect()
+        let channels = lock(&self.channels);
+        channels.by_name.values().filter(|entry| entry.wanted).map(|entry| entry.channel.clone()).collect()
+    }
+
+    /// How many are on a channel of this node.
+    pub fn members(&self, name: &ChannelName) -> usize {
+        lock(&self.channels).by_name.get(name).map_or(0, |entry| entry.members)
+    }
+
+    /// Messages that a channel keeps.
+    pub fn history(&self) -> usize {
+        self.retention.messages
+    }
+
+    /// Requests to read from histories, for the broker; there is one taker. Who keeps no history drops them.
+    pub fn readings(&self) -> Option<mpsc::UnboundedReceiver<Reading>> {
+        lock(&self.requested).take()
     }
 
     /// What sessions have said and the broker has not taken.
@@ -131,7 +179,9 @@ impl Hub {
             channels.idle_bytes -= bytes;
             if let Some(entry) = channels.by_name.remove(&name) {
                 self.metrics.channels.dec();
-                self.interest.tell(Change::Gone(entry.channel));
+                if entry.wanted || self.keep_idle {
+                    self.interest.tell(Change::Gone(entry.channel));
+                }
             }
         }
     }
@@ -140,8 +190,8 @@ impl Hub {
         let mut channels = lock(&self.channels);
         let Channels { by_name, idle, idle_bytes, counter } = &mut *channels;
         let Some(entry) = by_name.get_mut(&channel.name) else { return };
-        entry.followers -= 1;
-        if entry.followers > 0 {
+        entry.members -= 1;
+        if entry.members > 0 {
             return;
         }
         let bytes = channel.feed.bytes() + CHANNEL_BYTES;
@@ -164,18 +214,7 @@ pub struct Membership {
     hub: Arc<Hub>,
 }
 
-/// The broker did not confirm the channel within [`LIVE_PATIENCE`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BrokerAway;
-
 impl Membership {
-    /// A cursor on the channel once the broker delivers to it: what is said from now on will be read.
-    pub async fn follow(&self, start: Start) -> Result<Cursor, BrokerAway> {
-        let live = self.channel.live();
-        tokio::time::timeout(LIVE_PATIENCE, live).await.map_err(|_| BrokerAway)?;
-        Ok(self.channel.feed.follow(start))
-    }
-
     /// The channel.
     pub fn channel(&self) -> &Arc<Channel> {
         &self.channel
@@ -189,10 +228,10 @@ impl Drop for Membership {
 }
 
 impl Channel {
-    fn new(name: &ChannelName, retention: Retention, metrics: &Metrics) -> Self {
+    fn new(name: &ChannelName, retention: Retention, epoch: u64, metrics: &Metrics) -> Self {
         Self {
             name: name.clone(),
-            feed: Arc::new(Feed::new(retention, metrics.feed_bytes.clone())),
+            feed: Arc::new(Feed::new(retention, epoch, metrics.feed_bytes.clone())),
             publisher: rand::random(),
             outbox: Mutex::default(),
             live: AtomicBool::new(false),

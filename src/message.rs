@@ -1,7 +1,16 @@
 //! Messages and batches: the bytes everybody shares. A batch is built once, framed as it is built, and never changes.
 
+mod encoding;
+mod id;
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
 use bytes::Bytes;
 
+use self::encoding::Encoded;
+pub use self::encoding::{Format, put_gap, put_json, put_text};
+pub use self::id::{MessageId, NoId};
 use crate::ws::frame;
 
 /// How a message was said, and so how it is heard.
@@ -17,17 +26,27 @@ pub enum Kind {
 /// one Redis command; a single larger message is a batch of its own.
 pub const BATCH_BYTES: usize = 256 * 1024;
 
-/// Messages that travel together, in order: what had piled up on a channel while the broker was busy.
+/// Messages that travel together, in order: what had piled up on a channel while the broker was busy. Or none of them:
+/// then it marks a place where messages are missing.
 #[derive(Debug)]
 pub struct Batch {
+    /// Which history the offset belongs to; 0 if there is none, and its messages have no ids.
+    pub epoch: u64,
     /// The offset of the first message in its channel; offsets are contiguous.
     pub offset: u64,
     /// How many offsets it takes: as many as messages, but none for what did not come from a node.
     pub span: u64,
+    /// If messages are missing here: how many, if that is known.
+    pub gap: Option<Option<u64>>,
     /// When the publishing node handed it to its broker, in nanoseconds since 1970.
     pub published_ns: u64,
     messages: Box<[Place]>,
     raw: Bytes,
+    /// In the other formats, each once somebody reads it.
+    v1: OnceLock<Box<Encoded>>,
+    events: OnceLock<Box<Encoded>>,
+    /// What those cost, as far as the feed knows.
+    grown: AtomicUsize,
 }
 
 /// Where a message's payload lies among the raw frames. Its frame begins where the one before ended.
@@ -36,15 +55,23 @@ struct Place {
     kind: Kind,
     start: u32,
     end: u32,
+    /// The connection of this node that said it and does not want to hear it; 0 is none.
+    sender: u32,
 }
 
 impl Batch {
-    /// How many messages it holds, at least one.
+    /// The mark of a place where messages are missing; `None` is an unknown number.
+    pub fn gap(epoch: u64, offset: u64, missed: Option<u64>) -> Self {
+        let batch = BatchBuilder::default().build(now_ns());
+        Self { epoch, offset, gap: Some(missed), ..batch }
+    }
+
+    /// How many messages it holds; none only if it marks a gap.
     pub fn len(&self) -> usize {
         self.messages.len()
     }
 
-    /// Never true of a batch in a feed; here because `len` is.
+    /// Whether it only marks a gap.
     pub fn is_empty(&self) -> bool {
         self.messages.is_empty()
     }
@@ -54,25 +81,84 @@ impl Batch {
         &self.raw
     }
 
-    /// How many messages end at or before byte `at` of [`Self::raw`].
-    pub fn messages_before(&self, at: usize) -> usize {
-        self.messages.partition_point(|place| place.end as usize <= at)
+    /// The messages, in order.
+    pub fn messages(&self) -> impl ExactSizeIterator<Item = (Kind, &[u8])> {
+        self.messages.iter().map(|place| (place.kind, &self.raw[place.start as usize..place.end as usize]))
     }
 
-    /// The end of the frame that holds byte `at` of [`Self::raw`]; `at` itself if a frame begins there.
-    pub fn frame_boundary(&self, at: usize) -> usize {
-        let before = self.messages.partition_point(|place| (place.end as usize) < at);
-        if at == 0 { 0 } else { self.messages.get(before).map_or(self.raw.len(), |place| place.end as usize) }
+    /// What message `index` is called, if it can be found again.
+    pub fn id(&self, index: usize) -> Option<MessageId> {
+        let known = self.epoch != 0 && (index as u64) < self.span;
+        known.then(|| MessageId { epoch: self.epoch, offset: self.offset + index as u64 })
     }
 
-    /// Where the frame of message `index` begins in [`Self::raw`].
-    pub fn frame_start(&self, index: usize) -> usize {
-        index.checked_sub(1).map_or(0, |before| self.messages[before].end as usize)
+    /// The offset that comes next after it.
+    pub fn end(&self) -> u64 {
+        self.offset + self.span
     }
 
-    /// What it costs to keep, in bytes.
+    /// All items in this format, one after another. An item is a message, or the mark of a gap.
+    pub fn bytes(&self, format: Format) -> &Bytes {
+        self.encoded(format).map_or(&self.raw, |encoded| &encoded.bytes)
+    }
+
+    /// How many items there are in this format.
+    pub fn items(&self, format: Format) -> usize {
+        self.encoded(format).map_or(self.messages.len(), |encoded| encoded.ends.len())
+    }
+
+    /// Where the first `items` items end in [`Self::bytes`].
+    pub fn end_of(&self, format: Format, items: usize) -> usize {
+        let Some(last) = items.checked_sub(1) else { return 0 };
+        self.encoded(format).map_or_else(|| self.messages[last].end, |encoded| encoded.ends[last]) as usize
+    }
+
+    /// How many items end at or before byte `at` of [`Self::bytes`].
+    pub fn items_before(&self, format: Format, at: usize) -> usize {
+        match self.encoded(format) {
+            None => self.messages.partition_point(|place| place.end as usize <= at),
+            Some(encoded) => encoded.ends.partition_point(|end| *end as usize <= at),
+        }
+    }
+
+    /// Whether this connection said message `index`.
+    pub fn is_from(&self, index: usize, sender: u32) -> bool {
+        self.messages.get(index).is_some_and(|place| place.sender == sender)
+    }
+
+    /// Whether this connection said any of them.
+    pub fn has_any_from(&self, sender: u32) -> bool {
+        self.messages.iter().any(|place| place.sender == sender)
+    }
+
+    fn encoded(&self, format: Format) -> Option<&Encoded> {
+        let cell = match format {
+            Format::Raw => return None,
+            Format::V1 => &self.v1,
+            Format::Events => &self.events,
+        };
+        Some(cell.get_or_init(|| Box::new(Encoded::new(self, format))))
+    }
+
+    /// What it costs to keep, in bytes; what other formats cost only as far as [`Self::grow`] has taken it in.
     pub fn weight(&self) -> usize {
-        self.raw.len() + self.messages.len() * size_of::<Place>() + size_of::<Self>()
+        self.raw.len() + self.messages.len() * size_of::<Place>() + size_of::<Self>() + self.grown.load(Relaxed)
+    }
+
+    /// Whether it has been encoded into something that its weight does not know of.
+    pub fn has_grown(&self) -> bool {
+        self.encoded_bytes() > self.grown.load(Relaxed)
+    }
+
+    /// Takes into its weight what it has been encoded into; returns by how much it grew. Called under its feed's lock.
+    pub fn grow(&self) -> usize {
+        let size = self.encoded_bytes();
+        size - self.grown.swap(size, Relaxed)
+    }
+
+    fn encoded_bytes(&self) -> usize {
+        let cells = [&self.v1, &self.events].into_iter().filter_map(OnceLock::get);
+        cells.map(|encoded| encoded.bytes.len() + size_of_val(&*encoded.ends)).sum()
     }
 }
 
@@ -85,11 +171,12 @@ pub struct BatchBuilder {
 
 impl BatchBuilder {
     /// Adds a message. Payloads are bounded by the frame reader or the envelope, far below the 4 GiB places can tell.
-    pub fn push(&mut self, kind: Kind, payload: &[u8]) {
+    /// `sender` is the connection of this node that does not want to hear it back; 0 is none.
+    pub fn push(&mut self, kind: Kind, payload: &[u8], sender: u32) {
         frame::encode_header(kind, payload.len(), &mut self.raw);
         let start = self.raw.len();
         self.raw.extend_from_slice(payload);
-        self.messages.push(Place { kind, start: start as u32, end: self.raw.len() as u32 });
+        self.messages.push(Place { kind, start: start as u32, end: self.raw.len() as u32, sender });
     }
 
     /// Makes room for `messages` of `bytes` payload in all.
@@ -119,18 +206,30 @@ impl BatchBuilder {
     }
 
     /// The messages on their own, in order, sharing one buffer.
-    pub fn into_messages(self) -> impl ExactSizeIterator<Item = (Kind, Bytes)> {
+    pub fn into_messages(self) -> impl ExactSizeIterator<Item = (Kind, Bytes, u32)> {
         let raw = Bytes::from(self.raw);
-        self.messages.into_iter().map(move |place| (place.kind, raw.slice(place.start as usize..place.end as usize)))
+        let payload = move |place: &Place| raw.slice(place.start as usize..place.end as usize);
+        self.messages.into_iter().map(move |place| (place.kind, payload(&place), place.sender))
     }
 
-    /// Ends the making. Offset and span are given by the feed that takes it.
+    /// Ends the making. Epoch, offset and span are given by the feed that takes it.
     pub fn build(mut self, published_ns: u64) -> Batch {
         // A feed keeps it for long: give back what doubling left over.
         if self.raw.capacity() > self.raw.len() + self.raw.len() / 4 {
             self.raw.shrink_to_fit();
         }
-        Batch { offset: 0, span: 0, published_ns, messages: self.messages.into(), raw: self.raw.into() }
+        Batch {
+            epoch: 0,
+            offset: 0,
+            span: 0,
+            gap: None,
+            published_ns,
+            messages: self.messages.into(),
+            raw: self.raw.into(),
+            v1: OnceLock::new(),
+            events: OnceLock::new(),
+            grown: AtomicUsize::new(0),
+        }
     }
 }
 

@@ -12,8 +12,8 @@ pub type Gauge = prometheus::IntGauge;
 pub type Histogram = prometheus::Histogram;
 type Counters = GenericCounterVec<AtomicU64>;
 
-/// Label of what came over a WebSocket.
-pub const WEBSOCKET: &str = "websocket";
+/// Ways to reach clients.
+const TRANSPORTS: [&str; 3] = ["websocket", "sse", "http"];
 
 /// Seconds from 50 µs to about 13 s, doubling.
 fn latency_buckets() -> Vec<f64> {
@@ -24,24 +24,16 @@ fn latency_buckets() -> Vec<f64> {
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    /// Clients connected now, by transport.
-    pub connections: Gauge,
-    /// Clients that have connected, by transport.
-    pub connections_opened: Counter,
-    /// Clients that have gone, by transport and reason.
-    pub connections_closed: Counters,
+    /// What goes over WebSockets.
+    pub websocket: Transport,
+    /// What goes over event streams.
+    pub events: Transport,
+    /// What goes over single requests.
+    pub http: Transport,
     /// Connections refused before they were clients, by reason.
     pub handshakes_refused: Counters,
     /// Channels with a client on this node, or lately with one.
     pub channels: Gauge,
-    /// Messages from this node's clients.
-    pub messages_received: Counter,
-    /// Bytes read from clients' sockets.
-    pub received_bytes: Counter,
-    /// Messages written to clients: one message to a thousand clients counts a thousand.
-    pub messages_delivered: Counter,
-    /// Bytes written to clients' sockets.
-    pub sent_bytes: Counter,
     /// Messages that came from the broker.
     pub messages_relayed: Counter,
     /// Messages known to be lost, by cause.
@@ -72,6 +64,41 @@ pub struct Metrics {
     pub draining: Gauge,
 }
 
+/// What is counted of one way to reach clients.
+#[derive(Debug)]
+pub struct Transport {
+    /// Clients connected now.
+    pub connections: Gauge,
+    /// Clients that have connected.
+    pub opened: Counter,
+    /// Messages from this node's clients.
+    pub received: Counter,
+    /// Bytes read from clients: from the sockets of WebSockets, else of requests' bodies.
+    pub received_bytes: Counter,
+    /// Messages written to clients: one message to a thousand clients counts a thousand.
+    pub delivered: Counter,
+    /// Bytes written to clients: to the sockets of WebSockets, else of answers' bodies.
+    pub sent_bytes: Counter,
+    label: &'static str,
+    closed: Counters,
+}
+
+/// A way to reach clients that stay connected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// WebSockets.
+    WebSocket,
+    /// Event streams.
+    Events,
+}
+
+impl Transport {
+    /// Counts a client that has gone.
+    pub fn closed(&self, reason: &str) {
+        self.closed.with_label_values(&[self.label, reason]).inc();
+    }
+}
+
 /// Why a message is known to be lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LossCause {
@@ -83,10 +110,12 @@ pub enum LossCause {
     Malformed,
     /// The node ended before the broker took it.
     Shutdown,
+    /// Redis would not have it, and nobody could be told.
+    Refused,
 }
 
 impl LossCause {
-    const ALL: [Self; 4] = [Self::SlowClient, Self::Broker, Self::Malformed, Self::Shutdown];
+    const ALL: [Self; 5] = [Self::SlowClient, Self::Broker, Self::Malformed, Self::Shutdown, Self::Refused];
 
     fn label(self) -> &'static str {
         match self {
@@ -94,22 +123,50 @@ impl LossCause {
             Self::Broker => "broker",
             Self::Malformed => "malformed",
             Self::Shutdown => "shutdown",
+            Self::Refused => "refused",
         }
     }
 }
 
 impl Metrics {
-    /// All of them at zero, registered. `closed_reasons`, `refused_reasons` and `slow_policies` are the values their
+    /// All of them at zero, registered. `closed_reasons` (of WebSockets), `refused_reasons` and `slow_policies` are the values their
     /// labels can have, so that every series exists from the start.
     pub fn new(closed_reasons: &[&str], refused_reasons: &[&str], slow_policies: &[&str]) -> prometheus::Result<Self> {
         let registry = Registry::new();
         let make = Make(&registry);
-        let transport = |name, help| {
-            Ok::<_, prometheus::Error>(make.counters(name, help, &["transport"])?.with_label_values(&[WEBSOCKET]))
-        };
         let connections =
             IntGaugeVec::new(Opts::new("echocast_connections", "Clients connected now."), &["transport"])?;
         registry.register(Box::new(connections.clone()))?;
+        let closed = make.counters(
+            "echocast_connections_closed_total",
+            "Clients that have gone, by reason.",
+            &["transport", "reason"],
+        )?;
+        let counters = |name, help| make.counters(name, help, &["transport"]);
+        let opened = counters("echocast_connections_opened_total", "Clients that have connected.")?;
+        let received = counters("echocast_messages_received_total", "Messages from this node's clients.")?;
+        let received_bytes = counters(
+            "echocast_received_bytes_total",
+            "Bytes read from clients: from the sockets of WebSockets, else of requests' bodies.",
+        )?;
+        let delivered = counters(
+            "echocast_messages_delivered_total",
+            "Messages written to clients: one message to a thousand clients counts a thousand.",
+        )?;
+        let sent_bytes = counters(
+            "echocast_sent_bytes_total",
+            "Bytes written to clients: to the sockets of WebSockets, else of answers' bodies.",
+        )?;
+        let [websocket, events, http] = TRANSPORTS.map(|label| Transport {
+            connections: connections.with_label_values(&[label]),
+            opened: opened.with_label_values(&[label]),
+            received: received.with_label_values(&[label]),
+            received_bytes: received_bytes.with_label_values(&[label]),
+            delivered: delivered.with_label_values(&[label]),
+            sent_bytes: sent_bytes.with_label_values(&[label]),
+            label,
+            closed: closed.clone(),
+        });
         let build = IntGaugeVec::new(
             Opts::new("echocast_build_info", "Always 1; the labels say what is running."),
             &["version", "commit"],
@@ -119,26 +176,15 @@ impl Metrics {
         #[cfg(target_os = "linux")]
         registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
         let metrics = Self {
-            connections: connections.with_label_values(&[WEBSOCKET]),
-            connections_opened: transport("echocast_connections_opened_total", "Clients that have connected.")?,
-            connections_closed: make.counters(
-                "echocast_connections_closed_total",
-                "Clients that have gone, by reason.",
-                &["transport", "reason"],
-            )?,
+            websocket,
+            events,
+            http,
             handshakes_refused: make.counters(
                 "echocast_handshakes_refused_total",
                 "Connections refused before they were clients, by reason.",
                 &["reason"],
             )?,
             channels: make.gauge("echocast_channels", "Channels with a client on this node, or lately with one.")?,
-            messages_received: transport("echocast_messages_received_total", "Messages from this node's clients.")?,
-            received_bytes: transport("echocast_received_bytes_total", "Bytes read from clients' sockets.")?,
-            messages_delivered: transport(
-                "echocast_messages_delivered_total",
-                "Messages written to clients: one message to a thousand clients counts a thousand.",
-            )?,
-            sent_bytes: transport("echocast_sent_bytes_total", "Bytes written to clients' sockets.")?,
             messages_relayed: make.counter("echocast_messages_relayed_total", "Messages that came from the broker.")?,
             messages_lost: make.counters(
                 "echocast_messages_lost_total",
@@ -191,7 +237,7 @@ impl Metrics {
             registry,
         };
         for reason in closed_reasons {
-            metrics.connections_closed.with_label_values(&[WEBSOCKET, reason]);
+            closed.with_label_values(&[metrics.websocket.label, reason]);
         }
         for reason in refused_reasons {
             metrics.handshakes_refused.with_label_values(&[reason]);
@@ -203,6 +249,14 @@ impl Metrics {
             metrics.messages_lost.with_label_values(&[cause.label()]);
         }
         Ok(metrics)
+    }
+
+    /// What goes this way.
+    pub fn of(&self, way: Way) -> &Transport {
+        match way {
+            Way::WebSocket => &self.websocket,
+            Way::Events => &self.events,
+        }
     }
 
     /// Counts messages known to be lost.

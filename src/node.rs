@@ -4,6 +4,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
@@ -82,7 +83,7 @@ impl Node {
     /// If the broker's settings cannot be used.
     pub async fn run(self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
         match self.config.redis_url.clone() {
-            None => self.run_with(Embedded, stop).await,
+            None => self.run_with(Embedded::default(), stop).await,
             Some(url) => {
                 let broker = broker::Redis::new(&url, &self.config.redis_prefix, self.config.retention)?;
                 self.run_with(broker, stop).await
@@ -111,6 +112,7 @@ impl Node {
                 allow_origin: config.allow_origin.clone(),
                 shutdown: shutdown.clone(),
             },
+            status: status.clone(),
             trusted_proxy: config.trusted_proxy.clone(),
         });
         let ops = ops::router(ops::Ops { metrics: metrics.clone(), status, shutdown: shutdown.clone() });
@@ -142,6 +144,8 @@ fn shared(config: &Config, hub: Arc<Hub>, metrics: Arc<Metrics>, pulse: Arc<Puls
         limits: Limits { max_message: config.max_message, max_fragments: MAX_FRAGMENTS },
         message_rate: config.message_rate,
         slow_client: config.slow_client,
+        node: rand::random(),
+        senders: AtomicU32::new(1),
         log_messages: match config.log_messages {
             Switch::On => true,
             Switch::Off => false,
@@ -166,7 +170,7 @@ async fn drain(
     shutdown.listeners.cancel();
     ended("public port", serving.await);
     shutdown.sessions.close();
-    let sessions = metrics.connections.get().max(0) as u32;
+    let sessions = (metrics.websocket.connections.get() + metrics.events.connections.get()).max(0) as u32;
     let period = config.drain_period.min(LEAVE_APART * sessions);
     info!(sessions, period_ms = period.as_millis() as u64, "draining");
     let leaving = async {

@@ -1,7 +1,9 @@
 //! WebSockets: from the request that asks for one to the reason it ended. Read the modules in this order.
 
 pub mod handshake;
+mod opening;
 pub mod session;
+pub mod v1;
 mod outgoing;
 mod rate;
 pub mod close;

@@ -47,9 +47,9 @@ pub struct Said {
     /// Tells repetitions, if its publisher gave one.
     #[prost(string, tag = "3")]
     pub key: String,
-    /// Tells the publishing connection from others of its node; 0 is none.
-    #[prost(uint64, tag = "4")]
-    pub sender: u64,
+    /// The publishing connection, told from others of its node, if it does not want to hear itself; else 0.
+    #[prost(uint32, tag = "4")]
+    pub sender: u32,
 }
 
 /// What a pub/sub payload is.
@@ -73,12 +73,13 @@ impl Envelope {
         payload
     }
 
-    /// The messages, framed.
-    pub fn into_batch(self) -> BatchBuilder {
+    /// The messages, framed. `own`: whether this node published them, and so knows their senders.
+    pub fn into_batch(self, own: bool) -> BatchBuilder {
         let mut batch = BatchBuilder::default();
         batch.reserve(self.messages.len(), self.messages.iter().map(|said| said.payload.len()).sum());
         for said in self.messages {
-            batch.push(if said.binary { Kind::Binary } else { Kind::Text }, &said.payload);
+            let kind = if said.binary { Kind::Binary } else { Kind::Text };
+            batch.push(kind, &said.payload, if own { said.sender } else { 0 });
         }
         batch
     }

@@ -1,8 +1,9 @@
 //! The broker over Redis. It owns how a node reaches Redis and what things are called there. [`publish`] sends what the
 //! inbox holds over pooled connections; [`link`] keeps the one subscription and gives what it brings to [`relay`], the only
-//! writer of feeds; [`catch_up`] reads from the history what the subscription did not bring.
+//! writer of feeds; [`catch_up`] reads from the [`history`] what the subscription did not bring.
 
 mod catch_up;
+mod history;
 mod link;
 mod publish;
 mod relay;
@@ -25,6 +26,10 @@ const CONNECT_PATIENCE: Duration = Duration::from_secs(3);
 
 /// How long Redis may take to answer before the connection counts as dead.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How much longer than its messages a channel's offset and epoch are remembered: a client that comes back the next day
+/// is told exactly how much it has missed, mostly nothing.
+const META_OUTLIVES: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Many nodes, one Redis.
 #[derive(Debug)]
@@ -52,8 +57,9 @@ impl Redis {
 impl Broker for Redis {
     async fn run(self, link: Link, stop: CancellationToken) {
         let (requests, requested) = tokio::sync::mpsc::unbounded_channel();
-        let history = self.retention.messages > 0;
-        let relay = Arc::new(Relay::new(link.clone(), self.names.clone(), history, requests));
+        let kept_for = if self.retention.messages > 0 { self.retention.ttl + META_OUTLIVES } else { Duration::ZERO };
+        let relay = Arc::new(Relay::new(link.clone(), self.names.clone(), kept_for, requests));
+        let Some(readings) = link.hub.readings() else { return tracing::error!("this hub has a broker already") };
         // The publisher ends first: until then its own messages come back over the subscription.
         let published = CancellationToken::new();
         let subscription = link::keep(&self, &link, relay.clone(), published.clone());
@@ -62,7 +68,7 @@ impl Broker for Redis {
             published.cancel();
         };
         tokio::select! {
-            () = catch_up::run(&self, &relay, requested) => {}
+            () = catch_up::run(&self, &relay, requested, readings) => {}
             _ = async { tokio::join!(subscription, publishing) } => {}
         }
         link.status.set(false);
@@ -97,6 +103,11 @@ impl Names {
     /// The hash that counts a channel's offsets, names its epoch, and remembers what was published last by which node.
     fn meta(&self, channel: &ChannelName) -> String {
         format!("{}:{{{channel}}}:meta", self.prefix)
+    }
+
+    /// The sorted set of the keys that messages in the history were given, each with the message's offset.
+    fn keys(&self, channel: &ChannelName) -> String {
+        format!("{}:{{{channel}}}:keys", self.prefix)
     }
 
     /// The pub/sub channel on which a node hears its own probes. No channel can be called that.

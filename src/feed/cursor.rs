@@ -1,13 +1,13 @@
 //! Cursors: where a reader is in a feed, to the byte, and what it takes at a time.
 
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use slab::Slab;
 use smallvec::SmallVec;
 
 use super::{Feed, SeatState, Window};
-use crate::message::Batch;
+use crate::message::{Batch, Format};
 
 /// Batches one visit takes at most: as many as fit a `writev` beside control frames.
 pub const TAKE_BATCHES: usize = 60;
@@ -28,10 +28,10 @@ pub struct Cursor {
     position: u64,
     /// Offset of the current batch's first message.
     offset: u64,
-    /// Bytes of the current batch's raw frames that are already behind.
-    sent: usize,
-    /// Messages of the current batch that are already behind, or that this reader does not get.
+    /// Items of the current batch that are already behind, or that this reader does not get.
     done: u32,
+    /// Bytes of the item after those that are already behind.
+    into: u32,
     /// The batch with which live delivery begins; what lies before it is replay.
     live_from: u64,
     /// The current batch while it is half read, so that its frame can be ended even if the window moves on.
@@ -41,24 +41,13 @@ pub struct Cursor {
 /// What one visit took. On the stack of one poll: a waiting reader holds none.
 pub type Taken = SmallVec<[Arc<Batch>; TAKE_BATCHES]>;
 
-/// What [`Cursor::advance`] ended.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Progress {
-    /// Batches read to their end.
-    pub batches: usize,
-    /// Messages read to their end.
-    pub messages: u64,
-}
-
 impl Cursor {
     /// At message `place.1` of batch `place.0`.
     pub(super) fn new(feed: Arc<Feed>, seat: usize, window: &Window, place: (u64, usize)) -> Self {
         let (position, done) = place;
         let current = window.batches.get((position - window.first) as usize);
         let offset = current.map_or(window.next_offset, |batch| batch.offset);
-        let sent = current.map_or(0, |batch| batch.frame_start(done));
-        let partial = current.filter(|_| sent > 0).cloned();
-        Self { feed, seat, position, offset, done: done as u32, live_from: window.end(), sent, partial }
+        Self { feed, seat, position, offset, done: done as u32, into: 0, live_from: window.end(), partial: None }
     }
 
     /// Takes what there is, up to a bound, without moving. When there is nothing, the task is woken by the next append.
@@ -93,41 +82,66 @@ impl Cursor {
         Poll::Ready(Ok(()))
     }
 
-    /// Bytes of the first batch taken that are already behind.
-    pub fn sent(&self) -> usize {
-        self.sent
+    /// Takes what there is without waiting for more; returns whether there was anything.
+    pub fn take_now(&mut self, taken: &mut Taken) -> bool {
+        let mut context = Context::from_waker(Waker::noop());
+        self.poll_take(&mut context, taken) == Poll::Ready(Ok(()))
     }
 
-    /// Moves on by `bytes` of the raw frames of `taken`.
-    pub fn advance(&mut self, taken: &[Arc<Batch>], bytes: usize) -> Progress {
-        let mut progress = Progress::default();
-        self.sent += bytes;
-        while let Some(batch) = taken.get(progress.batches)
-            && self.sent >= batch.raw().len()
-        {
-            self.sent -= batch.raw().len();
-            self.offset = batch.offset + batch.span;
-            self.position += 1;
-            self.partial = None;
-            progress.messages += batch.len() as u64 - u64::from(std::mem::take(&mut self.done));
-            progress.batches += 1;
+    /// Moves on behind everything in `taken`.
+    pub fn skip(&mut self, taken: &[Arc<Batch>]) {
+        // At no byte of no batch, formats do not differ.
+        self.advance(taken, Format::Raw, taken.len(), 0);
+    }
+
+    /// Messages of the first batch taken that are already behind.
+    pub fn messages_behind(&self) -> usize {
+        self.done as usize
+    }
+
+    /// Bytes of `current`, the first batch taken, that are already behind.
+    pub fn sent(&self, current: &Batch, format: Format) -> usize {
+        current.end_of(format, self.done as usize) + self.into as usize
+    }
+
+    /// Moves on to byte `at` of batch `index` of `taken`, which is not its end.
+    pub fn advance(&mut self, taken: &[Arc<Batch>], format: Format, index: usize, at: usize) {
+        if let Some(before) = index.checked_sub(1) {
+            self.position += index as u64;
+            self.offset = taken[before].end();
+            (self.done, self.into, self.partial) = (0, 0, None);
         }
-        if self.sent > 0
-            && let Some(batch) = taken.get(progress.batches)
-        {
-            let done = batch.messages_before(self.sent) as u32;
-            progress.messages += u64::from(done - self.done);
-            self.done = done;
+        let Some(batch) = taken.get(index).filter(|_| at > 0) else { return };
+        let done = batch.items_before(format, at);
+        self.done = done as u32;
+        self.into = (at - batch.end_of(format, done)) as u32;
+        if self.into == 0 {
+            self.partial = None;
+        } else {
             self.partial.get_or_insert_with(|| batch.clone());
         }
-        progress
     }
 
-    /// The batch of a frame that was begun and not ended, with the frame's end: it must be ended before anything else.
-    pub fn unfinished_frame(&self) -> Option<(Arc<Batch>, usize)> {
+    /// Counts what batches were encoded into among what their feed holds.
+    pub fn account(&self, taken: &[Arc<Batch>]) {
+        if !taken.iter().any(|batch| batch.has_grown()) {
+            return;
+        }
+        let mut window = self.feed.lock();
+        for (position, batch) in (self.position..).zip(taken) {
+            let grown = batch.grow();
+            // Who holds what has left the window is bounded by other means.
+            if position >= window.first {
+                window.bytes += grown;
+                self.feed.bytes_gauge.add(grown as i64);
+            }
+        }
+    }
+
+    /// The batch of an item that was begun and not ended, with the item's end: it must be ended before anything else.
+    pub fn unfinished_item(&self, format: Format) -> Option<(Arc<Batch>, usize)> {
         let batch = self.partial.as_ref()?;
-        let end = batch.frame_boundary(self.sent);
-        (end > self.sent).then(|| (batch.clone(), end))
+        Some((batch.clone(), batch.end_of(format, self.done as usize + 1)))
     }
 
     /// Wants nothing more: it is woken by nothing and keeps nothing in the window.
@@ -138,14 +152,14 @@ impl Cursor {
         }
     }
 
-    /// Goes on with the newest batch; returns how many messages are left out. A frame that was begun must be ended before.
+    /// Goes on with the newest batch; returns how many messages are left out. An item that was begun must be ended before.
     pub fn skip_to_newest(&mut self) -> u64 {
         let window = self.feed.lock();
         let Some(newest) = window.batches.back() else { return 0 };
         let missed = newest.offset.saturating_sub(self.offset + u64::from(self.done));
         self.offset = newest.offset;
         self.position = window.end() - 1;
-        (self.sent, self.done, self.partial) = (0, 0, None);
+        (self.done, self.into, self.partial) = (0, 0, None);
         missed
     }
 

@@ -1,36 +1,30 @@
-//! The public port: one path is one channel, told apart by method and headers. Beside that the page and its files.
+//! The public port: one path is one channel, told apart by method and headers. What is answered is others' business.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use axum::Router;
-use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use ipnet::IpNet;
 
 use super::listen::Peer;
+use super::{events, page, publish, snapshot};
+use crate::broker::Status;
 use crate::channel::ChannelName;
 use crate::ws::handshake::{self, Door, Refusal};
 
-/// Nothing but the page's own files and its own server.
-const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
-    img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
-
-const PAGE: &[u8] = include_bytes!("../../static/index.html");
-
-/// The page's files: path, type, bytes.
-const FILES: [(&str, &str, &[u8]); 2] = [
-    ("/_/app.js", "text/javascript; charset=utf-8", include_bytes!("../../static/app.js")),
-    ("/_/style.css", "text/css; charset=utf-8", include_bytes!("../../static/style.css")),
-];
+/// What channels answer to.
+const METHODS: &str = "GET, HEAD, POST, OPTIONS";
 
 /// What the public port needs of its node.
 #[derive(Debug)]
 pub struct Public {
     /// Where sessions begin.
     pub door: Door,
+    /// How the broker is.
+    pub status: Arc<Status>,
     /// Networks whose `X-Forwarded-For` is believed.
     pub trusted_proxy: Vec<IpNet>,
 }
@@ -42,32 +36,86 @@ pub fn router(public: Public) -> Router {
 
 async fn any(State(public): State<Arc<Public>>, request: Request) -> Response {
     if request.uri().path().starts_with("/_/") {
-        return file(request.method(), request.uri().path());
+        return page::file(request.method(), request.uri().path());
     }
-    if handshake::is_meant(request.headers()) {
-        return public.websocket(request).await;
-    }
-    if let Err(bad) = ChannelName::from_path(request.uri().path()) {
-        return Refusal::from(bad).response();
-    }
-    match *request.method() {
-        Method::GET | Method::HEAD => page(request.headers()),
-        _ => (StatusCode::METHOD_NOT_ALLOWED, [(header::ALLOW, "GET, HEAD")], "only GET and websockets here\n")
-            .into_response(),
+    let origin = request.headers().get(header::ORIGIN).cloned();
+    let answered = match ChannelName::from_path(request.uri().path()) {
+        Ok(name) => public.answer(&name, request).await,
+        Err(bad) => Err(bad.into()),
+    };
+    let mut response = answered.unwrap_or_else(|refusal| {
+        public.door.shared.metrics.handshakes_refused.with_label_values(&[refusal.label()]).inc();
+        tracing::debug!(reason = refusal.label(), "refused: {refusal}");
+        refusal.response()
+    });
+    public.share(&mut response, origin);
+    response
+}
+
+/// What a GET asks for.
+enum Wanted {
+    Events,
+    Page,
+    Snapshot,
+    Nothing,
+}
+
+impl Wanted {
+    fn of(headers: &HeaderMap) -> Self {
+        let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or("*/*");
+        let wants = |kinds: &[&str]| kinds.iter().any(|kind| accept.contains(kind));
+        if wants(&["text/event-stream"]) {
+            Self::Events
+        } else if wants(&["text/html"]) {
+            Self::Page
+        } else if wants(&["application/json"]) {
+            Self::Snapshot
+        } else if wants(&["text/*", "*/*"]) {
+            Self::Page
+        } else {
+            Self::Nothing
+        }
     }
 }
 
 impl Public {
-    async fn websocket(&self, request: Request) -> Response {
-        let entered = match ChannelName::from_path(request.uri().path()) {
-            Ok(name) => self.door.enter(&name, self.client(&request), request).await,
-            Err(bad) => Err(bad.into()),
+    async fn answer(&self, name: &ChannelName, request: Request) -> Result<Response, Refusal> {
+        let ip = self.client(&request);
+        if handshake::is_meant(request.headers()) {
+            return self.door.enter(name, ip, request).await;
+        }
+        match (request.method(), Wanted::of(request.headers())) {
+            (&Method::POST, _) => publish::publish(self, name, request).await,
+            (&Method::OPTIONS, _) => Ok((StatusCode::NO_CONTENT, [(header::ALLOW, METHODS)]).into_response()),
+            (&Method::GET, Wanted::Events) => events::events(self, name, ip, request).await,
+            (&Method::GET, Wanted::Snapshot) => snapshot::snapshot(self, name, request).await,
+            (&Method::GET | &Method::HEAD, Wanted::Page) => Ok(page::page()),
+            (&Method::GET | &Method::HEAD, _) => {
+                let text = "here are a page (text/html), text/event-stream, application/json and websockets\n";
+                Ok((StatusCode::NOT_ACCEPTABLE, text).into_response())
+            }
+            _ => {
+                let text = "only GET, POST and websockets here\n";
+                Ok((StatusCode::METHOD_NOT_ALLOWED, [(header::ALLOW, METHODS)], text).into_response())
+            }
+        }
+    }
+
+    /// Lets pages of allowed origins read the answer, as they may open WebSockets.
+    fn share(&self, response: &mut Response, origin: Option<HeaderValue>) {
+        let Some(origin) = origin else { return };
+        let headers = response.headers_mut();
+        let allowed = match &self.door.allow_origin {
+            None => HeaderValue::from_static("*"),
+            Some(_) if self.door.allows(&origin) => origin,
+            Some(_) => return,
         };
-        entered.unwrap_or_else(|refusal| {
-            self.door.shared.metrics.handshakes_refused.with_label_values(&[refusal.label()]).inc();
-            tracing::debug!(reason = refusal.label(), "refused: {refusal}");
-            refusal.response()
-        })
+        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, allowed);
+        headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(METHODS));
+        let asked = "authorization, content-type, idempotency-key, last-event-id";
+        headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static(asked));
+        headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("3600"));
+        headers.append(header::VARY, HeaderValue::from_static("origin"));
     }
 
     /// The client's address: that of the connection, or what trusted proxies say. Each proxy appends the address it
@@ -97,36 +145,4 @@ impl Public {
 fn address(hop: &str) -> Option<IpAddr> {
     let hop = hop.trim();
     hop.parse().ok().or_else(|| hop.parse::<SocketAddr>().ok().map(|address| address.ip()))
-}
-
-fn page(headers: &HeaderMap) -> Response {
-    let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or("*/*");
-    if !["text/html", "text/*", "*/*"].iter().any(|kind| accept.contains(kind)) {
-        return (StatusCode::NOT_ACCEPTABLE, "here are a page (text/html) and websockets\n").into_response();
-    }
-    let mut response = serve("text/html; charset=utf-8", PAGE);
-    response.headers_mut().insert(header::VARY, header::HeaderValue::from_static("accept, upgrade"));
-    response
-}
-
-fn file(method: &Method, path: &str) -> Response {
-    match FILES.iter().find(|(name, _, _)| *name == path) {
-        Some(_) if method != Method::GET && method != Method::HEAD => {
-            (StatusCode::METHOD_NOT_ALLOWED, [(header::ALLOW, "GET, HEAD")], "only GET here\n").into_response()
-        }
-        Some((_, kind, bytes)) => serve(kind, bytes),
-        None => (StatusCode::NOT_FOUND, "no such file; paths under /_/ are the page's own\n").into_response(),
-    }
-}
-
-fn serve(kind: &'static str, bytes: &'static [u8]) -> Response {
-    let headers = [
-        (header::CONTENT_TYPE, kind),
-        // Small, and always those of this version of the server.
-        (header::CACHE_CONTROL, "no-cache"),
-        (header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY),
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (header::REFERRER_POLICY, "no-referrer"),
-    ];
-    (headers, Body::from(bytes)).into_response()
 }

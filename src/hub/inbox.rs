@@ -7,8 +7,9 @@ use std::task::{Context, Waker};
 
 use tokio::sync::Notify;
 
+use super::receipt::{Receipt, Unpublished};
 use super::{Channel, lock};
-use crate::message::{BatchBuilder, Kind};
+use crate::message::{BatchBuilder, Kind, MessageId};
 use crate::metrics::Metrics;
 
 /// Messages the inbox takes before sockets are no longer read. It may overshoot by one read of each worker thread.
@@ -32,14 +33,29 @@ impl<'a> Publication<'a> {
         Self { channel, inbox, outbox: lock(&channel.outbox), messages: 0, bytes: 0 }
     }
 
-    /// Adds a message; returns its number, to wait for its coming back.
-    pub fn push(&mut self, kind: Kind, payload: &[u8]) -> u64 {
-        if self.outbox.batches.back().is_none_or(BatchBuilder::is_full) {
-            self.outbox.batches.push_back(BatchBuilder::default());
+    /// Adds a message; returns its number, to wait for its coming back. `sender` is the connection that does not want to
+    /// hear it back; 0 is none.
+    pub fn push(&mut self, kind: Kind, payload: &[u8], sender: u32) -> u64 {
+        self.push_with(kind, payload, sender, None, None)
+    }
+
+    /// Adds a message with a key, under which it is kept once, and a receipt that is answered when the broker holds it.
+    pub fn push_with(
+        &mut self,
+        kind: Kind,
+        payload: &[u8],
+        sender: u32,
+        key: Option<String>,
+        receipt: Option<Receipt>,
+    ) -> u64 {
+        let last = self.outbox.drafts.back();
+        if !last.is_some_and(|draft| draft.takes(key.is_some(), receipt.is_some())) {
+            self.outbox.drafts.push_back(Draft { key, ..Draft::default() });
         }
-        if let Some(batch) = self.outbox.batches.back_mut() {
+        if let Some(Draft { batch, receipts, .. }) = self.outbox.drafts.back_mut() {
             let before = batch.bytes();
-            batch.push(kind, payload);
+            receipts.extend(receipt.map(|receipt| (batch.len(), receipt)));
+            batch.push(kind, payload, sender);
             self.bytes += batch.bytes() - before;
         }
         self.messages += 1;
@@ -65,10 +81,26 @@ impl Drop for Publication<'_> {
 /// What a channel's clients here have said and the broker has not taken.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
-    batches: VecDeque<BatchBuilder>,
+    drafts: VecDeque<Draft>,
     /// Number of the newest message said here; the first is 1.
     said: u64,
     queued: bool,
+}
+
+/// A batch that still grows.
+#[derive(Debug, Default)]
+struct Draft {
+    batch: BatchBuilder,
+    key: Option<String>,
+    receipts: Vec<(usize, Receipt)>,
+}
+
+impl Draft {
+    /// Whether another message joins it. One with a key travels alone, because the broker keeps or drops whole batches; and
+    /// who wants a receipt can be refused, while others wait until the broker is well again.
+    fn takes(&self, has_key: bool, has_receipt: bool) -> bool {
+        !has_key && self.key.is_none() && self.receipts.is_empty() != has_receipt && !self.batch.is_full()
+    }
 }
 
 /// Messages of one channel, taken from the inbox together.
@@ -78,8 +110,40 @@ pub struct Outgoing {
     pub channel: Arc<Channel>,
     /// Number of the batch's first message among those of its channel's [`Channel::publisher`], from 1.
     pub number: u64,
+    /// How many messages there are.
+    pub count: usize,
     /// The messages, framed.
     pub batch: BatchBuilder,
+    /// What tells repetitions of its one message.
+    pub key: Option<String>,
+    /// Which messages, counted from 0, want to be answered for.
+    receipts: Vec<(usize, Receipt)>,
+}
+
+impl Outgoing {
+    /// Number of the batch's last message.
+    pub fn last(&self) -> u64 {
+        self.number + self.count as u64 - 1
+    }
+
+    /// Whether somebody waits for what becomes of it.
+    pub fn has_receipts(&self) -> bool {
+        !self.receipts.is_empty()
+    }
+
+    /// The broker holds it. `last` is what its last message is called, if it can be found again.
+    pub fn held(&mut self, last: Option<MessageId>) {
+        let count = self.count;
+        for (index, receipt) in self.receipts.drain(..) {
+            let id = last.map(|id| MessageId { offset: id.offset - (count - 1 - index) as u64, ..id });
+            receipt.answer(Ok(id));
+        }
+    }
+
+    /// The broker will never hold it.
+    pub fn refuse(&mut self, why: &Unpublished) {
+        self.receipts.drain(..).for_each(|(_, receipt)| receipt.answer(Err(why.clone())));
+    }
 }
 
 /// The bounded queue between sessions and the broker. Messages wait on their channels; this lists those channels.
@@ -130,13 +194,13 @@ impl Inbox {
         for channel in queue {
             let mut outbox = lock(&channel.outbox);
             outbox.queued = false;
-            let batches = std::mem::take(&mut outbox.batches);
-            let mut number = outbox.said + 1 - batches.iter().map(|batch| batch.len() as u64).sum::<u64>();
+            let drafts = std::mem::take(&mut outbox.drafts);
+            let mut number = outbox.said + 1 - drafts.iter().map(|draft| draft.batch.len() as u64).sum::<u64>();
             drop(outbox);
-            for batch in batches {
-                let first = number;
-                number += batch.len() as u64;
-                taken.push(Outgoing { channel: channel.clone(), number: first, batch });
+            for Draft { batch, key, receipts } in drafts {
+                let count = batch.len();
+                taken.push(Outgoing { channel: channel.clone(), number, count, batch, key, receipts });
+                number += count as u64;
             }
         }
         taken

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Way};
 
 /// Counts clients and refuses those that are too many.
 #[derive(Debug)]
@@ -27,6 +27,7 @@ struct PerIp {
 pub struct Permit {
     gate: Arc<Gate>,
     ip: IpAddr,
+    way: Way,
 }
 
 /// Which limit was reached.
@@ -48,7 +49,7 @@ impl Gate {
     }
 
     /// Lets a client in, or says which limit was reached.
-    pub fn enter(self: &Arc<Self>, ip: IpAddr) -> Result<Permit, Full> {
+    pub fn enter(self: &Arc<Self>, ip: IpAddr, way: Way) -> Result<Permit, Full> {
         if self.open.fetch_add(1, Relaxed) >= self.limit {
             self.open.fetch_sub(1, Relaxed);
             return Err(Full::Node);
@@ -62,14 +63,14 @@ impl Gate {
             }
             *mine += 1;
         }
-        self.metrics.connections.inc();
-        Ok(Permit { gate: self.clone(), ip })
+        self.metrics.of(way).connections.inc();
+        Ok(Permit { gate: self.clone(), ip, way })
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.gate.metrics.connections.dec();
+        self.gate.metrics.of(self.way).connections.dec();
         self.gate.open.fetch_sub(1, Relaxed);
         if let Some(PerIp { open, .. }) = &self.gate.per_ip {
             let mut open = open.lock().unwrap_or_else(PoisonError::into_inner);

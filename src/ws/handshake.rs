@@ -14,16 +14,25 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use sha1::{Digest, Sha1};
 use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
 
+use super::close::CloseReason;
 use super::gate::{Full, Gate, Permit};
-use super::session::{Session, Shared};
+use super::opening::open;
+use super::session::{Session, Shared, Wishes};
+use super::v1;
 use crate::channel::ChannelName;
-use crate::feed::{Cursor, Start};
-use crate::hub::Membership;
+use crate::http::query;
+use crate::hub::{BrokerAway, Subscription};
+use crate::message::Format;
+use crate::metrics::Way;
 use crate::shutdown::Shutdown;
 
 /// What RFC 6455 appends to a client's key.
 const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+
+/// Who answers.
+const SERVER: &str = concat!("echocast/", env!("CARGO_PKG_VERSION"));
 
 /// What a handshake needs of its node.
 #[derive(Debug)]
@@ -52,12 +61,26 @@ pub enum Refusal {
     Origin(String),
     #[error("a websocket handshake is a GET")]
     Method,
+    #[error("a message has at most {0} bytes")]
+    TooLarge(usize),
+    #[error("{0}")]
+    Unreadable(&'static str),
+    #[error("{0}; it was not published, come back")]
+    Busy(String),
+    #[error("it may have been published, nobody said so in time; with an Idempotency-Key it can be repeated safely")]
+    Unconfirmed,
     #[error("{0}")]
     Full(#[from] Full),
     #[error("restarting, come back")]
     Draining,
     #[error("the broker is away, come back")]
     BrokerAway,
+}
+
+impl From<BrokerAway> for Refusal {
+    fn from(BrokerAway: BrokerAway) -> Self {
+        Self::BrokerAway
+    }
 }
 
 impl Refusal {
@@ -67,7 +90,7 @@ impl Refusal {
     pub const NO_HTTP: &str = "no_http";
 
     /// The values of the metric's label.
-    pub const LABELS: [&str; 10] = [
+    pub const LABELS: [&str; 14] = [
         "bad_channel",
         "malformed",
         "version",
@@ -76,6 +99,10 @@ impl Refusal {
         "too_many_connections",
         "draining",
         "broker_away",
+        "too_large",
+        "unreadable",
+        "busy",
+        "unconfirmed",
         Self::TIMEOUT,
         Self::NO_HTTP,
     ];
@@ -91,18 +118,25 @@ impl Refusal {
             Self::Full(_) => "too_many_connections",
             Self::Draining => "draining",
             Self::BrokerAway => "broker_away",
+            Self::TooLarge(_) => "too_large",
+            Self::Unreadable(_) => "unreadable",
+            Self::Busy(_) => "busy",
+            Self::Unconfirmed => "unconfirmed",
         }
     }
 
     /// The answer: a status and one line that says why.
     pub fn response(&self) -> Response {
         let (status, extra) = match self {
-            Self::BadChannel(_) | Self::Malformed(_) => (StatusCode::BAD_REQUEST, None),
+            Self::BadChannel(_) | Self::Malformed(_) | Self::Unreadable(_) => (StatusCode::BAD_REQUEST, None),
             Self::Version => (StatusCode::UPGRADE_REQUIRED, Some((header::SEC_WEBSOCKET_VERSION, "13"))),
             Self::Origin(_) => (StatusCode::FORBIDDEN, None),
             Self::Method => (StatusCode::METHOD_NOT_ALLOWED, Some((header::ALLOW, "GET"))),
             Self::Full(_) => (StatusCode::TOO_MANY_REQUESTS, Some((header::RETRY_AFTER, "5"))),
-            Self::Draining | Self::BrokerAway => (StatusCode::SERVICE_UNAVAILABLE, Some((header::RETRY_AFTER, "1"))),
+            Self::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, None),
+            Self::Draining | Self::BrokerAway | Self::Busy(_) | Self::Unconfirmed => {
+                (StatusCode::SERVICE_UNAVAILABLE, Some((header::RETRY_AFTER, "1")))
+            }
         };
         let mut response = Response::new(Body::from(format!("{self}\n")));
         *response.status_mut() = status;
@@ -124,20 +158,19 @@ impl Door {
     /// taken before, so that it misses nothing.
     pub async fn enter(&self, name: &ChannelName, ip: IpAddr, mut request: Request) -> Result<Response, Refusal> {
         let accept = check(&request)?;
-        self.check_origin(request.headers())?;
-        let start = start(request.uri().query().unwrap_or_default());
-        // While the drain delay lasts, balancers still send us clients: they are served like all others.
-        if self.shutdown.listeners.is_cancelled() {
-            return Err(Refusal::Draining);
-        }
+        self.admit(request.headers())?;
+        let wanted = request.uri().query().unwrap_or_default();
+        let start = query::start(wanted, request.headers());
+        let (format, protocol) = protocol(request.headers());
+        let wishes = Wishes { format, echo: query::echo(wanted) };
         let upgrade = request.extensions_mut().remove::<OnUpgrade>();
         let upgrade = upgrade.ok_or(Refusal::Malformed("this connection cannot be upgraded"))?;
-        let permit = self.gate.enter(ip)?;
-        let membership = self.shared.hub.join(name);
-        let cursor = membership.follow(start).await.map_err(|_| Refusal::BrokerAway)?;
+        let permit = self.gate.enter(ip, Way::WebSocket)?;
+        let subscription = self.shared.hub.join(name).subscribe(start).await?;
         tracing::debug!(channel = name.as_str(), %ip, "connected");
-        self.shared.metrics.connections_opened.inc();
-        self.shutdown.sessions.spawn(run(upgrade, self.shared.clone(), membership, cursor, permit));
+        self.shared.metrics.websocket.opened.inc();
+        let stop = self.shutdown.listeners.clone();
+        self.shutdown.sessions.spawn(run(upgrade, self.shared.clone(), subscription, wishes, permit, stop));
 
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -145,31 +178,68 @@ impl Door {
         headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
         headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
         headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
-        if let Some(protocol) = first_protocol(request.headers()) {
+        // So that clients which speak more than raw know whom they talk to: others echo any subprotocol, too.
+        headers.insert(header::SERVER, HeaderValue::from_static(SERVER));
+        if let Some(protocol) = protocol {
             headers.insert(header::SEC_WEBSOCKET_PROTOCOL, protocol);
         }
         Ok(response)
     }
 
+    /// Whether anybody of this origin is served now.
+    pub fn admit(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+        self.check_origin(headers)?;
+        // While the drain delay lasts, balancers still send us clients: they are served like all others.
+        if self.shutdown.listeners.is_cancelled() { Err(Refusal::Draining) } else { Ok(()) }
+    }
+
     fn check_origin(&self, headers: &HeaderMap) -> Result<(), Refusal> {
-        let (Some(allowed), Some(origin)) = (&self.allow_origin, headers.get(header::ORIGIN)) else { return Ok(()) };
-        let origin = String::from_utf8_lossy(origin.as_bytes()).to_ascii_lowercase();
-        if allowed.contains(&origin) { Ok(()) } else { Err(Refusal::Origin(origin)) }
+        match headers.get(header::ORIGIN) {
+            Some(origin) if !self.allows(origin) => Err(Refusal::Origin(readable(origin))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether pages of this origin are served.
+    pub fn allows(&self, origin: &HeaderValue) -> bool {
+        self.allow_origin.as_ref().is_none_or(|allowed| allowed.contains(&readable(origin)))
     }
 }
 
+fn readable(origin: &HeaderValue) -> String {
+    String::from_utf8_lossy(origin.as_bytes()).to_ascii_lowercase()
+}
+
 /// One session from the end of its handshake to its own.
-async fn run(upgrade: OnUpgrade, shared: Arc<Shared>, membership: Membership, cursor: Cursor, permit: Permit) {
-    let session = match upgrade.await.map(Upgraded::downcast::<TokioIo<TcpStream>>) {
-        Ok(Ok(parts)) => Session::new(parts.io.into_inner(), parts.read_buf, shared, membership, cursor, permit),
+async fn run(
+    upgrade: OnUpgrade,
+    shared: Arc<Shared>,
+    subscription: Subscription,
+    wishes: Wishes,
+    permit: Permit,
+    stop: CancellationToken,
+) {
+    let mut parts = match upgrade.await.map(Upgraded::downcast::<TokioIo<TcpStream>>) {
+        Ok(Ok(parts)) => parts,
         Ok(Err(_)) => return tracing::error!("an upgraded connection is no TCP stream"),
         // The client left before the answer was written.
         Err(error) => {
-            shared.metrics.connections_closed.with_label_values(&[crate::metrics::WEBSOCKET, "disconnected"]).inc();
+            shared.metrics.websocket.closed(CloseReason::Disconnected.label());
             return tracing::debug!("no upgrade: {error}");
         }
     };
-    let reason = session.await;
+    let opened = tokio::select! {
+        opened = open(parts.io.inner_mut(), &shared, subscription, wishes.format) => opened,
+        // Whoever is still being told what it missed goes on with that elsewhere.
+        () = stop.cancelled() => Err(CloseReason::Drain),
+    };
+    let reason = match opened {
+        Ok(place) => Session::new(parts.io.into_inner(), parts.read_buf, shared, place, wishes, permit).await,
+        Err(reason) => {
+            shared.metrics.websocket.closed(reason.label());
+            reason
+        }
+    };
     tracing::debug!(reason = reason.label(), "disconnected");
 }
 
@@ -198,17 +268,16 @@ fn check(request: &Request) -> Result<HeaderValue, Refusal> {
     HeaderValue::try_from(STANDARD.encode(digest)).map_err(|_| Refusal::Malformed("no answer to this key"))
 }
 
-/// Where the query asks to begin. Any query is accepted: what we do not understand is somebody else's business.
-fn start(query: &str) -> Start {
-    let last = url::form_urlencoded::parse(query.as_bytes()).find(|(key, _)| key == "last");
-    last.and_then(|(_, count)| count.parse().ok()).map_or(Start::Newest, Start::Last)
-}
-
-/// The first subprotocol a client offers is the one it gets: what is inside its messages is between clients.
-fn first_protocol(headers: &HeaderMap) -> Option<HeaderValue> {
-    let offered = headers.get(header::SEC_WEBSOCKET_PROTOCOL)?.to_str().ok()?;
-    let first = offered.split(',').map(str::trim).find(|protocol| !protocol.is_empty())?;
-    HeaderValue::from_str(first).ok()
+/// The format a client gets, and the subprotocol it is told: ours if it offers that, else the first, because what is
+/// inside its messages is between clients.
+fn protocol(headers: &HeaderMap) -> (Format, Option<HeaderValue>) {
+    let values = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|value| value.to_str().ok());
+    let offered = values.flat_map(|value| value.split(',')).map(str::trim).filter(|protocol| !protocol.is_empty());
+    let offered: Vec<&str> = offered.collect();
+    if offered.contains(&v1::PROTOCOL) {
+        return (Format::V1, Some(HeaderValue::from_static(v1::PROTOCOL)));
+    }
+    (Format::Raw, offered.first().and_then(|first| HeaderValue::from_str(first).ok()))
 }
 
 fn has_token(headers: &HeaderMap, name: HeaderName, token: &str) -> bool {

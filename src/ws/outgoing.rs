@@ -1,16 +1,16 @@
-//! What one write carries: shared batches with this client's own control frames between two messages. It owns the order
-//! of bytes on a socket; what to write is the session's to decide.
+//! What one write carries: shared batches with this client's own frames between two items. It owns the order of bytes on
+//! a socket; what to write is the session's to decide.
 
 use std::io::IoSlice;
 use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use crate::feed::{Cursor, Progress, TAKE_BATCHES, Taken};
-use crate::message::Batch;
+use crate::feed::{Cursor, TAKE_BATCHES, Taken};
+use crate::message::{Batch, Format, put_text};
 use crate::ws::frame;
 
-/// Control frames that wait for the end of the current message frame. Empty, it holds no memory.
+/// This client's own frames, which wait for the end of the current item. Empty, it holds no memory.
 #[derive(Debug, Default)]
 pub(super) struct Control {
     bytes: Vec<u8>,
@@ -20,6 +20,10 @@ pub(super) struct Control {
 impl Control {
     pub(super) fn push(&mut self, frame: frame::Control<'_>) {
         frame::encode_control(frame, &mut self.bytes);
+    }
+
+    pub(super) fn push_text(&mut self, text: &[u8]) {
+        put_text(text, &mut self.bytes);
     }
 
     /// Bytes not yet written.
@@ -40,76 +44,175 @@ impl Control {
     }
 }
 
-/// The bytes of one `writev`, in order: the rest of a frame that was begun, control frames, more messages.
-pub(super) struct Outgoing<'a> {
-    batches: &'a [Arc<Batch>],
-    /// Where in the first batch the bytes begin.
-    from: usize,
-    /// Bytes of messages before the control frames, and after them.
-    before: usize,
-    after: usize,
-    control: &'a [u8],
+/// How a client reads.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Reader {
+    pub(super) format: Format,
+    /// What its own messages are marked with, if it does not want to hear them; else 0.
+    pub(super) sender: u32,
 }
 
-pub(super) type Slices<'a> = SmallVec<[IoSlice<'a>; TAKE_BATCHES + 3]>;
+/// The bytes of one `writev`: parts of batches in order, and control frames between two of them.
+pub(super) struct Outgoing<'a> {
+    taken: &'a [Arc<Batch>],
+    reader: Reader,
+    parts: SmallVec<[Part; PARTS]>,
+    /// How many parts come before the control frames.
+    before: usize,
+    control: &'a [u8],
+    /// The batch, and the byte in it, that comes after all of this.
+    then: (usize, usize),
+}
+
+/// Bytes of one batch.
+#[derive(Clone, Copy, Debug)]
+struct Part {
+    batch: usize,
+    from: usize,
+    to: usize,
+}
+
+/// As many as a `writev` takes beside control frames, and far below what the kernel allows.
+const PARTS: usize = TAKE_BATCHES + 2;
 
 impl<'a> Outgoing<'a> {
-    /// Everything in `taken`.
-    pub(super) fn all(taken: &'a Taken, cursor: &Cursor, control: &'a Control) -> Self {
-        // Nothing taken may well be in the middle of a batch, at the end of one of its frames.
-        let from = if taken.is_empty() { 0 } else { cursor.sent() };
-        let total = taken.iter().map(|batch| batch.raw().len()).sum::<usize>() - from;
-        // A control frame that was begun is ended first; else a message frame that was begun is.
-        let before = match taken.first() {
-            Some(batch) if control.waiting() > 0 && control.sent == 0 => batch.frame_boundary(from) - from,
-            _ => 0,
-        };
-        Self { batches: taken, from, before, after: total - before, control: &control.bytes[control.sent..] }
+    /// Everything in `taken`, as far as it fits.
+    pub(super) fn all(taken: &'a Taken, cursor: &Cursor, control: &'a Control, reader: Reader) -> Self {
+        let then = (taken.len(), 0);
+        let mut this = Self { taken, reader, parts: SmallVec::new(), before: 0, control: control.rest(), then };
+        let format = reader.format;
+        for (index, batch) in taken.iter().enumerate() {
+            let from = if index == 0 { cursor.sent(batch, format) } else { 0 };
+            let bytes = batch.bytes(format).len();
+            if index == 0 && control.waiting() > 0 {
+                // A control frame that was begun is ended first; else an item that was begun is.
+                let begun = batch.end_of(format, batch.items_before(format, from));
+                if begun < from && control.sent == 0 {
+                    let end = batch.end_of(format, batch.items_before(format, from) + 1);
+                    this.push(index, from, end);
+                    this.before = 1;
+                    this.add(index, batch, end, bytes);
+                    continue;
+                }
+            }
+            this.add(index, batch, from, bytes);
+        }
+        if this.parts.len() == PARTS {
+            // There may be more that did not fit.
+            this.then = this.after(this.parts[PARTS - 1]);
+        }
+        this
     }
 
-    /// Only what ends the frame that was begun, up to byte `end` of the first batch, and control frames.
-    pub(super) fn last(taken: &'a Taken, end: usize, cursor: &Cursor, control: &'a Control) -> Self {
-        let from = cursor.sent();
-        let before = if taken.is_empty() { 0 } else { end - from };
-        Self { batches: taken, from, before, after: 0, control: &control.bytes[control.sent..] }
+    /// Only what ends the item that was begun, up to byte `end` of the first batch, and control frames.
+    pub(super) fn last(taken: &'a Taken, end: usize, cursor: &Cursor, control: &'a Control, reader: Reader) -> Self {
+        let parts = SmallVec::new();
+        let mut this = Self { taken, reader, parts, before: 1, control: control.rest(), then: (0, 0) };
+        if let Some(batch) = taken.first() {
+            this.push(0, cursor.sent(batch, reader.format), end);
+            this.then = this.after(Part { batch: 0, from: 0, to: end });
+        }
+        this
+    }
+
+    fn after(&self, part: Part) -> (usize, usize) {
+        let whole = part.to == self.taken[part.batch].bytes(self.reader.format).len();
+        if whole { (part.batch + 1, 0) } else { (part.batch, part.to) }
+    }
+
+    /// Adds what this client hears of a batch from an item's beginning, or from inside one that it hears.
+    fn add(&mut self, index: usize, batch: &Batch, mut from: usize, to: usize) {
+        let Reader { format, sender } = self.reader;
+        if sender == 0 || !batch.has_any_from(sender) {
+            return self.push(index, from, to);
+        }
+        for item in batch.items_before(format, from)..batch.items(format) {
+            if batch.is_from(item, sender) {
+                self.push(index, from, batch.end_of(format, item).max(from));
+                from = batch.end_of(format, item + 1);
+            }
+        }
+        self.push(index, from, to);
+    }
+
+    fn push(&mut self, batch: usize, from: usize, to: usize) {
+        if from < to && self.parts.len() < PARTS {
+            self.parts.push(Part { batch, from, to });
+        }
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.before + self.after + self.control.len() == 0
+        self.parts.is_empty() && self.control.is_empty()
     }
 
-    pub(super) fn slices(&self) -> Slices<'a> {
-        let mut slices = Slices::new();
-        let mut rest = self.before + self.after;
-        let mut from = self.from;
-        if self.before > 0 {
-            slices.push(IoSlice::new(&self.batches[0].raw()[from..from + self.before]));
-            from += self.before;
-            rest -= self.before;
-        }
-        if !self.control.is_empty() {
-            slices.push(IoSlice::new(self.control));
-        }
-        for batch in self.batches {
-            let bytes = &batch.raw()[from..];
-            if rest > 0 && !bytes.is_empty() {
-                slices.push(IoSlice::new(bytes));
-                rest -= bytes.len();
+    pub(super) fn slices(&self) -> SmallVec<[IoSlice<'a>; PARTS + 1]> {
+        let mut slices = SmallVec::new();
+        for (index, part) in self.parts.iter().enumerate() {
+            if index == self.before && !self.control.is_empty() {
+                slices.push(IoSlice::new(self.control));
             }
-            from = 0;
+            slices.push(IoSlice::new(&self.taken[part.batch].bytes(self.reader.format)[part.from..part.to]));
+        }
+        if self.before >= self.parts.len() && !self.control.is_empty() {
+            slices.push(IoSlice::new(self.control));
         }
         slices
     }
 
-    /// How `written` bytes divide into those of messages and those of control frames.
-    pub(super) fn divide(&self, written: usize) -> (usize, usize) {
-        let control = written.saturating_sub(self.before).min(self.control.len());
-        (written - control, control)
+    /// What `written` bytes of it come to.
+    pub(super) fn progress(&self, written: usize) -> Progress {
+        let before: usize = self.parts.iter().take(self.before).map(|part| part.to - part.from).sum();
+        let control = written.saturating_sub(before).min(self.control.len());
+        let mut left = written - control;
+        let mut messages = 0;
+        for part in &self.parts {
+            let size = part.to - part.from;
+            let end = part.from + left.min(size);
+            messages += self.messages(part.batch, part.from, end);
+            if left < size {
+                return Progress { control, messages, batch: part.batch, at: end };
+            }
+            left -= size;
+        }
+        Progress { control, messages, batch: self.then.0, at: self.then.1 }
+    }
+
+    fn messages(&self, batch: usize, from: usize, to: usize) -> u64 {
+        let (batch, format) = (&self.taken[batch], self.reader.format);
+        if batch.is_empty() {
+            return 0;
+        }
+        (batch.items_before(format, to) - batch.items_before(format, from)) as u64
     }
 }
 
-/// Moves both on by what was written.
-pub(super) fn advance(cursor: &mut Cursor, taken: &Taken, control: &mut Control, divided: (usize, usize)) -> Progress {
-    control.advance(divided.1);
-    cursor.advance(taken, divided.0)
+impl Control {
+    fn rest(&self) -> &[u8] {
+        &self.bytes[self.sent..]
+    }
+}
+
+/// Where a write has brought a reader.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Progress {
+    /// Bytes of control frames.
+    control: usize,
+    /// Messages that ended.
+    pub(super) messages: u64,
+    /// The batch that comes next, or that it is in, among those taken.
+    pub(super) batch: usize,
+    at: usize,
+}
+
+impl Progress {
+    /// Everything that was taken, though nothing of it was for this reader.
+    pub(super) fn past(taken: &Taken) -> Self {
+        Self { batch: taken.len(), ..Self::default() }
+    }
+
+    /// Moves both on.
+    pub(super) fn apply(self, cursor: &mut Cursor, taken: &Taken, control: &mut Control, reader: Reader) {
+        control.advance(self.control);
+        cursor.advance(taken, reader.format, self.batch, self.at);
+    }
 }

@@ -2,48 +2,40 @@
 //! socket, answers pings, notices death, ends with a close. One task each, hand-written as a future: an idle session is
 //! some two hundred bytes and holds no buffer.
 
-use std::cell::RefCell;
+mod hearing;
+
 use std::future::Future;
-use std::io::{self, ErrorKind};
+use std::io::ErrorKind;
 use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 use super::close::CloseReason;
 use super::closing::{Closing, Step};
-use super::frame::{self, Decoder, Event, Limits};
+use super::frame::{self, Decoder, Limits};
 use super::gate::Permit;
-use super::outgoing::{Control, Outgoing, advance};
+use super::outgoing::{Control, Outgoing, Progress, Reader};
 use super::pulse::{Pulse, Seat};
 use super::rate::Rate;
+use super::v1;
 use crate::config::SlowClient;
 use crate::feed::{Cursor, Taken};
-use crate::hub::{Hub, Membership};
-use crate::message::now_ns;
-use crate::metrics::{LossCause, Metrics, WEBSOCKET};
-use crate::telemetry;
-
-/// One read takes this much at most. The buffer is the worker thread's, not the session's.
-const READ_BYTES: usize = 64 * 1024;
-
-/// Control frames a client may leave unread before we no longer read from it.
-const CONTROL_BYTES: usize = 4 * 1024;
+use crate::hub::{Answer, Hub, Membership};
+use crate::message::{Format, now_ns};
+use crate::metrics::{LossCause, Metrics};
 
 /// Rounds of reading and writing before other sessions get their turn.
 const ROUNDS: usize = 8;
 
 /// One delivery in this many is timed: two clock readings would cost more than the rest of the bookkeeping.
 const TIMED_DELIVERY: u64 = 16;
-
-thread_local! {
-    /// Where sockets are read into; nothing in it outlives one call.
-    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES].into());
-}
 
 /// What all sessions of a node share.
 #[derive(Debug)]
@@ -62,6 +54,26 @@ pub struct Shared {
     pub slow_client: SlowClient,
     /// Whether each message is logged.
     pub log_messages: bool,
+    /// Tells this node from others.
+    pub node: u64,
+    /// Gives connections that do not want to hear themselves a number each.
+    pub senders: AtomicU32,
+}
+
+/// What a client asked for beside its channel.
+#[derive(Clone, Copy, Debug)]
+pub struct Wishes {
+    /// How messages look to it.
+    pub format: Format,
+    /// Whether it hears its own messages.
+    pub echo: bool,
+}
+
+impl Shared {
+    /// How long a client that is sent away should wait, in milliseconds: not all of a slot at the same moment.
+    pub fn retry_ms(&self) -> u64 {
+        rand::random_range(50..1000)
+    }
 }
 
 /// A connected client.
@@ -71,6 +83,7 @@ pub struct Session {
     shared: Arc<Shared>,
     membership: Membership,
     cursor: Cursor,
+    reader: Reader,
     decoder: Decoder,
     control: Control,
     /// Bytes that came together with the handshake.
@@ -86,7 +99,15 @@ pub struct Session {
     rate: Option<Box<Rate>>,
     closing: Option<Box<Closing>>,
     writes: u64,
+    /// Where answers to this client's messages come in, once it has asked for one.
+    answers: Option<Box<Answers>>,
     _permit: Permit,
+}
+
+#[derive(Debug)]
+struct Answers {
+    sender: UnboundedSender<Answer>,
+    receiver: UnboundedReceiver<Answer>,
 }
 
 /// Why a poll ended the session at once.
@@ -98,15 +119,17 @@ impl Session {
         stream: TcpStream,
         early: Bytes,
         shared: Arc<Shared>,
-        membership: Membership,
-        cursor: Cursor,
+        (membership, cursor): (Membership, Cursor),
+        wishes: Wishes,
         permit: Permit,
     ) -> Self {
+        let sender = if wishes.echo { 0 } else { shared.senders.fetch_add(1, Relaxed).max(1) };
         let rate = shared.message_rate.map(|limit| Box::new(Rate::new(limit)));
         Self {
             stream,
             membership,
             cursor,
+            reader: Reader { format: wishes.format, sender },
             decoder: Decoder::new(),
             control: Control::default(),
             // Empty, it would still keep the HTTP server's whole buffer alive.
@@ -119,6 +142,7 @@ impl Session {
             rate,
             closing: None,
             writes: 0,
+            answers: None,
             _permit: permit,
             shared,
         }
@@ -131,6 +155,7 @@ impl Session {
                 // After reading: an answer that is already here counts.
                 self.visit(context)?;
             }
+            self.pass_answers(context);
             let written = self.write(context)?;
             self.close_on(context)?;
             if read.is_pending() && written.is_pending() {
@@ -152,6 +177,9 @@ impl Session {
             return ControlFlow::Continue(());
         }
         if seat.is_sent_away() {
+            if self.reader.format == Format::V1 {
+                self.control.push_text(v1::drain(self.shared.retry_ms()).as_bytes());
+            }
             self.begin_close(CloseReason::Drain, "restarting, come back");
             return ControlFlow::Continue(());
         }
@@ -177,103 +205,6 @@ impl Session {
         ControlFlow::Continue(())
     }
 
-    /// Reads once; pending if there is nothing to read or no reading now.
-    fn read(&mut self, context: &mut Context<'_>) -> ControlFlow<Ended, Poll<()>> {
-        if self.closing.is_some() {
-            return self.discard(context);
-        }
-        // A client that does not read its pongs gets no new ones: its socket is looked at again once they are written.
-        let may_read =
-            self.control.held() < CONTROL_BYTES && self.shared.hub.inbox().may_read(context, &mut self.inbox_round);
-        if !may_read {
-            return ControlFlow::Continue(Poll::Pending);
-        }
-        if !self.early.is_empty() {
-            let mut early = Vec::from(std::mem::take(&mut self.early));
-            self.hear(&mut early);
-            return ControlFlow::Continue(Poll::Ready(()));
-        }
-        SCRATCH.with_borrow_mut(|scratch| match self.receive(context, scratch) {
-            Poll::Pending => ControlFlow::Continue(Poll::Pending),
-            Poll::Ready(Ok(0) | Err(_)) => ControlFlow::Break(CloseReason::Disconnected),
-            Poll::Ready(Ok(bytes)) => {
-                self.hear(&mut scratch[..bytes]);
-                ControlFlow::Continue(Poll::Ready(()))
-            }
-        })
-    }
-
-    fn receive(&self, context: &mut Context<'_>, scratch: &mut [u8]) -> Poll<io::Result<usize>> {
-        loop {
-            match self.stream.try_read(scratch) {
-                Err(error) if error.kind() == ErrorKind::WouldBlock => ready!(self.stream.poll_read_ready(context))?,
-                result => return Poll::Ready(result),
-            }
-        }
-    }
-
-    /// Throws away what a client says after the end began, and notices when it hangs up.
-    fn discard(&mut self, context: &mut Context<'_>) -> ControlFlow<Ended, Poll<()>> {
-        let Some(Closing { reason, step, hung_up, .. }) = self.closing.as_deref() else {
-            return ControlFlow::Continue(Poll::Pending);
-        };
-        let (reason, step, hung_up) = (*reason, *step, *hung_up);
-        let ended = hung_up
-            || match SCRATCH.with_borrow_mut(|scratch| self.receive(context, scratch)) {
-                Poll::Pending => return ControlFlow::Continue(Poll::Pending),
-                Poll::Ready(Ok(bytes)) => bytes == 0,
-                Poll::Ready(Err(_)) => return ControlFlow::Break(reason),
-            };
-        match (ended, &mut self.closing) {
-            (true, _) if step == Step::Linger => ControlFlow::Break(reason),
-            (true, Some(closing)) => {
-                closing.hung_up = true;
-                ControlFlow::Continue(Poll::Pending)
-            }
-            _ => ControlFlow::Continue(Poll::Ready(())),
-        }
-    }
-
-    /// Takes in bytes from the client.
-    fn hear(&mut self, bytes: &mut [u8]) {
-        if let Some((reason, code, text)) = self.publish(bytes) {
-            self.begin_close_with(reason, code, text);
-        }
-    }
-
-    /// Says on the channel what the client said; returns how it ends, if it does.
-    fn publish(&mut self, bytes: &mut [u8]) -> Option<(CloseReason, u16, String)> {
-        let Self { shared, membership, decoder, control, said, rate, .. } = self;
-        let (hub, channel) = (&shared.hub, membership.channel());
-        shared.metrics.received_bytes.inc_by(bytes.len() as u64);
-        self.silent_visits = None;
-        let mut end = None;
-        let mut publication = None;
-        let outcome = decoder.decode(&shared.limits, bytes, |event| match event {
-            // What follows a broken limit or a close is not heard.
-            _ if end.is_some() => {}
-            Event::Message { .. } if rate.as_deref_mut().is_some_and(|rate| !rate.allows()) => {
-                end = Some((CloseReason::Rate, CloseReason::Rate.code(), "too many messages a second".to_owned()));
-            }
-            Event::Message { kind, payload } => {
-                if shared.log_messages {
-                    telemetry::log_message(channel.name.as_str(), kind, payload);
-                }
-                *said = publication.get_or_insert_with(|| channel.publish(hub.inbox())).push(kind, payload);
-            }
-            Event::Ping(payload) => control.push(frame::Control::Pong(payload)),
-            Event::Pong(_) => {}
-            Event::Close(given) => {
-                let (code, text) = given.unwrap_or((CloseReason::Client.code(), ""));
-                end = Some((CloseReason::Client, code, text.to_owned()));
-            }
-        });
-        if let Some(publication) = publication {
-            shared.metrics.messages_received.inc_by(publication.messages() as u64);
-        }
-        end.or_else(|| outcome.err().map(|bad| (bad.into(), bad.close_code(), bad.to_string())))
-    }
-
     /// Writes once; pending if there is nothing to write or the client does not take more now.
     fn write(&mut self, context: &mut Context<'_>) -> ControlFlow<Ended, Poll<()>> {
         let mut taken = Taken::new();
@@ -285,16 +216,24 @@ impl Session {
                     return ControlFlow::Continue(Poll::Ready(()));
                 }
             }
-        } else if let Some((batch, end)) = self.cursor.unfinished_frame() {
+        } else if let Some((batch, end)) = self.cursor.unfinished_item(self.reader.format) {
             taken.push(batch);
             frame_end = Some(end);
         }
         let outgoing = match frame_end {
-            Some(end) => Outgoing::last(&taken, end, &self.cursor, &self.control),
-            None => Outgoing::all(&taken, &self.cursor, &self.control),
+            Some(end) => Outgoing::last(&taken, end, &self.cursor, &self.control, self.reader),
+            None => Outgoing::all(&taken, &self.cursor, &self.control, self.reader),
         };
+        if self.reader.format != Format::Raw {
+            self.cursor.account(&taken);
+        }
         if outgoing.is_empty() {
-            return ControlFlow::Continue(Poll::Pending);
+            if taken.is_empty() {
+                return ControlFlow::Continue(Poll::Pending);
+            }
+            // Marks that this format does not show, or its own messages.
+            Progress::past(&taken).apply(&mut self.cursor, &taken, &mut self.control, self.reader);
+            return ControlFlow::Continue(Poll::Ready(()));
         }
         let written = loop {
             match self.stream.try_write_vectored(&outgoing.slices()) {
@@ -308,15 +247,15 @@ impl Session {
                 Err(_) => return ControlFlow::Break(self.reason_or_disconnected()),
             }
         };
-        let divided = outgoing.divide(written);
+        let progress = outgoing.progress(written);
         let live = !self.cursor.is_replaying();
-        let progress = advance(&mut self.cursor, &taken, &mut self.control, divided);
+        progress.apply(&mut self.cursor, &taken, &mut self.control, self.reader);
         let metrics = &self.shared.metrics;
-        metrics.sent_bytes.inc_by(written as u64);
+        metrics.websocket.sent_bytes.inc_by(written as u64);
         if progress.messages > 0 {
-            metrics.messages_delivered.inc_by(progress.messages);
+            metrics.websocket.delivered.inc_by(progress.messages);
         }
-        if let Some(batch) = taken.first().filter(|_| live && progress.batches > 0) {
+        if let Some(batch) = taken.first().filter(|_| live && progress.batch > 0) {
             if self.writes.is_multiple_of(TIMED_DELIVERY) {
                 metrics.delivery_seconds.observe(now_ns().saturating_sub(batch.published_ns) as f64 / 1e9);
             }
@@ -329,7 +268,7 @@ impl Session {
     /// and its end is returned. Then the reader is closed or skipped ahead.
     fn lagged(&mut self, taken: &mut Taken) -> Option<usize> {
         let policy = self.shared.slow_client;
-        let unfinished = self.cursor.unfinished_frame();
+        let unfinished = self.cursor.unfinished_item(self.reader.format);
         if policy == SlowClient::Disconnect {
             self.shared.metrics.slow_clients.with_label_values(&[policy.label()]).inc();
             // One that was ending anyway ends here, with what it has.
@@ -339,7 +278,11 @@ impl Session {
             }
         } else if unfinished.is_none() {
             self.shared.metrics.slow_clients.with_label_values(&[policy.label()]).inc();
-            self.shared.metrics.lost(LossCause::SlowClient, self.cursor.skip_to_newest());
+            let missed = self.cursor.skip_to_newest();
+            self.shared.metrics.lost(LossCause::SlowClient, missed);
+            if self.reader.format == Format::V1 {
+                self.control.push_text(&v1::gap(missed));
+            }
         }
         let (batch, end) = unfinished?;
         taken.push(batch);
@@ -410,7 +353,7 @@ impl Future for Session {
         match self.drive(context) {
             ControlFlow::Continue(()) => Poll::Pending,
             ControlFlow::Break(reason) => {
-                self.shared.metrics.connections_closed.with_label_values(&[WEBSOCKET, reason.label()]).inc();
+                self.shared.metrics.websocket.closed(reason.label());
                 Poll::Ready(reason)
             }
         }

@@ -1,30 +1,87 @@
 //! Catching up: reading from a channel's history what was said before this node heard it. The same at the first
-//! subscription, after every reconnect and at each gap; [`super::relay`] holds back what arrives meanwhile.
+//! subscription, after every reconnect and at each gap; [`super::relay`] holds back what arrives meanwhile. And reading
+//! there for clients what is older than the feed.
+
+use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_util::StreamExt;
+use futures_util::{StreamExt, stream};
 use redis::Client;
 use redis::aio::MultiplexedConnection;
 use tokio::sync::Mutex;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tracing::warn;
 
+use super::super::envelope::Payload;
+use super::history::{self, Excerpt};
 use super::relay::{Relay, Release, Request};
 use super::{Backoff, Redis};
 use crate::channel::ChannelName;
+use crate::hub::{Page, Reading};
+use crate::message::Batch;
 
 /// Batches asked for at once.
 const PAGE: usize = 64;
 
-/// Channels that catch up at the same time: enough to fill a connection after a reconnect with many channels.
+/// Batches asked for at once for a client: with their size, it bounds what slow ones make a node hold.
+const CLIENT_PAGE: usize = 16;
+
+/// Reads at the same time: enough to fill a connection after a reconnect with many channels, and more than clients have.
 const AT_ONCE: usize = 64;
 
-/// Answers requests until there can be no more.
-pub(super) async fn run(redis: &Redis, relay: &Relay, mut requests: UnboundedReceiver<Request>) {
-    let connection = Reader { redis, connection: Mutex::new(None) };
-    futures_util::stream::poll_fn(|context| requests.poll_recv(context))
-        .for_each_concurrent(AT_ONCE, |request| catch_up(&connection, relay, request))
+/// Answers requests until there can be no more of the node's own.
+pub(super) async fn run(
+    redis: &Redis,
+    relay: &Relay,
+    mut requests: UnboundedReceiver<Request>,
+    mut readings: UnboundedReceiver<Reading>,
+) {
+    let reader = Reader { redis, connection: Mutex::new(None) };
+    let own = stream::poll_fn(|context| requests.poll_recv(context)).map(Task::CatchUp);
+    let clients = stream::poll_fn(|context| readings.poll_recv(context)).map(Task::Read);
+    stream::select(own, clients)
+        .for_each_concurrent(AT_ONCE, |task| async {
+            match task {
+                Task::CatchUp(request) => catch_up(&reader, relay, request).await,
+                Task::Read(reading) => read_for_client(&reader, reading).await,
+            }
+        })
         .await;
+}
+
+enum Task {
+    CatchUp(Request),
+    Read(Reading),
+}
+
+/// Reads until there is a page or nobody waits for it any more.
+async fn read_for_client(reader: &Reader<'_>, Reading { channel, from, mut answer }: Reading) {
+    let mut backoff = Backoff::default();
+    loop {
+        let error = tokio::select! {
+            read = reader.read(&channel.name, from, CLIENT_PAGE) => match read {
+                Ok(page) => {
+                    let batches = page.payloads.into_iter().filter_map(decode).collect();
+                    // Who asked may have left just now.
+                    let _ = answer.send(Page { epoch: page.epoch, batches });
+                    return;
+                }
+                Err(error) => error,
+            },
+            () = answer.closed() => return,
+        };
+        warn!(channel = channel.name.as_str(), "cannot read history, trying again: {error:#}");
+        tokio::time::sleep(backoff.next()).await;
+    }
+}
+
+fn decode(payload: Bytes) -> Option<Arc<Batch>> {
+    let Payload::Batch(envelope) = Payload::decode(payload) else { return None };
+    let (epoch, offset) = (envelope.epoch, envelope.offset);
+    let published_ns = envelope.published_ns;
+    let mut batch = envelope.into_batch(false).build(published_ns);
+    (batch.epoch, batch.offset, batch.span) = (epoch, offset, batch.len() as u64);
+    Some(Arc::new(batch))
 }
 
 async fn catch_up(reader: &Reader<'_>, relay: &Relay, Request { channel, round }: Request) {
@@ -36,7 +93,7 @@ async fn catch_up(reader: &Reader<'_>, relay: &Relay, Request { channel, round }
     let mut stuck_at = None;
     while relay.is_current(&channel.name, round) {
         let (epoch, next_offset) = channel.feed.expects();
-        let page = match reader.read(&channel.name, if epoch == 0 { 0 } else { next_offset }).await {
+        let page = match reader.read(&channel.name, if epoch == 0 { 0 } else { next_offset }, PAGE).await {
             Ok(page) => page,
             Err(error) => {
                 warn!(channel = channel.name.as_str(), "cannot read history, trying again: {error:#}");
@@ -78,33 +135,15 @@ struct Reader<'a> {
     connection: Mutex<Option<MultiplexedConnection>>,
 }
 
-/// Some of a history.
-struct Page {
-    /// 0 if there is no history.
-    epoch: u64,
-    /// The offset of the message that comes next.
-    next_offset: u64,
-    /// Oldest first.
-    payloads: Vec<Bytes>,
-}
-
 impl Reader<'_> {
     /// The oldest batches that reach up to `from` or beyond.
-    async fn read(&self, name: &ChannelName, from: u64) -> anyhow::Result<Page> {
+    async fn read(&self, name: &ChannelName, from: u64, count: usize) -> anyhow::Result<Excerpt> {
         let mut connection = self.connection().await?;
-        let mut pipeline = redis::pipe();
-        // Together, so that they tell of the same moment.
-        pipeline.atomic();
-        pipeline.cmd("HMGET").arg(self.redis.names.meta(name)).arg("epoch").arg("offset");
-        pipeline.cmd("XRANGE").arg(self.redis.names.stream(name)).arg(from).arg("+").arg("COUNT").arg(PAGE);
-        let answer = pipeline.query_async::<(MetaValues, Vec<Entry>)>(&mut connection).await;
-        if answer.is_err() {
+        let excerpt = history::read(&mut connection, &self.redis.names, name, from, count).await;
+        if excerpt.is_err() {
             *self.connection.lock().await = None;
         }
-        let ((epoch, offset), entries) = answer?;
-        let epoch = epoch.and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes);
-        let payloads = entries.into_iter().map(|(_, (_, payload))| payload.into()).collect();
-        Ok(Page { epoch, next_offset: offset.unwrap_or(0) + 1, payloads })
+        Ok(excerpt?)
     }
 
     async fn connection(&self) -> anyhow::Result<MultiplexedConnection> {
@@ -117,9 +156,3 @@ impl Reader<'_> {
         Ok(connection.insert(made).clone())
     }
 }
-
-/// The fields of the meta hash, if there is one.
-type MetaValues = (Option<Vec<u8>>, Option<u64>);
-
-/// An entry of the stream: its id, and its one field with its value.
-type Entry = (String, (String, Vec<u8>));

@@ -1,40 +1,69 @@
 -- Publishes one batch: gives it the next offsets, keeps it in the channel's history, and publishes the same bytes.
--- A batch that was published before, because its publisher never got the answer, changes nothing.
--- KEYS: meta hash, history stream. ARGV: pub/sub channel, publishing node, numbers of the batch's first and last message
--- (20 digits each, so that they compare as text: Lua's numbers are too short), how many, the batch without epoch and
--- offset, messages to keep, milliseconds to keep them after the last, the epoch to begin if there is none (8 bytes),
--- seconds since 1970.
-local meta, stream = KEYS[1], KEYS[2]
-local channel, node, first_number, last_number, count = ARGV[1], 'n:' .. ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
-local body, keep, ttl, new_epoch, now = ARGV[6], tonumber(ARGV[7]), ARGV[8], ARGV[9], tonumber(ARGV[10])
+-- A batch that was published before, because its publisher never got the answer, or whose key is in the history, changes
+-- nothing. Returns the epoch, the offset of the batch's last message (0 if it is in the history, but who knows where), and
+-- whether a batch of that number has ever been or will be published.
+-- KEYS: meta hash, history stream, set of keys. ARGV: pub/sub channel; publishing node; number of the batch's last
+-- message, and of its predecessor in the same pipeline or '' (20 digits each, so that they compare as text: Lua's numbers
+-- are too short); how many messages; the batch without epoch and offset; its key or ''; messages to keep; milliseconds to
+-- keep them after the last, and what is known of them; the epoch to begin if there is none (8 bytes); seconds since 1970;
+-- epoch and offset of the newest message that the publishing node has heard.
+local meta, stream, keys = KEYS[1], KEYS[2], KEYS[3]
+local channel, node, last_number, previous = ARGV[1], 'n:' .. ARGV[2], ARGV[3], ARGV[4]
+local count, body, key, keep = tonumber(ARGV[5]), ARGV[6], ARGV[7], tonumber(ARGV[8])
+local ttl, meta_ttl, new_epoch, now = ARGV[9], ARGV[10], ARGV[11], tonumber(ARGV[12])
+local seen_epoch, seen = ARGV[13], tonumber(ARGV[14])
+
+local epoch = redis.call('HGET', meta, 'epoch')
+if not epoch then
+  -- Whatever is left of a history without its offsets cannot be gone on with.
+  epoch = new_epoch
+  redis.call('HSET', meta, 'epoch', epoch)
+  redis.call('DEL', stream, keys)
+end
+
+local kept = key ~= '' and redis.call('ZSCORE', keys, key)
+if kept then
+  redis.call('HSET', meta, node, last_number .. ' ' .. ARGV[12] .. ' ' .. kept)
+  return {epoch, tonumber(kept), 0}
+end
 
 local heard = redis.call('HGET', meta, node)
-if heard and string.sub(heard, 1, 20) >= last_number then
-  return 0
+local heard_number = heard and string.sub(heard, 1, 20) or ''
+if heard_number >= last_number then
+  return {epoch, heard_number == last_number and tonumber(string.match(heard, '%d+$')) or 0, 1}
+end
+if previous > heard_number then
+  return redis.error_reply('OUTOFORDER the batch before this one was not taken')
 end
 if not heard and redis.call('HLEN', meta) > 256 then
   -- Nodes restart under new names: forget those that have said nothing here for as long as history lives.
   local fields = redis.call('HGETALL', meta)
   for i = 1, #fields, 2 do
-    if string.sub(fields[i], 1, 2) == 'n:' and tonumber(string.sub(fields[i + 1], 22)) + ttl / 1000 < now then
+    if string.sub(fields[i], 1, 2) == 'n:' and tonumber(string.match(fields[i + 1], ' (%d+) ')) + ttl / 1000 < now then
       redis.call('HDEL', meta, fields[i])
     end
   end
 end
 
-local epoch = redis.call('HGET', meta, 'epoch')
-if not epoch then
-  epoch = new_epoch
-  redis.call('HSET', meta, 'epoch', epoch)
+local last = tonumber(redis.call('HGET', meta, 'offset') or 0)
+if seen_epoch == epoch and seen > last then
+  -- Redis has lost the end of what it had given out: no offset may be given twice.
+  last = seen
 end
-local last = redis.call('HINCRBY', meta, 'offset', count)
-redis.call('HSET', meta, node, last_number .. ' ' .. ARGV[10])
+last = last + count
+local id = string.format('%.0f', last)
 
 -- The envelope's magic, its epoch (field 1) and offset (field 2) as protobuf's fixed64, then all other fields.
 local payload = '\236\1\9' .. epoch .. '\17' .. struct.pack('<I8', last - count + 1) .. body
-redis.call('XADD', stream, last .. '-0', 'b', payload)
-redis.call('XTRIM', stream, 'MINID', math.max(last - keep + 1, 0))
+redis.call('XADD', stream, id .. '-0', 'b', payload)
+redis.call('HSET', meta, 'offset', id, node, last_number .. ' ' .. ARGV[12] .. ' ' .. id)
+redis.call('XTRIM', stream, 'MINID', string.format('%.0f', math.max(last - keep + 1, 0)))
+if key ~= '' then
+  redis.call('ZADD', keys, id, key)
+  redis.call('ZREMRANGEBYSCORE', keys, '-inf', last - keep)
+  redis.call('PEXPIRE', keys, ttl)
+end
 redis.call('PEXPIRE', stream, ttl)
-redis.call('PEXPIRE', meta, ttl)
+redis.call('PEXPIRE', meta, meta_ttl)
 redis.call('PUBLISH', channel, payload)
-return last
+return {epoch, last, 1}

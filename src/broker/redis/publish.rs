@@ -1,18 +1,23 @@
 //! From the inbox to Redis. While one pipeline is on its way the inbox fills, and all of that is the next pipeline, one
-//! PUBLISH a channel and batch: at low load nothing waits, under load one command carries many messages.
+//! script call a channel and batch: at low load nothing waits, under load one command carries many messages. It owns what
+//! becomes of a batch that Redis does not take: sent again, or refused.
 
+use std::collections::{HashMap, VecDeque};
+
+use anyhow::anyhow;
 use deadpool_redis::{Connection, Manager, Pool};
 use prost::Message as _;
-use redis::{Pipeline, Script};
+use redis::{Pipeline, RedisError, RedisResult, Script, Value, from_redis_value};
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, warn};
+use tracing::{Instrument, Span, warn};
 
 use super::super::Link;
 use super::super::envelope::{Envelope, Said};
-use super::{Backoff, Redis};
-use crate::channel::ChannelName;
-use crate::hub::Outgoing;
-use crate::message::{Kind, now_ns};
+use super::history::find;
+use super::{Backoff, META_OUTLIVES, Redis};
+use crate::hub::{Outgoing, Unpublished};
+use crate::message::{Kind, MessageId, now_ns};
+use crate::metrics::LossCause;
 use crate::telemetry;
 
 /// One publisher holds one connection; the pool makes and checks it, and a second one is there while a first is dying.
@@ -46,74 +51,91 @@ struct Publisher<'a> {
     /// Held across pipelines: the pool checks a connection with a round trip each time it hands it out.
     connection: Option<Connection>,
     script: Script,
+    /// Taken from the inbox and not yet in a pipeline.
+    queue: VecDeque<Outgoing>,
+}
+
+/// A batch in a pipeline.
+struct Sending {
+    outgoing: Outgoing,
+    /// Of its frames, as the inbox counts.
+    bytes: usize,
+    envelope: Envelope,
+}
+
+/// What is done about an error that Redis answered.
+#[derive(PartialEq, Eq)]
+enum Cure {
+    /// It passes, and nobody needs to know.
+    Again,
+    /// It may take long: who can be told is told.
+    Full,
+    /// It will not pass.
+    Never,
 }
 
 impl<'a> Publisher<'a> {
     fn new(redis: &'a Redis, link: &'a Link) -> anyhow::Result<Self> {
         let manager = Manager::new_with_config(redis.info.clone(), redis.connection_config())?;
         let pool = Pool::builder(manager).max_size(CONNECTIONS).build()?;
-        Ok(Self { redis, link, pool, connection: None, script: Script::new(SCRIPT) })
+        Ok(Self { redis, link, pool, connection: None, script: Script::new(SCRIPT), queue: VecDeque::new() })
     }
 
     async fn publish(&mut self, taken: Vec<Outgoing>) {
-        let mut taken = taken.into_iter().peekable();
-        while taken.peek().is_some() {
-            let mut pipeline = redis::pipe();
-            let (mut messages, mut bytes) = (0, 0);
+        self.queue.extend(taken);
+        while !self.queue.is_empty() {
             let published_ns = now_ns();
             let span = telemetry::publish_span("redis");
-            while bytes < PIPELINE_BYTES
-                && let Some(Outgoing { channel, number, batch }) = taken.next()
-            {
-                messages += batch.len();
-                bytes += batch.bytes();
-                self.link.metrics.batch_messages.observe(batch.len() as f64);
-                let said = batch.into_messages().map(|(kind, payload)| Said {
-                    binary: kind == Kind::Binary,
-                    payload,
-                    ..Said::default()
-                });
-                let envelope = Envelope {
-                    node: channel.publisher,
-                    number,
-                    published_ns,
-                    traceparent: telemetry::traceparent(&span),
-                    messages: said.collect(),
-                    ..Envelope::default()
-                };
-                self.add(&mut pipeline, &channel.name, &envelope);
-            }
-            self.send(&pipeline).instrument(span).await;
+            let sending = self.next_pipeline(published_ns, &span);
+            self.send(sending).instrument(span).await;
             let seconds = now_ns().saturating_sub(published_ns) as f64 / 1e9;
             self.link.metrics.publish_seconds.observe(seconds);
-            self.link.hub.inbox().settle(messages, bytes);
         }
     }
 
-    fn add(&self, pipeline: &mut Pipeline, name: &ChannelName, envelope: &Envelope) {
-        let Redis { names, retention, .. } = self.redis;
-        if retention.messages == 0 {
-            pipeline.cmd("PUBLISH").arg(names.pubsub(name)).arg(envelope.encode_payload()).ignore();
-            return;
+    fn next_pipeline(&mut self, published_ns: u64, span: &Span) -> Vec<Sending> {
+        let (mut sending, mut sum) = (Vec::new(), 0);
+        while sum < PIPELINE_BYTES
+            && let Some(mut outgoing) = self.queue.pop_front()
+        {
+            let batch = std::mem::take(&mut outgoing.batch);
+            let bytes = batch.bytes();
+            sum += bytes;
+            self.link.metrics.batch_messages.observe(outgoing.count as f64);
+            let said = batch.into_messages().map(|(kind, payload, sender)| Said {
+                binary: kind == Kind::Binary,
+                payload,
+                key: outgoing.key.clone().unwrap_or_default(),
+                sender,
+            });
+            let envelope = Envelope {
+                node: outgoing.channel.publisher,
+                number: outgoing.number,
+                published_ns,
+                traceparent: telemetry::traceparent(span),
+                messages: said.collect(),
+                ..Envelope::default()
+            };
+            sending.push(Sending { outgoing, bytes, envelope });
         }
-        let last = envelope.number + envelope.messages.len() as u64 - 1;
-        let seconds = envelope.published_ns / 1_000_000_000;
-        pipeline.cmd("EVALSHA").arg(self.script.get_hash()).arg(2).arg(names.meta(name)).arg(names.stream(name));
-        pipeline.arg(names.pubsub(name)).arg(format!("{:016x}", envelope.node));
-        pipeline.arg(format!("{:020}", envelope.number)).arg(format!("{last:020}")).arg(envelope.messages.len());
-        pipeline.arg(envelope.encode_to_vec()).arg(retention.messages).arg(retention.ttl.as_millis() as u64);
-        pipeline.arg(&rand::random::<u64>().max(1).to_le_bytes()[..]).arg(seconds).ignore();
+        sending
     }
 
-    /// Sends until Redis has it: publishing again after a lost answer is harmless, since relays know what they heard.
-    async fn send(&mut self, pipeline: &Pipeline) {
+    /// Sends until Redis has it all or has refused it: publishing again after a lost answer is harmless.
+    async fn send(&mut self, mut sending: Vec<Sending>) {
         let mut backoff = Backoff::default();
         loop {
             if self.redis.retention.messages == 0 {
                 // While our own subscription is down, what we publish would never come back to our own clients.
                 self.link.status.wait_up().await;
             }
-            let Err(error) = self.try_send(pipeline).await else { return };
+            let error = match self.try_send(&sending).await {
+                Ok(answers) => match self.settle(&mut sending, answers).await {
+                    Some(error) => error.into(),
+                    None => return,
+                },
+                Err(error) => error,
+            };
             self.connection = None;
             let pause = backoff.next();
             warn!(retry_ms = pause.as_millis() as u64, "publishing to redis failed: {error:#}");
@@ -121,17 +143,144 @@ impl<'a> Publisher<'a> {
         }
     }
 
-    async fn try_send(&mut self, pipeline: &Pipeline) -> anyhow::Result<()> {
+    async fn try_send(&mut self, sending: &[Sending]) -> anyhow::Result<Vec<RedisResult<Value>>> {
         if self.connection.is_none() {
             let mut connection = self.pool.get().await?;
-            // Each time: Redis may have been restarted, or its scripts flushed.
-            self.script.prepare_invoke().load_async(&mut connection).await?;
+            if self.redis.retention.messages > 0 {
+                // Each time: Redis may have been restarted, or its scripts flushed.
+                self.script.prepare_invoke().load_async(&mut connection).await?;
+            }
             self.connection = Some(connection);
         }
-        if let Some(connection) = &mut self.connection {
-            pipeline.exec_async(connection).await?;
+        let connection = self.connection.as_mut().ok_or_else(|| anyhow!("no connection"))?;
+        let mut pipeline = redis::pipe();
+        pipeline.ignore_errors();
+        let mut previous = HashMap::new();
+        for sending in sending {
+            let before = previous.insert(sending.envelope.node, sending.outgoing.last());
+            self.redis.add(&mut pipeline, self.script.get_hash(), sending, before);
         }
-        Ok(())
+        let answers: Vec<RedisResult<Value>> = pipeline.query_async(connection).await?;
+        anyhow::ensure!(answers.len() == sending.len(), "{} answers to {} commands", answers.len(), sending.len());
+        Ok(answers)
+    }
+
+    /// Takes in the answers; what is left is to be sent again, because of the error that is returned.
+    async fn settle(&mut self, sending: &mut Vec<Sending>, answers: Vec<RedisResult<Value>>) -> Option<RedisError> {
+        let (mut left, mut error) = (Vec::new(), None);
+        for (mut this, answer) in std::mem::take(sending).into_iter().zip(answers) {
+            let refused = match answer {
+                Ok(answer) => {
+                    let last = self.last_id(&this, answer).await;
+                    this.outgoing.held(last);
+                    self.done(this.outgoing.count, this.bytes);
+                    continue;
+                }
+                Err(refused) => refused,
+            };
+            let cure = Cure::of(&refused);
+            if cure == Cure::Never || (cure == Cure::Full && this.outgoing.has_receipts()) {
+                self.refuse(&mut this.outgoing, this.bytes, &refused, cure == Cure::Never);
+            } else {
+                left.push(this);
+            }
+            if cure != Cure::Never {
+                error.get_or_insert(refused);
+            }
+        }
+        *sending = left;
+        if let Some(error) = error.as_ref().filter(|error| Cure::of(error) == Cure::Full) {
+            self.refuse_waiting(error);
+        }
+        if sending.is_empty() { None } else { error }
+    }
+
+    /// While some batches wait for Redis to take anything again, those behind them would wait, too.
+    fn refuse_waiting(&mut self, error: &RedisError) {
+        self.queue.extend(self.link.hub.inbox().try_take());
+        for mut outgoing in std::mem::take(&mut self.queue) {
+            if outgoing.has_receipts() {
+                let bytes = outgoing.batch.bytes();
+                self.refuse(&mut outgoing, bytes, error, false);
+            } else {
+                self.queue.push_back(outgoing);
+            }
+        }
+    }
+
+    fn refuse(&self, outgoing: &mut Outgoing, bytes: usize, error: &RedisError, loudly: bool) {
+        let why =
+            Unpublished(format!("redis says {}", error.detail().map_or_else(|| error.to_string(), str::to_owned)));
+        if loudly {
+            tracing::error!(channel = outgoing.channel.name.as_str(), messages = outgoing.count, "{why}");
+        }
+        if !outgoing.has_receipts() {
+            self.link.metrics.lost(LossCause::Refused, outgoing.count as u64);
+        }
+        outgoing.channel.feed.confirm(outgoing.last());
+        outgoing.refuse(&why);
+        self.done(outgoing.count, bytes);
+    }
+
+    fn done(&self, messages: usize, bytes: usize) {
+        self.link.hub.inbox().settle(messages, bytes);
+    }
+
+    /// What the last message of a batch that Redis holds is called, if somebody wants to know.
+    async fn last_id(&mut self, sending: &Sending, answer: Value) -> Option<MessageId> {
+        let wanted = sending.outgoing.has_receipts() || sending.outgoing.key.is_some();
+        if !wanted || self.redis.retention.messages == 0 {
+            return None;
+        }
+        let (epoch, offset, published): (Vec<u8>, u64, bool) = from_redis_value(answer).ok()?;
+        if !published {
+            sending.outgoing.channel.feed.confirm(sending.outgoing.last());
+        }
+        let epoch = u64::from_le_bytes(epoch.try_into().ok()?);
+        if offset > 0 {
+            return Some(MessageId { epoch, offset });
+        }
+        // Published before by a pipeline whose answer was lost, and not the last of it.
+        let stream = self.redis.names.stream(&sending.outgoing.channel.name);
+        let found = find(self.connection.as_mut()?, &stream, sending.envelope.node, sending.envelope.number).await;
+        found.unwrap_or_else(|error| {
+            warn!("cannot look up what a message is called: {error:#}");
+            None
+        })
+    }
+}
+
+impl Redis {
+    /// Adds the command that publishes a batch. `previous` is the number of the message before it, if that is in the same
+    /// pipeline.
+    fn add(&self, pipeline: &mut Pipeline, script: &str, sending: &Sending, previous: Option<u64>) {
+        let Sending { outgoing: Outgoing { channel, key, count, .. }, envelope, .. } = sending;
+        let Self { names, retention, .. } = self;
+        let name = &channel.name;
+        if retention.messages == 0 {
+            pipeline.cmd("PUBLISH").arg(names.pubsub(name)).arg(envelope.encode_payload());
+            return;
+        }
+        let digits = |number: u64| format!("{number:020}");
+        let (seen_epoch, next_offset) = channel.feed.expects();
+        pipeline.cmd("EVALSHA").arg(script);
+        pipeline.arg(3).arg(names.meta(name)).arg(names.stream(name)).arg(names.keys(name));
+        pipeline.arg(names.pubsub(name)).arg(format!("{:016x}", envelope.node));
+        pipeline.arg(digits(sending.outgoing.last())).arg(previous.map(digits).unwrap_or_default()).arg(*count);
+        pipeline.arg(envelope.encode_to_vec()).arg(key.as_deref().unwrap_or_default()).arg(retention.messages);
+        pipeline.arg(retention.ttl.as_millis() as u64).arg((retention.ttl + META_OUTLIVES).as_millis() as u64);
+        pipeline.arg(&rand::random::<u64>().max(1).to_le_bytes()[..]).arg(envelope.published_ns / 1_000_000_000);
+        pipeline.arg(&seen_epoch.to_le_bytes()[..]).arg(next_offset - 1);
+    }
+}
+
+impl Cure {
+    fn of(error: &RedisError) -> Self {
+        match error.code() {
+            Some("OOM" | "MISCONF" | "NOREPLICAS" | "NOPERM") => Self::Full,
+            Some("ERR" | "WRONGTYPE") => Self::Never,
+            _ => Self::Again,
+        }
     }
 }
 

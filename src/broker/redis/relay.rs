@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::mpsc::UnboundedSender;
@@ -28,8 +29,9 @@ const BACKLOG_BYTES: usize = 4 * 1024 * 1024;
 pub(super) struct Relay {
     link: Link,
     names: Names,
-    /// Whether Redis keeps history: then offsets tell what is missing, else only the numbers of nodes do.
-    history: bool,
+    /// How long Redis keeps a history after its last message; zero if it keeps none. With history offsets tell what is
+    /// missing, without it only the numbers of nodes do.
+    kept_for: Duration,
     receptions: Mutex<HashMap<ChannelName, Reception>>,
     requests: UnboundedSender<Request>,
 }
@@ -73,8 +75,12 @@ pub(super) enum Release {
 }
 
 impl Relay {
-    pub(super) fn new(link: Link, names: Names, history: bool, requests: UnboundedSender<Request>) -> Self {
-        Self { link, names, history, receptions: Mutex::default(), requests }
+    pub(super) fn new(link: Link, names: Names, kept_for: Duration, requests: UnboundedSender<Request>) -> Self {
+        Self { link, names, kept_for, receptions: Mutex::default(), requests }
+    }
+
+    fn has_history(&self) -> bool {
+        !self.kept_for.is_zero()
     }
 
     /// Takes a payload that Redis delivered.
@@ -103,7 +109,7 @@ impl Relay {
 
     /// Redis delivers a channel from now on: with history it catches up, without it goes live with what was held back.
     pub(super) fn subscribed(&self, channel: &Arc<Channel>, round: u64) {
-        if self.history {
+        if self.has_history() {
             self.request(channel.clone(), round);
         } else {
             self.release(channel, round, false);
@@ -148,11 +154,22 @@ impl Relay {
 
     fn jump(&self, channel: &Channel, reception: &Reception, epoch: u64, next_offset: u64) {
         let (before, expected) = channel.feed.expects();
-        // Of another epoch nobody knows how much there was after what was heard; nodes' own numbers tell, see `take`.
-        if before == epoch || (before == 0 && reception.was_live) {
-            self.link.metrics.lost(LossCause::Broker, next_offset.saturating_sub(expected));
-        }
         channel.feed.jump(epoch, next_offset);
+        if before == epoch || (before == 0 && reception.was_live) {
+            self.missed(channel, next_offset.saturating_sub(expected));
+        } else if before != 0 && channel.feed.idle().is_none_or(|silent| silent < self.kept_for) {
+            // Nobody knows how much of the old history was never heard here; nodes' own numbers may tell, see `take_next`.
+            // One that has come of age was heard to its end.
+            channel.feed.mark_gap(None);
+        }
+    }
+
+    /// Messages are missing here that cannot be had.
+    fn missed(&self, channel: &Channel, messages: u64) {
+        if messages > 0 {
+            self.link.metrics.lost(LossCause::Broker, messages);
+            channel.feed.mark_gap(Some(messages));
+        }
     }
 
     /// Lets a channel hear what was held back, if the history it has read reaches so far. `forced`: even if it does not,
@@ -211,18 +228,19 @@ impl Relay {
     /// measured if it is `timed`.
     fn take(&self, channel: &Channel, reception: &mut Reception, payload: Bytes, timed: bool) -> Result<(), Bytes> {
         match Payload::decode(payload.clone()) {
-            Payload::Batch(envelope) if self.history && envelope.offset > 0 => {
+            Payload::Batch(envelope) if self.has_history() && envelope.offset > 0 => {
                 return self.take_next(channel, reception, envelope, timed).then_some(()).ok_or(payload);
             }
             Payload::Batch(envelope) => self.take_any(channel, reception, envelope),
             Payload::Foreign(kind, payload) => {
                 let mut batch = BatchBuilder::default();
-                batch.push(kind, &payload);
+                batch.push(kind, &payload, 0);
                 self.link.metrics.messages_relayed.inc();
                 channel.feed.append_foreign(batch.build(now_ns()));
             }
             Payload::Malformed => {
                 self.link.metrics.lost(LossCause::Malformed, 1);
+                channel.feed.mark_gap(Some(1));
                 tracing::warn!(
                     channel = channel.name.as_str(),
                     "dropped a payload from redis that begins like a batch and is none"
@@ -237,18 +255,20 @@ impl Relay {
         let Envelope { epoch, node, number, offset, published_ns, ref traceparent, ref messages } = envelope;
         let (count, last) = (messages.len(), number + messages.len() as u64 - 1);
         let span = telemetry::relay_span("redis", channel.name.as_str(), count, traceparent);
-        let mut batch = envelope.into_batch().build(published_ns);
+        match reception.heard.get(&node) {
+            Some((before, newest)) if *before != epoch && channel.feed.expects() == (epoch, offset) => {
+                self.missed(channel, number.saturating_sub(newest + 1));
+            }
+            _ => {}
+        }
+        let own = node == channel.publisher;
+        let mut batch = envelope.into_batch(own).build(published_ns);
         batch.offset = offset;
-        match span.in_scope(|| channel.feed.accept(epoch, batch, (node == channel.publisher).then_some(last))) {
+        match span.in_scope(|| channel.feed.accept(epoch, batch, own.then_some(last))) {
             Accepted::Gap { .. } => return false,
             Accepted::Duplicate => {}
             Accepted::Appended => {
-                match reception.hear(node, epoch, last) {
-                    Some((before, newest)) if before != epoch && number != newest + 1 => {
-                        self.link.metrics.lost(LossCause::Broker, number.saturating_sub(newest + 1));
-                    }
-                    _ => {}
-                }
+                reception.hear(node, epoch, last);
                 self.count(count, timed.then_some(published_ns));
             }
         }
@@ -262,15 +282,13 @@ impl Relay {
         match reception.heard.get(&node) {
             // Published again because the first answer was lost.
             Some((_, newest)) if last <= *newest => return,
-            Some((_, newest)) if number != newest + 1 => {
-                self.link.metrics.lost(LossCause::Broker, number.saturating_sub(newest + 1));
-            }
-            _ => {}
+            Some((_, newest)) => self.missed(channel, number.saturating_sub(newest + 1)),
+            None => {}
         }
         reception.hear(node, 0, last);
         let _span = telemetry::relay_span("redis", channel.name.as_str(), count, traceparent).entered();
-        let confirms = (node == channel.publisher).then_some(last);
-        channel.feed.append(envelope.into_batch().build(published_ns), confirms);
+        let own = node == channel.publisher;
+        channel.feed.append(envelope.into_batch(own).build(published_ns), own.then_some(last));
         self.count(count, Some(published_ns));
     }
 
@@ -294,12 +312,12 @@ impl Reception {
         self.round
     }
 
-    /// Remembers the newest of a node; returns what was the newest before.
-    fn hear(&mut self, node: u64, epoch: u64, number: u64) -> Option<(u64, u64)> {
+    /// Remembers the newest of a node.
+    fn hear(&mut self, node: u64, epoch: u64, number: u64) {
         if self.heard.len() >= NODES && !self.heard.contains_key(&node) {
             self.heard.clear();
         }
-        self.heard.insert(node, (epoch, number))
+        self.heard.insert(node, (epoch, number));
     }
 }
 

@@ -1,0 +1,73 @@
+//! What Redis keeps of a channel: reading it, in the one place that knows how it looks.
+
+use bytes::Bytes;
+use redis::aio::ConnectionLike;
+use redis::{RedisResult, cmd};
+
+use super::super::envelope::Payload;
+use super::Names;
+use crate::channel::ChannelName;
+use crate::message::MessageId;
+
+/// Batches looked at at once when one is searched.
+const SEARCH: usize = 64;
+
+/// Some of a history, and where it ends.
+pub(super) struct Excerpt {
+    /// 0 if there is no history.
+    pub(super) epoch: u64,
+    /// The offset of the message that comes next.
+    pub(super) next_offset: u64,
+    /// Oldest first.
+    pub(super) payloads: Vec<Bytes>,
+}
+
+/// The fields of the meta hash, if there is one.
+type MetaValues = (Option<Vec<u8>>, Option<u64>);
+
+/// An entry of the stream: its id, and its one field with its value.
+type Entry = (String, (String, Vec<u8>));
+
+/// The oldest batches that reach up to `from` or beyond, at most `count`.
+pub(super) async fn read(
+    connection: &mut impl ConnectionLike,
+    names: &Names,
+    name: &ChannelName,
+    from: u64,
+    count: usize,
+) -> RedisResult<Excerpt> {
+    let mut pipeline = redis::pipe();
+    // Together, so that they tell of the same moment.
+    pipeline.atomic();
+    pipeline.cmd("HMGET").arg(names.meta(name)).arg("epoch").arg("offset");
+    pipeline.cmd("XRANGE").arg(names.stream(name)).arg(from).arg("+").arg("COUNT").arg(count);
+    let ((epoch, offset), entries) = pipeline.query_async::<(MetaValues, Vec<Entry>)>(connection).await?;
+    let epoch = epoch.and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes);
+    let payloads = entries.into_iter().map(|(_, (_, payload))| payload.into()).collect();
+    Ok(Excerpt { epoch, next_offset: offset.unwrap_or(0) + 1, payloads })
+}
+
+/// What the last message of the batch is called that `node` published as its `number`, if it is still there.
+pub(super) async fn find(
+    connection: &mut impl ConnectionLike,
+    stream: &str,
+    node: u64,
+    number: u64,
+) -> RedisResult<Option<MessageId>> {
+    let mut upto = "+".to_owned();
+    loop {
+        let mut page = cmd("XREVRANGE");
+        page.arg(stream).arg(&upto).arg("-").arg("COUNT").arg(SEARCH);
+        let entries: Vec<Entry> = page.query_async(connection).await?;
+        let Some((oldest, _)) = entries.last() else { return Ok(None) };
+        upto = format!("({oldest}");
+        for (_, (_, payload)) in entries {
+            if let Payload::Batch(batch) = Payload::decode(payload.into())
+                && (batch.node, batch.number) == (node, number)
+            {
+                let offset = batch.offset + batch.messages.len() as u64 - 1;
+                return Ok(Some(MessageId { epoch: batch.epoch, offset }));
+            }
+        }
+    }
+}

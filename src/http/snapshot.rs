@@ -1,0 +1,94 @@
+//! A channel as data, at one moment.
+
+use axum::Json;
+use axum::extract::Request;
+use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
+
+use super::public::Public;
+use super::query;
+use crate::channel::ChannelName;
+use crate::feed::{Start, Taken};
+use crate::hub::Subscription;
+use crate::message::{Batch, put_json};
+use crate::ws::handshake::Refusal;
+
+/// Payload bytes of one answer; what came after has to be asked for again.
+const ANSWER_BYTES: usize = 1024 * 1024;
+
+pub(super) async fn snapshot(public: &Public, name: &ChannelName, request: Request) -> Result<Response, Refusal> {
+    public.door.admit(request.headers())?;
+    let hub = &public.door.shared.hub;
+    let subscribers = hub.members(name);
+    let start = query::start(request.uri().query().unwrap_or_default(), request.headers());
+    let subscription = hub.join(name).subscribe(start).await?;
+    let mut answer = json!({
+        "channel": name.as_str(),
+        "subscribers": subscribers,
+        "id": subscription.newest.map(|id| id.to_string()),
+    });
+    if start != Start::Newest {
+        let mut list = List { messages: Vec::new(), bytes: 0, missed: Some(0) };
+        answer["recovered"] = subscription.recovered.into();
+        list.collect(subscription).await?;
+        answer["missed"] = list.missed.map_or(Value::Null, Value::from);
+        answer["more"] = list.is_full().into();
+        public.door.shared.metrics.http.delivered.inc_by(list.messages.len() as u64);
+        answer["messages"] = list.messages.into();
+    }
+    Ok(Json(answer).into_response())
+}
+
+struct List {
+    messages: Vec<Value>,
+    bytes: usize,
+    /// How many messages are missing in it; `None` if nobody knows.
+    missed: Option<u64>,
+}
+
+impl List {
+    /// Everything from where the subscription begins to now, as far as it fits.
+    async fn collect(&mut self, mut subscription: Subscription) -> Result<(), Refusal> {
+        while let Some(older) = subscription.older().await? {
+            self.miss(older.gap);
+            for (batch, index) in older.messages() {
+                self.add(batch, index);
+            }
+            if self.is_full() {
+                return Ok(());
+            }
+        }
+        let (_membership, mut cursor) = subscription.into_live();
+        let mut taken = Taken::new();
+        // Who asks for the newest does not wait for what comes.
+        while cursor.take_now(&mut taken) && !self.is_full() {
+            for (position, batch) in taken.iter().enumerate() {
+                self.miss(batch.gap);
+                let from = if position == 0 { cursor.messages_behind() } else { 0 };
+                (from..batch.len()).for_each(|index| self.add(batch, index));
+            }
+            cursor.skip(&taken);
+            taken.clear();
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, batch: &Batch, index: usize) {
+        let Some((kind, payload)) = batch.messages().nth(index).filter(|_| !self.is_full()) else { return };
+        let mut json = Vec::new();
+        put_json(batch.id(index), kind, payload, &mut json);
+        self.bytes += payload.len();
+        // We have just written it.
+        self.messages.extend(serde_json::from_slice::<Value>(&json));
+    }
+
+    fn miss(&mut self, gap: Option<Option<u64>>) {
+        if let Some(missed) = gap {
+            self.missed = self.missed.zip(missed).map(|(before, more)| before + more);
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.bytes >= ANSWER_BYTES
+    }
+}

@@ -1,0 +1,171 @@
+//! What a batch looks like on each kind of connection. A batch is encoded once in each format that somebody reads; raw
+//! frames are made with the batch itself.
+
+use std::io::Write;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use serde_json::json;
+
+use super::{Batch, Kind, MessageId};
+use crate::ws::frame;
+
+/// The ways in which messages are written to clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// A message is a WebSocket frame, and nothing is added.
+    Raw,
+    /// A message is a JSON object in a WebSocket text frame (`echocast.v1`).
+    V1,
+    /// A message is a server-sent event.
+    Events,
+}
+
+/// A batch in one format: its items, one after another. An item is a message, or the mark of a gap.
+#[derive(Debug)]
+pub struct Encoded {
+    /// All of them.
+    pub bytes: Bytes,
+    /// Where each ends.
+    pub ends: Box<[u32]>,
+}
+
+impl Encoded {
+    pub(super) fn new(batch: &Batch, format: Format) -> Self {
+        let mut bytes = Vec::with_capacity(batch.raw().len() + 64 * batch.len().max(1));
+        let mut ends = Vec::with_capacity(batch.len().max(1));
+        if let Some(missed) = batch.gap {
+            put_gap(format, missed, &mut bytes);
+            ends.push(bytes.len() as u32);
+        }
+        let mut json = Vec::new();
+        for (index, (kind, payload)) in batch.messages().enumerate() {
+            match format {
+                Format::Raw => {}
+                Format::V1 => {
+                    json.clear();
+                    put_json(batch.id(index), kind, payload, &mut json);
+                    put_text(&json, &mut bytes);
+                }
+                Format::Events => put_event(batch.id(index), kind, payload, &mut bytes),
+            }
+            ends.push(bytes.len() as u32);
+        }
+        bytes.shrink_to_fit();
+        Self { bytes: bytes.into(), ends: ends.into() }
+    }
+}
+
+/// Writes a WebSocket text frame.
+pub fn put_text(text: &[u8], out: &mut Vec<u8>) {
+    frame::encode_header(Kind::Text, text.len(), out);
+    out.extend_from_slice(text);
+}
+
+/// Writes that messages are missing here; `None` is an unknown number.
+pub fn put_gap(format: Format, missed: Option<u64>, out: &mut Vec<u8>) {
+    match format {
+        Format::Raw => {}
+        Format::V1 => put_text(json!({ "event": "gap", "missed": missed }).to_string().as_bytes(), out),
+        Format::Events => out.extend(format!("event: gap\ndata: {}\n\n", json!({ "missed": missed })).bytes()),
+    }
+}
+
+/// Writes a message as a JSON object.
+pub fn put_json(id: Option<MessageId>, kind: Kind, payload: &[u8], out: &mut Vec<u8>) {
+    out.push(b'{');
+    if let Some(id) = id {
+        put(out, format_args!("\"id\":\"{id}\","));
+    }
+    match std::str::from_utf8(payload) {
+        Ok(text) if kind == Kind::Text => {
+            out.extend_from_slice(b"\"data\":");
+            // Writing to memory cannot fail, and neither can a string's JSON.
+            serde_json::to_writer(&mut *out, text).unwrap_or_default();
+        }
+        _ => {
+            out.extend_from_slice(b"\"base64\":\"");
+            put_base64(payload, out);
+            out.push(b'"');
+        }
+    }
+    out.push(b'}');
+}
+
+fn put_event(id: Option<MessageId>, kind: Kind, payload: &[u8], out: &mut Vec<u8>) {
+    if let Some(id) = id {
+        put(out, format_args!("id: {id}\n"));
+    }
+    if kind == Kind::Binary {
+        out.extend_from_slice(b"event: binary\ndata: ");
+        put_base64(payload, out);
+        out.extend_from_slice(b"\n\n");
+        return;
+    }
+    // A line ends with \r\n, \n or \r, whichever the text has: an event stream cannot tell them apart.
+    let mut rest = payload;
+    loop {
+        let end = rest.iter().position(|byte| matches!(byte, b'\n' | b'\r')).unwrap_or(rest.len());
+        out.extend_from_slice(b"data: ");
+        out.extend_from_slice(&rest[..end]);
+        out.push(b'\n');
+        rest = match &rest[end..] {
+            [] => break,
+            [b'\r', b'\n', rest @ ..] | [_, rest @ ..] => rest,
+        };
+    }
+    out.push(b'\n');
+}
+
+fn put_base64(payload: &[u8], out: &mut Vec<u8>) {
+    let start = out.len();
+    out.resize(start + payload.len().div_ceil(3) * 4, 0);
+    // The room is exactly what it needs.
+    STANDARD.encode_slice(payload, &mut out[start..]).unwrap_or_default();
+}
+
+fn put(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
+    // Writing to memory cannot fail.
+    out.write_fmt(text).unwrap_or_default();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::BatchBuilder;
+
+    fn encoded(format: Format, messages: &[(Kind, &[u8])]) -> Bytes {
+        let mut builder = BatchBuilder::default();
+        messages.iter().for_each(|(kind, payload)| builder.push(*kind, payload, 0));
+        let mut batch = builder.build(0);
+        (batch.epoch, batch.offset, batch.span) = (0xab, 5, messages.len() as u64);
+        let Encoded { bytes, ends } = Encoded::new(&batch, format);
+        assert_eq!((ends.len(), ends.last()), (messages.len(), Some(&(bytes.len() as u32))));
+        bytes
+    }
+
+    #[test]
+    fn json_is_framed_and_escaped_and_has_ids() {
+        let bytes = encoded(Format::V1, &[(Kind::Text, b"a\"\n"), (Kind::Binary, &[0, 255])]);
+        let first = r#"{"id":"00000000000000ab-5","data":"a\"\n"}"#;
+        let second = r#"{"id":"00000000000000ab-6","base64":"AP8="}"#;
+        let mut expected = Vec::new();
+        for json in [first, second] {
+            expected.extend([0x81, json.len() as u8]);
+            expected.extend(json.bytes());
+        }
+        assert_eq!(bytes, expected);
+    }
+
+    #[test]
+    fn events_have_a_data_line_for_each_line() {
+        let bytes = encoded(Format::Events, &[(Kind::Text, b"a\r\nb\rc\n"), (Kind::Text, b""), (Kind::Binary, &[1])]);
+        assert_eq!(
+            bytes,
+            "id: 00000000000000ab-5\ndata: a\ndata: b\ndata: c\ndata: \n\n\
+             id: 00000000000000ab-6\ndata: \n\n\
+             id: 00000000000000ab-7\nevent: binary\ndata: AQ==\n\n"
+        );
+    }
+}
