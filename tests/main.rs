@@ -5,6 +5,7 @@ mod support;
 
 mod handshake;
 mod protocol;
+mod resume;
 mod frames;
 mod broadcast;
 mod cluster;

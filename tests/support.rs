@@ -3,11 +3,13 @@
 pub mod browser;
 pub mod client;
 pub mod cluster;
+pub mod events;
 pub mod node;
 pub mod process;
 pub mod program;
 pub mod redis;
 pub mod screen;
+pub mod v1;
 
 use std::future::Future;
 use std::time::Duration;
