@@ -5,17 +5,17 @@
 //! whatever has piled up since its last visit, so one wake and one write carry many messages when there is much to say.
 
 mod cursor;
+mod window;
 
-use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use slab::Slab;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
 pub use self::cursor::{Cursor, Lagged, TAKE_BATCHES, Taken};
+use self::window::{Seat, SeatState, Window};
 use crate::message::{Batch, MessageId};
 use crate::metrics::Gauge;
 
@@ -82,52 +82,6 @@ pub struct Feed {
     bytes_gauge: Gauge,
 }
 
-#[derive(Debug)]
-struct Window {
-    batches: VecDeque<Arc<Batch>>,
-    /// Sequence number of the front batch; batches are numbered from 0 in order of appending.
-    first: u64,
-    bytes: usize,
-    messages: usize,
-    /// Which history the offsets belong to; 0 until one is known.
-    epoch: u64,
-    /// The offset of the message that comes next; offsets begin at 1.
-    next_offset: u64,
-    /// Number of the newest message published by this node that has come back.
-    confirmed: u64,
-    appended: Instant,
-    /// The least position of any reader when they were last visited: what lies before it nobody needs.
-    needed_from: u64,
-    /// The least position of readers that came since that visit began.
-    joined_from: u64,
-    /// Bytes appended since the writer last let readers have their turn.
-    unsettled: usize,
-    /// Readers that were woken and have not had their turn since.
-    woken: usize,
-    seats: Slab<Seat>,
-}
-
-#[derive(Debug)]
-struct Seat {
-    waker: Waker,
-    state: SeatState,
-    position: u64,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum SeatState {
-    /// Has seen everything; woken by what comes.
-    Waiting,
-    /// Woken, and not yet come back.
-    Woken,
-    /// Has come back and not seen everything: it is busy, or its socket is full. Woken when it lags out.
-    Behind,
-    /// Has been told that it lagged out.
-    Told,
-    /// Wants nothing more.
-    Retired,
-}
-
 /// What became of a batch that was offered to a feed.
 #[derive(Debug)]
 pub enum Accepted {
@@ -146,22 +100,7 @@ impl Feed {
     /// An empty feed. `epoch` is that of its history, 0 if the broker will tell. `bytes_gauge` counts what all feeds of a
     /// node hold.
     pub fn new(retention: Retention, epoch: u64, bytes_gauge: Gauge) -> Self {
-        let window = Window {
-            batches: VecDeque::new(),
-            first: 0,
-            bytes: 0,
-            messages: 0,
-            epoch,
-            next_offset: 1,
-            confirmed: 0,
-            appended: Instant::now(),
-            needed_from: 0,
-            joined_from: u64::MAX,
-            unsettled: 0,
-            woken: 0,
-            seats: Slab::new(),
-        };
-        Self { window: Mutex::new(window), all_had_their_turn: Notify::new(), retention, bytes_gauge }
+        Self { window: Mutex::new(Window::new(epoch)), all_had_their_turn: Notify::new(), retention, bytes_gauge }
     }
 
     /// Adds a batch at the next offsets; returns what its last message is called, if it can be found again. `confirms` is
@@ -385,57 +324,5 @@ impl Feed {
 impl Drop for Feed {
     fn drop(&mut self) {
         self.bytes_gauge.sub(self.lock().bytes as i64);
-    }
-}
-
-impl Window {
-    fn end(&self) -> u64 {
-        self.first + self.batches.len() as u64
-    }
-
-    fn trim(&mut self, retention: &Retention) {
-        while let Some(front) = self.batches.front() {
-            let spare = self.first < self.needed_from && self.messages - front.len() >= retention.messages;
-            if self.batches.len() == 1 || !(spare || self.bytes > retention.bytes) {
-                break;
-            }
-            self.messages -= front.len();
-            self.bytes -= front.weight();
-            self.batches.pop_front();
-            self.first += 1;
-        }
-    }
-
-    /// Sequence number of a batch, and the message in it, with which the newest `count` messages begin.
-    fn newest(&self, count: usize) -> (u64, usize) {
-        let mut left = count;
-        for (index, batch) in self.batches.iter().enumerate().rev() {
-            if batch.len() > left {
-                let at = self.first + index as u64;
-                return if left == 0 { (at + 1, 0) } else { (at, batch.len() - left) };
-            }
-            left -= batch.len();
-        }
-        (self.first, 0)
-    }
-
-    /// Sequence number of a batch, and the message in it, with which an offset begins, if it or what is right before it
-    /// is here. What has no offset of its own and came right before it is left out.
-    fn after(&self, epoch: u64, offset: u64) -> Option<(u64, usize)> {
-        let holds = |batch: &Arc<Batch>| batch.epoch == epoch && (batch.offset..=batch.end()).contains(&offset);
-        let newest_first = self.batches.iter().enumerate().rev();
-        let (index, batch) = newest_first.into_iter().find(|(_, batch)| holds(batch) && batch.gap.is_none())?;
-        let at = self.first + index as u64;
-        Some(if offset == batch.end() { (at + 1, 0) } else { (at, (offset - batch.offset) as usize) })
-    }
-
-    /// The offset of the first message of the newest history from `offset` on.
-    fn kept_from(&self, offset: u64) -> u64 {
-        let mut batches = self.batches.iter().filter(|batch| batch.epoch == self.epoch && batch.gap.is_none());
-        batches.find(|batch| batch.offset >= offset).map_or(self.next_offset, |batch| batch.offset)
-    }
-
-    fn has_gap_from(&self, position: u64) -> bool {
-        self.batches.range((position - self.first) as usize..).any(|batch| batch.gap.is_some())
     }
 }

@@ -1,6 +1,8 @@
 //! Server-sent events: a channel as a response that does not end. It reads the same feed as every session.
 
+use std::convert::Infallible;
 use std::future::poll_fn;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -11,8 +13,6 @@ use axum::http::{HeaderValue, header};
 use axum::response::Response;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
-use std::convert::Infallible;
-use std::net::IpAddr;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
 use super::public::Public;
@@ -82,6 +82,7 @@ enum Place {
 }
 
 /// What a stream waits for.
+#[expect(clippy::large_enum_variant, reason = "it lives on the stack of one poll")]
 enum Next {
     Messages(Taken),
     Lagged,

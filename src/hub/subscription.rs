@@ -17,7 +17,7 @@ use crate::message::{Batch, Format, MessageId, put_gap};
 pub(super) const READERS: usize = 32;
 
 /// How long a new client waits for its channel to be subscribed before it is told that the broker is away.
-pub const LIVE_PATIENCE: Duration = Duration::from_secs(5);
+const LIVE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long reading a page may take once a client is served.
 const PAGE_PATIENCE: Duration = Duration::from_secs(15);
@@ -86,7 +86,7 @@ impl Membership {
     /// A place in the channel once the broker delivers to it: what is said from now on will be read.
     ///
     /// # Errors
-    /// If the broker does neither that nor tells what a place in the past asks for within [`LIVE_PATIENCE`].
+    /// If the broker does neither that nor tells what a place in the past asks for within five seconds.
     pub async fn subscribe(self, start: Start) -> Result<Subscription, BrokerAway> {
         let patience = Instant::now() + LIVE_PATIENCE;
         timeout(LIVE_PATIENCE, self.channel.live()).await.map_err(|_| BrokerAway)?;

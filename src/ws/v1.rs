@@ -125,7 +125,9 @@ pub fn drain(retry_ms: u64) -> String {
 mod tests {
     use super::*;
 
-    fn said(text: &str) -> Result<(Kind, Vec<u8>, Option<String>, Option<String>), Unreadable> {
+    type Read = (Kind, Vec<u8>, Option<String>, Option<String>);
+
+    fn said(text: &str) -> Result<Read, Unreadable> {
         read(Kind::Text, text.as_bytes(), 10).map(|said| (said.kind, said.payload.into(), said.reference, said.key))
     }
 

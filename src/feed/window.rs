@@ -1,0 +1,128 @@
+//! What a feed holds: batches in order, and the seats of its readers. All of it is behind the feed's lock; who may do
+//! what when is the feed's.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::Instant;
+
+use slab::Slab;
+
+use super::Retention;
+use crate::message::Batch;
+
+#[derive(Debug)]
+pub(super) struct Window {
+    pub(super) batches: VecDeque<Arc<Batch>>,
+    /// Sequence number of the front batch; batches are numbered from 0 in order of appending.
+    pub(super) first: u64,
+    pub(super) bytes: usize,
+    pub(super) messages: usize,
+    /// Which history the offsets belong to; 0 until one is known.
+    pub(super) epoch: u64,
+    /// The offset of the message that comes next; offsets begin at 1.
+    pub(super) next_offset: u64,
+    /// Number of the newest message published by this node that has come back.
+    pub(super) confirmed: u64,
+    pub(super) appended: Instant,
+    /// The least position of any reader when they were last visited: what lies before it nobody needs.
+    pub(super) needed_from: u64,
+    /// The least position of readers that came since that visit began.
+    pub(super) joined_from: u64,
+    /// Bytes appended since the writer last let readers have their turn.
+    pub(super) unsettled: usize,
+    /// Readers that were woken and have not had their turn since.
+    pub(super) woken: usize,
+    pub(super) seats: Slab<Seat>,
+}
+
+#[derive(Debug)]
+pub(super) struct Seat {
+    pub(super) waker: Waker,
+    pub(super) state: SeatState,
+    pub(super) position: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SeatState {
+    /// Has seen everything; woken by what comes.
+    Waiting,
+    /// Woken, and not yet come back.
+    Woken,
+    /// Has come back and not seen everything: it is busy, or its socket is full. Woken when it lags out.
+    Behind,
+    /// Has been told that it lagged out.
+    Told,
+    /// Wants nothing more.
+    Retired,
+}
+
+impl Window {
+    pub(super) fn new(epoch: u64) -> Self {
+        Self {
+            batches: VecDeque::new(),
+            first: 0,
+            bytes: 0,
+            messages: 0,
+            epoch,
+            next_offset: 1,
+            confirmed: 0,
+            appended: Instant::now(),
+            needed_from: 0,
+            joined_from: u64::MAX,
+            unsettled: 0,
+            woken: 0,
+            seats: Slab::new(),
+        }
+    }
+
+    pub(super) fn end(&self) -> u64 {
+        self.first + self.batches.len() as u64
+    }
+
+    pub(super) fn trim(&mut self, retention: &Retention) {
+        while let Some(front) = self.batches.front() {
+            let spare = self.first < self.needed_from && self.messages - front.len() >= retention.messages;
+            if self.batches.len() == 1 || !(spare || self.bytes > retention.bytes) {
+                break;
+            }
+            self.messages -= front.len();
+            self.bytes -= front.weight();
+            self.batches.pop_front();
+            self.first += 1;
+        }
+    }
+
+    /// Sequence number of a batch, and the message in it, with which the newest `count` messages begin.
+    pub(super) fn newest(&self, count: usize) -> (u64, usize) {
+        let mut left = count;
+        for (index, batch) in self.batches.iter().enumerate().rev() {
+            if batch.len() > left {
+                let at = self.first + index as u64;
+                return if left == 0 { (at + 1, 0) } else { (at, batch.len() - left) };
+            }
+            left -= batch.len();
+        }
+        (self.first, 0)
+    }
+
+    /// Sequence number of a batch, and the message in it, with which an offset begins, if it or what is right before it
+    /// is here. What has no offset of its own and came right before it is left out.
+    pub(super) fn after(&self, epoch: u64, offset: u64) -> Option<(u64, usize)> {
+        let holds = |batch: &Arc<Batch>| batch.epoch == epoch && (batch.offset..=batch.end()).contains(&offset);
+        let newest_first = self.batches.iter().enumerate().rev();
+        let (index, batch) = newest_first.into_iter().find(|(_, batch)| holds(batch) && batch.gap.is_none())?;
+        let at = self.first + index as u64;
+        Some(if offset == batch.end() { (at + 1, 0) } else { (at, (offset - batch.offset) as usize) })
+    }
+
+    /// The offset of the first message of the newest history from `offset` on.
+    pub(super) fn kept_from(&self, offset: u64) -> u64 {
+        let mut batches = self.batches.iter().filter(|batch| batch.epoch == self.epoch && batch.gap.is_none());
+        batches.find(|batch| batch.offset >= offset).map_or(self.next_offset, |batch| batch.offset)
+    }
+
+    pub(super) fn has_gap_from(&self, position: u64) -> bool {
+        self.batches.range((position - self.first) as usize..).any(|batch| batch.gap.is_some())
+    }
+}
