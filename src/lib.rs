@@ -24,6 +24,7 @@
 //! | Redis, and on its way to a node | `--history`, `--history-ttl` | what a node missed it reads from the history; what that no longer has is counted as lost |
 //! | the [`feed`] of a node | `--feed-bytes` a channel | readers that lag out are closed with 1013 or skipped ahead, and counted |
 //! | a reader's socket | the kernel's buffers | it lags, see above |
+//! | nowhere near a client that was away | `--history`, `--history-ttl` | it names what it heard last and gets the rest from the feed or from Redis ([`hub::Subscription`]); what is gone is told as a gap |
 //!
 //! ## Invariants
 //!

@@ -40,6 +40,8 @@ pub struct Metrics {
     pub messages_lost: Counters,
     /// Messages that a node had missed and got from the history.
     pub messages_recovered: Counter,
+    /// Clients that came back for what they missed, by whether nothing was missing.
+    pub resumes: Counters,
     /// Readers that lagged out of their channel's feed, by what was done with them.
     pub slow_clients: Counters,
     /// Messages said on this node and not yet held by the broker.
@@ -195,6 +197,11 @@ impl Metrics {
                 "echocast_messages_recovered_total",
                 "Messages that this node had missed and got from the history.",
             )?,
+            resumes: make.counters(
+                "echocast_resumes_total",
+                "Clients that came back for what they missed: recovered, or gap if something was gone.",
+                &["result"],
+            )?,
             slow_clients: make.counters(
                 "echocast_slow_clients_total",
                 "Readers that lagged out of their channel's feed, by what was done with them.",
@@ -242,6 +249,9 @@ impl Metrics {
         for reason in refused_reasons {
             metrics.handshakes_refused.with_label_values(&[reason]);
         }
+        for recovered in [true, false] {
+            metrics.resumed(recovered, 0);
+        }
         for policy in slow_policies {
             metrics.slow_clients.with_label_values(&[policy]);
         }
@@ -257,6 +267,11 @@ impl Metrics {
             Way::WebSocket => &self.websocket,
             Way::Events => &self.events,
         }
+    }
+
+    /// Counts clients that came back for what they missed.
+    pub fn resumed(&self, recovered: bool, clients: u64) {
+        self.resumes.with_label_values(&[if recovered { "recovered" } else { "gap" }]).inc_by(clients);
     }
 
     /// Counts messages known to be lost.

@@ -28,6 +28,11 @@ const HEAD_PATIENCE: Duration = Duration::from_secs(10);
 /// A request's head is at most this long, in bytes; longer ones are answered 431.
 const HEAD_BYTES: usize = 32 * 1024;
 
+/// A client whose machine confirms nothing for this long is gone, and so is one that reads nothing although it is sent
+/// something: where there are no pings, nothing else would tell.
+#[cfg(target_os = "linux")]
+const UNREAD_PATIENCE: Duration = Duration::from_secs(60);
+
 /// Connections waiting to be accepted; the kernel lowers it to `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
 
@@ -54,6 +59,8 @@ pub fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
         socket.set_reuse_address(true)?;
         socket.set_nonblocking(true)?;
         socket.set_tcp_nodelay(true)?;
+        #[cfg(target_os = "linux")]
+        socket.set_tcp_user_timeout(Some(UNREAD_PATIENCE))?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
         TcpListener::from_std(socket.into())

@@ -121,6 +121,9 @@ impl Membership {
             this.recovered &= page.gap.is_none();
             this.older.push_back(page);
         }
+        if after {
+            this.membership.hub.metrics.resumed(this.recovered, 1);
+        }
         Ok(this)
     }
 
