@@ -48,11 +48,11 @@ async fn a_client_that_comes_back_gets_exactly_what_it_missed_on_any_node(cluste
     publish_all(&cluster, "/a", 0..5).await;
     let last = client.expect(refs(&texts(0..5))).await;
     drop(client);
-    let newest = publish_all(&cluster, "/a", 5..25).await;
+    publish_all(&cluster, "/a", 5..25).await;
     for node in 0..2 {
         let url = format!("{}?since={last}", cluster.node(node).url("/a"));
         let mut back = V1Client::connect(&url).await;
-        assert_eq!((&back.welcome["recovered"], &back.welcome["id"]), (&json!(true), &json!(newest)));
+        assert_eq!(back.welcome["recovered"], true);
         back.expect(refs(&texts(5..25))).await;
         // A raw client can name a place as well.
         TestClient::connect(&url).await.expect(refs(&texts(5..25))).await;
@@ -190,6 +190,8 @@ async fn who_does_not_want_its_own_messages_hears_all_others(cluster: Cluster) {
 async fn the_newest_messages_come_first_on_every_transport(cluster: Cluster) {
     let newest = publish_all(&cluster, "/a", 0..10).await;
     let node = cluster.node(0);
+    // What one node acknowledges another may have a moment later.
+    V1Client::connect(&format!("{}?since=0-0", node.url("/a"))).await.expect(refs(&texts(0..10))).await;
     V1Client::connect(&node.url("/a?last=3")).await.expect(["7", "8", "9"]).await;
     EventStream::open(node.address, "/a?last=3", None).await.expect(["7", "8", "9"]).await;
     let json = [("Accept", "application/json")];
