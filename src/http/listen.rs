@@ -9,6 +9,8 @@ use anyhow::Context;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
+use axum::http::header;
+use axum::response::Response;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
@@ -102,12 +104,14 @@ async fn connection(
     unheard: Option<Unheard>,
     stop: CancellationToken,
 ) {
-    let heard = AtomicBool::new(false);
-    let service = service_fn(|request: hyper::Request<Incoming>| {
+    let (heard, streams) = (AtomicBool::new(false), AtomicBool::new(false));
+    let service = service_fn(async |request: hyper::Request<Incoming>| {
         let mut request: Request = request.map(Body::new);
         heard.store(true, Relaxed);
         request.extensions_mut().insert(peer);
-        router.call(request)
+        let response = router.call(request).await;
+        streams.store(response.as_ref().is_ok_and(is_endless), Relaxed);
+        response
     });
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEAD_PATIENCE).max_buf_size(HEAD_BYTES);
@@ -116,6 +120,10 @@ async fn connection(
         result = connection.as_mut() => result,
         () = stop.cancelled() => {
             connection.as_mut().graceful_shutdown();
+            if streams.load(Relaxed) {
+                // It ends when it is told to, as sessions do.
+                return connection.await.unwrap_or_else(|error| tracing::debug!("connection failed: {error}"));
+            }
             match timeout(HEAD_PATIENCE, connection).await {
                 Ok(result) => result,
                 // It does not read its answer: nobody waits for that.
@@ -132,4 +140,8 @@ async fn connection(
         Some(unheard) if error.is_parse() => unheard.no_http.inc(),
         _ => {}
     }
+}
+
+fn is_endless(response: &Response) -> bool {
+    response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "text/event-stream")
 }

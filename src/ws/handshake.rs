@@ -228,10 +228,18 @@ async fn run(
             return tracing::debug!("no upgrade: {error}");
         }
     };
-    let opened = tokio::select! {
-        opened = open(parts.io.inner_mut(), &shared, subscription, wishes.format) => opened,
-        // Whoever is still being told what it missed goes on with that elsewhere.
-        () = stop.cancelled() => Err(CloseReason::Drain),
+    let opened = if subscription.is_live() && wishes.format == Format::Raw {
+        Ok(subscription.into_live())
+    } else {
+        // Apart, or every session would be as large as this.
+        Box::pin(async {
+            tokio::select! {
+                opened = open(parts.io.inner_mut(), &shared, subscription, wishes.format) => opened,
+                // Whoever is still being told what it missed goes on with that elsewhere.
+                () = stop.cancelled() => Err(CloseReason::Drain),
+            }
+        })
+        .await
     };
     let reason = match opened {
         Ok(place) => Session::new(parts.io.into_inner(), parts.read_buf, shared, place, wishes, permit).await,

@@ -21,19 +21,20 @@ if not epoch then
   redis.call('DEL', stream, keys)
 end
 
-local kept = key ~= '' and redis.call('ZSCORE', keys, key)
-if kept then
-  redis.call('HSET', meta, node, last_number .. ' ' .. ARGV[12] .. ' ' .. kept)
-  return {epoch, tonumber(kept), 0}
-end
-
 local heard = redis.call('HGET', meta, node)
 local heard_number = heard and string.sub(heard, 1, 20) or ''
-if heard_number >= last_number then
-  return {epoch, heard_number == last_number and tonumber(string.match(heard, '%d+$')) or 0, 1}
-end
 if previous > heard_number then
   return redis.error_reply('OUTOFORDER the batch before this one was not taken')
+end
+local kept = key ~= '' and redis.call('ZSCORE', keys, key)
+if kept then
+  if heard_number < last_number then
+    redis.call('HSET', meta, node, last_number .. ' ' .. ARGV[12] .. ' ' .. kept)
+  end
+  return {epoch, tonumber(kept), 0}
+end
+if heard_number >= last_number then
+  return {epoch, heard_number == last_number and tonumber(string.match(heard, '%d+$')) or 0, 1}
 end
 if not heard and redis.call('HLEN', meta) > 256 then
   -- Nodes restart under new names: forget those that have said nothing here for as long as history lives.
