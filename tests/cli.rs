@@ -4,6 +4,7 @@ mod settings;
 mod serving;
 mod client;
 mod shell;
+mod resume;
 
 use crate::support::program::{Ended, Program, echocast};
 

@@ -7,6 +7,7 @@ pub mod events;
 pub mod node;
 pub mod process;
 pub mod program;
+pub mod proxy;
 pub mod redis;
 pub mod screen;
 pub mod v1;

@@ -31,8 +31,8 @@ use crate::shutdown::Shutdown;
 /// What RFC 6455 appends to a client's key.
 const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
-/// Who answers.
-const SERVER: &str = concat!("echocast/", env!("CARGO_PKG_VERSION"));
+/// The header that says who answers; proxies put themselves into `Server`.
+const VERSION: HeaderName = HeaderName::from_static("echocast-version");
 
 /// What a handshake needs of its node.
 #[derive(Debug)]
@@ -179,7 +179,7 @@ impl Door {
         headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
         headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
         // So that clients which speak more than raw know whom they talk to: others echo any subprotocol, too.
-        headers.insert(header::SERVER, HeaderValue::from_static(SERVER));
+        headers.insert(VERSION, HeaderValue::from_static(crate::VERSION));
         if let Some(protocol) = protocol {
             headers.insert(header::SEC_WEBSOCKET_PROTOCOL, protocol);
         }

@@ -126,5 +126,6 @@ async fn it_keeps_what_is_typed_while_the_server_is_away() {
     screen.type_line("are you there?").await;
     screen.shows("not connected: kept, to be said after reconnecting").await;
     let _node = TestNode::start_at(&listen, &[]).await;
-    screen.ends_with(&["connected to…", "< are you there?", ">"]).await;
+    // Without Redis a history ends with its node.
+    screen.ends_with(&["connected to…", "some messages may be missing here", "< are you there?", ">"]).await;
 }

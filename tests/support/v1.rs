@@ -16,7 +16,7 @@ impl V1Client {
         let mut client = TestClient::try_connect(url, &offered).await.unwrap_or_else(|refused| panic!("{refused:?}"));
         let head = client.response.headers();
         assert_eq!(head["sec-websocket-protocol"], "echocast.v1");
-        assert!(head["server"].to_str().unwrap().starts_with("echocast/"));
+        assert_eq!(head["echocast-version"], echocast::VERSION);
         let welcome = serde_json::from_str::<Value>(&client.hear().await).unwrap();
         assert_eq!(welcome["event"], "welcome");
         Self { client, welcome }

@@ -1,12 +1,12 @@
 //! `echocast client`: the lecture's client. Connects, says its texts once, prints what it hears, and stays. How it
-//! connects and when it tries again is `connect`'s.
+//! connects, when it tries again and how it goes on where it was is `connect`'s.
 
 use std::process::ExitCode;
 
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::connect::{
-    Connection, DEFAULT_URL, Dialer, Event, Output, Stop, Target, TargetOptions, notice, usage_error,
+    Connection, DEFAULT_URL, Dialer, Event, Output, Stop, Target, TargetOptions, doubtful, notice, usage_error,
 };
 
 /// Connects, says TEXT, prints every message, one a line, and reconnects for ever.
@@ -19,22 +19,29 @@ pub(crate) struct Args {
     /// Said once, after the first connect; repeat it to say more, in this order; '' says an empty message
     #[arg(long, value_name = "TEXT", default_value = "client hello", allow_hyphen_values = true)]
     say: Vec<String>,
+
+    /// Messages only, as any server speaks: nothing is resumed, acknowledged or said again after a lost connection
+    #[arg(long)]
+    raw: bool,
 }
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let target = match Target::new(&args.url, TargetOptions::default()) {
+    let options = TargetOptions { raw: args.raw, ..TargetOptions::default() };
+    let target = match Target::new(&args.url, options) {
         Ok(target) => target,
         Err(problem) => return Ok(usage_error(&problem)),
     };
     let mut stop = Stop::listen()?;
     let mut dialer = Dialer::new(target, true)?;
     let output = Output::new();
-    let mut texts = args.say;
+    for text in args.say {
+        dialer.say(Message::text(text));
+    }
     loop {
         let connected = tokio::select! {
             connected = dialer.connect(notice) => connected,
-            () = output.unread() => return Ok(ExitCode::SUCCESS),
-            () = stop.requested() => return Ok(ExitCode::SUCCESS),
+            () = output.unread() => break,
+            () = stop.requested() => break,
         };
         let mut connection = match connected {
             Ok(connection) => connection,
@@ -43,14 +50,17 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
                 return Ok(ExitCode::FAILURE);
             }
         };
-        for text in texts.drain(..) {
-            connection.say(Message::text(text));
-        }
-        match listen(connection, &output, &mut stop).await? {
-            Left::ByUs => return Ok(ExitCode::SUCCESS),
-            Left::ByServer => notice(dialer.ended()),
+        let left = listen(&mut connection, &output, &mut stop).await?;
+        let retry = dialer.ended(connection);
+        match left {
+            Left::ByUs => break,
+            Left::ByServer => notice(retry),
         }
     }
+    if let Some(words) = doubtful(dialer.unacknowledged()) {
+        notice(words);
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 enum Left {
@@ -59,13 +69,16 @@ enum Left {
 }
 
 /// Prints until the connection ends. The first stop closes it properly, a second one does not wait for that.
-async fn listen(mut connection: Connection, output: &Output, stop: &mut Stop) -> anyhow::Result<Left> {
+async fn listen(connection: &mut Connection, output: &Output, stop: &mut Stop) -> anyhow::Result<Left> {
     let mut leaving = false;
     loop {
         let leave = tokio::select! {
             event = connection.next() => match event {
                 Ok(Event::Heard(message)) => output.print(&message)?.is_break(),
-                Ok(Event::Flushed) => false,
+                Ok(event) => {
+                    event.words().into_iter().for_each(notice);
+                    false
+                }
                 Err(end) => {
                     notice(end.to_string());
                     return Ok(if leaving { Left::ByUs } else { Left::ByServer });

@@ -1,22 +1,31 @@
 //! How `client` and `shell` reach a server: dialing, what a refusal is, when to try again. What the user named is
-//! checked in `target`, an open connection lives in `connection`; what is said and shown is left to the subcommands.
+//! checked in `target`, an open connection lives in `connection`, what carries over from one to the next in `resume`;
+//! what is said and shown is left to the subcommands.
 
 mod connection;
+mod event;
 mod output;
+mod resume;
 mod target;
 mod tls;
+mod unacknowledged;
+mod v1;
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::time::Duration;
 
 use rand::RngExt;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, sleep_until, timeout};
-use tokio_tungstenite::tungstenite::{self, http};
+use tokio_tungstenite::tungstenite::handshake::client::Request;
+use tokio_tungstenite::tungstenite::{self, Message, http};
 use tokio_tungstenite::{Connector, connect_async_tls_with_config};
 
-pub(crate) use connection::{Connection, End, Event, check_close_code};
+pub(crate) use connection::{Connection, End, check_close_code};
+pub(crate) use event::Event;
 pub(crate) use output::{Output, notice, shown};
+use resume::Resume;
 pub(crate) use target::{DEFAULT_URL, Target, TargetOptions, usage_error};
 
 /// The first reconnect comes within this time; each failure doubles the window.
@@ -34,6 +43,10 @@ pub(crate) struct Dialer {
     /// Used instead of `target` until it has connected once.
     detour: Option<Target>,
     tls: Option<Connector>,
+    /// Whether servers are asked for `echocast.v1`. Not after one was asked in vain.
+    offer_v1: bool,
+    /// `None` while a connection has it.
+    resume: Option<Resume>,
     /// Whether the attempt under way has been told of: it may be dropped and begun again.
     announced: bool,
     failures: u32,
@@ -54,20 +67,47 @@ impl Dialer {
     pub(crate) fn new(target: Target, check_tls: bool) -> anyhow::Result<Self> {
         let tls = tls::connector(check_tls)?;
         let now = Instant::now();
-        Ok(Self { target, detour: None, tls, announced: false, failures: 0, next_try: now, connected_at: now })
+        Ok(Self {
+            offer_v1: target.offers_v1(),
+            resume: Some(Resume::new(target.hears_itself(), rand::random())),
+            target,
+            detour: None,
+            tls,
+            announced: false,
+            failures: 0,
+            next_try: now,
+            connected_at: now,
+        })
     }
 
     /// One attempt, at once.
     pub(crate) async fn dial(&mut self) -> Result<Connection, DialError> {
-        let target = self.detour.as_ref().unwrap_or(&self.target);
-        let attempt = connect_async_tls_with_config(target.request(), None, true, self.tls.clone());
-        let (socket, _response) = timeout(DIAL_DEADLINE, attempt)
-            .await
-            .map_err(|_| DialError::Failed(format!("no answer within {} s", DIAL_DEADLINE.as_secs())))?
-            .map_err(DialError::from)?;
-        self.detour = None;
+        let socket = loop {
+            let attempt = connect_async_tls_with_config(self.request(), None, true, self.tls.clone());
+            let answer = timeout(DIAL_DEADLINE, attempt)
+                .await
+                .map_err(|_| DialError::Failed(format!("no answer within {} s", DIAL_DEADLINE.as_secs())))?;
+            match answer {
+                Ok((socket, response)) if !self.offer_v1 || v1::is_spoken(&response) => break socket,
+                Err(error) if !(self.offer_v1 && connection::took_no_subprotocol(&error)) => return Err(error.into()),
+                // Not one of ours, or behind a proxy that hides it. Asked for nothing, every server is sure to be raw.
+                Ok(_) | Err(_) => self.offer_v1 = false,
+            }
+        };
+        let mut resume = self.resume.take().expect("the connection before was handed to `ended`");
+        if self.detour.take().is_some() {
+            resume.forget_place();
+        }
         self.connected_at = Instant::now();
-        Ok(Connection::new(socket))
+        Ok(Connection::new(socket, self.offer_v1, resume))
+    }
+
+    fn request(&self) -> Request {
+        let target = self.detour.as_ref().unwrap_or(&self.target);
+        match self.resume.as_ref().and_then(Resume::since) {
+            Some(id) if self.detour.is_none() => target.with_since(id).request(self.offer_v1),
+            _ => target.request(self.offer_v1),
+        }
     }
 
     /// Tries until it works or is refused for good. Dropping the future keeps the schedule.
@@ -90,12 +130,31 @@ impl Dialer {
         }
     }
 
-    /// Notes that an open connection ended, sets the time of the next attempt and says when that is.
-    pub(crate) fn ended(&mut self) -> String {
+    /// Keeps a message for the next connection.
+    pub(crate) fn say(&mut self, message: Message) {
+        let resume = self.resume.as_mut().expect("with a connection, that one says it");
+        // Without a connection nothing is sent.
+        resume.say(message, &mut VecDeque::new());
+    }
+
+    /// How many messages wait for the next connection or for its acknowledgement.
+    pub(crate) fn unacknowledged(&self) -> usize {
+        self.resume.as_ref().map_or(0, Resume::unacknowledged)
+    }
+
+    /// Takes over from a connection that ended, sets the time of the next attempt and says when that is.
+    pub(crate) fn ended(&mut self, connection: Connection) -> String {
+        let mut resume = connection.into_resume();
+        let asked = resume.ended();
+        self.resume = Some(resume);
         if self.connected_at.elapsed() >= LONGEST_WINDOW {
             self.failures = 0;
         }
-        self.schedule()
+        match asked {
+            _ if self.detour.is_some() => self.schedule_after(Duration::ZERO),
+            Some(delay) => self.schedule_after(delay),
+            None => self.schedule(),
+        }
     }
 
     /// Connects next, and at once, with a replay of the newest `count` messages; later reconnects are as before,
@@ -109,7 +168,10 @@ impl Dialer {
     fn schedule(&mut self) -> String {
         let window = LONGEST_WINDOW.min(FIRST_WINDOW * 2_u32.saturating_pow(self.failures.min(10)));
         self.failures += 1;
-        let delay = rand::rng().random_range(Duration::ZERO..=window);
+        self.schedule_after(rand::rng().random_range(Duration::ZERO..=window))
+    }
+
+    fn schedule_after(&mut self, delay: Duration) -> String {
         self.next_try = Instant::now() + delay;
         format!("retrying in {:.1} s", delay.as_secs_f32())
     }
@@ -146,6 +208,15 @@ fn refusal(response: &http::Response<Option<Vec<u8>>>) -> String {
         return status;
     }
     format!("{status}: {}", line.chars().take(LONGEST_REASON).collect::<String>())
+}
+
+/// For people, at the end: what may be lost.
+pub(crate) fn doubtful(unacknowledged: usize) -> Option<String> {
+    match unacknowledged {
+        0 => None,
+        1 => Some("1 message was not acknowledged: it may not have arrived".to_owned()),
+        count => Some(format!("{count} messages were not acknowledged: they may not have arrived")),
+    }
 }
 
 /// Ctrl-C or SIGTERM, kept from the start so that none is missed between two waits.

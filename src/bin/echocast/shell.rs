@@ -6,6 +6,7 @@ mod interactive;
 mod pipe;
 mod screen;
 mod terminal;
+mod unheard;
 
 use std::io::{self, IsTerminal};
 use std::process::ExitCode;
@@ -16,9 +17,16 @@ use pipe::Ending;
 
 const PIPES: &str = "\
 At a terminal, /help lists the slash commands.
-From a pipe it says each line as it is, slash or not, and prints messages bare. After the last line it waits until its
-own lines have come back, at most 2 seconds after the last that did, and closes: `echo hi | echocast shell` says hi and
-prints hi. A lost connection ends it with exit 1 there; at a terminal it reconnects.";
+
+From a pipe it says each line as it is, slash or not, and prints messages bare. After the last line it waits until all \
+are acknowledged and its own lines have come back, at most 2 seconds after the last that did, and closes: `echo hi | \
+echocast shell` says hi and prints hi. Exit 0 means that all lines have arrived.
+
+After a lost connection it goes on where it was: what was said meanwhile is heard, and what was not acknowledged is \
+said again, which the server keeps once. From a pipe it tries to come back for a minute.
+
+With --raw, with -s, and where the server is of another kind, nothing is acknowledged: there a lost connection ends a \
+pipe with exit 1, and at a terminal what was said meanwhile is not heard.";
 
 /// Type a line to say it; what is heard appears above the prompt. Takes wscat's common flags.
 #[derive(Debug, clap::Args)]
@@ -36,9 +44,13 @@ pub(crate) struct Args {
     #[arg(short = 'H', long, value_name = "HEADER")]
     header: Vec<String>,
 
-    /// Subprotocol to offer; repeatable, in order of preference
+    /// Subprotocol to offer, and then as --raw; repeatable, in order of preference
     #[arg(short, long, value_name = "NAME")]
     subprotocol: Vec<String>,
+
+    /// Messages only, as any server speaks: nothing is resumed, acknowledged or said again after a lost connection
+    #[arg(long)]
+    raw: bool,
 
     /// Origin header of the handshake
     #[arg(short, long)]
@@ -70,8 +82,13 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let options =
-        TargetOptions { headers: args.header, subprotocols: args.subprotocol, origin: args.origin, auth: args.auth };
+    let options = TargetOptions {
+        headers: args.header,
+        subprotocols: args.subprotocol,
+        raw: args.raw,
+        origin: args.origin,
+        auth: args.auth,
+    };
     let target = match Target::new(args.connect.as_deref().unwrap_or(&args.url), options) {
         Ok(target) => target,
         Err(problem) => return Ok(usage_error(&problem)),
@@ -90,8 +107,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         return interactive::run(dialer, stop, args.execute, args.show_ping_pong).await;
     }
     let ending = match (args.execute.is_empty(), stay) {
-        (true, _) if target.hears_itself() => Ending::Heard,
-        (true, _) => Ending::After(Duration::ZERO),
+        (true, _) => Ending::Arrived { heard_back: target.hears_itself() },
         (false, true) => Ending::Never,
         (false, false) => Ending::After(wait),
     };

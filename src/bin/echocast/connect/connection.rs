@@ -1,5 +1,5 @@
-//! One open connection: reads and writes at the same time, notices a dead server, closes properly. It never reconnects
-//! and prints nothing.
+//! One open connection: reads and writes at the same time, notices a dead server, closes properly. What its messages
+//! mean is `resume`'s. It never reconnects and prints nothing.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -12,10 +12,13 @@ use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
-use tokio_tungstenite::tungstenite::error::ProtocolError;
+use tokio_tungstenite::tungstenite::error::{ProtocolError, SubProtocolError};
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::{Bytes, Error, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
+
+use super::event::Event;
+use super::resume::Resume;
 
 /// A server that pings every 20 s and is not heard for this long is gone, whatever TCP thinks.
 const SILENCE: Duration = Duration::from_secs(45);
@@ -37,19 +40,14 @@ pub(crate) struct Connection {
     outgoing: SplitSink<Socket, Message>,
     outbox: VecDeque<Message>,
     unflushed: bool,
+    resume: Resume,
+    /// Told before anything else is read.
+    events: VecDeque<Event>,
     heard_at: Instant,
     pinged: bool,
     /// Set once the end is near: closing, closed by the server, or writing failed.
     give_up_at: Option<Instant>,
     end: Option<End>,
-}
-
-/// What happened on an open connection.
-pub(crate) enum Event {
-    /// A message, a ping (already answered) or a pong.
-    Heard(Message),
-    /// All that was said has been handed to the system; there is room again.
-    Flushed,
 }
 
 /// How a connection ended.
@@ -62,13 +60,18 @@ pub(crate) enum End {
 }
 
 impl Connection {
-    pub(crate) fn new(socket: Socket) -> Self {
+    /// `v1`: whether the server speaks it.
+    pub(crate) fn new(socket: Socket, v1: bool, mut resume: Resume) -> Self {
         let (outgoing, incoming) = socket.split();
+        let mut outbox = VecDeque::new();
+        let events = resume.opened(v1, &mut outbox).into();
         Self {
             incoming,
             outgoing,
-            outbox: VecDeque::new(),
+            outbox,
             unflushed: false,
+            resume,
+            events,
             heard_at: Instant::now(),
             pinged: false,
             give_up_at: None,
@@ -76,14 +79,34 @@ impl Connection {
         }
     }
 
-    /// Queues a message; `next` writes it.
+    /// Queues a message of the channel; `next` writes it.
     pub(crate) fn say(&mut self, message: Message) {
-        self.outbox.push_back(message);
+        self.resume.say(message, &mut self.outbox);
+    }
+
+    /// Queues a ping; the pong is heard.
+    pub(crate) fn ping(&mut self, payload: Bytes) {
+        self.outbox.push_back(Message::Ping(payload));
     }
 
     /// Whether the server keeps up with what is said. Say no more until it does.
     pub(crate) fn has_room(&self) -> bool {
-        self.outbox.len() < OUTBOX
+        self.outbox.len() < OUTBOX && self.resume.has_room()
+    }
+
+    /// How much of what was said may still be lost. Always 0 where the server acknowledges nothing.
+    pub(crate) fn unacknowledged(&self) -> usize {
+        self.resume.unacknowledged()
+    }
+
+    /// Whether the next connection can go on where this one ends.
+    pub(crate) fn resumes(&self) -> bool {
+        self.resume.resumes()
+    }
+
+    /// What the next connection needs to know.
+    pub(super) fn into_resume(self) -> Resume {
+        self.resume
     }
 
     /// Starts the close handshake behind all that was said. `next` goes on telling what is heard, and then the end.
@@ -95,6 +118,9 @@ impl Connection {
     /// Safe to drop and to call again.
     pub(crate) async fn next(&mut self) -> Result<Event, End> {
         loop {
+            if let Some(event) = self.events.pop_front() {
+                return Ok(event);
+            }
             let patience = if self.pinged { SILENCE } else { PING_AFTER };
             let deadline = self.give_up_at.unwrap_or(self.heard_at + patience);
             let reading = timeout_at(deadline, self.incoming.next());
@@ -113,6 +139,7 @@ impl Connection {
     fn on_read(&mut self, read: Option<Option<Result<Message, Error>>>) -> ControlFlow<Result<Event, End>> {
         let lost = match read {
             Some(Some(Ok(Message::Close(frame)))) => {
+                self.events.extend(frame.iter().flat_map(|frame| self.resume.closed(frame.code.into())));
                 // Our answer goes out, and the server closes TCP, while we read on to the end.
                 self.end = Some(End::Closed(frame));
                 self.give_up_at = Some(Instant::now() + LINGER);
@@ -121,7 +148,8 @@ impl Connection {
             Some(Some(Ok(message))) => {
                 self.heard_at = Instant::now();
                 self.pinged = false;
-                return ControlFlow::Break(Ok(Event::Heard(message)));
+                self.events.extend(self.resume.hear(message, &mut self.outbox));
+                return ControlFlow::Continue(());
             }
             Some(Some(Err(error))) => in_words(&error),
             Some(None) => "the server ended it".to_owned(),
@@ -129,7 +157,7 @@ impl Connection {
             None if self.pinged => format!("nothing heard for {} s", SILENCE.as_secs()),
             None => {
                 self.pinged = true;
-                self.say(Message::Ping(Bytes::new()));
+                self.ping(Bytes::new());
                 return ControlFlow::Continue(());
             }
         };
@@ -175,6 +203,11 @@ fn poll_write(
     ready!(outgoing.poll_flush_unpin(cx))?;
     *unflushed = false;
     Poll::Ready(Ok(()))
+}
+
+/// Whether the server did as if nothing had been offered, which is its right, but an error to the library.
+pub(crate) fn took_no_subprotocol(error: &Error) -> bool {
+    matches!(error, Error::Protocol(ProtocolError::SecWebSocketSubProtocolError(SubProtocolError::NoSubProtocol)))
 }
 
 /// The cause without the layers it came through.

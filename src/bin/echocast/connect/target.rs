@@ -13,6 +13,7 @@ use tokio_tungstenite::tungstenite::http::header::{
 use url::Url;
 
 use super::output::notice;
+use super::v1;
 
 pub(crate) const DEFAULT_URL: &str = "ws://localhost:8080";
 
@@ -21,6 +22,7 @@ pub(crate) const DEFAULT_URL: &str = "ws://localhost:8080";
 pub(crate) struct Target {
     url: Url,
     headers: HeaderMap,
+    offers_v1: bool,
 }
 
 /// What may be asked of a handshake besides the URL.
@@ -30,6 +32,8 @@ pub(crate) struct TargetOptions {
     pub(crate) headers: Vec<String>,
     /// Offered in this order.
     pub(crate) subprotocols: Vec<String>,
+    /// Offers nothing of our own.
+    pub(crate) raw: bool,
     pub(crate) origin: Option<String>,
     /// `user:password`, sent as HTTP basic authentication. Wins over the URL's.
     pub(crate) auth: Option<String>,
@@ -57,23 +61,46 @@ impl Target {
             given.append(name, value("--header", text.trim())?);
         }
         headers.extend(given);
+        let offers_v1 = !options.raw && !headers.contains_key(SEC_WEBSOCKET_PROTOCOL);
         url.as_str().into_client_request().map_err(|error| format!("'{text}': {error}"))?;
-        Ok(Self { url, headers })
+        Ok(Self { url, headers, offers_v1 })
+    }
+
+    /// Whether the server may be asked for `echocast.v1`: not where the user chose a subprotocol or none.
+    pub(crate) fn offers_v1(&self) -> bool {
+        self.offers_v1
     }
 
     /// A fresh handshake: its key must never be used twice.
-    pub(crate) fn request(&self) -> Request {
+    pub(crate) fn request(&self, offer_v1: bool) -> Request {
         let mut request = self.url.as_str().into_client_request().expect("the URL was checked in `new`");
         request.headers_mut().extend(self.headers.clone());
+        if offer_v1 {
+            request.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(v1::SUBPROTOCOL));
+        }
         request
     }
 
     /// The same target, asking for a replay of the newest `count` messages.
     pub(crate) fn with_last(&self, count: u64) -> Self {
+        self.beginning_with(&format!("last={count}"))
+    }
+
+    /// The same target, asking for everything after a message.
+    pub(crate) fn with_since(&self, id: &v1::Id) -> Self {
+        let id = id.to_string();
+        self.beginning_with(&format!(
+            "since={}",
+            url::form_urlencoded::byte_serialize(id.as_bytes()).collect::<String>()
+        ))
+    }
+
+    /// Replaces whatever says where to begin.
+    fn beginning_with(&self, place: &str) -> Self {
         let query = self.url.query().unwrap_or_default();
-        let others = query.split('&').filter(|pair| !pair.is_empty() && pair.split('=').next() != Some("last"));
-        let last = format!("last={count}");
-        let query = others.chain([last.as_str()]).collect::<Vec<_>>().join("&");
+        let is_place = |pair: &str| matches!(pair.split('=').next(), Some("last" | "since"));
+        let others = query.split('&').filter(|pair| !pair.is_empty() && !is_place(pair));
+        let query = others.chain([place]).collect::<Vec<_>>().join("&");
         let mut target = self.clone();
         target.url.set_query(Some(&query));
         target
@@ -185,26 +212,44 @@ mod tests {
     }
 
     #[test]
-    fn last_replaces_last_and_keeps_the_rest_of_the_query() {
+    fn a_place_replaces_the_one_in_the_query_and_keeps_the_rest() {
         let with_last = |text: &str| target(text).map(|target| target.with_last(20).url.query().map(str::to_owned));
         assert_eq!(with_last("ws://host"), Ok(Some("last=20".to_owned())));
         let kept = "token=a%2Bb&lastly=1&last=20".to_owned();
-        assert_eq!(with_last("ws://host?token=a%2Bb&last=5&lastly=1"), Ok(Some(kept)));
+        assert_eq!(with_last("ws://host?token=a%2Bb&last=5&lastly=1&since=e-1"), Ok(Some(kept)));
+        let since =
+            target("ws://host?last=5&echo=false&since=e-1").map(|target| target.with_since(&v1::Id::new("e-2")));
+        assert_eq!(since.expect("a good URL").url.query(), Some("echo=false&since=e-2"));
+    }
+
+    #[test]
+    fn a_subprotocol_of_ours_is_offered_unless_the_user_chose() {
+        let offered = |options| Target::new("host", options).expect("good options").offers_v1();
+        assert!(offered(TargetOptions::default()));
+        assert!(!offered(TargetOptions { raw: true, ..Default::default() }));
+        assert!(!offered(TargetOptions { subprotocols: vec!["chat".into()], ..Default::default() }));
+        let header = vec!["sec-websocket-protocol: chat".into()];
+        assert!(!offered(TargetOptions { headers: header, ..Default::default() }));
+        let request = Target::new("host", TargetOptions::default()).expect("a good URL").request(true);
+        assert_eq!(request.headers()[SEC_WEBSOCKET_PROTOCOL], v1::SUBPROTOCOL);
     }
 
     #[test]
     fn credentials_of_the_url_are_sent_but_never_shown() {
         let target = target("ws://me:p%40ss@host/a?token=secret").expect("a good URL");
         assert_eq!(target.to_string(), "ws://host/a");
-        assert_eq!(target.request().headers()[AUTHORIZATION], "Basic bWU6cEBzcw==");
-        assert_eq!(target.request().headers()["host"], "host");
+        assert_eq!(target.request(false).headers()[AUTHORIZATION], "Basic bWU6cEBzcw==");
+        assert_eq!(target.request(false).headers()["host"], "host");
     }
 
     #[test]
     fn given_headers_win_and_bad_ones_are_named() {
         let with = |line: &str| Target::new("host", TargetOptions { headers: vec![line.into()], ..Default::default() });
-        assert_eq!(with("user-agent: mine").expect("a good header").request().headers()[USER_AGENT], "mine");
-        assert_eq!(with("Host: other").expect("a good header").request().headers().get_all("host").iter().count(), 1);
+        assert_eq!(with("user-agent: mine").expect("a good header").request(false).headers()[USER_AGENT], "mine");
+        assert_eq!(
+            with("Host: other").expect("a good header").request(false).headers().get_all("host").iter().count(),
+            1
+        );
         assert!(with("nonsense").expect_err("no colon").contains("'nonsense': expected 'Name: value'"));
         assert!(with("a b: c").expect_err("no such name").contains("a b"));
     }

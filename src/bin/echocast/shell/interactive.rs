@@ -11,9 +11,9 @@ use tokio_tungstenite::tungstenite::{Bytes, Message};
 use super::command::{self, Command, HELP};
 use super::screen::Screen;
 use super::terminal::{self, Keyboard, Typed};
-use crate::connect::{Connection, Dialer, End, Event, Stop, notice, shown};
+use crate::connect::{Connection, Dialer, End, Event, Stop, doubtful, notice, shown};
 
-/// Lines typed while there is no connection.
+/// Lines typed while there is no connection, and those before that are not acknowledged.
 const KEPT_LINES: usize = 100;
 /// Pings whose pong is still awaited.
 const OPEN_PINGS: usize = 16;
@@ -25,7 +25,10 @@ pub(crate) async fn run(
     show_ping_pong: bool,
 ) -> anyhow::Result<ExitCode> {
     let (keyboard, screen) = terminal::open()?;
-    let mut shell = Shell { dialer, stop, keyboard, screen, kept: says.into(), pings: VecDeque::new(), show_ping_pong };
+    let mut shell = Shell { dialer, stop, keyboard, screen, pings: VecDeque::new(), show_ping_pong };
+    for text in says {
+        shell.dialer.say(Message::text(text));
+    }
     let left = loop {
         let outcome = match shell.connect().await {
             ControlFlow::Continue(connection) => shell.talk(connection).await,
@@ -35,8 +38,10 @@ pub(crate) async fn run(
             break left;
         }
     };
+    let doubtful = doubtful(shell.dialer.unacknowledged());
     // The terminal first, or the last words would be lost in a prompt.
     drop(shell);
+    doubtful.into_iter().for_each(notice);
     match left {
         Left::Refused(reason) => {
             notice(reason);
@@ -55,8 +60,6 @@ struct Shell {
     stop: Stop,
     keyboard: Keyboard,
     screen: Screen,
-    /// Said as soon as there is a connection.
-    kept: VecDeque<String>,
     pings: VecDeque<(Bytes, Instant)>,
     show_ping_pong: bool,
 }
@@ -94,11 +97,11 @@ impl Shell {
             match wish {
                 Wish::Nothing => {}
                 Wish::Close { .. } => return ControlFlow::Break(Left::Quit),
-                Wish::Say(_) if self.kept.len() >= KEPT_LINES => {
+                Wish::Say(_) if self.dialer.unacknowledged() >= KEPT_LINES => {
                     self.screen.answer(format!("not connected and {KEPT_LINES} lines are kept already: not said"));
                 }
                 Wish::Say(text) => {
-                    self.kept.push_back(text);
+                    self.dialer.say(Message::text(text));
                     self.screen.notice("not connected: kept, to be said after reconnecting");
                 }
                 Wish::Ping(_) => self.screen.answer("not connected: no ping"),
@@ -111,25 +114,24 @@ impl Shell {
     /// From connect to the end of the connection; continues if a new one is wanted.
     async fn talk(&mut self, mut connection: Connection) -> ControlFlow<Left> {
         self.pings.clear();
-        for text in self.kept.drain(..) {
-            connection.say(Message::text(text));
-        }
         // Set once we have closed: whether to come back.
         let mut closing: Option<ControlFlow<()>> = None;
         loop {
             let wish = tokio::select! {
                 event = heard(&mut connection, &self.screen, closing.is_none()) => match event {
                     Ok(Event::Heard(message)) => { self.show(&message); continue }
-                    Ok(Event::Flushed) => continue,
-                    Err(end) => return match closing {
-                        Some(ControlFlow::Break(())) => ControlFlow::Break(Left::Closed(end.to_string())),
-                        Some(ControlFlow::Continue(())) => { self.keyboard.go_on(); ControlFlow::Continue(()) }
-                        None => {
-                            let retry = self.dialer.ended();
-                            self.screen.notice(format!("{end}; {retry}"));
-                            ControlFlow::Continue(())
-                        }
-                    },
+                    Ok(event) => { event.words().into_iter().for_each(|text| self.screen.notice(text)); continue }
+                    Err(end) => {
+                        let retry = self.dialer.ended(connection);
+                        return match closing {
+                            Some(ControlFlow::Break(())) => ControlFlow::Break(Left::Closed(end.to_string())),
+                            Some(ControlFlow::Continue(())) => { self.keyboard.go_on(); ControlFlow::Continue(()) }
+                            None => {
+                                self.screen.notice(format!("{end}; {retry}"));
+                                ControlFlow::Continue(())
+                            }
+                        };
+                    }
                 },
                 typed = self.keyboard.next(), if closing.is_none() => self.wish(typed),
                 () = self.stop.requested() => match closing {
@@ -148,7 +150,7 @@ impl Shell {
                         self.pings.pop_front();
                     }
                     self.pings.push_back((payload.clone(), Instant::now()));
-                    connection.say(Message::Ping(payload));
+                    connection.ping(payload);
                 }
                 Wish::Close { code, reason } => {
                     connection.close(code, &reason);

@@ -1,32 +1,35 @@
-//! The shell without a terminal: lines in, messages out, nothing else on standard output. It never reconnects: a script
-//! must learn that lines may not have arrived.
+//! The shell without a terminal: lines in, messages out, nothing else on standard output. It reconnects only where
+//! nothing is lost by that: a script must learn that lines may not have arrived.
 
-use std::collections::VecDeque;
-use std::fmt;
 use std::io::{self, BufRead, BufReader, Read};
+use std::ops::ControlFlow;
 use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::connect::{Dialer, End, Event, Output, Stop, notice};
+use super::unheard::Unheard;
+use crate::connect::{Connection, Dialer, End, Event, Output, Stop, doubtful, notice};
 
 /// How long a line may take to come back, counted from the last progress made.
 const ECHO_WAIT: Duration = Duration::from_secs(2);
-/// Lines and bytes said and not heard back; at the bound the input is not read. Also what keeps a fast pipe from
-/// outrunning its own reader.
-const WINDOW_LINES: usize = 1024;
-const WINDOW_BYTES: usize = 16 << 20;
+/// The same for its acknowledgement, which a server owes us, be it with its broker away for a while.
+const ACK_WAIT: Duration = Duration::from_secs(60);
+/// How long a script is kept waiting for a new connection.
+const RECONNECT_WAIT: Duration = Duration::from_secs(60);
 /// The longest line, or a pipe without line ends would fill the memory.
 const LONGEST_LINE: u64 = 16 << 20;
 
 /// When to close after the last line.
 pub(crate) enum Ending {
-    /// When the lines have been heard back.
-    Heard,
+    /// When the lines have been acknowledged, where servers do that, and have been heard back, where they are.
+    Arrived {
+        heard_back: bool,
+    },
+    /// When they have been acknowledged, and not before this time.
     After(Duration),
     Never,
 }
@@ -67,7 +70,7 @@ fn read_line(input: &mut impl BufRead) -> io::Result<Option<Message>> {
 pub(crate) async fn run(
     mut dialer: Dialer,
     mut stop: Stop,
-    mut lines: mpsc::Receiver<io::Result<Message>>,
+    lines: mpsc::Receiver<io::Result<Message>>,
     ending: Ending,
     show_ping_pong: bool,
 ) -> anyhow::Result<ExitCode> {
@@ -79,115 +82,170 @@ pub(crate) async fn run(
         Ok(connection) => connection,
         Err(error) => return Ok(failure(&error.to_string())),
     };
+    let unheard = Unheard::new(matches!(ending, Ending::Arrived { heard_back: true }));
     let output = Output::new();
-    let mut unheard = Unheard::new(matches!(ending, Ending::Heard));
-    let mut said = 0_u64;
-    let mut input_ended: Option<Instant> = None;
-    let mut leaving = false;
-    let mut outcome = ExitCode::SUCCESS;
-    let end = loop {
-        if matches!(ending, Ending::Heard) && input_ended.is_some() && unheard.lines.is_empty() && !leaving {
-            leaving = true;
-            connection.close(1000, "");
-        }
-        let wake = match (&ending, input_ended) {
-            _ if leaving => None,
-            (Ending::After(wait), Some(ended)) => Some(ended + *wait),
-            (Ending::Heard, ended) if ended.is_some() || !unheard.has_room() => Some(unheard.progress + ECHO_WAIT),
-            _ => None,
+    let mut pipe = Pipe {
+        stop,
+        lines,
+        ending,
+        output,
+        show_ping_pong,
+        unheard,
+        said: 0,
+        input_ended: None,
+        leaving: false,
+        failed: false,
+    };
+    loop {
+        let end = match pipe.talk(&mut connection).await? {
+            ControlFlow::Continue(end) => end,
+            ControlFlow::Break(code) => return Ok(code),
         };
-        let may_read = input_ended.is_none() && !leaving && connection.has_room() && unheard.has_room();
-        tokio::select! {
-            event = connection.next() => match event {
-                Ok(Event::Heard(message)) => {
-                    unheard.heard(&message);
-                    if show_ping_pong {
-                        tell_control(&message);
+        let resumes = connection.resumes();
+        let retry = dialer.ended(connection);
+        if pipe.leaving || !resumes {
+            return Ok(pipe.left(&end, resumes, dialer.unacknowledged()));
+        }
+        notice(format_args!("{end}; {retry}"));
+        let connected = tokio::select! {
+            connected = timeout(RECONNECT_WAIT, dialer.connect(notice)) => connected,
+            () = pipe.output.unread() => return Ok(ExitCode::SUCCESS),
+            () = pipe.stop.requested() => Ok(Err("stopped".to_owned())),
+        };
+        connection =
+            match connected.unwrap_or_else(|_| Err(format!("no connection for {} s", RECONNECT_WAIT.as_secs()))) {
+                Ok(connection) => connection,
+                Err(problem) => return Ok(pipe.left(&End::Lost(problem), true, dialer.unacknowledged())),
+            };
+    }
+}
+
+/// What goes on from one connection to the next.
+struct Pipe {
+    stop: Stop,
+    lines: mpsc::Receiver<io::Result<Message>>,
+    ending: Ending,
+    output: Output,
+    show_ping_pong: bool,
+    unheard: Unheard,
+    said: u64,
+    input_ended: Option<Instant>,
+    leaving: bool,
+    failed: bool,
+}
+
+impl Pipe {
+    /// Until the connection ends, or nobody reads any more.
+    async fn talk(&mut self, connection: &mut Connection) -> anyhow::Result<ControlFlow<ExitCode, End>> {
+        self.unheard.progress = Instant::now();
+        loop {
+            let arrived = connection.unacknowledged() == 0;
+            if self.input_ended.is_some() && arrived && self.unheard.is_empty() && self.ending.is_arrival() {
+                self.leave(connection);
+            }
+            let wake = self.wake(arrived);
+            let may_read =
+                self.input_ended.is_none() && !self.leaving && connection.has_room() && self.unheard.has_room();
+            tokio::select! {
+                event = connection.next() => match event {
+                    Ok(event) => if self.on_event(event)?.is_break() {
+                        return Ok(ControlFlow::Break(ExitCode::SUCCESS));
+                    },
+                    Err(end) => return Ok(ControlFlow::Continue(end)),
+                },
+                line = self.lines.recv(), if may_read => self.on_line(line, connection),
+                () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {
+                    if arrived && self.ending.is_arrival() {
+                        self.unheard.give_up();
+                    } else {
+                        self.leave(connection);
                     }
-                    if output.print(&message)?.is_break() {
-                        return Ok(ExitCode::SUCCESS);
+                }
+                () = self.output.unread() => return Ok(ControlFlow::Break(ExitCode::SUCCESS)),
+                () = self.stop.requested() => {
+                    if self.leaving {
+                        return Ok(ControlFlow::Break(ExitCode::FAILURE));
                     }
+                    self.leave(connection);
                 }
-                Ok(Event::Flushed) => unheard.progress = Instant::now(),
-                Err(end) => break end,
-            },
-            line = lines.recv(), if may_read => match line {
-                Some(Ok(line)) => {
-                    said += 1;
-                    unheard.said(&line);
-                    connection.say(line);
-                }
-                Some(Err(error)) => {
-                    outcome = failure(&format!("cannot read standard input: {error}"));
-                    input_ended = Some(Instant::now());
-                }
-                None => input_ended = Some(Instant::now()),
-            },
-            () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => match ending {
-                Ending::Heard => unheard.give_up(),
-                Ending::After(_) | Ending::Never => {
-                    leaving = true;
-                    connection.close(1000, "");
-                }
-            },
-            () = output.unread() => return Ok(ExitCode::SUCCESS),
-            () = stop.requested() => {
-                if leaving {
-                    return Ok(ExitCode::FAILURE);
-                }
-                leaving = true;
-                connection.close(1000, "");
             }
         }
-    };
-    match end {
-        End::Closed(_) if leaving && unheard.lines.is_empty() => Ok(outcome),
-        end => Ok(failure(&format!("{end}; of {said} messages said, not all may have arrived{unheard}"))),
-    }
-}
-
-impl fmt::Display for Unheard {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.watching { write!(f, ": {} were not heard back", self.lines.len()) } else { Ok(()) }
-    }
-}
-
-/// Lines that should still come back, oldest first. A service keeps one order, so the oldest is always the next.
-struct Unheard {
-    lines: VecDeque<Message>,
-    bytes: usize,
-    /// Not where nothing comes back, or not as it was said: another kind of server, another format.
-    watching: bool,
-    progress: Instant,
-}
-
-impl Unheard {
-    fn new(watching: bool) -> Self {
-        Self { lines: VecDeque::new(), bytes: 0, watching, progress: Instant::now() }
     }
 
-    fn has_room(&self) -> bool {
-        self.lines.len() < WINDOW_LINES && self.bytes < WINDOW_BYTES
-    }
-
-    fn said(&mut self, line: &Message) {
-        self.progress = Instant::now();
-        if self.watching {
-            self.bytes += line.len();
-            self.lines.push_back(line.clone());
+    /// When waiting must end if nothing happens.
+    fn wake(&self, arrived: bool) -> Option<Instant> {
+        match (&self.ending, self.input_ended) {
+            _ if self.leaving => None,
+            _ if !arrived => Some(self.unheard.progress + ACK_WAIT),
+            (Ending::After(wait), Some(ended)) => Some(ended + *wait),
+            (Ending::Arrived { .. }, ended) if ended.is_some() || !self.unheard.has_room() => {
+                Some(self.unheard.progress + ECHO_WAIT)
+            }
+            _ => None,
         }
     }
 
-    fn heard(&mut self, message: &Message) {
-        if self.lines.pop_front_if(|line| line == message).is_some() {
-            self.bytes -= message.len();
-            self.progress = Instant::now();
+    /// Breaks when nobody reads the output any more.
+    fn on_event(&mut self, event: Event) -> anyhow::Result<ControlFlow<()>> {
+        event.words().into_iter().for_each(notice);
+        match event {
+            Event::Heard(message) => {
+                self.unheard.heard(&message);
+                if self.show_ping_pong {
+                    tell_control(&message);
+                }
+                return self.output.print(&message);
+            }
+            Event::NotSaid { message, .. } => {
+                self.failed = true;
+                message.into_iter().for_each(|message| self.unheard.forget(&message));
+            }
+            Event::Acknowledged | Event::Flushed => self.unheard.progress = Instant::now(),
+            Event::Missing(_) => {}
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    fn on_line(&mut self, line: Option<io::Result<Message>>, connection: &mut Connection) {
+        match line {
+            Some(Ok(line)) => {
+                self.said += 1;
+                self.unheard.said(&line);
+                connection.say(line);
+                return;
+            }
+            Some(Err(error)) => {
+                notice(format_args!("cannot read standard input: {error}"));
+                self.failed = true;
+            }
+            None => {}
+        }
+        self.input_ended = Some(Instant::now());
+    }
+
+    fn leave(&mut self, connection: &mut Connection) {
+        if !std::mem::replace(&mut self.leaving, true) {
+            connection.close(1000, "");
         }
     }
 
-    fn give_up(&mut self) {
-        notice(format_args!("{} lines have not come back, waiting no longer", self.lines.len()));
-        *self = Self::new(false);
+    /// The exit code after the last connection. Where the server acknowledges, it is known what has arrived.
+    fn left(&self, end: &End, acknowledges: bool, unacknowledged: usize) -> ExitCode {
+        let arrived = if acknowledges { unacknowledged == 0 } else { self.unheard.is_empty() };
+        if self.leaving && arrived && (acknowledges || matches!(end, End::Closed(_))) {
+            return if self.failed { ExitCode::FAILURE } else { ExitCode::SUCCESS };
+        }
+        failure(&match doubtful(unacknowledged) {
+            Some(words) => format!("{end}; {words}"),
+            None if acknowledges => format!("{end}; all {} messages said have arrived", self.said),
+            None => format!("{end}; of {} messages said, not all may have arrived{}", self.said, self.unheard),
+        })
+    }
+}
+
+impl Ending {
+    fn is_arrival(&self) -> bool {
+        matches!(self, Self::Arrived { .. })
     }
 }
 
