@@ -1,18 +1,16 @@
-// The page of a channel: one WebSocket to the path the page was opened on, a log of what is said there, a box to say
-// something. It speaks the raw format, so it knows messages but no ids: after a lost connection it can say that
-// something may be missing, not what. Order, history and limits are the server's; looks are in style.css.
+// The page of a channel: a log of what is said on the path the page was opened on, and a box to say something. Staying
+// connected, resuming and confirming is done by echocast.js; order, history and limits are the server's; looks are in
+// style.css.
+
+import { Channel } from './echocast.js';
 
 const HELLO = 'Hello from browser';
 const REPLAY = 50; // messages asked for by a newcomer
 const LINES = 500; // lines kept in the document; the oldest give way
 const LONG_TEXT = 4_000; // characters of a text shown before the reader asks for the rest
 const HEX_BYTES = 64; // bytes of a binary message shown
-const UNCONFIRMED = 100; // own posts remembered until they are heard back
-const BACKOFF_MS = 500; // upper end of the first random wait; doubles with every failure
-const BACKOFF_MAX_MS = 15_000;
-const HANDSHAKE_MS = 10_000; // a handshake this slow is given up; browsers wait for minutes
-const STABLE_MS = 5_000; // a connection this old starts the backoff anew; a server that hangs up at once does not
 
+const AGAIN = 'not confirmed yet, and will be sent again once connected.';
 const KEPT = 'Not connected. Your text stays in the box, post it again once connected.';
 const CLOSE_WORDS = {
   1000: 'The server closed the connection.',
@@ -28,36 +26,41 @@ const CLOSE_WORDS = {
 
 const element = (id) => document.getElementById(id);
 const [log, newer, text, hint, name] = ['messages', 'newer', 'text', 'hint', 'name'].map(element);
-const query = location.search.slice(1).split('&').filter(Boolean);
-const hearsItself = !query.includes('echo=false');
-
-let socket;
-let everOpen = false;
-let failures = 0;
-let retryTimer;
+const channel = subscribed();
 
 function start() {
   const path = location.pathname.slice(1);
-  const channel = path === '' || path === 'ws' ? 'lobby' : decoded(path);
-  element('channel').textContent = channel;
-  element('channel').title = channel; // a long one is cut to two lines
-  document.title = `${channel} · echocast`;
+  const title = path === '' || path === 'ws' ? 'lobby' : decoded(path);
+  element('channel').textContent = title;
+  element('channel').title = title; // a long one is cut to two lines
+  document.title = `${title} · echocast`;
 
   element('say').addEventListener('submit', post);
   element('open').addEventListener('submit', openChannel);
-  element('retry').addEventListener('click', retryNow);
+  element('retry').addEventListener('click', () => channel.reconnect());
   name.addEventListener('input', () => name.setCustomValidity(''));
   text.addEventListener('input', () => { hint.textContent = ''; });
   text.addEventListener('keydown', postOnEnter);
   log.addEventListener('scroll', noticeScroll, { passive: true });
   newer.addEventListener('click', () => { scrollToEnd(); log.focus(); });
   new ResizeObserver(() => following && scrollToEnd()).observe(log);
-  window.addEventListener('online', retryNow);
-  document.addEventListener('visibilitychange', () => document.visibilityState === 'visible' && retryNow());
 
   // A keyboard that slides over half the page is not what a newcomer on a phone wants to see first.
   if (matchMedia('(pointer: fine)').matches) text.focus();
-  connect();
+
+  channel.addEventListener('connecting', connecting);
+  channel.addEventListener('open', opened);
+  channel.addEventListener('waiting', disconnected);
+  channel.addEventListener('closed', disconnected);
+  channel.addEventListener('gap', ({ missed }) => addNote(gapWords(missed)));
+  channel.addEventListener('message', ({ data }) => heard(data));
+  channel.publish(HELLO).catch(({ message }) => addNote(`not posted (${message}):`, HELLO));
+}
+
+// The page's own address and query; what to replay is asked for unless it says so itself.
+function subscribed() {
+  const query = new URLSearchParams(location.search);
+  return new Channel(location.href, query.has('last') || query.has('since') ? {} : { last: REPLAY });
 }
 
 function decoded(path) {
@@ -70,75 +73,51 @@ function decoded(path) {
 
 // ---- the connection ----
 
-function connect() {
-  clearTimeout(retryTimer);
+let everOpen = false;
+let isOpen = false;
+
+function connecting() {
   showState('connecting', 'connecting…');
   element('when').textContent = 'Trying now…';
-  const opening = new WebSocket(address());
-  opening.binaryType = 'arraybuffer';
-  let isOpen = false;
-  let stable;
-  const deadline = setTimeout(() => opening.close(), HANDSHAKE_MS);
-  opening.onopen = () => {
-    isOpen = true;
-    clearTimeout(deadline);
-    stable = setTimeout(() => { failures = 0; }, STABLE_MS);
-    opened();
-  };
-  opening.onmessage = ({ data }) => heard(data);
-  opening.onclose = ({ code, reason }) => {
-    clearTimeout(deadline);
-    clearTimeout(stable);
-    closed(isOpen, code, reason);
-  };
-  socket = opening;
 }
 
-// The page's own address as a WebSocket's. What to replay is asked once: without ids, a second replay would show again
-// what is already on the page.
-function address() {
-  const isReplay = (part) => /^(last|since)=/.test(part);
-  let asked = query;
-  if (everOpen) asked = query.filter((part) => !isReplay(part));
-  else if (!query.some(isReplay)) asked = [...query, `last=${REPLAY}`];
-  const scheme = location.protocol === 'https:' ? 'wss:' : 'ws:';
-  return `${scheme}//${location.host}${location.pathname}${asked.length ? '?' : ''}${asked.join('&')}`;
-}
-
-function opened() {
+function opened({ recovered }) {
   showState('open', 'connected');
   if (element('trouble').contains(document.activeElement)) text.focus();
   element('trouble').hidden = true;
-  if (everOpen) addNote('reconnected, what was said in between may be missing');
-  else socket.send(HELLO);
+  if (everOpen) addNote(recovered ? 'reconnected, nothing was missed' : 'reconnected');
   everOpen = true;
+  isOpen = true;
   if (hint.textContent === KEPT) hint.textContent = 'Connected again. Your text is still here, not posted yet.';
 }
 
-function closed(wasOpen, code, reason) {
-  const why = closeWords(wasOpen, code, reason);
-  if (wasOpen) {
+function disconnected({ code, reason, retryMs }) {
+  const why = closeWords(isOpen, code, reason);
+  if (isOpen) {
     addNote(why);
-    giveBackUnconfirmed();
+    if (unconfirmed > 0) showUnconfirmed();
   }
-  // Full jitter: clients thrown out together do not come back together.
-  const wait = Math.random() * Math.min(BACKOFF_MAX_MS, BACKOFF_MS * 2 ** failures);
-  failures += 1;
-  retryTimer = setTimeout(connect, wait);
+  isOpen = false;
   showState('waiting', 'not connected');
   element('why').textContent = why;
-  element('when').textContent = `Trying again ${wait < 1_000 ? 'in a moment' : `in ${Math.round(wait / 1_000)} s`}.`;
+  element('when').textContent = whenWords(retryMs);
   element('trouble').hidden = false;
+}
+
+function whenWords(retryMs) {
+  if (retryMs === undefined) return '';
+  return `Trying again ${retryMs < 1_000 ? 'in a moment' : `in ${Math.round(retryMs / 1_000)} s`}.`;
+}
+
+function gapWords(missed) {
+  if (missed === null) return 'messages may be missing here';
+  return missed === 1 ? 'a message is missing here' : `${missed.toLocaleString()} messages are missing here`;
 }
 
 function closeWords(wasOpen, code, reason) {
   if (!wasOpen) return 'The server cannot be reached, or it refused the connection.';
   const unknown = code >= 4000 ? 'The connection was closed by an application.' : 'The connection was closed.';
   return `${CLOSE_WORDS[code] ?? unknown} (${code}${reason ? `: ${reason}` : ''})`;
-}
-
-function retryNow() {
-  if (element('state').dataset.state === 'waiting') connect();
 }
 
 function showState(state, words) {
@@ -148,22 +127,46 @@ function showState(state, words) {
 
 // ---- saying something ----
 
-// Own posts not yet heard back, oldest first. The raw format has no receipts, but the sender hears itself.
-let unconfirmed = [];
+let unconfirmed = 0; // own posts the server has not confirmed yet
 
 function post(event) {
   event.preventDefault();
   const said = text.value;
   if (said === '') return;
-  if (socket.readyState !== WebSocket.OPEN) {
+  // What was posted is sent again by itself, but nobody wants to have said something minutes after they wrote it.
+  if (!isOpen) {
     hint.textContent = KEPT;
     return;
   }
-  socket.send(said);
-  if (hearsItself) unconfirmed = [...unconfirmed, said].slice(-UNCONFIRMED);
   text.value = '';
   hint.textContent = '';
   text.focus();
+  publish(said);
+}
+
+async function publish(said) {
+  unconfirmed += 1;
+  try {
+    await channel.publish(said);
+  } catch (error) {
+    giveBack(said, error.message);
+  }
+  unconfirmed -= 1;
+  if (hint.textContent.endsWith(AGAIN)) showUnconfirmed();
+}
+
+function giveBack(said, why) {
+  if (text.value === '') {
+    text.value = said;
+    hint.textContent = `This was not posted: ${why}.`;
+  } else {
+    addNote(`not posted (${why}):`, said);
+  }
+}
+
+function showUnconfirmed() {
+  const posts = unconfirmed === 1 ? 'A post is' : `${unconfirmed.toLocaleString()} posts are`;
+  hint.textContent = unconfirmed === 0 ? '' : `${posts} ${AGAIN}`;
 }
 
 function postOnEnter(event) {
@@ -171,21 +174,6 @@ function postOnEnter(event) {
   if (event.key !== 'Enter' || event.isComposing || event.shiftKey || event.altKey) return;
   event.preventDefault();
   element('say').requestSubmit();
-}
-
-function confirmed(said) {
-  const index = unconfirmed.indexOf(said);
-  if (index >= 0) unconfirmed.splice(index, 1);
-}
-
-function giveBackUnconfirmed() {
-  if (unconfirmed.length === 1 && text.value === '') {
-    [text.value] = unconfirmed;
-    hint.textContent = 'This was posted but not heard back, so it may not have arrived.';
-  } else {
-    for (const said of unconfirmed) addNote('posted, but not heard back before the connection ended:', said);
-  }
-  unconfirmed = [];
 }
 
 // ---- the log ----
@@ -201,7 +189,6 @@ const clock = new Intl.DateTimeFormat(undefined, { timeStyle: 'medium', hourCycl
 
 function heard(data) {
   total += 1;
-  if (typeof data === 'string') confirmed(data);
   enqueue({ data, at: new Date() });
 }
 
@@ -266,11 +253,10 @@ function textParts(whole) {
   return [part, more];
 }
 
-function binaryWords(buffer) {
-  const bytes = new Uint8Array(buffer, 0, Math.min(HEX_BYTES, buffer.byteLength));
-  const hex = Array.from(bytes, (byte) => byte.toString(16).padStart(2, '0')).join(' ');
-  const size = `${buffer.byteLength.toLocaleString()} ${buffer.byteLength === 1 ? 'byte' : 'bytes'}`;
-  return `binary, ${size}${hex && `: ${hex}`}${buffer.byteLength > HEX_BYTES ? ' …' : ''}`;
+function binaryWords(bytes) {
+  const hex = Array.from(bytes.subarray(0, HEX_BYTES), (byte) => byte.toString(16).padStart(2, '0')).join(' ');
+  const size = `${bytes.length.toLocaleString()} ${bytes.length === 1 ? 'byte' : 'bytes'}`;
+  return `binary, ${size}${hex && `: ${hex}`}${bytes.length > HEX_BYTES ? ' …' : ''}`;
 }
 
 function dropOldest() {

@@ -8,6 +8,7 @@ use crate::support::client::{TestClient, http};
 use crate::support::cluster::Cluster;
 use crate::support::node::TestNode;
 use crate::support::program::{Program, echocast};
+use crate::support::proxy::Proxy;
 use crate::support::redis::free_port;
 use crate::support::until;
 
@@ -151,13 +152,41 @@ async fn the_page_comes_back_by_itself_when_its_node_does() {
     let repeated = middle.unwrap_or_else(|| panic!("{states}")).replace(" waiting connecting", "");
     assert_eq!(repeated, "", "{states}");
     let restarting = "The server is restarting. (1012: restarting, come back)";
-    page.remarks(&[restarting, "reconnected, what was said in between may be missing"]).await;
+    // A single process forgets when it ends; what was said after that nobody can know.
+    page.remarks(&[restarting, "reconnected", "messages may be missing here"]).await;
 
     // The text is still in the box. No second hello, and nothing shown twice.
     page.click("post").await;
     client.expect(["while away"]).await;
     client.say("after").await;
     page.shows(&[HELLO, "before", "while away", "after"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_shows_what_was_said_while_it_was_away_and_what_it_had_posted_just_before() {
+    let cluster = Cluster::redis(2, &[]).await;
+    let proxy = Proxy::start(cluster.node(0).address).await;
+    let mut client = cluster.client(1, "/away").await;
+    let chromium = Chromium::start().await;
+    let page = chromium.open(&format!("http://{}/away", proxy.address)).await;
+    page.shows(&[HELLO]).await;
+    client.expect([HELLO]).await;
+    // What is posted now goes nowhere, and the page cannot know.
+    proxy.silence();
+    page.say("just before").await;
+    page.has("text", "value", "").await;
+    proxy.lead_to(None);
+    proxy.cut();
+    page.has("trouble", "hidden", false).await;
+    page.has("hint", "textContent.startsWith('A post is not confirmed yet')", true).await;
+    client.say("meanwhile").await;
+    client.expect(["meanwhile"]).await;
+    proxy.lead_to(Some(cluster.node(1).address));
+    page.shows(&[HELLO, "meanwhile", "just before"]).await;
+    client.expect(["just before"]).await;
+    page.remarks(&["The connection was lost. (1006)", "reconnected, nothing was missed"]).await;
+    page.screenshot("reconnected.png").await;
+    page.has("hint", "textContent", "").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -210,7 +239,14 @@ async fn a_message_the_server_does_not_take_stays_with_its_writer() {
     let page = chromium.open(&page_of(&node, "/big")).await;
     let long = "x".repeat(101);
     page.say(&long).await;
+    page.has("hint", "textContent", "This was not posted: message is longer than 100 bytes.").await;
     page.has("text", "value", long).await;
+    // One that is not even read ends the connection; the text is given back all the same.
+    let longer = "x".repeat(10_000);
+    page.run(&format!("document.getElementById('text').value = '{longer}'")).await;
+    page.click("post").await;
+    page.has("hint", "textContent", "This was not posted: larger than the server takes.").await;
+    page.has("text", "value", longer).await;
     let told = "querySelector('.note').textContent.startsWith('A message was larger than the server takes.')";
     page.has("messages", told, true).await;
     page.is_open().await;
@@ -221,7 +257,7 @@ async fn a_message_the_server_does_not_take_stays_with_its_writer() {
 async fn the_page_needs_nothing_its_policy_forbids() {
     let node = TestNode::start(&[]).await;
     let chromium = Chromium::start().await;
-    for path in ["/", "/_/app.js", "/_/style.css"] {
+    for path in ["/", "/_/app.js", "/_/echocast.js", "/_/style.css"] {
         let (status, head, _) = http(node.address, "GET", path, &[("Accept", "text/html, */*")]).await;
         assert_eq!(status, 200, "{path}");
         assert!(head.to_lowercase().contains("\r\ncontent-security-policy: default-src 'none'; "), "{path}: {head}");

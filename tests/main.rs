@@ -16,6 +16,7 @@ mod drain;
 mod ops;
 mod browser;
 mod node_clients;
+mod module;
 mod cli;
 mod traces;
 mod invariants;

@@ -95,7 +95,7 @@ fn wscat(arguments: &[&str]) -> Program {
     Program::start(node(&[&["node_modules/.bin/wscat"], arguments].concat()))
 }
 
-fn node(arguments: &[&str]) -> Command {
+pub fn node(arguments: &[&str]) -> Command {
     for package in ["ws", "wscat"] {
         let installed = std::path::Path::new(FOLDER).join("node_modules").join(package).exists();
         assert!(installed, "no npm package {package} in tests/node: run npm ci in tests/node (tests/run does)");

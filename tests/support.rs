@@ -4,6 +4,7 @@ pub mod browser;
 pub mod client;
 pub mod cluster;
 pub mod events;
+pub mod module;
 pub mod node;
 pub mod process;
 pub mod program;

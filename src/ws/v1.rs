@@ -17,9 +17,10 @@ pub const PROTOCOL: &str = "echocast.v1";
 /// The longest key, in bytes.
 pub const MAX_KEY: usize = 256;
 
-/// How many bytes of JSON a message of `bytes` payload may take: everything escaped as `\n` is, and a reference and a key.
+/// How many bytes of JSON a message of `bytes` payload may take: everything escaped as `\u001b` is, and a reference and a
+/// key.
 pub fn max_frame(bytes: usize) -> usize {
-    bytes.saturating_mul(2) + 2048
+    bytes.saturating_mul(6) + 2048
 }
 
 /// A message that a client says.

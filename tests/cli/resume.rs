@@ -33,11 +33,12 @@ async fn a_client_prints_what_it_missed_while_it_was_cut_off(cluster: Cluster) {
     let mut client = Program::start(echocast(&["client", "--say", "here", &proxy.url("/news?last=1")]));
     client.prints(["before", "here"]).await;
     for round in ["1", "2"] {
+        proxy.lead_to(None);
         proxy.cut();
         while !client.notice().await.contains("connection lost") {}
         other.say(&format!("missed {round}")).await;
         other.say(&format!("missed, too {round}")).await;
-        proxy.open();
+        proxy.lead_to(Some(cluster.node(0).address));
         client.prints([format!("missed {round}").as_str(), &format!("missed, too {round}")]).await;
         other.say("live").await;
         client.prints(["live"]).await;
@@ -54,11 +55,12 @@ async fn lines_from_a_pipe_arrive_once_although_their_acknowledgements_were_lost
     shell.type_line("two").await;
     shell.type_line("three").await;
     listener.expect(["one", "two", "three"]).await;
+    proxy.lead_to(None);
     proxy.cut();
     assert!(shell.notice().await.contains("connection lost"));
     // Typed while there is nobody to say it to.
     shell.type_line("four").await;
-    proxy.open();
+    proxy.lead_to(Some(cluster.node(0).address));
     let ended = shell.finish().await;
     assert_eq!((ended.code, ended.output.join(" ").as_str()), (Some(0), "two three four"), "{ended:?}");
     listener.say("the end").await;
@@ -137,9 +139,10 @@ async fn without_a_history_nothing_is_said_twice_and_what_may_be_lost_is_told() 
     proxy.swallow_answers();
     shell.type_line("two").await;
     listener.expect(["one", "two"]).await;
+    proxy.lead_to(None);
     proxy.cut();
     assert!(shell.notice().await.contains("connection lost"));
-    proxy.open();
+    proxy.lead_to(Some(cluster.node(0).address));
     shell.type_line("three").await;
     let ended = shell.finish().await;
     assert_eq!((ended.code, ended.output.join(" ").as_str()), (Some(1), "three"), "{ended:?}");

@@ -1,88 +1,103 @@
-//! A TCP proxy in front of a node, for what networks do: connections that are cut, and answers that never arrive.
+//! What stands between a client and its node and sometimes fails: a TCP relay that can cut its connections, let them go
+//! silent or deaf, and lead to another node, or to none.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::io::copy;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
 
-/// A running proxy. Dropping it ends its connections.
+/// A running relay. Dropping it closes its port and its connections.
 pub struct Proxy {
     pub address: SocketAddr,
-    state: watch::Sender<State>,
-    cut: Arc<Notify>,
+    target: Arc<Mutex<Option<SocketAddr>>>,
+    fate: watch::Sender<Fate>,
+    accepting: AbortHandle,
 }
 
-#[derive(Clone, Copy, PartialEq)]
-enum State {
-    Open,
-    /// What the server says is swallowed.
+/// What becomes of the connections there are.
+#[derive(Clone, Copy)]
+enum Fate {
+    Cut,
+    /// They stay open, and nothing passes any more.
+    Silent,
+    /// What the node says is swallowed.
     Deaf,
-    /// New connections are ended at once.
-    Shut,
 }
 
 impl Proxy {
-    pub async fn start(server: SocketAddr) -> Self {
+    pub async fn start(target: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (state, states) = watch::channel(State::Open);
-        let cut = Arc::new(Notify::new());
-        let cuts = Arc::clone(&cut);
-        tokio::spawn(async move {
-            // Ends when the proxy is dropped and with it the last connection that could be cut.
-            while let Ok((client, _)) = listener.accept().await {
-                if *states.borrow() == State::Shut {
-                    continue;
-                }
-                let server = TcpStream::connect(server).await.unwrap();
-                tokio::spawn(relay(client, server, states.clone(), Arc::clone(&cuts)));
-            }
-        });
-        Self { address, state, cut }
+        let target = Arc::new(Mutex::new(Some(target)));
+        let fate = watch::Sender::new(Fate::Cut);
+        let accepting = tokio::spawn(accept(listener, target.clone(), fate.subscribe())).abort_handle();
+        Self { address, target, fate, accepting }
     }
 
+    /// The WebSocket address of a path.
     pub fn url(&self, path: &str) -> String {
         format!("ws://{}{path}", self.address)
     }
 
-    /// From now on nothing that the server says arrives; what clients say does.
-    pub fn swallow_answers(&self) {
-        self.state.send_replace(State::Deaf);
+    /// Where new connections lead; with `None` they are closed at once.
+    pub fn lead_to(&self, target: Option<SocketAddr>) {
+        *self.target.lock().unwrap() = target;
     }
 
-    /// Ends all connections, and new ones until [`Self::open`].
+    /// Ends the connections there are, in the middle of whatever they carry.
     pub fn cut(&self) {
-        self.state.send_replace(State::Shut);
-        self.cut.notify_waiters();
+        self.fate.send_replace(Fate::Cut);
     }
 
-    pub fn open(&self) {
-        self.state.send_replace(State::Open);
+    /// Nothing passes any more on the connections there are, and neither end is told.
+    pub fn silence(&self) {
+        self.fate.send_replace(Fate::Silent);
     }
-}
 
-async fn relay(client: TcpStream, server: TcpStream, mut states: watch::Receiver<State>, cut: Arc<Notify>) {
-    let (from_client, to_client) = client.into_split();
-    let (from_server, to_server) = server.into_split();
-    let answers = states.clone();
-    tokio::select! {
-        () = copy(from_client, to_server, || true) => {}
-        () = copy(from_server, to_client, || *answers.borrow() == State::Open) => {}
-        () = cut.notified() => {}
-        // The proxy is gone.
-        () = async { while states.changed().await.is_ok() {} } => {}
+    /// What clients say passes, but no answer does, on the connections there are.
+    pub fn swallow_answers(&self) {
+        self.fate.send_replace(Fate::Deaf);
     }
 }
 
-/// Copies until one side ends; what must not pass is read and dropped.
-async fn copy(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, passes: impl Fn() -> bool) {
-    let mut buffer = vec![0; 64 * 1024];
-    while let Ok(read @ 1..) = from.read(&mut buffer).await {
-        if passes() && to.write_all(&buffer[..read]).await.is_err() {
-            return;
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.accepting.abort();
+        self.cut();
+    }
+}
+
+async fn accept(listener: TcpListener, target: Arc<Mutex<Option<SocketAddr>>>, fate: watch::Receiver<Fate>) {
+    loop {
+        let (client, _) = listener.accept().await.unwrap();
+        let target = *target.lock().unwrap();
+        if let Some(target) = target {
+            let mut fate = fate.clone();
+            fate.mark_unchanged();
+            tokio::spawn(relay(client, target, fate));
         }
+    }
+}
+
+async fn relay(mut client: TcpStream, target: SocketAddr, mut fate: watch::Receiver<Fate>) {
+    // A node that is gone refuses; its client then sees a connection that ends at once.
+    let Ok(mut node) = TcpStream::connect(target).await else { return };
+    tokio::select! {
+        // First, so that nothing said after it was decided still passes.
+        biased;
+        _ = fate.changed() => {}
+        // An end that goes away without a word is what this relay is for.
+        _ = tokio::io::copy_bidirectional(&mut client, &mut node) => return,
+    }
+    let deaf = matches!(*fate.borrow_and_update(), Fate::Deaf);
+    let (mut answers, mut words) = node.split();
+    let mut sink = tokio::io::sink();
+    tokio::select! {
+        // The end of the relay, an error here, is a cut like any other.
+        _ = fate.wait_for(|fate| matches!(fate, Fate::Cut)) => {}
+        _ = async { tokio::join!(copy(&mut client, &mut words), copy(&mut answers, &mut sink)) }, if deaf => {}
     }
 }
