@@ -22,3 +22,4 @@ mod traces;
 mod invariants;
 mod conformance;
 mod compose;
+mod faults;

@@ -5,6 +5,7 @@ pub mod client;
 pub mod cluster;
 pub mod events;
 pub mod module;
+pub mod network;
 pub mod node;
 pub mod process;
 pub mod program;

@@ -24,8 +24,9 @@ use relay::Relay;
 /// How long making a connection may take.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(3);
 
-/// How long Redis may take to answer before the connection counts as dead.
-const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
+/// How long Redis may take to answer before the connection counts as dead. A path that is gone without a word costs this
+/// once, and then making a new connection.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(3);
 
 /// How much longer than its messages a channel's offset and epoch are remembered: a client that comes back the next day
 /// is told exactly how much it has missed, mostly nothing.

@@ -3,8 +3,9 @@
 use std::net::SocketAddr;
 use std::process::{ExitStatus, Stdio};
 
-use tokio::io::{AsyncBufReadExt, BufReader, Lines};
-use tokio::process::{Child, ChildStderr, Command};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+use tokio::task::JoinHandle;
 
 use super::soon;
 
@@ -16,7 +17,8 @@ pub struct NodeProcess {
     pub address: SocketAddr,
     pub ops: SocketAddr,
     child: Child,
-    log: Lines<BufReader<ChildStderr>>,
+    /// Read to its end all the time: a full pipe would stop the node.
+    log: JoinHandle<Vec<String>>,
 }
 
 impl NodeProcess {
@@ -48,6 +50,13 @@ impl NodeProcess {
             }
         })
         .await;
+        let log = tokio::spawn(async move {
+            let mut rest = Vec::new();
+            while let Some(line) = log.next_line().await.unwrap() {
+                rest.push(line);
+            }
+            rest
+        });
         Self { address, ops, child, log }
     }
 
@@ -68,13 +77,6 @@ impl NodeProcess {
 
     /// Waits for its end; returns how it ended and the rest of its log.
     pub async fn ended(mut self) -> (ExitStatus, Vec<String>) {
-        soon("the process ends", async {
-            let mut rest = Vec::new();
-            while let Some(line) = self.log.next_line().await.unwrap() {
-                rest.push(line);
-            }
-            (self.child.wait().await.unwrap(), rest)
-        })
-        .await
+        soon("the process ends", async { (self.child.wait().await.unwrap(), self.log.await.unwrap()) }).await
     }
 }

@@ -1,11 +1,12 @@
 //! A real Redis in a container of its own, which can be paused, killed and started again on the same port.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use redis::AsyncCommands;
 use testcontainers::core::{IntoContainerPort, Mount, WaitFor};
 use testcontainers::runners::AsyncRunner;
-use testcontainers::{ContainerAsync, GenericImage, ImageExt};
+use testcontainers::{ContainerAsync, ContainerRequest, GenericImage, ImageExt};
 
 use super::until;
 
@@ -17,17 +18,32 @@ pub struct Redis {
 
 impl Redis {
     pub async fn start() -> Self {
+        // In memory: what a Redis keeps is not what most tests are about, and disks of test machines are slow.
+        Self::run(|image| image.with_mount(Mount::tmpfs_mount("/data"))).await
+    }
+
+    /// One with these options of `redis-server`, whose data outlives [`Self::kill`] as far as they say.
+    pub async fn start_with(options: &[&str]) -> Self {
+        Self::run(|image| image.with_cmd(options.iter().copied())).await
+    }
+
+    /// One that containers in this network also reach, at the name this container has there: the network's name.
+    pub async fn start_in(network: &str) -> Self {
+        Self::run(|image| image.with_network(network).with_container_name(network)).await
+    }
+
+    async fn run(options: impl FnOnce(ContainerRequest<GenericImage>) -> ContainerRequest<GenericImage>) -> Self {
         let port = free_port();
-        let container = GenericImage::new("redis", "8-alpine")
+        let image = GenericImage::new("redis", "8-alpine")
             .with_wait_for(WaitFor::message_on_stdout("Ready to accept connections"))
             .with_mapped_port(port, 6379.tcp())
-            // In memory: what a Redis keeps is not what these tests are about, and disks of test machines are slow.
-            .with_mount(Mount::tmpfs_mount("/data"))
-            .with_startup_timeout(Duration::from_secs(120))
-            .start()
-            .await
-            .unwrap();
-        Self { container, port }
+            .with_startup_timeout(Duration::from_secs(120));
+        Self { container: options(image).start().await.unwrap(), port }
+    }
+
+    /// Where clients on this machine reach it.
+    pub fn address(&self) -> SocketAddr {
+        ([127, 0, 0, 1], self.port).into()
     }
 
     pub fn url(&self) -> String {
@@ -66,7 +82,7 @@ impl Redis {
         self.container.stop_with_timeout(Some(0)).await.unwrap();
     }
 
-    /// Starts it again after [`Self::kill`], empty.
+    /// Starts it again after [`Self::kill`]; empty, unless it was started with options.
     pub async fn restart(&self) {
         self.container.start().await.unwrap();
         until("redis answers again", async || {

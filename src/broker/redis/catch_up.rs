@@ -36,7 +36,7 @@ pub(super) async fn run(
     mut requests: UnboundedReceiver<Request>,
     mut readings: UnboundedReceiver<Reading>,
 ) {
-    let reader = Reader { redis, connection: Mutex::new(None) };
+    let reader = Reader { redis, relay, connection: Mutex::new(None) };
     let own = stream::poll_fn(|context| requests.poll_recv(context)).map(Task::CatchUp);
     let clients = stream::poll_fn(|context| readings.poll_recv(context)).map(Task::Read);
     stream::select(own, clients)
@@ -91,9 +91,22 @@ async fn catch_up(reader: &Reader<'_>, relay: &Relay, Request { channel, round }
     // How far it had come when what was held back did not fit. A batch is in the history before it is delivered, so what
     // is still missing after reading once more is gone for good.
     let mut stuck_at = None;
+    let mut rewound = false;
     while relay.is_current(&channel.name, round) {
         let (epoch, next_offset) = channel.feed.expects();
-        let page = match reader.read(&channel.name, if epoch == 0 { 0 } else { next_offset }, PAGE).await {
+        rewound |= relay.take_rewound(&channel.name);
+        if rewound {
+            warn!(channel = channel.name.as_str(), "redis has lost the end of a history and given offsets out again");
+            if let Err(error) = reader.abandon(&channel.name, epoch).await {
+                warn!(channel = channel.name.as_str(), "cannot begin a new history, trying again: {error:#}");
+                tokio::time::sleep(backoff.next()).await;
+                continue;
+            }
+            rewound = false;
+        }
+        // With the newest that was heard, which must still be what it was.
+        let from = if epoch == 0 { 0 } else { next_offset - 1 };
+        let page = match reader.read(&channel.name, from, PAGE).await {
             Ok(page) => page,
             Err(error) => {
                 warn!(channel = channel.name.as_str(), "cannot read history, trying again: {error:#}");
@@ -114,7 +127,8 @@ async fn catch_up(reader: &Reader<'_>, relay: &Relay, Request { channel, round }
             }
             channel.feed.settled().await;
         }
-        if more {
+        rewound = relay.take_rewound(&channel.name);
+        if more || rewound {
             continue;
         }
         // What the history no longer has although it was there.
@@ -132,7 +146,9 @@ async fn catch_up(reader: &Reader<'_>, relay: &Relay, Request { channel, round }
 /// Reads histories over a connection that is made when it is needed.
 struct Reader<'a> {
     redis: &'a Redis,
-    connection: Mutex<Option<MultiplexedConnection>>,
+    relay: &'a Relay,
+    /// As old as the subscription of this number: what ended that one may have ended this, too, and nobody was told.
+    connection: Mutex<Option<(u64, MultiplexedConnection)>>,
 }
 
 impl Reader<'_> {
@@ -146,13 +162,20 @@ impl Reader<'_> {
         Ok(excerpt?)
     }
 
+    /// Begins another history than this.
+    async fn abandon(&self, name: &ChannelName, epoch: u64) -> anyhow::Result<()> {
+        let mut connection = self.connection().await?;
+        Ok(history::abandon(&mut connection, &self.redis.names, name, epoch).await?)
+    }
+
     async fn connection(&self) -> anyhow::Result<MultiplexedConnection> {
         let mut connection = self.connection.lock().await;
-        if let Some(connection) = &*connection {
+        let subscriptions = self.relay.subscriptions();
+        if let Some((_, connection)) = connection.as_ref().filter(|it| it.0 == subscriptions) {
             return Ok(connection.clone());
         }
         let client = Client::open(self.redis.info.clone())?;
         let made = client.get_multiplexed_async_connection_with_config(&self.redis.connection_config()).await?;
-        Ok(connection.insert(made).clone())
+        Ok(connection.insert((subscriptions, made)).1.clone())
     }
 }

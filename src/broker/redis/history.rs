@@ -47,6 +47,26 @@ pub(super) async fn read(
     Ok(Excerpt { epoch, next_offset: offset.unwrap_or(0) + 1, payloads })
 }
 
+/// Begins a new history, unless somebody has: nobody can say any more what is at which place of this one. What publishers
+/// have published stays known, so that nothing is published twice.
+pub(super) async fn abandon(
+    connection: &mut impl ConnectionLike,
+    names: &Names,
+    name: &ChannelName,
+    epoch: u64,
+) -> RedisResult<()> {
+    let mut script = cmd("EVAL");
+    script.arg(ABANDON).arg(3).arg(names.meta(name)).arg(names.stream(name)).arg(names.keys(name));
+    script.arg(&epoch.to_le_bytes()[..]).arg(&rand::random::<u64>().max(1).to_le_bytes()[..]);
+    script.exec_async(connection).await
+}
+
+/// KEYS: meta hash, history stream, set of keys. ARGV: the old epoch and a new one.
+const ABANDON: &str = "if redis.call('HGET', KEYS[1], 'epoch') == ARGV[1] then
+  redis.call('HSET', KEYS[1], 'epoch', ARGV[2], 'offset', '0')
+  redis.call('DEL', KEYS[2], KEYS[3])
+end";
+
 /// What the last message of the batch is called that `node` published as its `number`, if it is still there.
 pub(super) async fn find(
     connection: &mut impl ConnectionLike,

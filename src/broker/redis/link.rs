@@ -90,6 +90,7 @@ impl<'a> Subscription<'a> {
         let client = Client::open(redis.info.clone())?;
         let connection = client.get_multiplexed_async_connection_with_config(&config).await.context("connecting")?;
         let mut this = Self { redis, relay, connection, ears, probes: 0 };
+        relay.begin_subscription();
         let channels = link.hub.all();
         this.connection.subscribe(&this.ears.probe).await.context("subscribing")?;
         this.subscribe(&channels).await?;

@@ -136,7 +136,10 @@ impl<'a> Publisher<'a> {
                 },
                 Err(error) => error,
             };
-            self.connection = None;
+            if let Some(connection) = self.connection.take() {
+                // Not back into the pool, which would wait for an answer from it once more before it makes another.
+                drop(Connection::take(connection));
+            }
             let pause = backoff.next();
             warn!(retry_ms = pause.as_millis() as u64, "publishing to redis failed: {error:#}");
             tokio::time::sleep(pause).await;
@@ -145,12 +148,11 @@ impl<'a> Publisher<'a> {
 
     async fn try_send(&mut self, sending: &[Sending]) -> anyhow::Result<Vec<RedisResult<Value>>> {
         if self.connection.is_none() {
-            let mut connection = self.pool.get().await?;
+            let connection = self.connection.insert(self.pool.get().await?);
             if self.redis.retention.messages > 0 {
                 // Each time: Redis may have been restarted, or its scripts flushed.
-                self.script.prepare_invoke().load_async(&mut connection).await?;
+                self.script.prepare_invoke().load_async(connection).await?;
             }
-            self.connection = Some(connection);
         }
         let connection = self.connection.as_mut().ok_or_else(|| anyhow!("no connection"))?;
         let mut pipeline = redis::pipe();

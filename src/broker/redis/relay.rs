@@ -3,6 +3,7 @@
 //! reads what came before.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering::*};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -34,6 +35,8 @@ pub(super) struct Relay {
     kept_for: Duration,
     receptions: Mutex<HashMap<ChannelName, Reception>>,
     requests: UnboundedSender<Request>,
+    /// How many subscriptions there have been.
+    subscriptions: AtomicU64,
 }
 
 /// How this node hears one channel.
@@ -47,6 +50,12 @@ struct Reception {
     round: u64,
     /// It has been live: what is missing from then on was missed, even if there was no history yet.
     was_live: bool,
+    /// The end of what was jumped over in the history that is being heard: it may still come.
+    jumped_to: u64,
+    /// The epoch of the history that was heard before this one.
+    left: u64,
+    /// An offset has been given out twice: Redis has lost the end of this history, and others have gone on with it.
+    rewound: bool,
 }
 
 #[derive(Debug, Default)]
@@ -76,7 +85,17 @@ pub(super) enum Release {
 
 impl Relay {
     pub(super) fn new(link: Link, names: Names, kept_for: Duration, requests: UnboundedSender<Request>) -> Self {
-        Self { link, names, kept_for, receptions: Mutex::default(), requests }
+        Self { link, names, kept_for, receptions: Mutex::default(), requests, subscriptions: AtomicU64::new(0) }
+    }
+
+    /// There is a new subscription.
+    pub(super) fn begin_subscription(&self) {
+        self.subscriptions.fetch_add(1, AcqRel);
+    }
+
+    /// The number of the newest subscription.
+    pub(super) fn subscriptions(&self) -> u64 {
+        self.subscriptions.load(Acquire)
     }
 
     fn has_history(&self) -> bool {
@@ -93,9 +112,10 @@ impl Relay {
         match &mut reception.backlog {
             Some(backlog) => backlog.push(payload),
             None => {
-                if let Err(payload) = self.take(&channel, reception, payload, true) {
+                let missing = self.take(&channel, reception, payload, true).err();
+                if missing.is_some() || reception.rewound {
                     let round = reception.hold();
-                    reception.backlog.get_or_insert_default().push(payload);
+                    missing.into_iter().for_each(|payload| reception.backlog.get_or_insert_default().push(payload));
                     self.request(channel, round);
                 }
             }
@@ -147,13 +167,22 @@ impl Relay {
 
     /// What lies before this place cannot be had.
     pub(super) fn lose(&self, channel: &Channel, epoch: u64, next_offset: u64) {
-        if let Some(reception) = self.lock().get(&channel.name) {
+        if let Some(reception) = self.lock().get_mut(&channel.name) {
             self.jump(channel, reception, epoch, next_offset);
         }
     }
 
-    fn jump(&self, channel: &Channel, reception: &Reception, epoch: u64, next_offset: u64) {
+    /// Whether this history has been found to have gone on from before its end. Asked once each time.
+    pub(super) fn take_rewound(&self, name: &ChannelName) -> bool {
+        self.lock().get_mut(name).is_some_and(|reception| std::mem::take(&mut reception.rewound))
+    }
+
+    fn jump(&self, channel: &Channel, reception: &mut Reception, epoch: u64, next_offset: u64) {
         let (before, expected) = channel.feed.expects();
+        reception.jumped_to = next_offset;
+        if before != epoch {
+            reception.left = before;
+        }
         channel.feed.jump(epoch, next_offset);
         if before == epoch || (before == 0 && reception.was_live) {
             self.missed(channel, next_offset.saturating_sub(expected));
@@ -255,18 +284,30 @@ impl Relay {
         let Envelope { epoch, node, number, offset, published_ns, ref traceparent, ref messages } = envelope;
         let (count, last) = (messages.len(), number + messages.len() as u64 - 1);
         let span = telemetry::relay_span("redis", channel.name.as_str(), count, traceparent);
+        let own = node == channel.publisher;
+        if epoch == reception.left && epoch != channel.feed.expects().0 {
+            // Late: that history has been given up. If it was not heard, its publisher's next number will tell.
+            return true;
+        }
         match reception.heard.get(&node) {
             Some((before, newest)) if *before != epoch && channel.feed.expects() == (epoch, offset) => {
+                if last <= *newest {
+                    // Heard before the old history was lost, and published again because its publisher got no answer.
+                    channel.feed.jump(epoch, offset + count as u64);
+                    if own {
+                        channel.feed.confirm(last);
+                    }
+                    return true;
+                }
                 self.missed(channel, number.saturating_sub(newest + 1));
             }
             _ => {}
         }
-        let own = node == channel.publisher;
         let mut batch = envelope.into_batch(own).build(published_ns);
         batch.offset = offset;
         match span.in_scope(|| channel.feed.accept(epoch, batch, own.then_some(last))) {
             Accepted::Gap { .. } => return false,
-            Accepted::Duplicate => {}
+            Accepted::Duplicate => reception.repeated(node, epoch, offset, last),
             Accepted::Appended => {
                 reception.hear(node, epoch, last);
                 self.count(count, timed.then_some(published_ns));
@@ -310,6 +351,12 @@ impl Reception {
         self.backlog = Some(Backlog::default());
         self.round += 1;
         self.round
+    }
+
+    /// Takes note of a batch whose offset was heard before: it should have been this batch.
+    fn repeated(&mut self, node: u64, epoch: u64, offset: u64, number: u64) {
+        let heard = self.heard.get(&node).is_some_and(|(before, newest)| *before != epoch || *newest >= number);
+        self.rewound |= !heard && !self.heard.is_empty() && offset >= self.jumped_to;
     }
 
     /// Remembers the newest of a node.
