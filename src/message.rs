@@ -1,5 +1,6 @@
 //! Messages and batches: the bytes everybody shares. A batch is built once, framed as it is built, and never changes.
 
+mod deflate;
 mod encoding;
 mod id;
 
@@ -8,8 +9,9 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use bytes::Bytes;
 
-use self::encoding::Encoded;
-pub use self::encoding::{Format, put_gap, put_json, put_text};
+pub use self::deflate::Window;
+use self::encoding::{Encoded, OTHERS};
+pub use self::encoding::{Format, Shape, put_gap, put_json, put_text};
 pub use self::id::{MessageId, NoId};
 use crate::ws::frame;
 
@@ -43,8 +45,7 @@ pub struct Batch {
     messages: Box<[Place]>,
     raw: Bytes,
     /// In the other formats, each once somebody reads it.
-    v1: OnceLock<Box<Encoded>>,
-    events: OnceLock<Box<Encoded>>,
+    others: [OnceLock<Box<Encoded>>; OTHERS],
     /// What those cost, as far as the feed knows.
     grown: AtomicUsize,
 }
@@ -132,11 +133,7 @@ impl Batch {
     }
 
     fn encoded(&self, format: Format) -> Option<&Encoded> {
-        let cell = match format {
-            Format::Raw => return None,
-            Format::V1 => &self.v1,
-            Format::Events => &self.events,
-        };
+        let cell = &self.others[format.index()?];
         Some(cell.get_or_init(|| Box::new(Encoded::new(self, format))))
     }
 
@@ -157,7 +154,7 @@ impl Batch {
     }
 
     fn encoded_bytes(&self) -> usize {
-        let cells = [&self.v1, &self.events].into_iter().filter_map(OnceLock::get);
+        let cells = self.others.iter().filter_map(OnceLock::get);
         cells.map(|encoded| encoded.bytes.len() + size_of_val(&*encoded.ends)).sum()
     }
 }
@@ -226,8 +223,7 @@ impl BatchBuilder {
             published_ns,
             messages: self.messages.into(),
             raw: self.raw.into(),
-            v1: OnceLock::new(),
-            events: OnceLock::new(),
+            others: Default::default(),
             grown: AtomicUsize::new(0),
         }
     }

@@ -141,7 +141,7 @@ fn shared(config: &Config, hub: Arc<Hub>, metrics: Arc<Metrics>, pulse: Arc<Puls
         hub,
         metrics,
         pulse,
-        limits: Limits { max_message: config.max_message, max_fragments: MAX_FRAGMENTS },
+        limits: Limits { max_message: config.max_message, max_fragments: MAX_FRAGMENTS, deflate: false },
         message_rate: config.message_rate,
         slow_client: config.slow_client,
         node: rand::random(),

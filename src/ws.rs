@@ -1,6 +1,7 @@
 //! WebSockets: from the request that asks for one to the reason it ended. Read the modules in this order.
 
 pub mod handshake;
+mod extension;
 mod opening;
 pub mod session;
 pub mod v1;

@@ -22,7 +22,7 @@ use self::random::{Defect, control, perform, say, scene, text, truncated};
 use self::wire::{BINARY, CLOSE, FIN, Frame, Length, PING, TEXT, bytes, frame, join};
 
 /// Above 64 KiB, so that random scripts use all three forms of length.
-const LIMITS: Limits = Limits { max_message: 80_000, max_fragments: 10_000 };
+const LIMITS: Limits = Limits { max_message: 80_000, max_fragments: 10_000, deflate: false };
 
 /// An event that outlives the input.
 #[derive(Clone, Debug, PartialEq)]
@@ -72,7 +72,7 @@ fn read_whole(input: &[u8]) -> Reading {
 
 #[test]
 fn every_case_of_the_table_gets_the_verdict_of_the_rfc_whole_and_byte_by_byte() {
-    let limits = Limits { max_message: 1 << 20, max_fragments: 1000 };
+    let limits = Limits { max_message: 1 << 20, max_fragments: 1000, deflate: false };
     let word = "κόσμε".as_bytes();
     let claim = |length, sent: usize| Frame { length: Length::Claimed(length), ..frame(FIN | BINARY, vec![0; sent]) };
     // The close code it ends with, if it is refused.
@@ -188,7 +188,7 @@ fn an_idle_connection_holds_nothing() {
 
 #[test]
 fn a_length_that_is_only_declared_reserves_nothing() {
-    let limits = Limits { max_message: 16 << 20, max_fragments: 10 };
+    let limits = Limits { max_message: 16 << 20, max_fragments: 10, deflate: false };
     for kind in [TEXT, BINARY] {
         let claim = Frame { length: Length::Claimed(16 << 20), ..frame(FIN | kind, vec![b'a'; 1000]) };
         let mut input = claim.bytes();
@@ -204,7 +204,7 @@ fn a_length_that_is_only_declared_reserves_nothing() {
 
 #[test]
 fn a_message_may_be_as_long_as_the_limit_and_not_a_byte_longer() {
-    let limits = Limits { max_message: 300, max_fragments: 10 };
+    let limits = Limits { max_message: 300, max_fragments: 10, deflate: false };
     let too_big = Err(Violation::TooBig { limit: 300 });
     for first in [0, 1, 150, 299, 300] {
         let fragments = |last: usize| [frame(0x02, vec![1; first]), frame(0x89, [2; 125]), frame(0x80, vec![1; last])];
@@ -221,7 +221,7 @@ fn a_message_may_be_as_long_as_the_limit_and_not_a_byte_longer() {
 
 #[test]
 fn a_message_may_have_as_many_fragments_as_the_limit_and_not_one_more() {
-    let limits = Limits { max_message: 1000, max_fragments: 5 };
+    let limits = Limits { max_message: 1000, max_fragments: 5, deflate: false };
     for payload in ["", "x"] {
         let fragments = |count: usize| {
             let middle = iter::repeat_n([frame(0x00, payload), frame(0x8a, "")], count - 2).flatten();

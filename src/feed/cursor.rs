@@ -91,7 +91,7 @@ impl Cursor {
     /// Moves on behind everything in `taken`.
     pub fn skip(&mut self, taken: &[Arc<Batch>]) {
         // At no byte of no batch, formats do not differ.
-        self.advance(taken, Format::Raw, taken.len(), 0);
+        self.advance(taken, Format::RAW, taken.len(), 0);
     }
 
     /// Messages of the first batch taken that are already behind.

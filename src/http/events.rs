@@ -106,7 +106,7 @@ impl Events {
             Place::Older(mut subscription) => match subscription.older().await {
                 Ok(Some(older)) => {
                     self.place = Place::Older(subscription);
-                    let (pieces, messages) = older.pieces(Format::Events);
+                    let (pieces, messages) = older.pieces(Format::EVENTS);
                     self.shared.metrics.events.delivered.inc_by(messages as u64);
                     pieces
                 }
@@ -137,8 +137,8 @@ impl Events {
             Next::Messages(taken) => {
                 let batches = taken.iter().enumerate();
                 let pieces = batches.map(|(index, batch)| {
-                    let from = if index == 0 { cursor.sent(batch, Format::Events) } else { 0 };
-                    batch.bytes(Format::Events).slice(from..)
+                    let from = if index == 0 { cursor.sent(batch, Format::EVENTS) } else { 0 };
+                    batch.bytes(Format::EVENTS).slice(from..)
                 });
                 let pieces = pieces.collect();
                 let messages: usize = taken.iter().map(|batch| batch.len()).sum();
@@ -157,7 +157,7 @@ impl Events {
                 let missed = cursor.skip_to_newest();
                 self.shared.metrics.lost(LossCause::SlowClient, missed);
                 let mut mark = Vec::new();
-                put_gap(Format::Events, Some(missed), &mut mark);
+                put_gap(Format::EVENTS, Some(missed), &mut mark);
                 vec![mark.into()]
             }
             Next::Comment => vec![Bytes::from_static(b":\n\n")],

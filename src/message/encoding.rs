@@ -8,18 +8,53 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde_json::json;
 
+use super::deflate::{Window, deflated};
 use super::{Batch, Kind, MessageId};
 use crate::ws::frame;
 
-/// The ways in which messages are written to clients.
+/// A way in which messages are written to clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
-    /// A message is a WebSocket frame, and nothing is added.
+pub struct Format {
+    /// What a message looks like.
+    pub shape: Shape,
+    /// Whether WebSocket frames are deflated, and for whom.
+    pub deflate: Option<Window>,
+}
+
+/// What a message looks like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// It is a WebSocket frame, and nothing is added.
     Raw,
-    /// A message is a JSON object in a WebSocket text frame (`echocast.v1`).
+    /// It is a JSON object in a WebSocket text frame (`echocast.v1`).
     V1,
-    /// A message is a server-sent event.
+    /// It is a server-sent event.
     Events,
+}
+
+/// How many formats there are beside the one in which batches are built.
+pub(super) const OTHERS: usize = 6;
+
+impl Format {
+    /// Plain frames: what batches are built as.
+    pub const RAW: Self = Self { shape: Shape::Raw, deflate: None };
+    /// JSON in plain frames.
+    pub const V1: Self = Self { shape: Shape::V1, deflate: None };
+    /// Server-sent events.
+    pub const EVENTS: Self = Self { shape: Shape::Events, deflate: None };
+
+    /// Which of the other formats it is.
+    pub(super) fn index(self) -> Option<usize> {
+        Some(match (self.shape, self.deflate) {
+            (Shape::Raw, None) => return None,
+            (Shape::Events, _) => 0,
+            (Shape::V1, None) => 1,
+            (Shape::Raw, Some(Window::Least)) => 2,
+            (Shape::Raw, Some(Window::Full)) => 3,
+            (Shape::V1, Some(Window::Least)) => 4,
+            (Shape::V1, Some(Window::Full)) => 5,
+        })
+    }
 }
 
 /// A batch in one format: its items, one after another. An item is a message, or the mark of a gap.
@@ -37,18 +72,20 @@ impl Encoded {
         let mut ends = Vec::with_capacity(batch.len().max(1));
         if let Some(missed) = batch.gap {
             put_gap(format, missed, &mut bytes);
-            ends.push(bytes.len() as u32);
+            if !bytes.is_empty() {
+                ends.push(bytes.len() as u32);
+            }
         }
         let mut json = Vec::new();
         for (index, (kind, payload)) in batch.messages().enumerate() {
-            match format {
-                Format::Raw => {}
-                Format::V1 => {
+            match format.shape {
+                Shape::Raw => put_frame(kind, payload, format.deflate, &mut bytes),
+                Shape::V1 => {
                     json.clear();
                     put_json(batch.id(index), kind, payload, &mut json);
-                    put_text(&json, &mut bytes);
+                    put_frame(Kind::Text, &json, format.deflate, &mut bytes);
                 }
-                Format::Events => put_event(batch.id(index), kind, payload, &mut bytes),
+                Shape::Events => put_event(batch.id(index), kind, payload, &mut bytes),
             }
             ends.push(bytes.len() as u32);
         }
@@ -57,18 +94,33 @@ impl Encoded {
     }
 }
 
+fn put_frame(kind: Kind, payload: &[u8], deflate: Option<Window>, out: &mut Vec<u8>) {
+    let Some(window) = deflate else {
+        frame::encode_header(kind, payload.len(), out);
+        return out.extend_from_slice(payload);
+    };
+    deflated(payload, window, |shorter| match shorter {
+        Some(shorter) => {
+            let first = out.len();
+            frame::encode_header(kind, shorter.len(), out);
+            out[first] |= frame::DEFLATED;
+            out.extend_from_slice(shorter);
+        }
+        None => put_frame(kind, payload, None, out),
+    });
+}
+
 /// Writes a WebSocket text frame.
 pub fn put_text(text: &[u8], out: &mut Vec<u8>) {
-    frame::encode_header(Kind::Text, text.len(), out);
-    out.extend_from_slice(text);
+    put_frame(Kind::Text, text, None, out);
 }
 
 /// Writes that messages are missing here; `None` is an unknown number.
 pub fn put_gap(format: Format, missed: Option<u64>, out: &mut Vec<u8>) {
-    match format {
-        Format::Raw => {}
-        Format::V1 => put_text(json!({ "event": "gap", "missed": missed }).to_string().as_bytes(), out),
-        Format::Events => out.extend(format!("event: gap\ndata: {}\n\n", json!({ "missed": missed })).bytes()),
+    match format.shape {
+        Shape::Raw => {}
+        Shape::V1 => put_text(json!({ "event": "gap", "missed": missed }).to_string().as_bytes(), out),
+        Shape::Events => out.extend(format!("event: gap\ndata: {}\n\n", json!({ "missed": missed })).bytes()),
     }
 }
 
@@ -160,7 +212,7 @@ mod tests {
 
     #[test]
     fn events_have_a_data_line_for_each_line() {
-        let bytes = encoded(Format::Events, &[(Kind::Text, b"a\r\nb\rc\n"), (Kind::Text, b""), (Kind::Binary, &[1])]);
+        let bytes = encoded(Format::EVENTS, &[(Kind::Text, b"a\r\nb\rc\n"), (Kind::Text, b""), (Kind::Binary, &[1])]);
         assert_eq!(
             bytes,
             "id: 00000000000000ab-5\ndata: a\ndata: b\ndata: c\ndata: \n\n\

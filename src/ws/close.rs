@@ -72,7 +72,7 @@ impl From<Violation> for CloseReason {
     fn from(violation: Violation) -> Self {
         match violation {
             Violation::Protocol(_) => Self::Protocol,
-            Violation::NotUtf8 => Self::NotUtf8,
+            Violation::NotUtf8 | Violation::Deflated => Self::NotUtf8,
             Violation::TooBig { .. } | Violation::TooManyFragments { .. } => Self::TooBig,
         }
     }

@@ -5,13 +5,14 @@
 mod assembly;
 mod encode;
 mod header;
+mod inflate;
 mod mask;
 mod utf8;
 
 use std::mem;
 
 use self::assembly::Assembly;
-pub use self::encode::{Control, MAX_CONTROL, MAX_SERVER_HEADER, encode_control, encode_header, header_len};
+pub use self::encode::{Control, DEFLATED, MAX_CONTROL, MAX_SERVER_HEADER, encode_control, encode_header, header_len};
 use self::header::{Frame, MAX_CLIENT_HEADER, Opcode};
 use crate::message::Kind;
 
@@ -22,6 +23,8 @@ pub struct Limits {
     pub max_message: usize,
     /// Frames in one message, empty ones included. Without it a client keeps a message open for ever at no cost.
     pub max_fragments: u32,
+    /// Whether messages may be deflated, each by itself.
+    pub deflate: bool,
 }
 
 /// Something a client has said in full.
@@ -48,6 +51,9 @@ pub enum Violation {
     /// Not the WebSocket protocol.
     #[error("{0}")]
     Protocol(&'static str),
+    /// A deflated message that does not inflate.
+    #[error("message does not inflate")]
+    Deflated,
     /// A text message or a close reason that is not text.
     #[error("text is not valid UTF-8")]
     NotUtf8,
@@ -71,7 +77,7 @@ impl Violation {
     pub fn close_code(self) -> u16 {
         match self {
             Self::Protocol(_) => 1002,
-            Self::NotUtf8 => 1007,
+            Self::NotUtf8 | Self::Deflated => 1007,
             Self::TooBig { .. } | Self::TooManyFragments { .. } => 1009,
         }
     }
@@ -209,21 +215,25 @@ impl Decoder {
     ) -> Result<(), Violation> {
         let is_last = frame.fin && frame.missing == 0;
         if is_last && self.unfinished.as_deref().is_none_or(|unfinished| unfinished.message.is_none()) {
-            if kind == Kind::Text && utf8::text(payload).is_none() {
-                return Err(Violation::NotUtf8);
+            if frame.deflated {
+                return inflate::inflated(payload, limits, |payload| take_whole(kind, payload, on));
             }
-            on(Event::Message { kind, payload });
-            return Ok(());
+            return take_whole(kind, payload, on);
         }
         let unfinished = self.unfinished.get_or_insert_default();
-        let message = unfinished.message.get_or_insert_with(|| Assembly::new(kind));
+        let message = unfinished.message.get_or_insert_with(|| Assembly::new(kind, frame.deflated));
         message.append(payload, limits)?;
         if frame.missing > 0 {
             unfinished.frame = Some(frame);
         } else if !frame.fin {
             message.end_fragment();
         } else {
-            on(Event::Message { kind, payload: message.finish()? });
+            let payload = message.finish()?;
+            if message.is_deflated() {
+                inflate::inflated(payload, limits, |payload| take_whole(kind, payload, on))?;
+            } else {
+                on(Event::Message { kind, payload });
+            }
             unfinished.message = None;
         }
         Ok(())
@@ -255,6 +265,15 @@ impl Decoder {
         }
         Ok(())
     }
+}
+
+/// Takes a message that has been checked for nothing.
+fn take_whole(kind: Kind, payload: &[u8], on: &mut impl FnMut(Event<'_>)) -> Result<(), Violation> {
+    if kind == Kind::Text && utf8::text(payload).is_none() {
+        return Err(Violation::NotUtf8);
+    }
+    on(Event::Message { kind, payload });
+    Ok(())
 }
 
 impl Unfinished {

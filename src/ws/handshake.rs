@@ -17,6 +17,7 @@ use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 use super::close::CloseReason;
+use super::extension;
 use super::gate::{Full, Gate, Permit};
 use super::opening::open;
 use super::session::{Session, Shared, Wishes};
@@ -24,7 +25,7 @@ use super::v1;
 use crate::channel::ChannelName;
 use crate::http::query;
 use crate::hub::{BrokerAway, Subscription};
-use crate::message::Format;
+use crate::message::{Format, Shape};
 use crate::metrics::Way;
 use crate::shutdown::Shutdown;
 
@@ -161,8 +162,9 @@ impl Door {
         self.admit(request.headers())?;
         let wanted = request.uri().query().unwrap_or_default();
         let start = query::start(wanted, request.headers());
-        let (format, protocol) = protocol(request.headers());
-        let wishes = Wishes { format, echo: query::echo(wanted) };
+        let (shape, protocol) = protocol(request.headers());
+        let deflate = extension::negotiate(values(request.headers(), header::SEC_WEBSOCKET_EXTENSIONS));
+        let wishes = Wishes { format: Format { shape, deflate }, echo: query::echo(wanted) };
         let upgrade = request.extensions_mut().remove::<OnUpgrade>();
         let upgrade = upgrade.ok_or(Refusal::Malformed("this connection cannot be upgraded"))?;
         let permit = self.gate.enter(ip, Way::WebSocket)?;
@@ -180,6 +182,9 @@ impl Door {
         headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
         // So that clients which speak more than raw know whom they talk to: others echo any subprotocol, too.
         headers.insert(VERSION, HeaderValue::from_static(crate::VERSION));
+        if let Some(window) = deflate {
+            headers.insert(header::SEC_WEBSOCKET_EXTENSIONS, HeaderValue::from_static(extension::answer(window)));
+        }
         if let Some(protocol) = protocol {
             headers.insert(header::SEC_WEBSOCKET_PROTOCOL, protocol);
         }
@@ -228,7 +233,7 @@ async fn run(
             return tracing::debug!("no upgrade: {error}");
         }
     };
-    let opened = if subscription.is_live() && wishes.format == Format::Raw {
+    let opened = if subscription.is_live() && wishes.format.shape == Shape::Raw {
         Ok(subscription.into_live())
     } else {
         // Apart, or every session would be as large as this.
@@ -278,17 +283,22 @@ fn check(request: &Request) -> Result<HeaderValue, Refusal> {
 
 /// The format a client gets, and the subprotocol it is told: ours if it offers that, else the first, because what is
 /// inside its messages is between clients.
-fn protocol(headers: &HeaderMap) -> (Format, Option<HeaderValue>) {
-    let values = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|value| value.to_str().ok());
-    let offered = values.flat_map(|value| value.split(',')).map(str::trim).filter(|protocol| !protocol.is_empty());
+fn protocol(headers: &HeaderMap) -> (Shape, Option<HeaderValue>) {
+    let offered = values(headers, header::SEC_WEBSOCKET_PROTOCOL)
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
+        .filter(|protocol| !protocol.is_empty());
     let offered: Vec<&str> = offered.collect();
     if offered.contains(&v1::PROTOCOL) {
-        return (Format::V1, Some(HeaderValue::from_static(v1::PROTOCOL)));
+        return (Shape::V1, Some(HeaderValue::from_static(v1::PROTOCOL)));
     }
-    (Format::Raw, offered.first().and_then(|first| HeaderValue::from_str(first).ok()))
+    (Shape::Raw, offered.first().and_then(|first| HeaderValue::from_str(first).ok()))
 }
 
 fn has_token(headers: &HeaderMap, name: HeaderName, token: &str) -> bool {
-    let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| value.split(',')).any(|part| part.trim().eq_ignore_ascii_case(token))
+    values(headers, name).flat_map(|value| value.split(',')).any(|part| part.trim().eq_ignore_ascii_case(token))
+}
+
+fn values(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
+    headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok())
 }

@@ -12,7 +12,7 @@ use super::session::Shared;
 use super::v1;
 use crate::feed::Cursor;
 use crate::hub::{Membership, Subscription};
-use crate::message::{Format, put_text};
+use crate::message::{Format, Shape, put_text};
 
 /// How long a client may take nothing of what it is sent.
 const STALL_PATIENCE: Duration = Duration::from_secs(20);
@@ -24,7 +24,7 @@ pub(super) async fn open(
     mut subscription: Subscription,
     format: Format,
 ) -> Result<(Membership, Cursor), CloseReason> {
-    if format == Format::V1 {
+    if format.shape == Shape::V1 {
         let mut frame = Vec::new();
         put_text(v1::welcome(&subscription, shared.node).as_bytes(), &mut frame);
         send(stream, shared, &frame).await?;

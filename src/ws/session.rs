@@ -28,7 +28,7 @@ use super::v1;
 use crate::config::SlowClient;
 use crate::feed::{Cursor, Taken};
 use crate::hub::{Answer, Hub, Membership};
-use crate::message::{Format, now_ns};
+use crate::message::{Format, Shape, now_ns};
 use crate::metrics::{LossCause, Metrics};
 
 /// Rounds of reading and writing before other sessions get their turn.
@@ -177,7 +177,7 @@ impl Session {
             return ControlFlow::Continue(());
         }
         if seat.is_sent_away() {
-            if self.reader.format == Format::V1 {
+            if self.reader.format.shape == Shape::V1 {
                 self.control.push_text(v1::drain(self.shared.retry_ms()).as_bytes());
             }
             self.begin_close(CloseReason::Drain, "restarting, come back");
@@ -224,7 +224,7 @@ impl Session {
             Some(end) => Outgoing::last(&taken, end, &self.cursor, &self.control, self.reader),
             None => Outgoing::all(&taken, &self.cursor, &self.control, self.reader),
         };
-        if self.reader.format != Format::Raw {
+        if self.reader.format != Format::RAW {
             self.cursor.account(&taken);
         }
         if outgoing.is_empty() {
@@ -280,7 +280,7 @@ impl Session {
             self.shared.metrics.slow_clients.with_label_values(&[policy.label()]).inc();
             let missed = self.cursor.skip_to_newest();
             self.shared.metrics.lost(LossCause::SlowClient, missed);
-            if self.reader.format == Format::V1 {
+            if self.reader.format.shape == Shape::V1 {
                 self.control.push_text(&v1::gap(missed));
             }
         }

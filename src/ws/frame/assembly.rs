@@ -7,6 +7,8 @@ use crate::message::Kind;
 #[derive(Debug)]
 pub(super) struct Assembly {
     kind: Kind,
+    /// Whether what arrives is still to be inflated.
+    deflated: bool,
     payload: Vec<u8>,
     /// How much of the payload is known to be complete UTF-8 characters, if it is text.
     checked: usize,
@@ -15,12 +17,16 @@ pub(super) struct Assembly {
 }
 
 impl Assembly {
-    pub(super) fn new(kind: Kind) -> Self {
-        Self { kind, payload: Vec::new(), checked: 0, fragments: 0 }
+    pub(super) fn new(kind: Kind, deflated: bool) -> Self {
+        Self { kind, deflated, payload: Vec::new(), checked: 0, fragments: 0 }
     }
 
     pub(super) fn kind(&self) -> Kind {
         self.kind
+    }
+
+    pub(super) fn is_deflated(&self) -> bool {
+        self.deflated
     }
 
     /// Bytes that have arrived.
@@ -47,7 +53,7 @@ impl Assembly {
             self.payload.reserve_exact(wanted - self.payload.len());
         }
         self.payload.extend_from_slice(bytes);
-        if self.kind == Kind::Text {
+        if self.kind == Kind::Text && !self.deflated {
             self.checked += utf8::complete_prefix(&self.payload[self.checked..]).ok_or(Violation::NotUtf8)?;
         }
         Ok(())
@@ -60,7 +66,7 @@ impl Assembly {
 
     /// The whole message, its last frame having arrived.
     pub(super) fn finish(&self) -> Result<&[u8], Violation> {
-        if self.kind == Kind::Text && self.checked < self.payload.len() {
+        if self.kind == Kind::Text && !self.deflated && self.checked < self.payload.len() {
             return Err(Violation::NotUtf8);
         }
         Ok(&self.payload)

@@ -11,6 +11,8 @@ pub const MAX_SERVER_HEADER: usize = 10;
 pub const MAX_CONTROL: usize = 125;
 
 const FIN: u8 = 0x80;
+/// The bit that permessage-deflate sets in the first byte of a deflated message.
+pub const DEFLATED: u8 = 0x40;
 
 /// A control frame to send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

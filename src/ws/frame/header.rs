@@ -2,7 +2,7 @@
 //! RFC 6455, sections 5.2 to 5.5 and 7.4; collecting payloads is the decoder's.
 
 use super::assembly::Assembly;
-use super::encode::{MAX_CONTROL, MAX_SERVER_HEADER};
+use super::encode::{DEFLATED, MAX_CONTROL, MAX_SERVER_HEADER};
 use super::{Limits, Violation, utf8};
 use crate::message::Kind;
 
@@ -10,8 +10,7 @@ use crate::message::Kind;
 pub(super) const MAX_CLIENT_HEADER: usize = MAX_SERVER_HEADER + 4;
 
 const FIN: u8 = 0x80;
-/// The bits that only a negotiated extension may set. None is: permessage-deflate will take 0x40 out of here, for the
-/// first frame of a text or binary message.
+/// The bits that only a negotiated extension may set.
 const RESERVED: u8 = 0x70;
 const OPCODE: u8 = 0x0f;
 const MASKED: u8 = 0x80;
@@ -21,6 +20,7 @@ const MASKED: u8 = 0x80;
 pub(super) struct Frame {
     pub(super) opcode: Opcode,
     pub(super) fin: bool,
+    pub(super) deflated: bool,
     /// Payload bytes that have not arrived.
     pub(super) missing: usize,
     /// The masking key, turned so that it begins with the next byte's.
@@ -64,7 +64,7 @@ impl Frame {
             _ => return Err(Violation::TooBig { limit: limits.max_message }),
         };
         let Some(&key) = bytes[key_at..].first_chunk() else { return Ok(None) };
-        Ok(Some((Self { opcode, fin, missing, key }, key_at + 4)))
+        Ok(Some((Self { opcode, fin, deflated: first & DEFLATED != 0, missing, key }, key_at + 4)))
     }
 }
 
@@ -75,8 +75,12 @@ impl Opcode {
 }
 
 fn parse_opcode(limits: &Limits, first: u8, message: Option<&Assembly>) -> Result<Opcode, Violation> {
+    let reserved = match (first & OPCODE, message) {
+        (1 | 2, None) if limits.deflate => RESERVED & !DEFLATED,
+        _ => RESERVED,
+    };
     let refused = match (first & OPCODE, message) {
-        _ if first & RESERVED != 0 => "reserved bit set without an extension",
+        _ if first & reserved != 0 => "reserved bit set without an extension",
         (8..=10, _) if first & FIN == 0 => "fragmented control frame",
         (0, Some(message)) if message.fragments() >= limits.max_fragments => {
             return Err(Violation::TooManyFragments { limit: limits.max_fragments });

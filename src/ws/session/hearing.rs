@@ -9,7 +9,7 @@ use tokio::sync::mpsc::unbounded_channel;
 
 use super::{Answers, CloseReason, Closing, Control, Ended, Session, Shared, Step};
 use crate::hub::{Channel, Publication, Receipt};
-use crate::message::{Format, Kind};
+use crate::message::{Kind, Shape};
 use crate::telemetry;
 use crate::ws::frame::{self, Event, Limits};
 use crate::ws::v1::{self, Said, Unreadable};
@@ -98,10 +98,10 @@ impl Session {
         self.silent_visits = None;
         let mut end = None;
         let mut publication = None;
-        let limits = match reader.format {
-            Format::V1 => Limits { max_message: v1::max_frame(shared.limits.max_message), ..shared.limits },
-            _ => shared.limits,
-        };
+        let mut limits = Limits { deflate: reader.format.deflate.is_some(), ..shared.limits };
+        if reader.format.shape == Shape::V1 {
+            limits.max_message = v1::max_frame(limits.max_message);
+        }
         let outcome = decoder.decode(&limits, bytes, |event| match event {
             // What follows a broken limit or a close is not heard.
             _ if end.is_some() => {}
@@ -111,8 +111,8 @@ impl Session {
             Event::Message { kind, payload } => {
                 let publication = publication.get_or_insert_with(|| channel.publish(shared.hub.inbox()));
                 let mut speaking = Speaking { shared, control, publication, sender: reader.sender };
-                let number = match reader.format {
-                    Format::V1 => speaking.say_v1(channel, kind, payload, answers),
+                let number = match reader.format.shape {
+                    Shape::V1 => speaking.say_v1(channel, kind, payload, answers),
                     _ => Some(speaking.say(channel, kind, payload)),
                 };
                 *said = number.unwrap_or(*said);

@@ -1,0 +1,67 @@
+//! Deflating messages for clients that understand it (RFC 7692): each by itself, so that all of them can share the bytes.
+
+use std::cell::RefCell;
+
+use flate2::{Compress, Compression, FlushCompress};
+
+/// Payloads shorter than this are left as they are: a frame of theirs fits the packet that it travels in either way, and
+/// inflating costs every client.
+const LEAST: usize = 128;
+
+/// What a deflated message ends with and is left off.
+const TAIL: &[u8] = &[0, 0, 0xff, 0xff];
+
+/// How far back a client can look when it inflates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Window {
+    /// 512 bytes: for those that ask for less than all.
+    Least,
+    /// 32 KiB.
+    Full,
+}
+
+impl Window {
+    /// Its size as clients name it, a power of two.
+    pub fn bits(self) -> u8 {
+        match self {
+            Self::Least => 9,
+            Self::Full => 15,
+        }
+    }
+}
+
+struct Deflaters {
+    least: Compress,
+    full: Compress,
+    output: Vec<u8>,
+}
+
+thread_local! {
+    /// Large, and the same for every message: one a worker thread.
+    static DEFLATERS: RefCell<Deflaters> = RefCell::new(Deflaters {
+        least: Compress::new_with_window_bits(Compression::fast(), false, Window::Least.bits()),
+        full: Compress::new_with_window_bits(Compression::fast(), false, Window::Full.bits()),
+        output: Vec::new(),
+    });
+}
+
+/// Calls `with` with what `payload` deflates to, or with `None` if that is not worth it.
+pub(super) fn deflated(payload: &[u8], window: Window, with: impl FnOnce(Option<&[u8]>)) {
+    if payload.len() < LEAST {
+        return with(None);
+    }
+    DEFLATERS.with_borrow_mut(|Deflaters { least, full, output }| {
+        let state = match window {
+            Window::Least => least,
+            Window::Full => full,
+        };
+        state.reset();
+        output.clear();
+        // What does not fit is longer than it was.
+        output.reserve_exact(payload.len() + TAIL.len());
+        let whole = state.compress_vec(payload, output, FlushCompress::Sync).is_ok()
+            && state.total_in() == payload.len() as u64
+            && output.ends_with(TAIL);
+        with(whole.then(|| &output[..output.len() - TAIL.len()]).filter(|deflated| deflated.len() < payload.len()));
+    });
+}
