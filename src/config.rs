@@ -320,7 +320,7 @@ impl Settings {
                 &[("auto", Switch::Auto), ("on", Switch::On), ("off", Switch::Off)],
             ),
         };
-        check.that(config.max_message <= 1 << 30, "--max-message", "at most 1GiB");
+        check.that(config.max_message <= 1 << 28, "--max-message", "at most 256MiB");
         check.that(
             config.redis_url.is_none() || config.max_message <= REDIS_MESSAGE,
             "--max-message",

@@ -65,6 +65,8 @@ pub enum Found {
         offset: u64,
         /// The offset of the first message after it in the window.
         kept_from: u64,
+        /// Nothing is missing in the window.
+        whole: bool,
     },
     /// It has not come yet.
     Ahead,
@@ -228,13 +230,17 @@ impl Feed {
             Start::Last(_) if window.appended.elapsed() >= self.retention.ttl => ((window.end(), 0), true),
             Start::Last(count) => {
                 let count = count.min(self.retention.messages);
-                let offset = window.next_offset.saturating_sub(count as u64).max(1);
-                let kept_from = window.kept_from(offset);
-                if count > window.messages && kept_from > offset && window.epoch != 0 {
-                    return Found::Earlier { epoch: window.epoch, offset, kept_from };
+                if count > window.messages && window.epoch != 0 {
+                    let offset = window.next_offset.saturating_sub(count as u64).max(1);
+                    let kept_from = window.kept_from(offset);
+                    if kept_from > offset {
+                        return Found::Earlier { epoch: window.epoch, offset, kept_from, whole: true };
+                    }
                 }
                 (window.newest(count), true)
             }
+            // Without history nothing can be gone on with.
+            Start::After(_) if window.epoch == 0 && window.next_offset > 1 => return Found::Elsewhere,
             Start::After(id) => {
                 // Whoever saw the channel before its first message goes on with that, whatever history it is in.
                 let (epoch, offset) =
@@ -244,7 +250,10 @@ impl Feed {
                     Some(place) => (place, !window.has_gap_from(place.0)),
                     None if epoch != window.epoch => return Found::Elsewhere,
                     None if offset > window.next_offset => return Found::Ahead,
-                    None => return Found::Earlier { epoch, offset, kept_from: window.kept_from(offset) },
+                    None => {
+                        let (kept_from, whole) = (window.kept_from(offset), !window.has_gap_from(window.first));
+                        return Found::Earlier { epoch, offset, kept_from, whole };
+                    }
                 }
             }
         };

@@ -62,6 +62,8 @@ type Due = (Instant, u64);
 struct Entry {
     channel: Arc<Channel>,
     members: usize,
+    /// Those of them that hear.
+    followers: usize,
     /// Somebody wants to hear it, and the broker knows.
     wanted: bool,
     due: Option<Due>,
@@ -118,18 +120,21 @@ impl Hub {
             let epoch = if self.keep_idle { rand::random_range(1..u64::MAX) } else { 0 };
             let channel = Arc::new(Channel::new(name, self.retention, epoch, &self.metrics));
             self.metrics.channels.inc();
-            channels.by_name.insert(name.clone(), Entry { channel, members: 0, wanted: false, due: None });
+            channels
+                .by_name
+                .insert(name.clone(), Entry { channel, members: 0, followers: 0, wanted: false, due: None });
         }
         let Channels { by_name, idle, idle_bytes, .. } = &mut *channels;
         let entry = &mut by_name.get_mut(name).expect("it was there or has just been inserted");
         entry.members += 1;
+        entry.followers += usize::from(to_hear);
         if to_hear && !std::mem::replace(&mut entry.wanted, true) {
             self.interest.tell(Change::New(entry.channel.clone()));
         }
         if let Some((_, bytes)) = entry.due.take().and_then(|due| idle.remove(&due)) {
             *idle_bytes -= bytes;
         }
-        Membership { channel: entry.channel.clone(), hub: self.clone() }
+        Membership { channel: entry.channel.clone(), hub: self.clone(), hears: to_hear }
     }
 
     /// The channel of this name if it exists here: what the broker delivers to.
@@ -143,9 +148,9 @@ impl Hub {
         channels.by_name.values().filter(|entry| entry.wanted).map(|entry| entry.channel.clone()).collect()
     }
 
-    /// How many are on a channel of this node.
-    pub fn members(&self, name: &ChannelName) -> usize {
-        lock(&self.channels).by_name.get(name).map_or(0, |entry| entry.members)
+    /// How many hear a channel on this node.
+    pub fn followers(&self, name: &ChannelName) -> usize {
+        lock(&self.channels).by_name.get(name).map_or(0, |entry| entry.followers)
     }
 
     /// Messages that a channel keeps.
@@ -186,11 +191,12 @@ impl Hub {
         }
     }
 
-    fn left(&self, channel: &Channel) {
+    fn left(&self, channel: &Channel, heard: bool) {
         let mut channels = lock(&self.channels);
         let Channels { by_name, idle, idle_bytes, counter } = &mut *channels;
         let Some(entry) = by_name.get_mut(&channel.name) else { return };
         entry.members -= 1;
+        entry.followers -= usize::from(heard);
         if entry.members > 0 {
             return;
         }
@@ -212,6 +218,7 @@ impl Hub {
 pub struct Membership {
     channel: Arc<Channel>,
     hub: Arc<Hub>,
+    hears: bool,
 }
 
 impl Membership {
@@ -223,7 +230,7 @@ impl Membership {
 
 impl Drop for Membership {
     fn drop(&mut self) {
-        self.hub.left(&self.channel);
+        self.hub.left(&self.channel, self.hears);
     }
 }
 

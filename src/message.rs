@@ -87,6 +87,11 @@ impl Batch {
         self.messages.iter().map(|place| (place.kind, &self.raw[place.start as usize..place.end as usize]))
     }
 
+    /// Message `index`.
+    pub fn message(&self, index: usize) -> Option<(Kind, &[u8])> {
+        self.messages.get(index).map(|place| (place.kind, &self.raw[place.start as usize..place.end as usize]))
+    }
+
     /// What message `index` is called, if it can be found again.
     pub fn id(&self, index: usize) -> Option<MessageId> {
         let known = self.epoch != 0 && (index as u64) < self.span;

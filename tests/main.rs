@@ -6,6 +6,8 @@ mod support;
 mod handshake;
 mod protocol;
 mod resume;
+mod gaps;
+mod acknowledged;
 mod frames;
 mod broadcast;
 mod cluster;

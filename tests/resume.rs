@@ -9,7 +9,7 @@ use crate::support::cluster::Cluster;
 use crate::support::events::{EventStream, post, publish};
 use crate::support::node::TestNode;
 use crate::support::v1::V1Client;
-use crate::support::{on_both_brokers, until};
+use crate::support::on_both_brokers;
 
 on_both_brokers!(
     a_client_that_comes_back_gets_exactly_what_it_missed_on_any_node,
@@ -247,33 +247,6 @@ async fn what_no_longer_fits_the_feed_is_read_from_redis() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_the_history_no_longer_has_is_told_to_the_last_message() {
-    let cluster = Cluster::redis(2, &["--history", "10"]).await;
-    let first = publish_all(&cluster, "/a", 0..1).await;
-    publish_all(&cluster, "/a", 1..101).await;
-    let mut client = V1Client::connect(&format!("{}?since={first}", cluster.node(0).url("/a"))).await;
-    assert_eq!(client.welcome["recovered"], false);
-    assert_eq!(client.next().await, json!({ "event": "gap", "missed": 90 }));
-    client.expect(refs(&texts(91..101))).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_process_that_began_anew_says_so() {
-    let node = TestNode::start(&[]).await;
-    let address = node.address.to_string();
-    publish(node.address, "/a", "before").await;
-    let last = publish(node.address, "/a", "last").await;
-    node.stop().await;
-    let node = TestNode::start_at(&address, &[]).await;
-    node.wait_ready().await;
-    publish(node.address, "/a", "after").await;
-    let mut client = V1Client::connect(&format!("{}?since={last}", node.url("/a"))).await;
-    assert_eq!(client.welcome["recovered"], false);
-    assert_eq!(client.next().await, json!({ "event": "gap", "missed": null }));
-    client.expect(["after"]).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_history_nothing_has_an_id_and_acknowledgements_still_come() {
     let cluster = Cluster::redis(2, &["--history", "0"]).await;
     let mut client = V1Client::connect(&cluster.node(0).url("/a")).await;
@@ -287,60 +260,53 @@ async fn without_history_nothing_has_an_id_and_acknowledgements_still_come() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_full_redis_tells_publishers_and_wedges_nothing() {
+async fn a_place_that_another_node_has_reached_is_waited_for() {
     let cluster = Cluster::redis(2, &[]).await;
-    let mut redis = cluster.redis.as_ref().unwrap().connect().await;
-    let mut client = V1Client::connect(&cluster.node(0).url("/a")).await;
-    let mut raw = cluster.client(1, "/a").await;
-    client.say("before").await;
-    raw.expect(["before"]).await;
-    let mut set = async |value: &str| {
-        let mut config = ::redis::cmd("CONFIG");
-        config.arg("SET").arg("maxmemory").arg(value).exec_async(&mut redis).await.unwrap();
-    };
-    set("1").await;
-    client.send(json!({ "data": "refused", "ref": "1" })).await;
-    let answer = client.answer("1").await;
-    assert!(answer["error"].as_str().unwrap().contains("memory"), "{answer}");
-    raw.say("waits").await;
-    // Behind one that waits, too.
-    let (status, head, body) = post(cluster.node(1).address, "/a", &[], b"refused").await;
-    assert!(status == 503 && head.contains("retry-after: ") && body.contains("memory"), "{status} {body}");
-    set("0").await;
-    raw.expect(["waits"]).await;
-    client.say("after").await;
-    raw.expect(["after"]).await;
+    let id = publish(cluster.node(0).address, "/a", "x").await;
+    let (epoch, offset) = id.split_once('-').unwrap();
+    let next = format!("{epoch}-{}", offset.parse::<u64>().unwrap() + 1);
+    let url = format!("{}?since={next}", cluster.node(1).url("/a"));
+    let coming = tokio::spawn(async move { V1Client::connect(&url).await });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(publish(cluster.node(0).address, "/a", "y").await, next);
+    let mut client = coming.await.unwrap();
+    assert_eq!((&client.welcome["id"], &client.welcome["recovered"]), (&json!(next), &json!(true)));
+    publish(cluster.node(0).address, "/a", "z").await;
+    client.expect(["z"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn publishing_by_request_is_refused_at_once_while_the_broker_is_away() {
-    let cluster = Cluster::redis(1, &[]).await;
-    let node = cluster.node(0);
-    publish(node.address, "/a", "before").await;
-    cluster.redis.as_ref().unwrap().kill().await;
-    until("the node notices", async || node.metric("echocast_broker_up").await == 0.0).await;
-    let (status, head, body) = post(node.address, "/a", &[], b"x").await;
-    assert!(status == 503 && head.contains("retry-after: ") && body.contains("broker"), "{status} {head} {body}");
-    cluster.redis.as_ref().unwrap().restart().await;
-    until("it is back", async || node.metric("echocast_broker_up").await == 1.0).await;
-    publish(node.address, "/a", "after").await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn requests_that_cannot_be_published_say_why() {
-    let node = TestNode::start(&["--max-message", "10", "--allow-origin", "https://ok.example"]).await;
-    for (headers, body, status, why) in [
-        (vec![], "12345678901", 413, "at most 10 bytes"),
-        (vec![("Origin", "https://evil.example")], "x", 403, "evil.example"),
-        (vec![("Idempotency-Key", "")], "x", 400, "1 to 256 characters"),
-    ] {
-        let (got, _, answer) = post(node.address, "/a", &headers, body.as_bytes()).await;
-        assert!(got == status && answer.contains(why), "{got} {answer}");
+async fn who_does_not_read_its_history_keeps_nobody_from_theirs() {
+    let cluster = Cluster::redis(1, &["--feed-bytes", "64KiB"]).await;
+    let address = cluster.node(0).address;
+    let first = publish(address, "/a", "first").await;
+    let text = "x".repeat(60_000);
+    for _ in 0..200 {
+        publish(address, "/a", &text).await;
     }
-    let ok = [("Origin", "https://ok.example")];
-    let (status, head, _) = post(node.address, "/a", &ok, b"x").await;
-    assert!(status == 200 && head.contains("access-control-allow-origin: https://ok.example"), "{head}");
-    let (status, head, _) = http(node.address, "OPTIONS", "/a", &ok).await;
-    assert!(status == 204 && head.contains("access-control-allow-methods: GET, HEAD, POST"), "{head}");
-    assert_eq!(node.metric("echocast_messages_received_total{transport=\"http\"}").await, 1.0);
+    let mut silent = Vec::new();
+    for _ in 0..64 {
+        silent.push(EventStream::open(address, "/a", Some(&first)).await);
+    }
+    let mut client = TestClient::connect(&format!("{}?since={first}", cluster.node(0).url("/a"))).await;
+    for _ in 0..200 {
+        assert_eq!(client.hear().await.len(), text.len());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_event_stream_is_told_when_to_come_back_however_long_the_drain() {
+    let mut node = TestNode::start(&["--drain-period", "12s", "--shutdown-grace", "30s"]).await;
+    let mut streams = Vec::new();
+    for _ in 0..120 {
+        let mut stream = EventStream::open(node.address, "/a", None).await;
+        stream.next().await;
+        streams.push(stream);
+    }
+    node.begin_stop();
+    for mut stream in streams {
+        assert!(!stream.next().await.expect("it is told").retry.is_empty());
+        assert_eq!(stream.next().await, None);
+    }
+    node.ended().await;
 }

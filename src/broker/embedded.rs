@@ -60,10 +60,10 @@ impl Embedded {
 
     async fn deliver(&mut self, link: &Link, taken: Vec<Outgoing>) {
         for mut outgoing in taken {
-            let (channel, bytes) = (outgoing.channel.clone(), outgoing.batch.bytes());
+            let channel = outgoing.channel.clone();
             let last = self.append(link, &mut outgoing);
             outgoing.held(last);
-            link.hub.inbox().settle(outgoing.count, bytes);
+            link.hub.inbox().settle(outgoing.count, outgoing.bytes);
             channel.feed.settled().await;
         }
     }
@@ -72,7 +72,8 @@ impl Embedded {
     fn append(&mut self, link: &Link, outgoing: &mut Outgoing) -> Option<MessageId> {
         let Outgoing { channel, key, .. } = &*outgoing;
         let known = key.as_ref().and_then(|key| self.keys.get(&channel.name)?.by_key.get(key));
-        if let Some(known) = known {
+        let (_, next_offset) = channel.feed.expects();
+        if let Some(known) = known.filter(|known| known.offset + link.hub.history() as u64 >= next_offset) {
             channel.feed.confirm(outgoing.last());
             return Some(*known);
         }

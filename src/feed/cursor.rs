@@ -152,11 +152,12 @@ impl Cursor {
         }
     }
 
-    /// Goes on with the newest batch; returns how many messages are left out. An item that was begun must be ended before.
-    pub fn skip_to_newest(&mut self) -> u64 {
+    /// Goes on with the newest batch; returns how many messages are left out, if that is known. An item that was begun must be ended before.
+    pub fn skip_to_newest(&mut self) -> Option<u64> {
         let window = self.feed.lock();
-        let Some(newest) = window.batches.back() else { return 0 };
-        let missed = newest.offset.saturating_sub(self.offset + u64::from(self.done));
+        let newest = window.batches.back()?;
+        // None of what has no offset of its own, or when offsets began anew.
+        let missed = newest.offset.checked_sub(self.offset + u64::from(self.done)).filter(|missed| *missed > 0);
         self.offset = newest.offset;
         self.position = window.end() - 1;
         (self.done, self.into, self.partial) = (0, 0, None);

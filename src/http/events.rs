@@ -50,18 +50,26 @@ pub(super) async fn events(
         // Nothing to dispatch, but whoever hears nothing until it comes back goes on from here.
         opening += &format!("id: {id}\n\n");
     }
+    shared.metrics.events.sent_bytes.inc_by(opening.len() as u64);
     let events = Events::new(shared, subscription, permit);
     let rest = stream::unfold(events, async |mut events| Some((events.next().await?, events)));
     let pieces = stream::once(async { vec![Bytes::from(opening)] }).chain(rest);
     let body = Body::from_stream(pieces.flat_map(stream::iter).map(Ok::<Bytes, Infallible>));
 
-    let mut response = Response::new(body);
+    let mut response = head();
+    *response.body_mut() = body;
+    Ok(response)
+}
+
+/// The answer without its events.
+pub(super) fn head() -> Response {
+    let mut response = Response::new(Body::empty());
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     // What nginx asks for, or it would collect events before it passes them on.
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
-    Ok(response)
+    response
 }
 
 /// One client's stream.
@@ -155,9 +163,9 @@ impl Events {
                     return None;
                 }
                 let missed = cursor.skip_to_newest();
-                self.shared.metrics.lost(LossCause::SlowClient, missed);
+                self.shared.metrics.lost(LossCause::SlowClient, missed.unwrap_or(0));
                 let mut mark = Vec::new();
-                put_gap(Format::EVENTS, Some(missed), &mut mark);
+                put_gap(Format::EVENTS, missed, &mut mark);
                 vec![mark.into()]
             }
             Next::Comment => vec![Bytes::from_static(b":\n\n")],

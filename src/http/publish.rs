@@ -1,5 +1,6 @@
 //! Publishing by a single request: its body is the message.
 
+use std::error::Error;
 use std::time::Duration;
 
 use axum::Json;
@@ -7,6 +8,7 @@ use axum::body::to_bytes;
 use axum::extract::Request;
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
+use http_body_util::LengthLimitError;
 use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -36,12 +38,14 @@ pub(super) async fn publish(public: &Public, name: &ChannelName, request: Reques
     let limit = shared.limits.max_message;
     let body = match timeout(BODY_PATIENCE, to_bytes(body, limit)).await {
         Ok(Ok(body)) => body,
-        // What else can fail is the connection, and then nobody reads the answer.
-        Ok(Err(_)) => return Err(Refusal::TooLarge(limit)),
+        Ok(Err(error)) if error.source().is_some_and(|cause| cause.is::<LengthLimitError>()) => {
+            return Err(Refusal::TooLarge(limit));
+        }
+        Ok(Err(_)) => return Err(Refusal::Unreadable("the body did not arrive whole")),
         Err(_) => return Err(Refusal::Unreadable("the body did not arrive in time")),
     };
-    let binary = parts.headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/octet-stream");
-    let kind = if binary || simdutf8::basic::from_utf8(&body).is_err() { Kind::Binary } else { Kind::Text };
+    let kind =
+        if is_octets(&parts.headers) || simdutf8::basic::from_utf8(&body).is_err() { Kind::Binary } else { Kind::Text };
     if !public.status.is_up() {
         return Err(Refusal::BrokerAway);
     }
@@ -65,6 +69,11 @@ pub(super) async fn publish(public: &Public, name: &ChannelName, request: Reques
         },
         Ok(None) | Err(_) => Err(Refusal::Unconfirmed),
     }
+}
+
+fn is_octets(headers: &HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/octet-stream"))
 }
 
 fn key(headers: &HeaderMap) -> Result<Option<String>, Refusal> {

@@ -1,7 +1,7 @@
 //! A channel as data, at one moment.
 
-use axum::Json;
 use axum::extract::Request;
+use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
@@ -19,7 +19,7 @@ const ANSWER_BYTES: usize = 1024 * 1024;
 pub(super) async fn snapshot(public: &Public, name: &ChannelName, request: Request) -> Result<Response, Refusal> {
     public.door.admit(request.headers())?;
     let hub = &public.door.shared.hub;
-    let subscribers = hub.members(name);
+    let subscribers = hub.followers(name);
     let start = query::start(request.uri().query().unwrap_or_default(), request.headers());
     let subscription = hub.join(name).subscribe(start).await?;
     let mut answer = json!({
@@ -36,7 +36,11 @@ pub(super) async fn snapshot(public: &Public, name: &ChannelName, request: Reque
         public.door.shared.metrics.http.delivered.inc_by(list.messages.len() as u64);
         answer["messages"] = list.messages.into();
     }
-    Ok(Json(answer).into_response())
+    let body = answer.to_string();
+    public.door.shared.metrics.http.sent_bytes.inc_by(body.len() as u64);
+    let headers =
+        [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store"), (header::VARY, "accept")];
+    Ok((headers, body).into_response())
 }
 
 struct List {
@@ -74,10 +78,10 @@ impl List {
     }
 
     fn add(&mut self, batch: &Batch, index: usize) {
-        let Some((kind, payload)) = batch.messages().nth(index).filter(|_| !self.is_full()) else { return };
+        let Some((kind, payload)) = batch.message(index).filter(|_| !self.is_full()) else { return };
         let mut json = Vec::new();
         put_json(batch.id(index), kind, payload, &mut json);
-        self.bytes += payload.len();
+        self.bytes += json.len();
         // We have just written it.
         self.messages.extend(serde_json::from_slice::<Value>(&json));
     }

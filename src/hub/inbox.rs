@@ -52,11 +52,14 @@ impl<'a> Publication<'a> {
         if !last.is_some_and(|draft| draft.takes(key.is_some(), receipt.is_some())) {
             self.outbox.drafts.push_back(Draft { key, ..Draft::default() });
         }
-        if let Some(Draft { batch, receipts, .. }) = self.outbox.drafts.back_mut() {
+        if let Some(Draft { batch, key, receipts, bytes }) = self.outbox.drafts.back_mut() {
             let before = batch.bytes();
+            let asked = receipt.as_ref().map_or(0, |receipt| receipt.reference.len());
             receipts.extend(receipt.map(|receipt| (batch.len(), receipt)));
             batch.push(kind, payload, sender);
-            self.bytes += batch.bytes() - before;
+            let more = batch.bytes() - before + asked + key.as_ref().map_or(0, String::len);
+            *bytes += more;
+            self.bytes += more;
         }
         self.messages += 1;
         self.outbox.said += 1;
@@ -93,6 +96,8 @@ struct Draft {
     batch: BatchBuilder,
     key: Option<String>,
     receipts: Vec<(usize, Receipt)>,
+    /// What it takes in the inbox: its frames, its key and what its receipts say.
+    bytes: usize,
 }
 
 impl Draft {
@@ -112,6 +117,8 @@ pub struct Outgoing {
     pub number: u64,
     /// How many messages there are.
     pub count: usize,
+    /// What they take in the inbox, to be settled.
+    pub bytes: usize,
     /// The messages, framed.
     pub batch: BatchBuilder,
     /// What tells repetitions of its one message.
@@ -197,9 +204,9 @@ impl Inbox {
             let drafts = std::mem::take(&mut outbox.drafts);
             let mut number = outbox.said + 1 - drafts.iter().map(|draft| draft.batch.len() as u64).sum::<u64>();
             drop(outbox);
-            for Draft { batch, key, receipts } in drafts {
+            for Draft { batch, key, receipts, bytes } in drafts {
                 let count = batch.len();
-                taken.push(Outgoing { channel: channel.clone(), number, count, batch, key, receipts });
+                taken.push(Outgoing { channel: channel.clone(), number, count, bytes, batch, key, receipts });
                 number += count as u64;
             }
         }

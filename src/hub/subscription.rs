@@ -6,18 +6,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{Channel, Membership};
 use crate::feed::{Cursor, Found, Start};
 use crate::message::{Batch, Format, MessageId, put_gap};
 
-/// Clients that read from histories at the same time; with the size of a page it bounds what that takes.
+/// Clients for which histories are read at the same time.
 pub(super) const READERS: usize = 32;
 
-/// How long a new client waits for its channel to be subscribed before it is told that the broker is away.
+/// How long a new client waits for its place before it is told that the broker is away.
 const LIVE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long a new client waits for a message that another node has delivered before we take it for one of another history.
+const AHEAD_PATIENCE: Duration = Duration::from_secs(2);
 
 /// How long reading a page may take once a client is served.
 const PAGE_PATIENCE: Duration = Duration::from_secs(15);
@@ -68,7 +71,6 @@ enum Place {
     Reading {
         epoch: u64,
         offset: u64,
-        _permit: OwnedSemaphorePermit,
     },
 }
 
@@ -86,36 +88,42 @@ impl Membership {
     /// A place in the channel once the broker delivers to it: what is said from now on will be read.
     ///
     /// # Errors
-    /// If the broker does neither that nor tells what a place in the past asks for within five seconds.
+    /// If the broker does not do that, and tell what a place in the past asks for, within five seconds.
     pub async fn subscribe(self, start: Start) -> Result<Subscription, BrokerAway> {
-        let patience = Instant::now() + LIVE_PATIENCE;
-        timeout(LIVE_PATIENCE, self.channel.live()).await.map_err(|_| BrokerAway)?;
+        timeout(LIVE_PATIENCE, self.find_place(start)).await.map_err(|_| BrokerAway)?
+    }
+
+    async fn find_place(self, start: Start) -> Result<Subscription, BrokerAway> {
+        self.channel.live().await;
+        let patience = Instant::now() + AHEAD_PATIENCE;
         let feed = &self.channel.feed;
-        let newest = feed.newest();
         let after = matches!(start, Start::After(_));
-        let (mut whole, mut older) = (true, VecDeque::new());
-        let place = loop {
-            match feed.find(start) {
-                Found::Here { cursor, whole: to_the_end } => {
-                    whole = to_the_end;
-                    break Place::Live(cursor);
+        let mut older = VecDeque::new();
+        let (newest, whole, place) = loop {
+            // Before the place: who hears nothing until it comes back must not miss what came between the two looks.
+            let newest = feed.newest();
+            let (whole, place) = match feed.find(start) {
+                Found::Here { cursor, whole } => (whole, Place::Live(cursor)),
+                Found::Ahead if Instant::now() < patience => {
+                    sleep(AHEAD_PAUSE).await;
+                    continue;
                 }
-                Found::Ahead if Instant::now() < patience => sleep(AHEAD_PAUSE).await,
-                Found::Earlier { epoch, offset, .. } => break self.reading(epoch, offset).await?,
+                Found::Earlier { epoch, offset, whole, .. } => (whole, Place::Reading { epoch, offset }),
                 Found::Ahead | Found::Elsewhere => {
-                    whole = false;
                     older.push_back(Older { gap: Some(None), ..Older::default() });
-                    break match feed.expects().0 {
-                        0 => Place::Live(feed.follow()),
-                        epoch => self.reading(epoch, 1).await?,
-                    };
+                    match feed.expects().0 {
+                        0 => (false, Place::Live(feed.follow())),
+                        epoch => (false, Place::Reading { epoch, offset: 1 }),
+                    }
                 }
-            }
+            };
+            break (newest, whole, place);
         };
+        let told = !older.is_empty();
         let mut this = Subscription { membership: self, recovered: after && whole, newest, older, place };
         // The first page tells whether all is still there, and only whoever named a message wants to know.
-        if let Some(mut page) = timeout(LIVE_PATIENCE, this.read()).await.map_err(|_| BrokerAway)?? {
-            if !after || !whole {
+        if let Some(mut page) = this.read().await? {
+            if !after || told {
                 page.gap = None;
             }
             this.recovered &= page.gap.is_none();
@@ -125,12 +133,6 @@ impl Membership {
             this.membership.hub.metrics.resumed(this.recovered, 1);
         }
         Ok(this)
-    }
-
-    async fn reading(&self, epoch: u64, offset: u64) -> Result<Place, BrokerAway> {
-        let permit = timeout(LIVE_PATIENCE, self.hub.readers.clone().acquire_owned()).await;
-        let permit = permit.ok().and_then(Result::ok).ok_or(BrokerAway)?;
-        Ok(Place::Reading { epoch, offset, _permit: permit })
     }
 }
 
@@ -167,7 +169,9 @@ impl Subscription {
 
     /// Reads a page, or goes over to the feed.
     async fn read(&mut self) -> Result<Option<Older>, BrokerAway> {
-        let Place::Reading { epoch, offset, .. } = &mut self.place else { return Ok(None) };
+        let Place::Reading { epoch, offset } = &mut self.place else { return Ok(None) };
+        // Only while it reads: one that takes its page slowly keeps nobody else from reading.
+        let _permit = self.membership.hub.readers.acquire().await.map_err(|_| BrokerAway)?;
         let channel = &self.membership.channel;
         let kept_from = match channel.feed.find(Start::After(MessageId { epoch: *epoch, offset: *offset - 1 })) {
             Found::Here { cursor, .. } => {
@@ -190,6 +194,11 @@ impl Subscription {
         };
         let mut batches = page.batches;
         batches.retain(|batch| batch.epoch == *epoch && batch.end() > *offset && batch.offset < kept_from);
+        // What lies behind a hole is the next page, which begins with telling of it.
+        if let Some(hole) = batches.windows(2).position(|pair| pair[0].end() != pair[1].offset) {
+            batches.truncate(hole + 1);
+            self.recovered = false;
+        }
         let begins = batches.first().map_or(kept_from, |batch| batch.offset);
         let gap = (begins > *offset).then(|| Some(begins - *offset));
         let skip = offset.saturating_sub(begins) as usize;

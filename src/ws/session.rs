@@ -108,6 +108,8 @@ pub struct Session {
 struct Answers {
     sender: UnboundedSender<Answer>,
     receiver: UnboundedReceiver<Answer>,
+    /// How many are still to be passed on.
+    owed: usize,
 }
 
 /// Why a poll ended the session at once.
@@ -279,7 +281,7 @@ impl Session {
         } else if unfinished.is_none() {
             self.shared.metrics.slow_clients.with_label_values(&[policy.label()]).inc();
             let missed = self.cursor.skip_to_newest();
-            self.shared.metrics.lost(LossCause::SlowClient, missed);
+            self.shared.metrics.lost(LossCause::SlowClient, missed.unwrap_or(0));
             if self.reader.format.shape == Shape::V1 {
                 self.control.push_text(&v1::gap(missed));
             }
@@ -316,7 +318,8 @@ impl Session {
         match &mut closing.step {
             Step::Deliver { until } => {
                 *until = until.or_else(|| self.cursor.confirmed(self.said));
-                if late || until.is_some_and(|until| self.cursor.position() >= until) {
+                let answered = self.answers.as_ref().is_none_or(|answers| answers.owed == 0);
+                if late || (answered && until.is_some_and(|until| self.cursor.position() >= until)) {
                     closing.extend();
                     self.say_close();
                     context.waker().wake_by_ref();

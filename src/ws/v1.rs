@@ -1,8 +1,6 @@
 //! The format `echocast.v1`: what its clients say and what they are told beside messages. Pure; how messages look to them
 //! is [`crate::message::Format::V1`].
 
-use std::borrow::Cow;
-
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
@@ -25,11 +23,11 @@ pub fn max_frame(bytes: usize) -> usize {
 
 /// A message that a client says.
 #[derive(Debug)]
-pub struct Said<'a> {
+pub struct Said {
     /// How it was said.
     pub kind: Kind,
     /// Its bytes.
-    pub payload: Cow<'a, [u8]>,
+    pub payload: Vec<u8>,
     /// What its acknowledgement is to be called, if one is wanted.
     pub reference: Option<String>,
     /// Under which it is kept once.
@@ -46,11 +44,9 @@ pub struct Unreadable {
 }
 
 #[derive(Deserialize)]
-struct Frame<'a> {
-    #[serde(borrow)]
-    data: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    base64: Option<Cow<'a, str>>,
+struct Frame {
+    data: Option<String>,
+    base64: Option<String>,
     #[serde(rename = "ref")]
     reference: Option<String>,
     key: Option<String>,
@@ -60,7 +56,7 @@ struct Frame<'a> {
 ///
 /// # Errors
 /// If it is no message, or longer than `max_message`.
-pub fn read(kind: Kind, frame: &[u8], max_message: usize) -> Result<Said<'_>, Unreadable> {
+pub fn read(kind: Kind, frame: &[u8], max_message: usize) -> Result<Said, Unreadable> {
     let unreadable = |why: String| Unreadable { why, reference: None };
     if kind == Kind::Binary {
         return Err(unreadable("binary frames are not part of echocast.v1: say {\"base64\": …}".to_owned()));
@@ -68,10 +64,9 @@ pub fn read(kind: Kind, frame: &[u8], max_message: usize) -> Result<Said<'_>, Un
     let Frame { data, base64, reference, key } =
         serde_json::from_slice(frame).map_err(|error| unreadable(format!("not a message in JSON: {error}")))?;
     let payload = match (data, base64) {
-        (Some(Cow::Borrowed(text)), None) => Ok((Kind::Text, Cow::Borrowed(text.as_bytes()))),
-        (Some(Cow::Owned(text)), None) => Ok((Kind::Text, Cow::Owned(text.into_bytes()))),
-        (None, Some(text)) => match STANDARD.decode(text.as_bytes()) {
-            Ok(bytes) => Ok((Kind::Binary, Cow::Owned(bytes))),
+        (Some(text), None) => Ok((Kind::Text, text.into_bytes())),
+        (None, Some(text)) => match STANDARD.decode(text) {
+            Ok(bytes) => Ok((Kind::Binary, bytes)),
             Err(error) => Err(format!("base64: {error}")),
         },
         _ => Err("a message has either data or base64".to_owned()),
@@ -113,7 +108,7 @@ pub fn error(why: &str, reference: Option<&str>) -> String {
 }
 
 /// Messages are missing here.
-pub fn gap(missed: u64) -> Vec<u8> {
+pub fn gap(missed: Option<u64>) -> Vec<u8> {
     json!({ "event": "gap", "missed": missed }).to_string().into_bytes()
 }
 
@@ -129,7 +124,7 @@ mod tests {
     type Read = (Kind, Vec<u8>, Option<String>, Option<String>);
 
     fn said(text: &str) -> Result<Read, Unreadable> {
-        read(Kind::Text, text.as_bytes(), 10).map(|said| (said.kind, said.payload.into(), said.reference, said.key))
+        read(Kind::Text, text.as_bytes(), 10).map(|said| (said.kind, said.payload, said.reference, said.key))
     }
 
     #[test]

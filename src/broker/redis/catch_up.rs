@@ -23,8 +23,8 @@ use crate::message::Batch;
 /// Batches asked for at once.
 const PAGE: usize = 64;
 
-/// Batches asked for at once for a client: with their size, it bounds what slow ones make a node hold.
-const CLIENT_PAGE: usize = 16;
+/// Batches asked for at once for a client: with their size, a MiB, it bounds what a slow one makes a node hold.
+const CLIENT_PAGE: usize = 4;
 
 /// Reads at the same time: enough to fill a connection after a reconnect with many channels, and more than clients have.
 const AT_ONCE: usize = 64;

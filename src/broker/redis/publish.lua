@@ -21,20 +21,23 @@ if not epoch then
   redis.call('DEL', stream, keys)
 end
 
+local last = tonumber(redis.call('HGET', meta, 'offset') or 0)
+local kept = key ~= '' and redis.call('ZSCORE', keys, key)
+if kept and tonumber(kept) <= last - keep then
+  kept = false
+end
 local heard = redis.call('HGET', meta, node)
 local heard_number = heard and string.sub(heard, 1, 20) or ''
+if heard_number >= last_number then
+  local offset = kept or heard_number == last_number and string.match(heard, '%d+$') or 0
+  return {epoch, tonumber(offset), kept and 0 or 1}
+end
 if previous > heard_number then
   return redis.error_reply('OUTOFORDER the batch before this one was not taken')
 end
-local kept = key ~= '' and redis.call('ZSCORE', keys, key)
 if kept then
-  if heard_number < last_number then
-    redis.call('HSET', meta, node, last_number .. ' ' .. ARGV[12] .. ' ' .. kept)
-  end
+  redis.call('HSET', meta, node, last_number .. ' ' .. ARGV[12] .. ' ' .. kept)
   return {epoch, tonumber(kept), 0}
-end
-if heard_number >= last_number then
-  return {epoch, heard_number == last_number and tonumber(string.match(heard, '%d+$')) or 0, 1}
 end
 if not heard and redis.call('HLEN', meta) > 256 then
   -- Nodes restart under new names: forget those that have said nothing here for as long as history lives.
@@ -46,7 +49,6 @@ if not heard and redis.call('HLEN', meta) > 256 then
   end
 end
 
-local last = tonumber(redis.call('HGET', meta, 'offset') or 0)
 if seen_epoch == epoch and seen > last then
   -- Redis has lost the end of what it had given out: no offset may be given twice.
   last = seen
@@ -62,8 +64,9 @@ redis.call('XTRIM', stream, 'MINID', string.format('%.0f', math.max(last - keep 
 if key ~= '' then
   redis.call('ZADD', keys, id, key)
   redis.call('ZREMRANGEBYSCORE', keys, '-inf', last - keep)
-  redis.call('PEXPIRE', keys, ttl)
 end
+-- Also by messages without keys: keys live as long as the messages that have them.
+redis.call('PEXPIRE', keys, ttl)
 redis.call('PEXPIRE', stream, ttl)
 redis.call('PEXPIRE', meta, meta_ttl)
 redis.call('PUBLISH', channel, payload)

@@ -29,6 +29,12 @@ const SCRIPT: &str = include_str!("publish.lua");
 /// Payload bytes of one pipeline, so that its answer comes long before patience ends.
 const PIPELINE_BYTES: usize = 1024 * 1024;
 
+/// What a command counts beside its payload: it takes Redis about as long as so many bytes.
+const COMMAND_BYTES: usize = 256;
+
+/// Messages of one pipeline that are looked for in the history after an answer was lost; those beyond have no id.
+const LOOKUPS: usize = 64;
+
 /// Publishes until `stop`, then what is left, however long that takes: its caller's patience is the bound.
 pub(super) async fn run(redis: &Redis, link: &Link, stop: CancellationToken) {
     let mut publisher = match Publisher::new(redis, link) {
@@ -58,8 +64,6 @@ struct Publisher<'a> {
 /// A batch in a pipeline.
 struct Sending {
     outgoing: Outgoing,
-    /// Of its frames, as the inbox counts.
-    bytes: usize,
     envelope: Envelope,
 }
 
@@ -99,8 +103,7 @@ impl<'a> Publisher<'a> {
             && let Some(mut outgoing) = self.queue.pop_front()
         {
             let batch = std::mem::take(&mut outgoing.batch);
-            let bytes = batch.bytes();
-            sum += bytes;
+            sum += batch.bytes() + COMMAND_BYTES;
             self.link.metrics.batch_messages.observe(outgoing.count as f64);
             let said = batch.into_messages().map(|(kind, payload, sender)| Said {
                 binary: kind == Kind::Binary,
@@ -116,7 +119,7 @@ impl<'a> Publisher<'a> {
                 messages: said.collect(),
                 ..Envelope::default()
             };
-            sending.push(Sending { outgoing, bytes, envelope });
+            sending.push(Sending { outgoing, envelope });
         }
         sending
     }
@@ -169,20 +172,28 @@ impl<'a> Publisher<'a> {
 
     /// Takes in the answers; what is left is to be sent again, because of the error that is returned.
     async fn settle(&mut self, sending: &mut Vec<Sending>, answers: Vec<RedisResult<Value>>) -> Option<RedisError> {
-        let (mut left, mut error) = (Vec::new(), None);
+        let (mut left, mut error) = (Vec::new(), None::<RedisError>);
+        let mut lookups = LOOKUPS;
         for (mut this, answer) in std::mem::take(sending).into_iter().zip(answers) {
             let refused = match answer {
                 Ok(answer) => {
-                    let last = self.last_id(&this, answer).await;
+                    let last = self.last_id(&this, answer, &mut lookups).await;
                     this.outgoing.held(last);
-                    self.done(this.outgoing.count, this.bytes);
+                    self.done(&this.outgoing);
                     continue;
                 }
                 Err(refused) => refused,
             };
+            // Behind one that waits, they wait as long.
+            let refused = match &error {
+                Some(before) if refused.code() == Some("OUTOFORDER") && Cure::of(before) == Cure::Full => {
+                    before.clone()
+                }
+                _ => refused,
+            };
             let cure = Cure::of(&refused);
             if cure == Cure::Never || (cure == Cure::Full && this.outgoing.has_receipts()) {
-                self.refuse(&mut this.outgoing, this.bytes, &refused, cure == Cure::Never);
+                self.refuse(&mut this.outgoing, &refused, cure == Cure::Never);
             } else {
                 left.push(this);
             }
@@ -202,15 +213,14 @@ impl<'a> Publisher<'a> {
         self.queue.extend(self.link.hub.inbox().try_take());
         for mut outgoing in std::mem::take(&mut self.queue) {
             if outgoing.has_receipts() {
-                let bytes = outgoing.batch.bytes();
-                self.refuse(&mut outgoing, bytes, error, false);
+                self.refuse(&mut outgoing, error, false);
             } else {
                 self.queue.push_back(outgoing);
             }
         }
     }
 
-    fn refuse(&self, outgoing: &mut Outgoing, bytes: usize, error: &RedisError, loudly: bool) {
+    fn refuse(&self, outgoing: &mut Outgoing, error: &RedisError, loudly: bool) {
         let why =
             Unpublished(format!("redis says {}", error.detail().map_or_else(|| error.to_string(), str::to_owned)));
         if loudly {
@@ -221,15 +231,15 @@ impl<'a> Publisher<'a> {
         }
         outgoing.channel.feed.confirm(outgoing.last());
         outgoing.refuse(&why);
-        self.done(outgoing.count, bytes);
+        self.done(outgoing);
     }
 
-    fn done(&self, messages: usize, bytes: usize) {
-        self.link.hub.inbox().settle(messages, bytes);
+    fn done(&self, outgoing: &Outgoing) {
+        self.link.hub.inbox().settle(outgoing.count, outgoing.bytes);
     }
 
     /// What the last message of a batch that Redis holds is called, if somebody wants to know.
-    async fn last_id(&mut self, sending: &Sending, answer: Value) -> Option<MessageId> {
+    async fn last_id(&mut self, sending: &Sending, answer: Value, lookups: &mut usize) -> Option<MessageId> {
         let wanted = sending.outgoing.has_receipts() || sending.outgoing.key.is_some();
         if !wanted || self.redis.retention.messages == 0 {
             return None;
@@ -243,6 +253,7 @@ impl<'a> Publisher<'a> {
             return Some(MessageId { epoch, offset });
         }
         // Published before by a pipeline whose answer was lost, and not the last of it.
+        *lookups = lookups.checked_sub(1)?;
         let stream = self.redis.names.stream(&sending.outgoing.channel.name);
         let found = find(self.connection.as_mut()?, &stream, sending.envelope.node, sending.envelope.number).await;
         found.unwrap_or_else(|error| {

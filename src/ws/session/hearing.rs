@@ -31,9 +31,12 @@ impl Session {
         if self.closing.is_some() {
             return self.discard(context);
         }
-        // A client that does not read its pongs gets no new ones: its socket is looked at again once they are written.
-        let may_read =
-            self.control.held() < CONTROL_BYTES && self.shared.hub.inbox().may_read(context, &mut self.inbox_round);
+        // A client that does not read its pongs and answers gets no new ones: its socket is looked at again once they are
+        // written.
+        let all_passed = self.answers.as_ref().is_none_or(|answers| answers.receiver.is_empty());
+        let may_read = all_passed
+            && self.control.held() < CONTROL_BYTES
+            && self.shared.hub.inbox().may_read(context, &mut self.inbox_round);
         if !may_read {
             return ControlFlow::Continue(Poll::Pending);
         }
@@ -132,10 +135,15 @@ impl Session {
 
     /// Tells the client what became of its messages, unless it leaves too much unread.
     pub(super) fn pass_answers(&mut self, context: &mut Context<'_>) {
+        if !self.reads_on() {
+            // Nothing follows a close.
+            return;
+        }
         let Some(answers) = &mut self.answers else { return };
         while self.control.held() < CONTROL_BYTES
             && let Poll::Ready(Some(answer)) = answers.receiver.poll_recv(context)
         {
+            answers.owed -= 1;
             self.control.push_text(v1::answer(answer).as_bytes());
         }
     }
@@ -170,8 +178,9 @@ impl Speaking<'_, '_> {
                 let receipt = reference.map(|reference| {
                     let answers = answers.get_or_insert_with(|| {
                         let (sender, receiver) = unbounded_channel();
-                        Box::new(Answers { sender, receiver })
+                        Box::new(Answers { sender, receiver, owed: 0 })
                     });
+                    answers.owed += 1;
                     Receipt { reference, answers: answers.sender.clone() }
                 });
                 Some(self.publication.push_with(kind, &payload, self.sender, key, receipt))
