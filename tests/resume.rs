@@ -8,8 +8,8 @@ use crate::support::client::{TestClient, http};
 use crate::support::cluster::Cluster;
 use crate::support::events::{EventStream, post, publish};
 use crate::support::node::TestNode;
-use crate::support::v1::V1Client;
 use crate::support::on_both_brokers;
+use crate::support::v1::V1Client;
 
 on_both_brokers!(
     a_client_that_comes_back_gets_exactly_what_it_missed_on_any_node,
