@@ -2,6 +2,7 @@
 
 mod settings;
 mod serving;
+mod bench;
 mod client;
 mod shell;
 mod resume;

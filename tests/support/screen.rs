@@ -54,7 +54,7 @@ impl Screen {
     }
 
     /// The rows that have something in them.
-    async fn rows(&self) -> Vec<String> {
+    pub async fn rows(&self) -> Vec<String> {
         let rows = self.tmux(&["capture-pane", "-p"]).await;
         rows.lines().map(|row| row.trim_end().to_owned()).filter(|row| !row.is_empty()).collect()
     }

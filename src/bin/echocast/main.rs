@@ -1,5 +1,6 @@
 //! The command line: parses, dispatches and sets the exit code. Each subcommand is a file of its own.
 
+mod bench;
 mod client;
 mod connect;
 mod health;
@@ -38,6 +39,8 @@ enum Command {
     Client(client::Args),
     /// Talk by hand, or from a pipe
     Shell(shell::Args),
+    /// Measure a server, and check that it tells everybody the same
+    Bench(bench::Args),
     /// Ask the local node whether it is ready
     Health(health::Args),
 }
@@ -61,6 +64,7 @@ fn main() -> ExitCode {
             Command::Serve(args) => serve::run(*args).await,
             Command::Client(args) => client::run(args).await,
             Command::Shell(args) => shell::run(args).await,
+            Command::Bench(args) => bench::run(args).await,
             Command::Health(args) => health::run(args).await,
         }
     });

@@ -66,6 +66,11 @@ impl Target {
         Ok(Self { url, headers, offers_v1 })
     }
 
+    /// Where it is: with everything of the query, so not for showing.
+    pub(crate) fn url(&self) -> &Url {
+        &self.url
+    }
+
     /// Whether the server may be asked for `echocast.v1`: not where the user chose a subprotocol or none.
     pub(crate) fn offers_v1(&self) -> bool {
         self.offers_v1
