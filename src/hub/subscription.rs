@@ -148,11 +148,6 @@ impl Subscription {
         }
     }
 
-    /// Whether nothing comes before the live feed.
-    pub fn is_live(&self) -> bool {
-        self.older.is_empty() && matches!(self.place, Place::Live(_))
-    }
-
     /// The channel.
     pub fn channel(&self) -> &Arc<Channel> {
         self.membership.channel()

@@ -14,7 +14,6 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use sha1::{Digest, Sha1};
 use tokio::net::TcpStream;
-use tokio_util::sync::CancellationToken;
 
 use super::close::CloseReason;
 use super::extension;
@@ -171,8 +170,8 @@ impl Door {
         let subscription = self.shared.hub.join(name).subscribe(start).await?;
         tracing::debug!(channel = name.as_str(), %ip, "connected");
         self.shared.metrics.websocket.opened.inc();
-        let stop = self.shutdown.listeners.clone();
-        self.shutdown.sessions.spawn(run(upgrade, self.shared.clone(), subscription, wishes, permit, stop));
+        let shutdown = self.shutdown.clone();
+        self.shutdown.sessions.spawn(begin(upgrade, self.shared.clone(), subscription, wishes, permit, shutdown));
 
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -215,14 +214,14 @@ fn readable(origin: &HeaderValue) -> String {
     String::from_utf8_lossy(origin.as_bytes()).to_ascii_lowercase()
 }
 
-/// One session from the end of its handshake to its own.
-async fn run(
+/// A session from the end of its handshake to the live feed.
+async fn begin(
     upgrade: OnUpgrade,
     shared: Arc<Shared>,
     subscription: Subscription,
     wishes: Wishes,
     permit: Permit,
-    stop: CancellationToken,
+    shutdown: Shutdown,
 ) {
     let mut parts = match upgrade.await.map(Upgraded::downcast::<TokioIo<TcpStream>>) {
         Ok(Ok(parts)) => parts,
@@ -233,27 +232,19 @@ async fn run(
             return tracing::debug!("no upgrade: {error}");
         }
     };
-    let opened = if subscription.is_live() && wishes.format.shape == Shape::Raw {
-        Ok(subscription.into_live())
-    } else {
-        // Apart, or every session would be as large as this.
-        Box::pin(async {
-            tokio::select! {
-                opened = open(parts.io.inner_mut(), &shared, subscription, wishes.format) => opened,
-                // Whoever is still being told what it missed goes on with that elsewhere.
-                () = stop.cancelled() => Err(CloseReason::Drain),
-            }
-        })
-        .await
+    let opened = tokio::select! {
+        opened = open(parts.io.inner_mut(), &shared, subscription, wishes.format) => opened,
+        // Whoever is still being told what it missed goes on with that elsewhere.
+        () = shutdown.listeners.cancelled() => Err(CloseReason::Drain),
     };
-    let reason = match opened {
-        Ok(place) => Session::new(parts.io.into_inner(), parts.read_buf, shared, place, wishes, permit).await,
-        Err(reason) => {
-            shared.metrics.websocket.closed(reason.label());
-            reason
+    match opened {
+        // A task of its own: this one is three times as large.
+        Ok(place) => {
+            let session = Session::new(parts.io.into_inner(), parts.read_buf, shared, place, wishes, permit);
+            shutdown.sessions.spawn(session);
         }
-    };
-    tracing::debug!(reason = reason.label(), "disconnected");
+        Err(reason) => shared.metrics.websocket.closed(reason.label()),
+    }
 }
 
 /// Checks what RFC 6455 (4.2.1) asks of a handshake; returns the proof that we understood it.

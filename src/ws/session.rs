@@ -357,6 +357,7 @@ impl Future for Session {
             ControlFlow::Continue(()) => Poll::Pending,
             ControlFlow::Break(reason) => {
                 self.shared.metrics.websocket.closed(reason.label());
+                tracing::debug!(reason = reason.label(), "disconnected");
                 Poll::Ready(reason)
             }
         }
