@@ -57,11 +57,40 @@ pub(super) fn deflated(payload: &[u8], window: Window, with: impl FnOnce(Option<
         };
         state.reset();
         output.clear();
-        // What does not fit is longer than it was.
-        output.reserve_exact(payload.len() + TAIL.len());
+        // Room for the worst case: what is longer than it was is thrown away afterwards.
+        output.reserve_exact(payload.len() + payload.len() / 8 + 1024);
         let whole = state.compress_vec(payload, output, FlushCompress::Sync).is_ok()
             && state.total_in() == payload.len() as u64
             && output.ends_with(TAIL);
         with(whole.then(|| &output[..output.len() - TAIL.len()]).filter(|deflated| deflated.len() < payload.len()));
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use flate2::{Decompress, FlushDecompress};
+
+    use super::*;
+
+    #[test]
+    fn whatever_is_deflated_inflates_to_itself_in_its_window() {
+        for round in 0..300_usize {
+            let letters = 1 + round % 7;
+            let text: Vec<u8> =
+                (0..round * 251 % 70_000).map(|_| b'a' + rand::random_range(0..letters) as u8).collect();
+            let noise: Vec<u8> = (0..round % 3000).map(|_| rand::random()).collect();
+            for payload in [&text, &noise] {
+                for window in [Window::Least, Window::Full] {
+                    deflated(payload, window, |deflated| {
+                        let Some(deflated) = deflated else { return };
+                        let mut inflated = Vec::with_capacity(payload.len() + 1);
+                        let mut state = Decompress::new_with_window_bits(false, window.bits());
+                        let whole = [deflated, TAIL].concat();
+                        let status = state.decompress_vec(&whole, &mut inflated, FlushDecompress::Sync);
+                        assert!(status.is_ok() && inflated == *payload, "{} bytes, {window:?}", payload.len());
+                    });
+                }
+            }
+        }
+    }
 }
