@@ -182,6 +182,9 @@ impl<'a> Outgoing<'a> {
         if batch.is_empty() {
             return 0;
         }
+        if from == 0 && to == batch.bytes(format).len() {
+            return batch.len() as u64;
+        }
         (batch.items_before(format, to) - batch.items_before(format, from)) as u64
     }
 }
