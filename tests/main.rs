@@ -5,6 +5,7 @@ mod support;
 
 mod handshake;
 mod protocol;
+mod compression;
 mod resume;
 mod gaps;
 mod acknowledged;
