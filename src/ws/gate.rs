@@ -26,7 +26,8 @@ struct PerIp {
 #[derive(Debug)]
 pub struct Permit {
     gate: Arc<Gate>,
-    ip: IpAddr,
+    /// Only if addresses are counted: there are many permits.
+    ip: Option<Box<IpAddr>>,
     way: Way,
 }
 
@@ -64,6 +65,7 @@ impl Gate {
             *mine += 1;
         }
         self.metrics.of(way).connections.inc();
+        let ip = self.per_ip.is_some().then(|| Box::new(ip));
         Ok(Permit { gate: self.clone(), ip, way })
     }
 }
@@ -72,12 +74,12 @@ impl Drop for Permit {
     fn drop(&mut self) {
         self.gate.metrics.of(self.way).connections.dec();
         self.gate.open.fetch_sub(1, Relaxed);
-        if let Some(PerIp { open, .. }) = &self.gate.per_ip {
+        if let (Some(PerIp { open, .. }), Some(ip)) = (&self.gate.per_ip, &self.ip) {
             let mut open = open.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(mine) = open.get_mut(&self.ip) {
+            if let Some(mine) = open.get_mut(ip) {
                 *mine -= 1;
                 if *mine == 0 {
-                    open.remove(&self.ip);
+                    open.remove(ip);
                 }
             }
         }

@@ -87,7 +87,7 @@ pub struct Session {
     decoder: Decoder,
     control: Control,
     /// Bytes that came together with the handshake.
-    early: Bytes,
+    early: Option<Box<Bytes>>,
     /// The number of the newest message this client said.
     said: u64,
     /// See [`crate::hub::Inbox::may_read`].
@@ -135,7 +135,7 @@ impl Session {
             decoder: Decoder::new(),
             control: Control::default(),
             // Empty, it would still keep the HTTP server's whole buffer alive.
-            early: if early.is_empty() { Bytes::new() } else { early },
+            early: (!early.is_empty()).then(|| Box::new(early)),
             said: 0,
             inbox_round: 0,
             seat: None,

@@ -40,9 +40,8 @@ impl Session {
         if !may_read {
             return ControlFlow::Continue(Poll::Pending);
         }
-        if !self.early.is_empty() {
-            let mut early = Vec::from(std::mem::take(&mut self.early));
-            self.hear(&mut early);
+        if let Some(early) = self.early.take() {
+            self.hear(&mut Vec::from(*early));
             return ControlFlow::Continue(Poll::Ready(()));
         }
         SCRATCH.with_borrow_mut(|scratch| match self.receive(context, scratch) {
