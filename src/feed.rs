@@ -119,9 +119,11 @@ impl Feed {
     /// A message that this node published will not come, or has come long ago: whoever waits for it need not.
     pub fn confirm(&self, number: u64) {
         let mut window = self.lock();
-        window.confirmed = window.confirmed.max(number);
-        drop(window);
-        self.wake();
+        if number > window.confirmed {
+            window.confirmed = number;
+            drop(window);
+            self.wake();
+        }
     }
 
     /// Adds a batch that no history has: it takes no offset.

@@ -32,7 +32,7 @@ use crate::shutdown::Shutdown;
 const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
 /// The header that says who answers; proxies put themselves into `Server`.
-const VERSION: HeaderName = HeaderName::from_static("echocast-version");
+pub const VERSION: HeaderName = HeaderName::from_static("echocast-version");
 
 /// What a handshake needs of its node.
 #[derive(Debug)]

@@ -1,6 +1,6 @@
 //! One WebSocket's life after its handshake: reads what the client says into the hub, writes what the feed holds to the
 //! socket, answers pings, notices death, ends with a close. One task each, hand-written as a future: an idle session is
-//! some two hundred bytes and holds no buffer.
+//! some three hundred bytes and holds no buffer.
 
 mod hearing;
 
@@ -70,9 +70,10 @@ pub struct Wishes {
 }
 
 impl Shared {
-    /// How long a client that is sent away should wait, in milliseconds: not all of a slot at the same moment.
+    /// How long a client that is sent away should wait, in milliseconds: not all of a slot at the same moment, and not so
+    /// short that event streams, which keep it for good, would hurry after every failure.
     pub fn retry_ms(&self) -> u64 {
-        rand::random_range(50..1000)
+        rand::random_range(500..1500)
     }
 }
 

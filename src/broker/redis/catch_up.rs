@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
-use redis::Client;
 use redis::aio::MultiplexedConnection;
+use redis::{Client, RedisResult};
 use tokio::sync::Mutex;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tracing::warn;
@@ -156,16 +156,22 @@ impl Reader<'_> {
     async fn read(&self, name: &ChannelName, from: u64, count: usize) -> anyhow::Result<Excerpt> {
         let mut connection = self.connection().await?;
         let excerpt = history::read(&mut connection, &self.redis.names, name, from, count).await;
-        if excerpt.is_err() {
-            *self.connection.lock().await = None;
-        }
-        Ok(excerpt?)
+        self.checked(excerpt).await
     }
 
     /// Begins another history than this.
     async fn abandon(&self, name: &ChannelName, epoch: u64) -> anyhow::Result<()> {
         let mut connection = self.connection().await?;
-        Ok(history::abandon(&mut connection, &self.redis.names, name, epoch).await?)
+        let abandoned = history::abandon(&mut connection, &self.redis.names, name, epoch).await;
+        self.checked(abandoned).await
+    }
+
+    /// After a failure the next one tries another connection: this one may be dead for good.
+    async fn checked<T>(&self, result: RedisResult<T>) -> anyhow::Result<T> {
+        if result.is_err() {
+            *self.connection.lock().await = None;
+        }
+        Ok(result?)
     }
 
     async fn connection(&self) -> anyhow::Result<MultiplexedConnection> {

@@ -81,7 +81,7 @@ impl Target {
         let mut request = self.url.as_str().into_client_request().expect("the URL was checked in `new`");
         request.headers_mut().extend(self.headers.clone());
         if offer_v1 {
-            request.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(v1::SUBPROTOCOL));
+            request.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(v1::PROTOCOL));
         }
         request
     }
@@ -236,7 +236,7 @@ mod tests {
         let header = vec!["sec-websocket-protocol: chat".into()];
         assert!(!offered(TargetOptions { headers: header, ..Default::default() }));
         let request = Target::new("host", TargetOptions::default()).expect("a good URL").request(true);
-        assert_eq!(request.headers()[SEC_WEBSOCKET_PROTOCOL], v1::SUBPROTOCOL);
+        assert_eq!(request.headers()[SEC_WEBSOCKET_PROTOCOL], v1::PROTOCOL);
     }
 
     #[test]

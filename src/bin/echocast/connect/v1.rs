@@ -5,15 +5,12 @@ use std::fmt;
 use std::time::Duration;
 
 use base64::prelude::{BASE64_STANDARD, Engine};
+use echocast::ws::handshake::VERSION;
+pub(crate) use echocast::ws::v1::PROTOCOL;
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::client::Response;
 use tokio_tungstenite::tungstenite::http::header::SEC_WEBSOCKET_PROTOCOL;
-
-pub(crate) const SUBPROTOCOL: &str = "echocast.v1";
-
-/// The header by which our servers are known; `Server` is replaced by some proxies.
-const VERSION: &str = "echocast-version";
 
 /// What a server says.
 #[derive(Debug, PartialEq)]
@@ -45,7 +42,7 @@ pub(crate) struct Id {
 /// Whether the server took the subprotocol and knows what that means: others echo any name they are offered.
 pub(crate) fn is_spoken(response: &Response) -> bool {
     let taken = response.headers().get(SEC_WEBSOCKET_PROTOCOL);
-    taken.is_some_and(|taken| taken == SUBPROTOCOL) && response.headers().contains_key(VERSION)
+    taken.is_some_and(|taken| taken == PROTOCOL) && response.headers().contains_key(VERSION)
 }
 
 /// `None` for what no server of this protocol sends.
