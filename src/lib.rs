@@ -29,7 +29,7 @@
 //! ## Invariants
 //!
 //! 1. The broker is the only writer of a feed. Sessions only read it.
-//! 2. A session knows the hub and its own socket. There is no registry of sockets and no session-to-session call.
+//! 2. A session knows the hub and its own socket. Its shard polls it and tells it nothing: no session-to-session call.
 //! 3. Past the frame reader a message is bytes shared by everybody, never copied per client.
 //! 4. A node keeps nothing that must outlive the process.
 //! 5. Every queue and buffer has a bound, a setting or a documented constant, and a metric.

@@ -2,12 +2,15 @@
 //! told to stop, and then ends in this order: readiness off, drain delay, listeners closed, sessions sent away over the
 //! drain period, inbox published, ops port closed.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
+use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout_at};
 use tracing::{error, info, warn};
 
@@ -24,6 +27,7 @@ use crate::ws::gate::Gate;
 use crate::ws::handshake::{Door, Refusal};
 use crate::ws::pulse::{Pulse, Rhythm};
 use crate::ws::session::Shared;
+use crate::ws::shard::Shards;
 
 /// Frames that one message may be split into: what the Autobahn Testsuite does to 4 MiB, and an empty one at the end.
 const MAX_FRAGMENTS: u32 = 65_537;
@@ -43,6 +47,8 @@ pub struct Node {
     config: Config,
     listener: TcpListener,
     ops_listener: TcpListener,
+    shards: Arc<Shards>,
+    sharding: JoinSet<Infallible>,
     metrics: Arc<Metrics>,
 }
 
@@ -50,12 +56,15 @@ impl Node {
     /// Opens both ports.
     ///
     /// # Errors
-    /// If one of them cannot be opened.
+    /// If one of them cannot be opened, or no poll set is to be had.
     pub fn bind(config: Config) -> anyhow::Result<Self> {
         let closed = CloseReason::ALL.map(CloseReason::label);
+        let (shards, sharding) = Shards::spawn(Handle::current().metrics().num_workers())?;
         Ok(Self {
             listener: bind(config.listen)?,
             ops_listener: bind(config.ops_listen)?,
+            shards: Arc::new(shards),
+            sharding,
             metrics: Arc::new(Metrics::new(&closed, &Refusal::LABELS, &SlowClient::LABELS)?),
             config,
         })
@@ -94,7 +103,7 @@ impl Node {
 
     /// Serves with this broker until `stop`, then drains.
     pub async fn run_with(self, broker: impl Broker, stop: impl Future<Output = ()>) {
-        let Self { config, listener, ops_listener, metrics } = self;
+        let Self { config, listener, ops_listener, shards, mut sharding, metrics } = self;
         let shutdown = Shutdown::default();
         let status = Status::new(metrics.clone());
         let hub = Arc::new(Hub::new(config.retention, config.redis_url.is_none(), metrics.clone()));
@@ -108,6 +117,7 @@ impl Node {
         let public = public::router(public::Public {
             door: Door {
                 shared: Arc::new(shared(&config, hub, metrics.clone(), pulse.clone())),
+                shards,
                 gate: Gate::new(config.max_connections, config.max_connections_per_ip, metrics.clone()),
                 allow_origin: config.allow_origin.clone(),
                 shutdown: shutdown.clone(),
@@ -128,6 +138,8 @@ impl Node {
                 error!("broker: {error}");
                 broker = tokio::spawn(async {});
             }
+            // The same.
+            Some(Err(error)) = sharding.join_next() => error!("sessions: {error}"),
         }
         drain(&config, &shutdown, &pulse, &metrics, serving, broker).await;
         shutdown.ops.cancel();

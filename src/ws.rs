@@ -4,6 +4,8 @@ pub mod handshake;
 mod extension;
 mod opening;
 pub mod session;
+pub mod shard;
+mod socket;
 pub mod v1;
 mod outgoing;
 mod rate;

@@ -39,7 +39,7 @@ pub struct Cursor {
 }
 
 /// What one visit took. On the stack of one poll: a waiting reader holds none.
-pub type Taken = SmallVec<[Arc<Batch>; TAKE_BATCHES]>;
+pub type Taken = SmallVec<[Arc<Batch>; 16]>;
 
 impl Cursor {
     /// At message `place.1` of batch `place.0`.
@@ -52,6 +52,17 @@ impl Cursor {
 
     /// Takes what there is, up to a bound, without moving. When there is nothing, the task is woken by the next append.
     pub fn poll_take(&mut self, context: &mut Context<'_>, taken: &mut Taken) -> Poll<Result<(), Lagged>> {
+        self.poll_take_and_wait(context, taken, false).map_ok(|_waits| ())
+    }
+
+    /// The same; if `wait`, what it returns says whether that is all there is and the task is woken by the next append, as
+    /// if it had come back and found nothing. Who then does not get on with what it took calls [`Self::falls_behind`].
+    pub fn poll_take_and_wait(
+        &mut self,
+        context: &mut Context<'_>,
+        taken: &mut Taken,
+        wait: bool,
+    ) -> Poll<Result<bool, Lagged>> {
         let mut window = self.feed.lock();
         let window = &mut *window;
         if std::mem::replace(&mut window.seats[self.seat].state, SeatState::Behind) == SeatState::Woken {
@@ -70,16 +81,26 @@ impl Cursor {
                 break;
             }
         }
+        let waits = taken.is_empty() || (wait && index + taken.len() == window.batches.len());
+        let end = window.end();
         let seat = &mut window.seats[self.seat];
-        seat.position = self.position;
+        seat.position = if waits { end } else { self.position };
         if !seat.waker.will_wake(context.waker()) {
             seat.waker.clone_from(context.waker());
         }
-        if taken.is_empty() {
+        if waits {
             seat.state = SeatState::Waiting;
-            return Poll::Pending;
         }
-        Poll::Ready(Ok(()))
+        if taken.is_empty() { Poll::Pending } else { Poll::Ready(Ok(waits)) }
+    }
+
+    /// It waits for its socket: only lagging out wakes it.
+    pub fn falls_behind(&mut self) {
+        let seat = &mut self.feed.lock().seats[self.seat];
+        seat.position = self.position;
+        if seat.state == SeatState::Waiting {
+            seat.state = SeatState::Behind;
+        }
     }
 
     /// Takes what there is without waiting for more; returns whether there was anything.

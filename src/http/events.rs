@@ -90,7 +90,6 @@ enum Place {
 }
 
 /// What a stream waits for.
-#[expect(clippy::large_enum_variant, reason = "it lives on the stack of one poll")]
 enum Next {
     Messages(Taken),
     Lagged,

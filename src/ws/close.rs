@@ -23,11 +23,13 @@ pub enum CloseReason {
     PingTimeout,
     /// The node is going.
     Drain,
+    /// The node failed.
+    Internal,
 }
 
 impl CloseReason {
     /// All of them, in order.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Client,
         Self::Disconnected,
         Self::Protocol,
@@ -37,6 +39,7 @@ impl CloseReason {
         Self::Slow,
         Self::PingTimeout,
         Self::Drain,
+        Self::Internal,
     ];
 
     /// The value of the metric's label.
@@ -51,6 +54,7 @@ impl CloseReason {
             Self::Slow => "slow",
             Self::PingTimeout => "ping_timeout",
             Self::Drain => "drain",
+            Self::Internal => "internal",
         }
     }
 
@@ -62,6 +66,7 @@ impl CloseReason {
             Self::NotUtf8 => 1007,
             Self::Rate => 1008,
             Self::TooBig => 1009,
+            Self::Internal => 1011,
             Self::Drain => 1012,
             Self::Slow => 1013,
         }

@@ -20,6 +20,8 @@ use super::extension;
 use super::gate::{Full, Gate, Permit};
 use super::opening::open;
 use super::session::{Session, Shared, Wishes};
+use super::shard::Shards;
+use super::socket::Socket;
 use super::v1;
 use crate::channel::ChannelName;
 use crate::http::query;
@@ -39,6 +41,8 @@ pub const VERSION: HeaderName = HeaderName::from_static("echocast-version");
 pub struct Door {
     /// What sessions share.
     pub shared: Arc<Shared>,
+    /// Who polls them.
+    pub shards: Arc<Shards>,
     /// How many may enter.
     pub gate: Arc<Gate>,
     /// Origins that may enter; `None` is any.
@@ -171,7 +175,8 @@ impl Door {
         tracing::debug!(channel = name.as_str(), %ip, "connected");
         self.shared.metrics.websocket.opened.inc();
         let shutdown = self.shutdown.clone();
-        self.shutdown.sessions.spawn(begin(upgrade, self.shared.clone(), subscription, wishes, permit, shutdown));
+        let (shared, shards) = (self.shared.clone(), self.shards.clone());
+        self.shutdown.sessions.spawn(begin(upgrade, (shared, shards), subscription, wishes, permit, shutdown));
 
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -217,7 +222,7 @@ fn readable(origin: &HeaderValue) -> String {
 /// A session from the end of its handshake to the live feed.
 async fn begin(
     upgrade: OnUpgrade,
-    shared: Arc<Shared>,
+    (shared, shards): (Arc<Shared>, Arc<Shards>),
     subscription: Subscription,
     wishes: Wishes,
     permit: Permit,
@@ -238,11 +243,16 @@ async fn begin(
         () = shutdown.listeners.cancelled() => Err(CloseReason::Drain),
     };
     match opened {
-        // A task of its own: this one is three times as large.
-        Ok(place) => {
-            let session = Session::new(parts.io.into_inner(), parts.read_buf, shared, place, wishes, permit);
-            shutdown.sessions.spawn(session);
-        }
+        Ok(place) => match Socket::new(parts.io.into_inner()) {
+            Ok(socket) => {
+                let session = Session::new(socket, parts.read_buf, shared, place, wishes, permit);
+                shards.seat(session, shutdown.sessions.token());
+            }
+            Err(error) => {
+                tracing::error!("cannot take over a socket: {error}");
+                shared.metrics.websocket.closed(CloseReason::Internal.label());
+            }
+        },
         Err(reason) => shared.metrics.websocket.closed(reason.label()),
     }
 }

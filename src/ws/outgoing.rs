@@ -56,7 +56,7 @@ pub(super) struct Reader {
 pub(super) struct Outgoing<'a> {
     taken: &'a [Arc<Batch>],
     reader: Reader,
-    parts: SmallVec<[Part; PARTS]>,
+    parts: SmallVec<[Part; FEW]>,
     /// How many parts come before the control frames.
     before: usize,
     control: &'a [u8],
@@ -74,6 +74,9 @@ struct Part {
 
 /// As many as a `writev` takes beside control frames, and far below what the kernel allows.
 const PARTS: usize = TAKE_BATCHES + 2;
+
+/// As many as there mostly are: more are on the heap, because moving room for all of them costs more than writing few.
+const FEW: usize = 8;
 
 impl<'a> Outgoing<'a> {
     /// Everything in `taken`, as far as it fits.
@@ -145,7 +148,7 @@ impl<'a> Outgoing<'a> {
         self.parts.is_empty() && self.control.is_empty()
     }
 
-    pub(super) fn slices(&self) -> SmallVec<[IoSlice<'a>; PARTS + 1]> {
+    pub(super) fn slices(&self) -> SmallVec<[IoSlice<'a>; FEW + 1]> {
         let mut slices = SmallVec::new();
         for (index, part) in self.parts.iter().enumerate() {
             if index == self.before && !self.control.is_empty() {

@@ -84,7 +84,7 @@ impl Pulse {
         self.rhythm
     }
 
-    /// Sits a session's task down.
+    /// Sits a session down.
     pub fn join(self: &Arc<Self>, waker: &Waker) -> Seat {
         // Multiplying by the golden ratio puts any run of newcomers far from one another.
         let slot = (self.given.fetch_add(1, Relaxed).wrapping_mul(0x9E37_79B1) >> 24) as u16 % SLOTS as u16;

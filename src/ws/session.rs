@@ -1,20 +1,15 @@
 //! One WebSocket's life after its handshake: reads what the client says into the hub, writes what the feed holds to the
-//! socket, answers pings, notices death, ends with a close. One task each, hand-written as a future: an idle session is
-//! some three hundred bytes and holds no buffer.
+//! socket, answers pings, notices death, ends with a close. Its shard polls it when something has happened; an idle session
+//! is some three hundred bytes and holds no buffer.
 
 mod hearing;
 
-use std::future::Future;
-use std::io::ErrorKind;
 use std::ops::ControlFlow;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use tokio::io::AsyncWrite;
-use tokio::net::TcpStream;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 use super::close::CloseReason;
@@ -24,6 +19,7 @@ use super::gate::Permit;
 use super::outgoing::{Control, Outgoing, Progress, Reader};
 use super::pulse::{Pulse, Seat};
 use super::rate::Rate;
+use super::socket::Socket;
 use super::v1;
 use crate::config::SlowClient;
 use crate::feed::{Cursor, Taken};
@@ -80,7 +76,7 @@ impl Shared {
 /// A connected client.
 #[derive(Debug)]
 pub struct Session {
-    stream: TcpStream,
+    socket: Socket,
     shared: Arc<Shared>,
     membership: Membership,
     cursor: Cursor,
@@ -118,8 +114,8 @@ type Ended = CloseReason;
 
 impl Session {
     /// A session on a socket whose handshake is answered. `early` are the bytes that followed the handshake.
-    pub fn new(
-        stream: TcpStream,
+    pub(super) fn new(
+        socket: Socket,
         early: Bytes,
         shared: Arc<Shared>,
         (membership, cursor): (Membership, Cursor),
@@ -129,7 +125,7 @@ impl Session {
         let sender = if wishes.echo { 0 } else { shared.senders.fetch_add(1, Relaxed).max(1) };
         let rate = shared.message_rate.map(|limit| Box::new(Rate::new(limit)));
         Self {
-            stream,
+            socket,
             membership,
             cursor,
             reader: Reader { format: wishes.format, sender },
@@ -151,7 +147,8 @@ impl Session {
         }
     }
 
-    fn drive(&mut self, context: &mut Context<'_>) -> ControlFlow<Ended> {
+    /// Does what can be done now; the waker rings when there is more.
+    pub(super) fn poll(&mut self, context: &mut Context<'_>) -> ControlFlow<Ended> {
         for round in 0..ROUNDS {
             let read = self.read(context)?;
             if round == 0 {
@@ -212,12 +209,17 @@ impl Session {
     fn write(&mut self, context: &mut Context<'_>) -> ControlFlow<Ended, Poll<()>> {
         let mut taken = Taken::new();
         let mut frame_end = None;
+        let mut waits = false;
         if self.reads_on() {
-            if let Poll::Ready(Err(_lagged)) = self.cursor.poll_take(context, &mut taken) {
-                frame_end = self.lagged(&mut taken);
-                if frame_end.is_none() && self.reads_on() {
-                    return ControlFlow::Continue(Poll::Ready(()));
+            match self.cursor.poll_take_and_wait(context, &mut taken, true) {
+                Poll::Ready(Ok(all)) => waits = all,
+                Poll::Ready(Err(_lagged)) => {
+                    frame_end = self.lagged(&mut taken);
+                    if frame_end.is_none() && self.reads_on() {
+                        return ControlFlow::Continue(Poll::Ready(()));
+                    }
                 }
+                Poll::Pending => {}
             }
         } else if let Some((batch, end)) = self.cursor.unfinished_item(self.reader.format) {
             taken.push(batch);
@@ -238,16 +240,14 @@ impl Session {
             Progress::past(&taken).apply(&mut self.cursor, &taken, &mut self.control, self.reader);
             return ControlFlow::Continue(Poll::Ready(()));
         }
-        let written = loop {
-            match self.stream.try_write_vectored(&outgoing.slices()) {
-                Ok(0) => return ControlFlow::Break(self.reason_or_disconnected()),
-                Ok(written) => break written,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => match self.stream.poll_write_ready(context) {
-                    Poll::Ready(Ok(())) => {}
-                    Poll::Ready(Err(_)) => return ControlFlow::Break(self.reason_or_disconnected()),
-                    Poll::Pending => return ControlFlow::Continue(Poll::Pending),
-                },
-                Err(_) => return ControlFlow::Break(self.reason_or_disconnected()),
+        let written = match self.socket.write(&outgoing.slices()) {
+            Poll::Ready(Ok(written)) if written > 0 => written,
+            Poll::Ready(_) => return ControlFlow::Break(self.reason_or_disconnected()),
+            Poll::Pending => {
+                if waits {
+                    self.cursor.falls_behind();
+                }
+                return ControlFlow::Continue(Poll::Pending);
             }
         };
         let progress = outgoing.progress(written);
@@ -264,7 +264,8 @@ impl Session {
             }
             self.writes += 1;
         }
-        ControlFlow::Continue(Poll::Ready(()))
+        let all = waits && progress.batch == taken.len() && self.control.waiting() == 0;
+        ControlFlow::Continue(if all { Poll::Pending } else { Poll::Ready(()) })
     }
 
     /// The feed has moved on without this reader. A frame that was begun is ended first: its batch goes into `taken`
@@ -328,8 +329,7 @@ impl Session {
             }
             _ if late => return ControlFlow::Break(closing.reason),
             Step::Say if self.control.waiting() == 0 => {
-                let shut = Pin::new(&mut self.stream).poll_shutdown(context);
-                if closing.hung_up || matches!(shut, Poll::Ready(Err(_))) {
+                if self.socket.end().is_err() || closing.hung_up {
                     return ControlFlow::Break(closing.reason);
                 }
                 closing.step = Step::Linger;
@@ -348,19 +348,14 @@ impl Session {
     fn reason_or_disconnected(&self) -> CloseReason {
         self.closing.as_ref().map_or(CloseReason::Disconnected, |closing| closing.reason)
     }
-}
 
-impl Future for Session {
-    type Output = CloseReason;
+    pub(super) fn socket(&mut self) -> &mut Socket {
+        &mut self.socket
+    }
 
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<CloseReason> {
-        match self.drive(context) {
-            ControlFlow::Continue(()) => Poll::Pending,
-            ControlFlow::Break(reason) => {
-                self.shared.metrics.websocket.closed(reason.label());
-                tracing::debug!(reason = reason.label(), "disconnected");
-                Poll::Ready(reason)
-            }
-        }
+    /// Counts what it ended for.
+    pub(super) fn end(&self, reason: CloseReason) {
+        self.shared.metrics.websocket.closed(reason.label());
+        tracing::debug!(reason = reason.label(), "disconnected");
     }
 }

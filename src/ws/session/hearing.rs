@@ -1,9 +1,8 @@
 //! What a session takes in: bytes from its socket, and answers to what it said.
 
 use std::cell::RefCell;
-use std::io::{self, ErrorKind};
 use std::ops::ControlFlow;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use tokio::sync::mpsc::unbounded_channel;
 
@@ -29,7 +28,7 @@ impl Session {
     /// Reads once; pending if there is nothing to read or no reading now.
     pub(super) fn read(&mut self, context: &mut Context<'_>) -> ControlFlow<Ended, Poll<()>> {
         if self.closing.is_some() {
-            return self.discard(context);
+            return self.discard();
         }
         // A client that does not read its pongs and answers gets no new ones: its socket is looked at again once they are
         // written.
@@ -44,7 +43,7 @@ impl Session {
             self.hear(&mut Vec::from(*early));
             return ControlFlow::Continue(Poll::Ready(()));
         }
-        SCRATCH.with_borrow_mut(|scratch| match self.receive(context, scratch) {
+        SCRATCH.with_borrow_mut(|scratch| match self.socket.read(scratch) {
             Poll::Pending => ControlFlow::Continue(Poll::Pending),
             Poll::Ready(Ok(0) | Err(_)) => ControlFlow::Break(CloseReason::Disconnected),
             Poll::Ready(Ok(bytes)) => {
@@ -54,23 +53,14 @@ impl Session {
         })
     }
 
-    fn receive(&self, context: &mut Context<'_>, scratch: &mut [u8]) -> Poll<io::Result<usize>> {
-        loop {
-            match self.stream.try_read(scratch) {
-                Err(error) if error.kind() == ErrorKind::WouldBlock => ready!(self.stream.poll_read_ready(context))?,
-                result => return Poll::Ready(result),
-            }
-        }
-    }
-
     /// Throws away what a client says after the end began, and notices when it hangs up.
-    fn discard(&mut self, context: &mut Context<'_>) -> ControlFlow<Ended, Poll<()>> {
+    fn discard(&mut self) -> ControlFlow<Ended, Poll<()>> {
         let Some(Closing { reason, step, hung_up, .. }) = self.closing.as_deref() else {
             return ControlFlow::Continue(Poll::Pending);
         };
         let (reason, step, hung_up) = (*reason, *step, *hung_up);
         let ended = hung_up
-            || match SCRATCH.with_borrow_mut(|scratch| self.receive(context, scratch)) {
+            || match SCRATCH.with_borrow_mut(|scratch| self.socket.read(scratch)) {
                 Poll::Pending => return ControlFlow::Continue(Poll::Pending),
                 Poll::Ready(Ok(bytes)) => bytes == 0,
                 Poll::Ready(Err(_)) => return ControlFlow::Break(reason),

@@ -1,0 +1,215 @@
+//! Shards: who polls the sessions. A shard is one task that owns a share of a node's sessions and waits for all their
+//! sockets in a poll set of its own. Whoever a batch wakes is written to in one tight loop, and what clients say while
+//! that runs is heard together: fewer and larger writes than from a task for each session, and a third of the memory.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::io::{self, ErrorKind};
+use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::*};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
+
+use futures_util::task::AtomicWaker;
+use mio::{Events, Token};
+use slab::Slab;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::task::{JoinSet, unconstrained};
+use tokio_util::task::task_tracker::TaskTrackerToken;
+
+use super::close::CloseReason;
+use super::session::Session;
+
+/// Sessions that a shard visits before other tasks get their turn: about a millisecond of writing.
+const TURNS: usize = 256;
+
+/// Events taken from a poll set at once.
+const EVENTS: usize = 1024;
+
+/// All shards of a node.
+#[derive(Debug)]
+pub struct Shards {
+    queues: Box<[Arc<Queue>]>,
+    next: AtomicUsize,
+}
+
+/// What others tell a shard.
+#[derive(Debug, Default)]
+struct Queue {
+    told: Mutex<Told>,
+    task: AtomicWaker,
+}
+
+#[derive(Debug, Default)]
+struct Told {
+    /// Keys of sessions to be visited.
+    woken: Vec<usize>,
+    newcomers: Vec<(Box<Session>, TaskTrackerToken)>,
+}
+
+/// Wakes one session.
+#[derive(Debug)]
+struct Bell {
+    queue: Arc<Queue>,
+    key: usize,
+    /// It is to be visited already.
+    rung: AtomicBool,
+}
+
+struct Shard {
+    queue: Arc<Queue>,
+    poll: AsyncFd<mio::Poll>,
+    events: Events,
+    sessions: Slab<Seated>,
+    /// Keys of sessions to be visited, in order. One that has left meanwhile may be among them.
+    due: VecDeque<usize>,
+}
+
+struct Seated {
+    session: Box<Session>,
+    bell: Arc<Bell>,
+    waker: Waker,
+    _token: TaskTrackerToken,
+}
+
+impl Shards {
+    /// This many shards, and their tasks: these do not end by themselves.
+    ///
+    /// # Errors
+    /// If there is no poll set to be had.
+    pub fn spawn(count: usize) -> io::Result<(Self, JoinSet<Infallible>)> {
+        let queues: Box<[Arc<Queue>]> = (0..count).map(|_| Arc::default()).collect();
+        let shards: Vec<_> = queues.iter().map(|queue| Shard::new(queue.clone())).collect::<io::Result<_>>()?;
+        let mut tasks = JoinSet::new();
+        for shard in shards {
+            tasks.spawn(unconstrained(shard.run()));
+        }
+        Ok((Self { queues, next: AtomicUsize::new(0) }, tasks))
+    }
+
+    /// Gives a session to one of them; the token goes when it has ended.
+    pub(super) fn seat(&self, session: Session, token: TaskTrackerToken) {
+        let next = self.next.fetch_add(1, Relaxed) % self.queues.len();
+        self.queues[next].tell(|told| told.newcomers.push((Box::new(session), token)));
+    }
+}
+
+impl Queue {
+    fn tell(&self, what: impl FnOnce(&mut Told)) {
+        let mut told = self.lock();
+        let first = told.woken.is_empty() && told.newcomers.is_empty();
+        what(&mut told);
+        drop(told);
+        if first {
+            self.task.wake();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if !self.rung.swap(true, AcqRel) {
+            self.queue.tell(|told| told.woken.push(self.key));
+        }
+    }
+}
+
+impl Shard {
+    fn new(queue: Arc<Queue>) -> io::Result<Self> {
+        #[expect(deprecated, reason = "sound here, a poll set keeps its descriptor; the other constructor is unsafe")]
+        let poll = AsyncFd::with_interest(mio::Poll::new()?, Interest::READABLE)?;
+        Ok(Self { queue, poll, events: Events::with_capacity(EVENTS), sessions: Slab::new(), due: VecDeque::new() })
+    }
+
+    async fn run(mut self) -> Infallible {
+        poll_fn(|context| self.turn(context)).await
+    }
+
+    fn turn(&mut self, context: &mut Context<'_>) -> Poll<Infallible> {
+        self.queue.task.register(context.waker());
+        // Whatever the runtime knows of them: it looks seldom while all workers are busy.
+        while self.take_events() {}
+        self.take_told();
+        for _ in 0..TURNS {
+            let Some(key) = self.due.pop_front() else { break };
+            self.visit(key);
+        }
+        if self.due.is_empty() {
+            while let Poll::Ready(Ok(mut ready)) = self.poll.poll_read_ready_mut(context) {
+                ready.clear_ready();
+                drop(ready);
+                while self.take_events() {}
+            }
+        }
+        if !self.due.is_empty() {
+            context.waker().wake_by_ref();
+        }
+        Poll::Pending
+    }
+
+    /// Learns which sockets can be read from or written to; returns whether there may be more.
+    fn take_events(&mut self) -> bool {
+        let Self { poll, events, sessions, due, .. } = self;
+        if let Err(error) = poll.get_mut().poll(events, Some(Duration::ZERO)) {
+            if error.kind() != ErrorKind::Interrupted {
+                tracing::error!("cannot learn which sockets are ready: {error}");
+            }
+            return error.kind() == ErrorKind::Interrupted;
+        }
+        let mut count = 0;
+        for event in &*events {
+            count += 1;
+            let key = event.token().0;
+            // One that has left may have been told of before.
+            let Some(seated) = sessions.get_mut(key) else { continue };
+            if seated.session.socket().note(event) && !seated.bell.rung.swap(true, AcqRel) {
+                due.push_back(key);
+            }
+        }
+        count == EVENTS
+    }
+
+    /// Learns who has come and who is woken.
+    fn take_told(&mut self) {
+        let Told { woken, newcomers } = std::mem::take(&mut *self.queue.lock());
+        self.due.extend(woken);
+        for (session, token) in newcomers {
+            self.seat(session, token);
+        }
+    }
+
+    fn seat(&mut self, mut session: Box<Session>, token: TaskTrackerToken) {
+        let vacant = self.sessions.vacant_entry();
+        let key = vacant.key();
+        if let Err(error) = session.socket().register(self.poll.get_ref().registry(), Token(key)) {
+            tracing::error!("cannot watch a socket: {error}");
+            return session.end(CloseReason::Internal);
+        }
+        let bell = Arc::new(Bell { queue: self.queue.clone(), key, rung: AtomicBool::new(true) });
+        vacant.insert(Seated { session, waker: bell.clone().into(), bell, _token: token });
+        self.due.push_back(key);
+    }
+
+    fn visit(&mut self, key: usize) {
+        let Some(Seated { session, bell, waker, .. }) = self.sessions.get_mut(key) else { return };
+        bell.rung.swap(false, AcqRel);
+        // A session that fails takes no other with it.
+        let step = catch_unwind(AssertUnwindSafe(|| session.poll(&mut Context::from_waker(waker))));
+        if let ControlFlow::Break(reason) = step.unwrap_or(ControlFlow::Break(CloseReason::Internal)) {
+            session.end(reason);
+            self.sessions.remove(key);
+        }
+    }
+}

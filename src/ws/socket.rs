@@ -1,0 +1,81 @@
+//! A socket as its session sees it: it reads and writes while that does something, and remembers when it does not until the
+//! poll set says otherwise.
+
+use std::io::{self, ErrorKind, IoSlice, Read, Write};
+use std::net::Shutdown;
+use std::task::Poll;
+
+use mio::event::{Event, Source};
+use mio::net::TcpStream;
+use mio::{Interest, Registry, Token};
+use rustix::net::SendFlags;
+
+/// A connected socket that does not block.
+#[derive(Debug)]
+pub(super) struct Socket {
+    stream: TcpStream,
+    readable: bool,
+    writable: bool,
+    /// There is an end or an error to be read, of which no other event will tell.
+    ended: bool,
+}
+
+impl Socket {
+    /// Takes a socket over from the runtime.
+    pub(super) fn new(stream: tokio::net::TcpStream) -> io::Result<Self> {
+        let stream = TcpStream::from_std(stream.into_std()?);
+        Ok(Self { stream, readable: false, writable: true, ended: false })
+    }
+
+    /// Asks the poll set to tell of changes; what has come already is told, too.
+    pub(super) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        self.stream.register(registry, token, Interest::READABLE | Interest::WRITABLE)
+    }
+
+    /// Takes in what the poll set tells; returns whether that is news.
+    pub(super) fn note(&mut self, event: &Event) -> bool {
+        let before = (self.readable, self.writable, self.ended);
+        self.ended |= event.is_read_closed() || event.is_error();
+        self.readable |= event.is_readable() || self.ended;
+        self.writable |= event.is_writable() || self.ended;
+        before != (self.readable, self.writable, self.ended)
+    }
+
+    /// Reads once; no bytes are the end.
+    pub(super) fn read(&mut self, into: &mut [u8]) -> Poll<io::Result<usize>> {
+        while self.readable {
+            match self.stream.read(into) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.readable = false,
+                result => {
+                    // A socket that gave less than it could is empty: the next event tells of more, but not of an end.
+                    self.readable = self.ended || !result.as_ref().is_ok_and(|bytes| *bytes < into.len());
+                    return Poll::Ready(result);
+                }
+            }
+        }
+        Poll::Pending
+    }
+
+    /// Writes once.
+    pub(super) fn write(&mut self, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        while self.writable {
+            let result = match slices {
+                // It costs the kernel less than a `writev`.
+                [one] => rustix::net::send(&self.stream, one, SendFlags::NOSIGNAL).map_err(io::Error::from),
+                many => self.stream.write_vectored(many),
+            };
+            match result {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.writable = false,
+                result => return Poll::Ready(result),
+            }
+        }
+        Poll::Pending
+    }
+
+    /// Tells the client that nothing follows.
+    pub(super) fn end(&self) -> io::Result<()> {
+        self.stream.shutdown(Shutdown::Write)
+    }
+}
