@@ -92,6 +92,7 @@ async fn prometheus_sees_every_replica(project: &Project, crowd: &Crowd) {
         series.iter().map(|series| series["value"][1].as_str().unwrap().parse().unwrap()).collect()
     };
     eventually("prometheus finds the replicas", async || ask("up").await == [1.0; 3]).await;
+    eventually("it has the rules", async || ask("echocast:replicas:up").await == [3.0]).await;
     eventually("it has counted the clients", async || ask("sum(echocast_connections)").await == [crowd.len() as f64])
         .await;
 }
