@@ -17,6 +17,7 @@ mod outage;
 mod backpressure;
 mod drain;
 mod ops;
+mod monitoring;
 mod browser;
 mod node_clients;
 mod module;

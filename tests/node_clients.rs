@@ -81,7 +81,7 @@ async fn the_examples_are_word_for_word_those_of_ws() {
     passed("verbatim.mjs", script("verbatim.mjs", "")).await;
 }
 
-fn script(name: &str, url: &str) -> Program {
+pub fn script(name: &str, url: &str) -> Program {
     Program::start(node(&[name, url]))
 }
 
@@ -106,7 +106,7 @@ pub fn node(arguments: &[&str]) -> Command {
 }
 
 /// A script that ends well says so in its last line.
-async fn passed(name: &str, program: Program) -> Ended {
+pub async fn passed(name: &str, program: Program) -> Ended {
     let ended = program.ended().await;
     assert_eq!(ended.code, Some(0), "{name}: {ended:?}");
     assert!(ended.output.last().is_some_and(|line| line.starts_with("ok: ")), "{name}: {ended:?}");
