@@ -111,3 +111,17 @@ async fn health_is_the_nodes_own_word() {
     assert_eq!(ended.code, Some(1), "{ended:?}");
     assert!(ended.errors.starts_with("not ready: ") && ended.errors.contains(&ops.to_string()), "{ended:?}");
 }
+
+#[tokio::test]
+async fn it_takes_all_the_open_files_it_may() {
+    let mut command = tokio::process::Command::new("sh");
+    command.args([
+        "-c",
+        "ulimit -Sn 200 && exec \"$0\" serve --listen 127.0.0.1:0 --ops-listen 127.0.0.1:0 --log-format json",
+    ]);
+    command.arg(crate::support::process::ECHOCAST);
+    let mut node = Program::start(command);
+    let (_, ops) = addresses(&mut node).await;
+    let (_, metrics) = crate::support::client::http_get(ops, "/metrics", &[]).await;
+    assert!(crate::support::node::metric(&metrics, "process_max_fds") > 200.0, "{metrics}");
+}

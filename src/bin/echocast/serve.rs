@@ -5,7 +5,8 @@ use std::process::ExitCode;
 use echocast::config::Settings;
 use echocast::node::Node;
 use echocast::{shutdown, telemetry};
-use tracing::info;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tracing::{info, warn};
 
 /// Run a node.
 #[derive(clap::Args, Clone, Debug)]
@@ -25,10 +26,20 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let stop = shutdown::on_signal()?;
     let node = Node::bind(config)?;
     let (listen, ops) = (node.address()?, node.ops_address()?);
+    take_all_files();
     info!(version = echocast::VERSION, commit = echocast::COMMIT, %listen, %ops, broker, "serving");
     node.run(stop).await?;
     telemetry.flush().await;
     Ok(ExitCode::SUCCESS)
+}
+
+/// A client is an open file. systemd and container runtimes mostly let a process have 1,024 and take far more if it asks.
+fn take_all_files() {
+    let raised =
+        getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, most)| setrlimit(Resource::RLIMIT_NOFILE, most, most));
+    if let Err(error) = raised {
+        warn!("cannot raise the limit of open files: {error}");
+    }
 }
 
 #[expect(clippy::print_stderr, reason = "there are no logs before the settings are known")]
