@@ -26,4 +26,5 @@ mod traces;
 mod invariants;
 mod conformance;
 mod compose;
+mod manifests;
 mod faults;
