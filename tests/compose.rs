@@ -7,7 +7,7 @@ mod project;
 use std::time::Duration;
 
 use crate::compose::crowd::{Crowd, End};
-use crate::compose::project::{OBSERVE, Project, Replica, compose_command, docker, run};
+use crate::compose::project::{COMMIT, OBSERVE, Project, Replica, compose_command, docker, run};
 use crate::support::client::http_get;
 
 /// Balancer, DNS, Docker and Prometheus each look again every few seconds only, and the machine may be busy.
@@ -50,7 +50,11 @@ async fn replicas_are_healthy_and_locked_in(project: &Project) {
         assert_eq!(details["Config"]["User"], "65532:65532");
         assert_eq!(details["HostConfig"]["ReadonlyRootfs"], true);
         assert_eq!(details["HostConfig"]["CapDrop"][0], "ALL");
+        assert_eq!(details["Config"]["Labels"]["org.opencontainers.image.revision"], COMMIT);
     }
+    let version = project.exec("node", &["echocast", "--version"]).await;
+    let expected = format!("echocast {} ({COMMIT})\n", echocast::VERSION);
+    assert_eq!(String::from_utf8(version.stdout).unwrap(), expected);
     let shell = project.exec("node", &["sh", "-c", "true"]).await;
     let said = String::from_utf8([shell.stdout, shell.stderr].concat()).unwrap();
     assert!(!shell.status.success() && said.contains("executable file not found"), "{said}");

@@ -27,4 +27,5 @@ mod invariants;
 mod conformance;
 mod compose;
 mod manifests;
+mod release;
 mod faults;

