@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::support::node::TestNode;
 use crate::support::process::ECHOCAST;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
@@ -83,4 +84,19 @@ async fn the_readme_lists_every_flag_with_its_default() {
         flags += 1;
     }
     assert_eq!(flags, 21);
+}
+
+#[tokio::test]
+async fn the_runbook_names_settings_and_metrics_that_exist() {
+    let runbook = fs::read_to_string(Path::new(ROOT).join("deploy/README.md")).unwrap();
+    let words: Vec<&str> = runbook.split(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != ':').collect();
+    let node = TestNode::start(&[]).await;
+    let help = tokio::process::Command::new(ECHOCAST).args(["serve", "--help"]).output().await.unwrap();
+    let known = [String::from_utf8(help.stdout).unwrap(), node.get_ops("/metrics").await.1].concat();
+    let named: Vec<&str> =
+        words.into_iter().filter(|word| word.starts_with("ECHOCAST_") || word.starts_with("echocast_")).collect();
+    assert!(named.len() > 20, "{named:?}");
+    for name in named {
+        assert!(known.contains(name), "deploy/README.md: {name}");
+    }
 }
