@@ -11,7 +11,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::*};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::task::AtomicWaker;
 use mio::{Events, Token};
@@ -24,8 +24,12 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use super::close::CloseReason;
 use super::session::Session;
 
-/// Sessions that a shard visits before other tasks get their turn: about a millisecond of writing.
-const TURNS: usize = 256;
+/// How long a shard visits sessions before other tasks get their turn. Twice as long makes larger batches, but they come
+/// later.
+const TURN: Duration = Duration::from_millis(1);
+
+/// Visits between two looks at the clock.
+const VISITS: usize = 16;
 
 /// Events taken from a poll set at once.
 const EVENTS: usize = 1024;
@@ -65,7 +69,8 @@ struct Shard {
     poll: AsyncFd<mio::Poll>,
     events: Events,
     sessions: Slab<Seated>,
-    /// Keys of sessions to be visited, in order. One that has left meanwhile may be among them.
+    /// Keys of sessions still to be visited before anything new is taken in: what clients say while others are written to
+    /// is heard together, after that. One that has left meanwhile may be among them.
     due: VecDeque<usize>,
 }
 
@@ -139,21 +144,23 @@ impl Shard {
 
     fn turn(&mut self, context: &mut Context<'_>) -> Poll<Infallible> {
         self.queue.task.register(context.waker());
-        // Whatever the runtime knows of them: it looks seldom while all workers are busy.
-        while self.take_events() {}
-        self.take_told();
-        for _ in 0..TURNS {
-            let Some(key) = self.due.pop_front() else { break };
-            self.visit(key);
-        }
-        if self.due.is_empty() {
+        let carried_on = !self.due.is_empty();
+        if !carried_on {
+            // Cleared before they are taken: what comes later makes it ready again.
             while let Poll::Ready(Ok(mut ready)) = self.poll.poll_read_ready_mut(context) {
                 ready.clear_ready();
-                drop(ready);
-                while self.take_events() {}
+            }
+            while self.take_events() {}
+            self.take_told();
+        }
+        let end = Instant::now() + TURN;
+        while !self.due.is_empty() && Instant::now() < end {
+            for _ in 0..VISITS {
+                let Some(key) = self.due.pop_front() else { break };
+                self.visit(key);
             }
         }
-        if !self.due.is_empty() {
+        if carried_on || !self.due.is_empty() {
             context.waker().wake_by_ref();
         }
         Poll::Pending
