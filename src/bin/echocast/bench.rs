@@ -4,6 +4,7 @@
 
 mod plan;
 mod dial;
+mod dialect;
 mod load;
 mod connection;
 mod publisher;
@@ -76,6 +77,10 @@ pub(crate) struct Args {
     /// Ask servers to deflate messages. Publishers send plain ones
     #[arg(long)]
     deflate: bool,
+
+    /// Servers speak Socket.IO: messages are events named "message". For ws://host/socket.io/?EIO=4&transport=websocket
+    #[arg(long, conflicts_with = "deflate")]
+    socket_io: bool,
 
     /// How long to measure
     #[arg(short, long, value_name = "TIME", default_value = "10s", value_parser = humantime::parse_duration)]

@@ -7,7 +7,8 @@ use bytes::{Buf, BytesMut};
 use mio::net::TcpStream;
 
 use super::dial::{LONGEST_ANSWER, Opened};
-use super::frames::{self, CLOSE, Next, PONG, Shape, put_frame};
+use super::dialect::ALIVE;
+use super::frames::{self, CLOSE, Next, PONG, Shape, TEXT, put_frame};
 use super::truth::Truth;
 
 /// Read at once, in bytes: enough to keep up, and small enough for processor caches.
@@ -109,6 +110,10 @@ impl Connection {
                 }
                 Next::Ping(payload) => {
                     put_frame(PONG, payload, &mut self.out);
+                    self.flush();
+                }
+                Next::Heartbeat => {
+                    put_frame(TEXT, ALIVE, &mut self.out);
                     self.flush();
                 }
                 Next::Pong => {}

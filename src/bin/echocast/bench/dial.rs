@@ -18,6 +18,7 @@ use tungstenite::http::{
     header::{SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS},
 };
 
+use super::frames::Shape;
 use super::plan::{Endpoint, Plan};
 use super::progress::Progress;
 use crate::connect::DialError;
@@ -58,7 +59,7 @@ pub(super) async fn open_all(plan: &Plan, progress: &Progress) -> anyhow::Result
     let began = Instant::now();
     let attempts = stream::iter(endpoints.into_iter().zip(0..)).map(async |(endpoint, index)| {
         sleep_until(began + plan.spacing * index).await;
-        let opened = timeout(DEADLINE, open(endpoint, plan.message.deflate)).await;
+        let opened = timeout(DEADLINE, open(endpoint, plan.message)).await;
         let opened = opened.unwrap_or_else(|_| bail!("no answer within {} s", DEADLINE.as_secs()));
         progress.connected();
         opened.with_context(|| format!("connection {} to {}", index + 1, endpoint.target))
@@ -79,7 +80,7 @@ fn allow_files(connections: u64) -> anyhow::Result<()> {
     })
 }
 
-async fn open(endpoint: &Endpoint, deflate: bool) -> anyhow::Result<Opened> {
+async fn open(endpoint: &Endpoint, message: Shape) -> anyhow::Result<Opened> {
     let mut stream = tokio::net::TcpStream::connect(&endpoint.addresses[..]).await.context("cannot connect")?;
     stream.set_nodelay(true)?;
     let (request, key) = generate_request(endpoint.target.request(false))?;
@@ -106,8 +107,12 @@ async fn open(endpoint: &Endpoint, deflate: bool) -> anyhow::Result<Opened> {
     }
     let extensions = response.headers().get(SEC_WEBSOCKET_EXTENSIONS).map_or(&b""[..], |value| value.as_bytes());
     let extensions = String::from_utf8_lossy(extensions);
-    if deflate && !(extensions.contains("permessage-deflate") && extensions.contains("server_no_context_takeover")) {
+    if message.deflate
+        && !(extensions.contains("permessage-deflate") && extensions.contains("server_no_context_takeover"))
+    {
         bail!("the server does not deflate messages each by itself");
     }
-    Ok(Opened { stream: stream.into_std()?, early: answer.split_off(head) })
+    let mut early = answer.split_off(head);
+    message.dialect.enter(&mut stream, &mut early).await?;
+    Ok(Opened { stream: stream.into_std()?, early })
 }

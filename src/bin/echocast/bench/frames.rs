@@ -4,6 +4,7 @@
 
 use bytes::{BufMut, BytesMut};
 
+use super::dialect::{Dialect, HEARTBEAT};
 use super::inflate::SLACK;
 
 /// What comes next in a buffer.
@@ -16,6 +17,8 @@ pub(super) enum Next<'a> {
     /// The header of a message that cannot be ours; this many bytes of payload follow it.
     Foreign(usize),
     Ping(&'a [u8]),
+    /// One of the dialect's, which is a message to WebSocket.
+    Heartbeat,
     Pong,
     /// With its code, if it has one.
     Close(Option<u16>),
@@ -42,10 +45,11 @@ const MAX_HEADER: usize = 10;
 /// What messages of a load look like.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Shape {
-    /// Bytes of a payload.
+    /// Bytes of a payload, with what the dialect puts around a message.
     pub(super) length: usize,
     /// Whether the server may deflate them.
     pub(super) deflate: bool,
+    pub(super) dialect: Dialect,
 }
 
 impl Shape {
@@ -80,7 +84,8 @@ pub(super) fn next(bytes: &[u8], message: Shape) -> Result<(Next<'_>, usize), &'
     if opcode < 8 {
         // A message in several frames is one by somebody who splits what we said whole.
         let ours = if deflated { length <= message.length + SLACK } else { length == message.length };
-        if !ours || opcode == 0 || first & FIN == 0 {
+        let heartbeat = message.dialect == Dialect::SocketIo && length == HEARTBEAT.len();
+        if !(ours || heartbeat) || opcode == 0 || first & FIN == 0 {
             return Ok((Next::Foreign(length), header));
         }
     } else if length > MAX_CONTROL || deflated {
@@ -92,6 +97,7 @@ pub(super) fn next(bytes: &[u8], message: Shape) -> Result<(Next<'_>, usize), &'
         9 => Next::Ping(payload),
         10 => Next::Pong,
         _ if deflated => Next::Deflated(payload),
+        _ if message.dialect == Dialect::SocketIo && payload == HEARTBEAT => Next::Heartbeat,
         _ => Next::Message(payload),
     };
     Ok((next, header + length))
@@ -130,7 +136,7 @@ mod tests {
     use super::*;
 
     fn plain(length: usize) -> Shape {
-        Shape { length, deflate: false }
+        Shape { length, deflate: false, dialect: Dialect::Plain }
     }
 
     #[test]
@@ -175,12 +181,21 @@ mod tests {
 
     #[test]
     fn deflated_messages_are_found_where_they_may_be() {
-        let message = Shape { length: 9, deflate: true };
+        let message = Shape { length: 9, deflate: true, dialect: Dialect::Plain };
         assert_eq!(next(b"\xc1\x02hi", message), Ok((Next::Deflated(b"hi"), 4)));
         assert_eq!(next(b"\xc1\x7e\x01\x00", message), Ok((Next::Foreign(256), 4)));
         assert_eq!(next(b"\x81\x02hi", message), Ok((Next::Foreign(2), 2)));
         assert!(next(b"\xc9\x00", message).is_err());
         assert!(next(b"\xa1\x00", message).is_err());
+    }
+
+    #[test]
+    fn heartbeats_are_found_where_the_dialect_has_them() {
+        let message = Shape { length: 9, deflate: false, dialect: Dialect::SocketIo };
+        assert_eq!(next(b"\x81\x012", message), Ok((Next::Heartbeat, 3)));
+        assert_eq!(next(b"\x81\x01", message), Ok((Next::Incomplete, 0)));
+        assert_eq!(next(b"\x81\x016", message), Ok((Next::Message(b"6"), 3)));
+        assert_eq!(next(b"\x81\x012", plain(9)), Ok((Next::Foreign(1), 2)));
     }
 
     #[test]

@@ -95,7 +95,7 @@ impl Load {
             connections,
             silent,
             publishers: (0..plan.publishers).map(|_| Publisher::new()).collect(),
-            template: Template::new(plan.message.length),
+            template: Template::new(plan.message),
             inflater: Inflater::new(plan.message.length),
             tally: Tally::new(began),
             poll,
@@ -239,8 +239,10 @@ impl Load {
         let Some(filled) = connection.fill(&mut self.buffer) else { return };
         let now = Instant::now();
         self.tally.bytes += filled.new as u64;
+        let dialect = self.plan.message.dialect;
         let foreign = connection.scan(&self.buffer[..filled.length], self.plan.message, |truth, payload, deflated| {
-            match if deflated { self.inflater.inflate(payload) } else { Some(payload) } {
+            let message = if deflated { self.inflater.inflate(payload) } else { dialect.unwrap(payload) };
+            match message {
                 Some(payload) => self.tally.take(index, payload, truth, &mut self.publishers, &self.template, now),
                 None => self.tally.foreign += 1,
             }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use url::Url;
 
 use super::Args;
+use super::dialect::Dialect;
 use super::frames::Shape;
 use super::processes::Processes;
 use super::stamp::STAMP_LEN;
@@ -50,7 +51,7 @@ pub(super) struct Plan {
     /// Connections that do not even read.
     pub(super) silent: usize,
     pub(super) pace: Pace,
-    /// At least [`STAMP_LEN`] long.
+    /// At least [`STAMP_LEN`] long, besides what its dialect puts around it.
     pub(super) message: Shape,
     pub(super) warmup: Duration,
     pub(super) duration: Duration,
@@ -103,13 +104,14 @@ impl Plan {
         complaints.extend(impossible(&args));
         let processes = Processes::new(args.pid).map_err(|error| complaints.push(format!("--pid: {error:#}")));
         let (Ok(processes), true) = (processes, complaints.is_empty()) else { return Err(complaints) };
+        let dialect = if args.socket_io { Dialect::SocketIo } else { Dialect::Plain };
         Ok(Self {
             endpoints,
             subscribers: args.subscribers,
             publishers: args.publishers,
             silent: args.silent,
             pace: if args.rate > 0.0 { Pace::Rate(args.rate) } else { Pace::Window(args.window) },
-            message: Shape { length: args.size.as_u64() as usize, deflate: args.deflate },
+            message: Shape { length: args.size.as_u64() as usize + dialect.around(), deflate: args.deflate, dialect },
             warmup: args.warmup,
             duration: args.duration,
             processes,

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use rand::RngExt;
 
-use super::frames::{TEXT, put_frame};
+use super::dialect::Dialect;
+use super::frames::{Shape, TEXT, put_frame};
 use super::stamp::{STAMP_LEN, Stamp};
 
 /// Messages that have not come back for so long are taken for lost, or a server that loses some would end the load.
@@ -17,12 +18,18 @@ const WORDS: usize = 32;
 
 /// What messages look like: a stamp, and a text that is the same for all of a run.
 #[derive(Debug)]
-pub(super) struct Template(Vec<u8>);
+pub(super) struct Template {
+    dialect: Dialect,
+    /// With what the dialect puts around it.
+    payload: Vec<u8>,
+}
 
 impl Template {
     /// Words of random letters that come again, as they do in what people and programs say: a server that deflates is
     /// neither flattered nor wronged.
-    pub(super) fn new(size: usize) -> Self {
+    pub(super) fn new(message: Shape) -> Self {
+        let Shape { length, dialect, .. } = message;
+        let size = length - dialect.around();
         let mut rng = rand::rng();
         let mut words = Vec::with_capacity(WORDS);
         words.resize_with(WORDS, || {
@@ -34,17 +41,18 @@ impl Template {
             text.extend_from_slice(&words[rng.random_range(0..WORDS)]);
         }
         text.truncate(size);
-        Self(text)
+        Self { dialect, payload: [dialect.before(), &text, dialect.after()].concat() }
     }
 
     /// What is behind the stamp.
     pub(super) fn text(&self) -> &[u8] {
-        &self.0[STAMP_LEN..]
+        &self.payload[self.dialect.before().len() + STAMP_LEN..self.payload.len() - self.dialect.after().len()]
     }
 
     pub(super) fn put(&mut self, stamp: Stamp, out: &mut BytesMut) {
-        stamp.write(self.0.first_chunk_mut().expect("a message has room for its stamp"));
-        put_frame(TEXT, &self.0, out);
+        let room = self.payload[self.dialect.before().len()..].first_chunk_mut();
+        stamp.write(room.expect("a message has room for its stamp"));
+        put_frame(TEXT, &self.payload, out);
     }
 }
 

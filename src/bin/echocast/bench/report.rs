@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use serde::Serialize;
 
+use super::dialect::Dialect;
 use super::histogram::{self, Row};
 use super::load::Outcome;
 use super::plan::{Pace, Plan};
@@ -29,6 +30,8 @@ pub(super) struct Report {
     pub(super) size: usize,
     /// Whether the server was asked to deflate them.
     pub(super) deflate: bool,
+    /// Whether messages were events of Socket.IO.
+    pub(super) socket_io: bool,
     /// Messages a publisher has on their way, in a closed loop.
     pub(super) window: Option<u32>,
     /// Messages a second that were asked for, in an open loop.
@@ -116,8 +119,9 @@ impl Report {
             subscribers: plan.subscribers,
             publishers: plan.publishers,
             silent: plan.silent,
-            size: plan.message.length,
+            size: plan.message.length - plan.message.dialect.around(),
             deflate: plan.message.deflate,
+            socket_io: plan.message.dialect == Dialect::SocketIo,
             window,
             rate,
             connect_seconds: outcome.connected_in.as_secs_f64(),
