@@ -57,7 +57,7 @@ def measure(name, nodes, options, settings):
         pids = [text for pid in running.pids for text in ("--pid", str(pid))]
         if "--duration" not in options:
             options = [*options, "--duration", f"{settings.seconds}s"]
-        command = [settings.echocast, "bench", "--json", *map(str, options), *pids, *running.urls]
+        command = [settings.echocast, "bench", "--json", *map(str, options), *running.options, *pids, *running.urls]
         environment = {key: value for key, value in os.environ.items() if not key.startswith("ECHOCAST_")}
         try:
             bench = subprocess.run(
@@ -78,18 +78,20 @@ def tell(text):
 
 
 class Load:
-    """SUBSCRIBERS:PUBLISHERS:WINDOW:BYTES"""
+    """SUBSCRIBERS:PUBLISHERS:WINDOW:BYTES, or a rate such as 100/s as WINDOW"""
 
     def __init__(self, text):
-        self.subscribers, self.publishers, self.window, self.size = map(int, text.split(":"))
+        self.open = "/s:" in text
+        self.subscribers, self.publishers, self.pace, self.size = map(int, text.replace("/s:", ":").split(":"))
 
     def options(self):
-        names = ("--subscribers", "--publishers", "--window", "--size")
-        values = (self.subscribers, self.publishers, self.window, self.size)
+        names = ("--subscribers", "--publishers", "--rate" if self.open else "--window", "--size")
+        values = (self.subscribers, self.publishers, self.pace, self.size)
         return [word for pair in zip(names, values) for word in pair]
 
     def __str__(self):
-        return f"{self.subscribers:,} subscribers, {self.publishers} × {self.window} in flight, {self.size:,} B"
+        pace = f"a steady {self.pace} messages/s" if self.open else f"{self.publishers} × {self.pace} in flight"
+        return f"{self.subscribers:,} subscribers, {pace}, {self.size:,} B"
 
 
 def arguments():
@@ -97,8 +99,8 @@ def arguments():
     # Binaries, given by the script.
     parser.add_argument("echocast", help=argparse.SUPPRESS)
     parser.add_argument("axum", help=argparse.SUPPRESS)
-    parser.add_argument("--loads", nargs="+", type=Load, metavar=Load.__doc__,
-                        default=[Load("500:4:16:64"), Load("1000:4:1:200")])  # fmt: skip
+    parser.add_argument("--loads", nargs="+", type=Load, metavar="LOAD", help=Load.__doc__,
+                        default=[Load("500:4:16:64"), Load("1000:4:1:200"), Load("1000:4:100/s:200")])  # fmt: skip
     parser.add_argument("--idle", type=int, default=5000, metavar="N", help="idle connections; 0 leaves it out (%(default)s)")
     parser.add_argument("--seconds", type=int, default=5, metavar="N", help="of each load (%(default)s)")
     parser.add_argument("--runs", type=int, default=3, metavar="N", help="of which the median is taken (%(default)s)")

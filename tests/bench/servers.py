@@ -19,16 +19,18 @@ PATIENCE = 20  # seconds until a server listens, or has ended
 
 # What is compared, by number of nodes, under the names in the table.
 NAMES = {
-    1: ("echocast", "ws", "nchan", "axum + broadcast"),
-    2: ("echocast", "ws + ioredis", "nchan"),
+    1: ("echocast", "ws", "socket.io", "nchan", "axum + broadcast"),
+    2: ("echocast", "ws + ioredis", "socket.io", "nchan"),
 }
+# Which of them want more than plain WebSocket, and what `echocast bench` is told then.
+SPOKEN = {"socket.io": ("/socket.io/?EIO=4&transport=websocket", ["--socket-io"])}
 
 
 class Running:
-    """What the load is told about a server: where it listens, and the processes that are it."""
+    """What the load is told about a server: where it listens, what it speaks, and the processes that are it."""
 
-    def __init__(self):
-        self.urls, self.pids = [], []
+    def __init__(self, options):
+        self.urls, self.pids, self.options = [], [], options
 
 
 @contextlib.contextmanager
@@ -36,7 +38,8 @@ def serve(name, nodes, settings):
     """`nodes` of server `name`; with two, over a Redis of their own, which counts as part of the server."""
     with contextlib.ExitStack() as stack:
         work = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="echocast-bench-")))
-        running, redis = Running(), None
+        path, options = SPOKEN.get(name, ("/bench", []))
+        running, redis = Running(options), None
         if nodes > 1:
             redis, pid = stack.enter_context(redis_server(settings))
             running.pids.append(pid)
@@ -47,7 +50,7 @@ def serve(name, nodes, settings):
             command = STARTED[name](port, redis, directory, settings)
             process = stack.enter_context(started(command, directory, settings))
             wait_until_listening(port, process, directory, name)
-            running.urls.append(f"ws://127.0.0.1:{port}/bench")
+            running.urls.append(f"ws://127.0.0.1:{port}{path}")
             running.pids += [process.pid, *children(process.pid)]
         yield running
 
@@ -64,6 +67,10 @@ def ws(port, *_):
 
 def ws_redis(port, redis, *_):
     return ["node", HERE / "node/ws-redis.mjs", port, redis]
+
+
+def socket_io(port, redis, *_):
+    return ["node", HERE / "node/socket-io.mjs", port, *([redis] if redis else [])]
 
 
 def axum(port, _redis, _directory, settings):
@@ -93,6 +100,7 @@ STARTED = {
     "echocast": echocast,
     "ws": ws,
     "ws + ioredis": ws_redis,
+    "socket.io": socket_io,
     "nchan": nginx,
     "axum + broadcast": axum,
 }

@@ -32,10 +32,10 @@ def print_machine(settings):
 def print_load(load, nodes, results):
     # The head once, so that all blocks are one table.
     if not print_load.headed:
-        print("| server | CPU/delivery | deliveries/s | p99 | lost or wrong |")
-        print("|---|---|---|---|---|")
+        print("| server | CPU/delivery | deliveries/s | p50 | p99 | lost or wrong |")
+        print("|---|---|---|---|---|---|")
         print_load.headed = True
-    print(f"| **{how_many(nodes)}: {load}** | | | | |")
+    print(f"| **{how_many(nodes)}: {load}** | | | | | |")
     ours = results.get("echocast")
     for name, runs in results.items():
         print(f"| {name} | {' | '.join(cells(runs, ours))} |", flush=True)
@@ -47,11 +47,12 @@ print_load.headed = False
 def cells(runs, ours):
     cpu = against(runs, ours, lambda run: run["server"]["cpu_us_per_delivery"], microseconds)
     rate = against(runs, ours, lambda run: run["deliveries_per_second"], thousands)
+    p50 = against(runs, ours, lambda run: run["latency_us"] and run["latency_us"]["p50"], milliseconds)
     p99 = against(runs, ours, lambda run: run["latency_us"] and run["latency_us"]["p99"], milliseconds)
     if statistics.median(run["own_cores"] or 0 for run in runs) > BUSY:
         rate += " ¹"
         cells.busy = True
-    return cpu, rate, p99, wrong(runs)
+    return cpu, rate, p50, p99, wrong(runs)
 
 
 cells.busy = False
@@ -72,9 +73,9 @@ def print_notes():
     print("""
 CPU of two nodes is that of both and of Redis. Everybody hears every message, senders included. Peers are as their own
 documentation has them: NODE_ENV=production, automatic pipelining (ioredis), one worker (nginx), TCP_NODELAY (axum; the
-others but nchan set it themselves). nchan and axum's channel hold 1,000 messages, as echocast does, not fewer. echocast
-and nchan keep them in Redis, ws + ioredis keeps none. socket.io is not here: it wraps messages in a protocol of its own,
-and this load speaks plain WebSocket.""")
+others but nchan set it themselves). socket.io speaks its own protocol over WebSocket, without polling first, and has its
+Redis adapter for two nodes. nchan and axum's channel hold 1,000 messages, as echocast does, not fewer. echocast and nchan
+keep them in Redis, ws + ioredis and socket.io keep none.""")
 
 
 def against(runs, ours, value, told):
@@ -151,7 +152,7 @@ def commit():
 def versions(settings):
     """Of what is installed, not of what was asked for."""
     yield " ".join(servers.output(settings.echocast, "--version").split()[:2]) + commit()
-    for package in ("ws", "ioredis"):
+    for package in ("ws", "ioredis", "socket.io", "@socket.io/redis-adapter"):
         yield f"{package} {json.loads((HERE / 'node/node_modules' / package / 'package.json').read_text())['version']}"
     yield f"Node.js {servers.output('node', '--version').removeprefix('v')}"
     for package in ("nginx", "libnginx-mod-nchan"):
