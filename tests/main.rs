@@ -25,6 +25,7 @@ mod cli;
 mod traces;
 mod invariants;
 mod conformance;
+mod guard;
 mod compose;
 mod manifests;
 mod release;
