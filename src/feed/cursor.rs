@@ -82,9 +82,9 @@ impl Cursor {
             }
         }
         let waits = taken.is_empty() || (wait && index + taken.len() == window.batches.len());
-        let end = window.end();
         let seat = &mut window.seats[self.seat];
-        seat.position = if waits { end } else { self.position };
+        // Not behind what it took: that is kept for it until it comes back.
+        seat.position = self.position;
         if !seat.waker.will_wake(context.waker()) {
             seat.waker.clone_from(context.waker());
         }
@@ -97,7 +97,6 @@ impl Cursor {
     /// It waits for its socket: only lagging out wakes it.
     pub fn falls_behind(&mut self) {
         let seat = &mut self.feed.lock().seats[self.seat];
-        seat.position = self.position;
         if seat.state == SeatState::Waiting {
             seat.state = SeatState::Behind;
         }
@@ -213,5 +212,57 @@ impl Drop for Cursor {
             // Every append walks the seats, also those that many clients once had.
             window.seats = Slab::new();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering::*};
+    use std::task::Wake;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::feed::Retention;
+    use crate::message::{BatchBuilder, Kind};
+    use crate::metrics::Gauge;
+
+    #[derive(Default)]
+    struct Wakes(AtomicUsize);
+
+    impl Wake for Wakes {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Relaxed);
+        }
+    }
+
+    fn append(feed: &Feed) {
+        let mut batch = BatchBuilder::default();
+        batch.push(Kind::Binary, &[7; 1000], 0);
+        feed.append(batch.build(0), None);
+    }
+
+    #[test]
+    fn a_reader_whose_socket_is_full_keeps_its_place_and_sleeps_until_it_lags() {
+        let retention = Retention { messages: 0, bytes: 50_000, ttl: Duration::from_secs(60) };
+        let feed = Arc::new(Feed::new(retention, 1, Gauge::new("bytes", "held").expect("a good name")));
+        let wakes = Arc::new(Wakes::default());
+        let waker = wakes.clone().into();
+        let mut context = Context::from_waker(&waker);
+        let (mut reader, mut taken) = (feed.follow(), Taken::new());
+        append(&feed);
+        assert_eq!(reader.poll_take_and_wait(&mut context, &mut taken, true), Poll::Ready(Ok(true)));
+        // While it writes, much comes; then it turns out that its socket is full.
+        (0..3).for_each(|_| append(&feed));
+        assert_eq!(wakes.0.load(Relaxed), 1);
+        reader.falls_behind();
+        taken.clear();
+        assert_eq!(reader.poll_take_and_wait(&mut context, &mut taken, true), Poll::Ready(Ok(true)));
+        assert_eq!(taken.len(), 4);
+        reader.falls_behind();
+        (0..10).for_each(|_| append(&feed));
+        assert_eq!(wakes.0.load(Relaxed), 1);
+        (0..100).for_each(|_| append(&feed));
+        assert_eq!(wakes.0.load(Relaxed), 2, "it has lagged");
+        assert_eq!(reader.poll_take_and_wait(&mut context, &mut taken, true), Poll::Ready(Err(Lagged)));
     }
 }
