@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use futures_util::{SinkExt, StreamExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::support::client::{RawClient, TestClient, masked};
@@ -240,4 +241,30 @@ async fn a_full_inbox_makes_nobody_look_dead() {
     assert_eq!(node.metric("echocast_connections{transport=\"websocket\"}").await, 2.0);
     loud.abort();
     redis.unpause().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_that_reads_again_is_heard_again() {
+    const PINGS: usize = 200_000;
+    let node = TestNode::start(&["--ping-interval", "24h", "--ping-timeout", "24h"]).await;
+    let mut client = RawClient::websocket(node.address, "/").await;
+    let (mut hear, mut say) = client.stream.split();
+    let pings = masked(0x89, &[7; 125]).repeat(PINGS);
+    let received = "echocast_received_bytes_total{transport=\"websocket\"}";
+    let reading = async {
+        until("it is read from", async || node.metric(received).await > 0.0).await;
+        let (mut before, mut now) = (-1.0, 0.0);
+        while now > before {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            (before, now) = (now, node.metric(received).await);
+        }
+        assert!(now < pings.len() as f64, "it is not read from any more");
+        // A message that comes together with the last of its pongs.
+        let mut speaker = TestClient::connect(&node.url("/")).await;
+        speaker.say("x").await;
+        speaker.expect(["x"]).await;
+        let mut rest = vec![0; PINGS * 127 + 3];
+        soon("all pongs and the message", hear.read_exact(&mut rest)).await.unwrap();
+    };
+    tokio::join!(async { say.write_all(&pings).await.unwrap() }, reading);
 }

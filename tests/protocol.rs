@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use tokio::io::AsyncWriteExt;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::support::client::{RawClient, TestClient, masked};
@@ -174,4 +175,35 @@ async fn a_client_that_never_reads_its_pongs_is_no_longer_read_and_costs_the_oth
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert!(!flooding.is_finished(), "TCP slows it");
     flooding.abort();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_leaves_is_missed_at_once_however_it_leaves() {
+    // No ping notices it.
+    let node = TestNode::start(&["--ping-interval", "24h", "--ping-timeout", "24h"]).await;
+    let mut listener = TestClient::connect(&node.url("/")).await;
+    let pings = masked(0x89, &[7; 125]).repeat(1000);
+    for round in 0..12 {
+        let mut client = RawClient::websocket(node.address, "/").await;
+        client.send(&masked(0x81, b"last words")).await;
+        match round % 4 {
+            // An end right behind what it said.
+            0 => client.stream.shutdown().await.unwrap(),
+            1 => drop(client),
+            // What it has not read makes it a reset, here while it is not read from.
+            2 => {
+                let stopped = Duration::from_millis(100);
+                while let Ok(written) = tokio::time::timeout(stopped, client.stream.write_all(&pings)).await {
+                    written.unwrap();
+                }
+                drop(client);
+            }
+            _ => client.send(&[0x81]).await,
+        }
+        listener.expect(["last words"]).await;
+    }
+    until("only the listener is here", async || {
+        node.metric("echocast_connections{transport=\"websocket\"}").await == 1.0
+    })
+    .await;
 }

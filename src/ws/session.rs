@@ -251,6 +251,8 @@ impl Session {
             }
         };
         let progress = outgoing.progress(written);
+        // While these waited it may not have read: it looks again once they are written.
+        let had_control = self.control.waiting() > 0;
         let live = !self.cursor.is_replaying();
         progress.apply(&mut self.cursor, &taken, &mut self.control, self.reader);
         let metrics = &self.shared.metrics;
@@ -264,7 +266,7 @@ impl Session {
             }
             self.writes += 1;
         }
-        let all = waits && progress.batch == taken.len() && self.control.waiting() == 0;
+        let all = waits && progress.batch == taken.len() && !had_control;
         ControlFlow::Continue(if all { Poll::Pending } else { Poll::Ready(()) })
     }
 
