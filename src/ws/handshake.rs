@@ -246,7 +246,7 @@ async fn begin(
         Ok(place) => match Socket::new(parts.io.into_inner()) {
             Ok(socket) => {
                 let session = Session::new(socket, parts.read_buf, shared, place, wishes, permit);
-                shards.seat(session, shutdown.sessions.token());
+                shards.take_in(session, shutdown.sessions.token());
             }
             Err(error) => {
                 tracing::error!("cannot take over a socket: {error}");

@@ -28,8 +28,8 @@ use super::session::Session;
 /// later.
 const TURN: Duration = Duration::from_millis(1);
 
-/// Visits between two looks at the clock.
-const VISITS: usize = 16;
+/// Visits between two looks at the clock: one may write a megabyte.
+const VISITS: usize = 4;
 
 /// Events taken from a poll set at once.
 const EVENTS: usize = 1024;
@@ -68,13 +68,13 @@ struct Shard {
     queue: Arc<Queue>,
     poll: AsyncFd<mio::Poll>,
     events: Events,
-    sessions: Slab<Seated>,
+    sessions: Slab<Housed>,
     /// Keys of sessions still to be visited before anything new is taken in: what clients say while others are written to
     /// is heard together, after that. One that has left meanwhile may be among them.
     due: VecDeque<usize>,
 }
 
-struct Seated {
+struct Housed {
     session: Box<Session>,
     bell: Arc<Bell>,
     waker: Waker,
@@ -97,7 +97,7 @@ impl Shards {
     }
 
     /// Gives a session to one of them; the token goes when it has ended.
-    pub(super) fn seat(&self, session: Session, token: TaskTrackerToken) {
+    pub(super) fn take_in(&self, session: Session, token: TaskTrackerToken) {
         let next = self.next.fetch_add(1, Relaxed) % self.queues.len();
         self.queues[next].tell(|told| told.newcomers.push((Box::new(session), token)));
     }
@@ -179,9 +179,8 @@ impl Shard {
         for event in &*events {
             count += 1;
             let key = event.token().0;
-            // One that has left may have been told of before.
-            let Some(seated) = sessions.get_mut(key) else { continue };
-            if seated.session.socket().note(event) && !seated.bell.rung.swap(true, AcqRel) {
+            let Some(housed) = sessions.get_mut(key) else { continue };
+            if housed.session.socket().note(event) && !housed.bell.rung.swap(true, AcqRel) {
                 due.push_back(key);
             }
         }
@@ -193,11 +192,11 @@ impl Shard {
         let Told { woken, newcomers } = std::mem::take(&mut *self.queue.lock());
         self.due.extend(woken);
         for (session, token) in newcomers {
-            self.seat(session, token);
+            self.take_in(session, token);
         }
     }
 
-    fn seat(&mut self, mut session: Box<Session>, token: TaskTrackerToken) {
+    fn take_in(&mut self, mut session: Box<Session>, token: TaskTrackerToken) {
         let vacant = self.sessions.vacant_entry();
         let key = vacant.key();
         if let Err(error) = session.socket().register(self.poll.get_ref().registry(), Token(key)) {
@@ -205,12 +204,12 @@ impl Shard {
             return session.end(CloseReason::Internal);
         }
         let bell = Arc::new(Bell { queue: self.queue.clone(), key, rung: AtomicBool::new(true) });
-        vacant.insert(Seated { session, waker: bell.clone().into(), bell, _token: token });
+        vacant.insert(Housed { session, waker: bell.clone().into(), bell, _token: token });
         self.due.push_back(key);
     }
 
     fn visit(&mut self, key: usize) {
-        let Some(Seated { session, bell, waker, .. }) = self.sessions.get_mut(key) else { return };
+        let Some(Housed { session, bell, waker, .. }) = self.sessions.get_mut(key) else { return };
         bell.rung.swap(false, AcqRel);
         // A session that fails takes no other with it.
         let step = catch_unwind(AssertUnwindSafe(|| session.poll(&mut Context::from_waker(waker))));
