@@ -1,20 +1,18 @@
-//! Logs and traces: the process's subscriber, and the spans whose context travels between nodes. Off unless asked for,
-//! a span costs one comparison.
+//! Logs and traces: the process's subscriber and what it sends where. Which spans there are, and how a trace gets from
+//! node to node, is `span`'s business.
 
-use std::collections::HashMap;
+mod span;
+
 use std::io::IsTerminal;
 
 use anyhow::Context;
-use opentelemetry::propagation::TextMapPropagator;
-use opentelemetry::trace::{TraceContextExt, TracerProvider};
-use opentelemetry_sdk::propagation::TraceContextPropagator;
+use opentelemetry::trace::TracerProvider;
 use opentelemetry_sdk::trace::SdkTracerProvider;
-use tracing::Span;
-use tracing_opentelemetry::OpenTelemetrySpanExt;
 use tracing_subscriber::filter::{EnvFilter, Targets};
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
+pub use self::span::{continued, deliver, failed, publish_span, relay_span, traceparent};
 use crate::config::LogFormat;
 use crate::message::Kind;
 
@@ -31,7 +29,9 @@ pub struct Telemetry {
 }
 
 /// Sets the process's subscriber: logs to standard error, levels by `RUST_LOG` (default `info`), and spans to
-/// `OTEL_EXPORTER_OTLP_ENDPOINT` over gRPC if that is set.
+/// `OTEL_EXPORTER_OTLP_ENDPOINT` over gRPC if that is set. The other standard `OTEL_*` variables are read by the SDK:
+/// `OTEL_TRACES_SAMPLER` and `_ARG`, `OTEL_SERVICE_NAME`, `OTEL_RESOURCE_ATTRIBUTES`, `OTEL_BSP_*`,
+/// `OTEL_EXPORTER_OTLP_*`.
 ///
 /// # Errors
 /// If there is a subscriber already, or the exporter's settings make no sense.
@@ -47,11 +47,18 @@ pub fn init(format: LogFormat) -> anyhow::Result<Telemetry> {
         _ => logs.json().flatten_event(true).boxed(),
     };
     let traces = exporter()?;
-    let spans = traces.as_ref().map(|provider| {
-        let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer(SERVICE));
-        layer.with_filter(Targets::new().with_target(TRACES, tracing::Level::INFO))
-    });
-    tracing_subscriber::registry().with(logs.with_filter(filter)).with(spans).try_init()?;
+    let registry = tracing_subscriber::registry().with(logs.with_filter(filter));
+    match &traces {
+        Some(provider) => {
+            // Where in our code a span is made, and on which thread, is the same for all of them.
+            let spans = tracing_opentelemetry::layer().with_location(false).with_threads(false).with_target(false);
+            let spans = spans.with_tracked_inactivity(false).with_tracer(provider.tracer(SERVICE));
+            registry.with(spans.with_filter(Targets::new().with_target(TRACES, tracing::Level::INFO))).try_init()?;
+        }
+        // Not a layer that is `None`: then filters would be asked about every span that nobody wants, at 1,100
+        // instructions each.
+        None => registry.try_init()?,
+    }
     Ok(Telemetry { traces })
 }
 
@@ -90,39 +97,4 @@ pub fn log_message(channel: &str, kind: Kind, payload: &[u8]) {
         (Kind::Text, Ok(text)) => tracing::info!(channel, "received: {text}"),
         _ => tracing::info!(channel, bytes = payload.len(), "received a binary message"),
     }
-}
-
-/// The span of one handing over to the broker: `system` names it as OpenTelemetry does.
-pub fn publish_span(system: &str) -> Span {
-    tracing::info_span!(target: TRACES, "publish", otel.kind = "producer", messaging.system = system)
-}
-
-/// The span of a batch's way into this node's feed: a child of its publish on whichever node that was, or of the current
-/// span if `traceparent` is empty.
-pub fn relay_span(system: &str, channel: &str, messages: usize, traceparent: &str) -> Span {
-    let span = tracing::info_span!(
-        target: TRACES, "relay", otel.kind = "consumer", messaging.system = system,
-        messaging.destination.name = channel, messaging.batch.message_count = messages
-    );
-    if !span.is_disabled() && !traceparent.is_empty() {
-        let carrier = HashMap::from([("traceparent".to_owned(), traceparent.to_owned())]);
-        if let Err(error) = span.set_parent(TraceContextPropagator::new().extract(&carrier)) {
-            tracing::debug!("a relay's span has no parent: {error}");
-        }
-    }
-    span
-}
-
-/// The W3C trace context of a span, empty if it is not recorded.
-pub fn traceparent(span: &Span) -> String {
-    if span.is_disabled() {
-        return String::new();
-    }
-    let context = span.context();
-    if !context.span().span_context().is_sampled() {
-        return String::new();
-    }
-    let mut carrier = HashMap::new();
-    TraceContextPropagator::new().inject_context(&context, &mut carrier);
-    carrier.remove("traceparent").unwrap_or_default()
 }

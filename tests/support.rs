@@ -3,6 +3,7 @@
 pub mod browser;
 pub mod client;
 pub mod cluster;
+pub mod collector;
 pub mod events;
 pub mod module;
 pub mod network;

@@ -78,12 +78,14 @@ impl Embedded {
             return Some(*known);
         }
         let metrics = &link.metrics;
-        let _publish = telemetry::publish_span(SYSTEM).entered();
-        let _relay = telemetry::relay_span(SYSTEM, channel.name.as_str(), outgoing.count, "").entered();
+        let traceparent = outgoing.trace(SYSTEM);
+        let relay = telemetry::relay_span(SYSTEM, outgoing.channel.name.as_str(), outgoing.count, &traceparent);
         metrics.batch_messages.observe(outgoing.count as f64);
         let published_ns = now_ns();
         let batch = std::mem::take(&mut outgoing.batch).build(published_ns);
-        let last = outgoing.channel.feed.append(batch, Some(outgoing.last()));
+        let channel = &outgoing.channel;
+        let followers = || link.hub.followers(&channel.name);
+        let last = telemetry::deliver(&relay, followers, || channel.feed.append(batch, Some(outgoing.last())));
         let seconds = now_ns().saturating_sub(published_ns) as f64 / 1e9;
         metrics.publish_seconds.observe(seconds);
         metrics.relay_seconds.observe(seconds);

@@ -113,7 +113,7 @@ impl Public {
         };
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, allowed);
         headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(METHODS));
-        let asked = "authorization, content-type, idempotency-key, last-event-id";
+        let asked = "authorization, content-type, idempotency-key, last-event-id, traceparent";
         headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static(asked));
         headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("3600"));
         headers.append(header::VARY, HeaderValue::from_static("origin"));

@@ -30,6 +30,9 @@ const BROKER_PATIENCE: Duration = Duration::from_secs(10);
 /// The header that gives a message its key.
 const KEY: &str = "idempotency-key";
 
+/// The header that names the trace it belongs to.
+const TRACEPARENT: &str = "traceparent";
+
 pub(super) async fn publish(public: &Public, name: &ChannelName, request: Request) -> Result<Response, Refusal> {
     public.door.admit(request.headers())?;
     let shared = &public.door.shared;
@@ -61,7 +64,9 @@ pub(super) async fn publish(public: &Public, name: &ChannelName, request: Reques
     let visit = shared.hub.visit(name);
     let (answers, mut answered) = mpsc::unbounded_channel();
     let receipt = Receipt { reference: String::new(), answers };
-    visit.channel().publish(shared.hub.inbox()).push_with(kind, &body, 0, key, Some(receipt));
+    let trace = parts.headers.get(TRACEPARENT).and_then(|trace| trace.to_str().ok());
+    let publication = visit.channel().publish(shared.hub.inbox());
+    publication.continuing(telemetry::continued(trace)).push_with(kind, &body, 0, key, Some(receipt));
     match timeout(BROKER_PATIENCE, answered.recv()).await {
         Ok(Some(answer)) => match answer.outcome {
             Ok(id) => Ok(Json(json!({ "id": id.map(|id| id.to_string()) })).into_response()),

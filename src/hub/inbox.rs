@@ -6,11 +6,13 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Waker};
 
 use tokio::sync::Notify;
+use tracing::Span;
 
 use super::receipt::{Receipt, Unpublished};
 use super::{Channel, lock};
 use crate::message::{BatchBuilder, Kind, MessageId};
 use crate::metrics::Metrics;
+use crate::telemetry;
 
 /// Messages the inbox takes before sockets are no longer read. It may overshoot by one read of each worker thread.
 pub const INBOX_MESSAGES: usize = 64 * 1024;
@@ -24,13 +26,21 @@ pub struct Publication<'a> {
     channel: &'a Arc<Channel>,
     inbox: &'a Inbox,
     outbox: MutexGuard<'a, Outbox>,
+    /// Of the next message.
+    traceparent: Option<String>,
     messages: usize,
     bytes: usize,
 }
 
 impl<'a> Publication<'a> {
     pub(super) fn new(channel: &'a Arc<Channel>, inbox: &'a Inbox) -> Self {
-        Self { channel, inbox, outbox: lock(&channel.outbox), messages: 0, bytes: 0 }
+        Self { channel, inbox, outbox: lock(&channel.outbox), traceparent: None, messages: 0, bytes: 0 }
+    }
+
+    /// The next message continues this trace.
+    pub fn continuing(mut self, traceparent: Option<String>) -> Self {
+        self.traceparent = traceparent;
+        self
     }
 
     /// Adds a message; returns its number, to wait for its coming back. `sender` is the connection that does not want to
@@ -48,16 +58,20 @@ impl<'a> Publication<'a> {
         key: Option<String>,
         receipt: Option<Receipt>,
     ) -> u64 {
+        let traceparent = self.traceparent.take();
         let last = self.outbox.drafts.back();
-        if !last.is_some_and(|draft| draft.takes(key.is_some(), receipt.is_some())) {
-            self.outbox.drafts.push_back(Draft { key, ..Draft::default() });
+        let alone = key.is_some() || traceparent.is_some();
+        if !last.is_some_and(|draft| draft.takes(alone, receipt.is_some())) {
+            let bytes = key.as_ref().map_or(0, String::len) + traceparent.as_ref().map_or(0, String::len);
+            self.bytes += bytes;
+            self.outbox.drafts.push_back(Draft { key, traceparent, bytes, ..Draft::default() });
         }
-        if let Some(Draft { batch, key, receipts, bytes }) = self.outbox.drafts.back_mut() {
+        if let Some(Draft { batch, receipts, bytes, .. }) = self.outbox.drafts.back_mut() {
             let before = batch.bytes();
             let asked = receipt.as_ref().map_or(0, |receipt| receipt.reference.len());
             receipts.extend(receipt.map(|receipt| (batch.len(), receipt)));
             batch.push(kind, payload, sender);
-            let more = batch.bytes() - before + asked + key.as_ref().map_or(0, String::len);
+            let more = batch.bytes() - before + asked;
             *bytes += more;
             self.bytes += more;
         }
@@ -95,16 +109,20 @@ pub(super) struct Outbox {
 struct Draft {
     batch: BatchBuilder,
     key: Option<String>,
+    traceparent: Option<String>,
     receipts: Vec<(usize, Receipt)>,
-    /// What it takes in the inbox: its frames, its key and what its receipts say.
+    /// What it takes in the inbox: its frames, its key, its trace and what its receipts say.
     bytes: usize,
 }
 
 impl Draft {
-    /// Whether another message joins it. One with a key travels alone, because the broker keeps or drops whole batches; and
-    /// who wants a receipt can be refused, while others wait until the broker is well again.
-    fn takes(&self, has_key: bool, has_receipt: bool) -> bool {
-        !has_key && self.key.is_none() && self.receipts.is_empty() != has_receipt && !self.batch.is_full()
+    /// Whether another message joins it. One with a key travels alone, because the broker keeps or drops whole batches, and
+    /// so does one with a trace of its own; who wants a receipt can be refused, while others wait until the broker is well
+    /// again.
+    fn takes(&self, alone: bool, has_receipt: bool) -> bool {
+        !(alone || self.key.is_some() || self.traceparent.is_some())
+            && self.receipts.is_empty() != has_receipt
+            && !self.batch.is_full()
     }
 }
 
@@ -123,6 +141,10 @@ pub struct Outgoing {
     pub batch: BatchBuilder,
     /// What tells repetitions of its one message.
     pub key: Option<String>,
+    /// The trace that its one message continues.
+    traceparent: Option<String>,
+    /// From [`Self::trace`] until it is dropped.
+    span: Span,
     /// Which messages, counted from 0, want to be answered for.
     receipts: Vec<(usize, Receipt)>,
 }
@@ -138,6 +160,14 @@ impl Outgoing {
         !self.receipts.is_empty()
     }
 
+    /// From now on it is handed over to the broker that traces call `system`; returns the context to send along, empty if
+    /// this is not traced.
+    pub fn trace(&mut self, system: &str) -> String {
+        let (channel, parent) = (self.channel.name.as_str(), self.traceparent.as_deref());
+        self.span = telemetry::publish_span(system, channel, self.count, parent);
+        telemetry::traceparent(&self.span)
+    }
+
     /// The broker holds it. `last` is what its last message is called, if it can be found again.
     pub fn held(&mut self, last: Option<MessageId>) {
         let count = self.count;
@@ -149,6 +179,7 @@ impl Outgoing {
 
     /// The broker will never hold it.
     pub fn refuse(&mut self, why: &Unpublished) {
+        telemetry::failed(&self.span, &why.0);
         self.receipts.drain(..).for_each(|(_, receipt)| receipt.answer(Err(why.clone())));
     }
 }
@@ -204,9 +235,9 @@ impl Inbox {
             let drafts = std::mem::take(&mut outbox.drafts);
             let mut number = outbox.said + 1 - drafts.iter().map(|draft| draft.batch.len() as u64).sum::<u64>();
             drop(outbox);
-            for Draft { batch, key, receipts, bytes } in drafts {
-                let count = batch.len();
-                taken.push(Outgoing { channel: channel.clone(), number, count, bytes, batch, key, receipts });
+            for Draft { batch, key, traceparent, receipts, bytes } in drafts {
+                let (channel, count, span) = (channel.clone(), batch.len(), Span::none());
+                taken.push(Outgoing { channel, number, count, bytes, batch, key, traceparent, span, receipts });
                 number += count as u64;
             }
         }

@@ -3,12 +3,13 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use redis::AsyncCommands;
 use testcontainers::core::{IntoContainerPort, Mount, WaitFor};
 use testcontainers::runners::AsyncRunner;
 use testcontainers::{ContainerAsync, ContainerRequest, GenericImage, ImageExt};
 
-use super::until;
+use super::{soon, until};
 
 /// A running Redis. Dropping it removes its container.
 pub struct Redis {
@@ -60,6 +61,13 @@ impl Redis {
         self.connect().await.publish(channel, payload).await.unwrap()
     }
 
+    /// What is published to a pub/sub channel from now on.
+    pub async fn subscribe(&self, channel: &str) -> Heard {
+        let mut pubsub = redis::Client::open(self.url()).unwrap().get_async_pubsub().await.unwrap();
+        pubsub.subscribe(channel).await.unwrap();
+        Heard(pubsub)
+    }
+
     /// How many subscriptions there are to a pub/sub channel.
     pub async fn subscribers(&self, channel: &str) -> u64 {
         let mut connection = self.connect().await;
@@ -93,6 +101,17 @@ impl Redis {
             }
         })
         .await;
+    }
+}
+
+/// A subscription like any client's.
+pub struct Heard(redis::aio::PubSub);
+
+impl Heard {
+    /// The next payload.
+    pub async fn next(&mut self) -> Vec<u8> {
+        let message = soon("a payload", async { self.0.on_message().next().await }).await;
+        message.expect("redis goes on").get_payload().unwrap()
     }
 }
 

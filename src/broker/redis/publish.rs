@@ -9,7 +9,7 @@ use deadpool_redis::{Connection, Manager, Pool};
 use prost::Message as _;
 use redis::{Pipeline, RedisError, RedisResult, Script, Value, from_redis_value};
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, Span, warn};
+use tracing::warn;
 
 use super::super::Link;
 use super::super::envelope::{Envelope, Said};
@@ -18,7 +18,6 @@ use super::{Backoff, META_OUTLIVES, Redis};
 use crate::hub::{Outgoing, Unpublished};
 use crate::message::{Kind, MessageId, now_ns};
 use crate::metrics::LossCause;
-use crate::telemetry;
 
 /// One publisher holds one connection; the pool makes and checks it, and a second one is there while a first is dying.
 const CONNECTIONS: usize = 2;
@@ -89,15 +88,14 @@ impl<'a> Publisher<'a> {
         self.queue.extend(taken);
         while !self.queue.is_empty() {
             let published_ns = now_ns();
-            let span = telemetry::publish_span("redis");
-            let sending = self.next_pipeline(published_ns, &span);
-            self.send(sending).instrument(span).await;
+            let sending = self.next_pipeline(published_ns);
+            self.send(sending).await;
             let seconds = now_ns().saturating_sub(published_ns) as f64 / 1e9;
             self.link.metrics.publish_seconds.observe(seconds);
         }
     }
 
-    fn next_pipeline(&mut self, published_ns: u64, span: &Span) -> Vec<Sending> {
+    fn next_pipeline(&mut self, published_ns: u64) -> Vec<Sending> {
         let (mut sending, mut sum) = (Vec::new(), 0);
         while sum < PIPELINE_BYTES
             && let Some(mut outgoing) = self.queue.pop_front()
@@ -105,6 +103,7 @@ impl<'a> Publisher<'a> {
             let batch = std::mem::take(&mut outgoing.batch);
             sum += batch.bytes() + COMMAND_BYTES;
             self.link.metrics.batch_messages.observe(outgoing.count as f64);
+            let traceparent = outgoing.trace("redis");
             let said = batch.into_messages().map(|(kind, payload, sender)| Said {
                 binary: kind == Kind::Binary,
                 payload,
@@ -115,7 +114,7 @@ impl<'a> Publisher<'a> {
                 node: outgoing.channel.publisher,
                 number: outgoing.number,
                 published_ns,
-                traceparent: telemetry::traceparent(span),
+                traceparent,
                 messages: said.collect(),
                 ..Envelope::default()
             };

@@ -305,7 +305,8 @@ impl Relay {
         }
         let mut batch = envelope.into_batch(own).build(published_ns);
         batch.offset = offset;
-        match span.in_scope(|| channel.feed.accept(epoch, batch, own.then_some(last))) {
+        let followers = || self.link.hub.followers(&channel.name);
+        match telemetry::deliver(&span, followers, || channel.feed.accept(epoch, batch, own.then_some(last))) {
             Accepted::Gap { .. } => return false,
             Accepted::Duplicate => reception.repeated(node, epoch, offset, last),
             Accepted::Appended => {
@@ -327,9 +328,11 @@ impl Relay {
             None => {}
         }
         reception.hear(node, 0, last);
-        let _span = telemetry::relay_span("redis", channel.name.as_str(), count, traceparent).entered();
+        let span = telemetry::relay_span("redis", channel.name.as_str(), count, traceparent);
         let own = node == channel.publisher;
-        channel.feed.append(envelope.into_batch(own).build(published_ns), own.then_some(last));
+        let batch = envelope.into_batch(own).build(published_ns);
+        let followers = || self.link.hub.followers(&channel.name);
+        telemetry::deliver(&span, followers, || channel.feed.append(batch, own.then_some(last)));
         self.count(count, Some(published_ns));
     }
 
