@@ -23,6 +23,7 @@ mod node_clients;
 mod module;
 mod cli;
 mod traces;
+mod upgrade;
 mod invariants;
 mod conformance;
 mod guard;

@@ -43,7 +43,7 @@ if not heard and redis.call('HLEN', meta) > 256 then
   -- Nodes restart under new names: forget those that have said nothing here for as long as history lives.
   local fields = redis.call('HGETALL', meta)
   for i = 1, #fields, 2 do
-    if string.sub(fields[i], 1, 2) == 'n:' and tonumber(string.match(fields[i + 1], ' (%d+) ')) + ttl / 1000 < now then
+    if string.sub(fields[i], 1, 2) == 'n:' and tonumber(string.match(fields[i + 1], ' (%d+)')) + ttl / 1000 < now then
       redis.call('HDEL', meta, fields[i])
     end
   end
