@@ -6,6 +6,7 @@ mod bench;
 mod client;
 mod shell;
 mod resume;
+mod top;
 
 use crate::support::program::{Ended, Program, echocast};
 

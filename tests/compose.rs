@@ -9,9 +9,13 @@ use std::time::Duration;
 use crate::compose::crowd::{Crowd, End};
 use crate::compose::project::{COMMIT, OBSERVE, Project, Replica, compose_command, docker, run};
 use crate::support::client::http_get;
+use crate::support::program::Program;
 
 /// Balancer, DNS, Docker and Prometheus each look again every few seconds only, and the machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Of the replicas, the one that is killed.
+const VICTIM: usize = 0;
 
 /// So many clients on each replica, at least.
 const EACH: usize = 3;
@@ -35,8 +39,11 @@ async fn a_composed_cluster_survives_what_happens_to_clusters() {
     let mut crowd = Crowd::new(format!("ws://{balancer}/compose"));
     everybody_on_every_replica_hears_everybody(&project, &mut crowd).await;
     prometheus_sees_every_replica(&project, &crowd).await;
+    let mut top = Top::watch(&project).await;
     a_killed_replica_costs_only_its_own_clients_a_reconnect(&project, &mut crowd).await;
+    top.sees(2, 1).await;
     new_replicas_get_clients(&project, &mut crowd).await;
+    top.sees(5, 0).await;
     a_stopped_replica_sends_its_clients_to_the_others(&project, &mut crowd).await;
     a_restart_of_redis_costs_nobody_a_connection(&project, &mut crowd).await;
     the_balancer_carries_the_goodbyes(&project, &mut crowd).await;
@@ -102,7 +109,7 @@ async fn prometheus_sees_every_replica(project: &Project, crowd: &Crowd) {
 }
 
 async fn a_killed_replica_costs_only_its_own_clients_a_reconnect(project: &Project, crowd: &mut Crowd) {
-    let victim = project.replicas().await.remove(0);
+    let victim = project.replicas().await.remove(VICTIM);
     let clients = victim.connections().await;
     docker(&["kill", &victim.id]).await;
     let ends = crowd.lose(clients).await;
@@ -110,6 +117,34 @@ async fn a_killed_replica_costs_only_its_own_clients_a_reconnect(project: &Proje
     crowd.everybody_hears_everybody("among the others").await;
     crowd.join(clients).await;
     crowd.everybody_hears_everybody("reconnected").await;
+}
+
+/// `echocast top` in a replica, asked for all of the service by its name.
+struct Top(Program);
+
+impl Top {
+    async fn watch(project: &Project) -> Self {
+        let mut replicas = project.replicas().await;
+        // Not in the one that will be killed.
+        let id = replicas.remove((VICTIM + 1) % replicas.len()).id;
+        let mut command = tokio::process::Command::new("docker");
+        command.args(["exec", &id, "echocast", "top", "--json", "node"]);
+        let mut top = Self(Program::start(command));
+        top.sees(3, 0).await;
+        top
+    }
+
+    /// Reads on until so many replicas answer and do not.
+    async fn sees(&mut self, answering: usize, silent: usize) {
+        loop {
+            let report: serde_json::Value = serde_json::from_str(&self.0.line().await).unwrap();
+            let replicas = report["replicas"].as_array().unwrap();
+            let failed = replicas.iter().filter(|replica| replica.get("error").is_some()).count();
+            if (replicas.len() - failed, failed) == (answering, silent) {
+                return;
+            }
+        }
+    }
 }
 
 async fn new_replicas_get_clients(project: &Project, crowd: &mut Crowd) {

@@ -66,6 +66,7 @@ async fn a_wrong_flag_is_named_and_exits_64() {
         (&["client", "--shout"], "--shout"),
         (&["shell", "-q"], "-q"),
         (&["health", "--ops"], "--ops"),
+        (&["top", "--twice"], "--twice"),
         (&["sing"], "sing"),
     ] {
         let ended = run(arguments).await;

@@ -31,9 +31,9 @@ impl Screen {
     }
 
     /// What runs in the terminal. The exit code is put on the screen, because tmux 3.3 does not always learn it; and the
-    /// terminal stays to be looked at.
+    /// terminal stays to be looked at, also after Ctrl-C, which is meant for the program only.
     fn command<'a>(&'a self, arguments: &[&'a str]) -> Vec<&'a str> {
-        let script = "unset XDG_STATE_HOME; HOME=$0 \"$@\"; echo \"exit code $?\"; exec sleep infinity";
+        let script = "trap : INT; unset XDG_STATE_HOME; HOME=$0 \"$@\"; echo \"exit code $?\"; exec sleep infinity";
         let home = self.home.path().to_str().unwrap();
         [&["sh", "-c", script, home, ECHOCAST], arguments].concat()
     }

@@ -34,6 +34,7 @@ use load::Load;
 use plan::Plan;
 use progress::Progress;
 use report::Report;
+pub(crate) use table::latency;
 
 const ABOUT: &str = "\
 Publishers and subscribers all listen on one channel and check every message: nothing lost, nothing twice, each \

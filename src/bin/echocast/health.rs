@@ -6,20 +6,13 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper::body::Bytes;
-use hyper::client::conn::http1;
-use hyper::header::HOST;
-use hyper::{Request, StatusCode};
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use hyper::StatusCode;
 use tokio::time::timeout;
-use url::Url;
+
+use crate::ops;
 
 /// The probe's whole time; longer than the node ever needs, shorter than what runs probes allows.
 const DEADLINE: Duration = Duration::from_secs(3);
-/// The body is a few lines about the broker.
-const LARGEST_BODY: usize = 64 * 1024;
 
 /// Asks the local node's /readyz: exit 0 when it is ready, else 1 with the reason.
 #[derive(Debug, clap::Args)]
@@ -53,22 +46,9 @@ async fn probe(args: Args) -> anyhow::Result<String> {
             Err(_) => "http://127.0.0.1:8081".to_owned(),
         },
     };
-    let url = Url::parse(&url).with_context(|| format!("'{url}' is not a URL"))?;
-    ensure!(url.scheme() == "http", "'{url}': the ops port speaks plain http only");
-    let host = url.host_str().context("the URL has no host")?;
-    let authority = format!("{host}:{}", url.port_or_known_default().context("the URL has no port")?);
-
-    let stream = TcpStream::connect(&authority).await.with_context(|| format!("cannot connect to {authority}"))?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    let connection = tokio::spawn(connection);
-    let path = format!("{}/readyz", url.path().trim_end_matches('/'));
-    let request = Request::get(&path).header(HOST, &authority).body(Empty::<Bytes>::new())?;
-    let response = sender.send_request(request).await.with_context(|| format!("{authority} does not answer"))?;
-    let status = response.status();
-    let body = Limited::new(response.into_body(), LARGEST_BODY).collect().await;
-    connection.abort();
-    let body = body.map_err(|error| anyhow::anyhow!("cannot read the answer: {error}"))?.to_bytes();
-    let body = String::from_utf8_lossy(&body).into_owned();
+    let url = ops::parse(&url)?;
+    let authority = ops::authority(&url);
+    let (status, body) = ops::get(&url, &authority, "/readyz").await.with_context(|| authority.clone())?;
     ensure!(status == StatusCode::OK, "{status}: {}", body.trim_end());
     Ok(body)
 }

@@ -4,8 +4,10 @@ mod bench;
 mod client;
 mod connect;
 mod health;
+mod ops;
 mod serve;
 mod shell;
+mod top;
 
 use std::process::ExitCode;
 
@@ -41,6 +43,8 @@ enum Command {
     Shell(shell::Args),
     /// Measure a server, and check that it tells everybody the same
     Bench(bench::Args),
+    /// Watch all replicas at once
+    Top(top::Args),
     /// Ask the local node whether it is ready
     Health(health::Args),
 }
@@ -65,6 +69,7 @@ fn main() -> ExitCode {
             Command::Client(args) => client::run(args).await,
             Command::Shell(args) => shell::run(args).await,
             Command::Bench(args) => bench::run(args).await,
+            Command::Top(args) => top::run(args).await,
             Command::Health(args) => health::run(args).await,
         }
     });

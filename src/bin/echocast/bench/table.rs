@@ -93,7 +93,7 @@ fn verdict(report: &Report) -> &'static str {
 }
 
 /// A latency in the unit that gives it three digits.
-pub(super) fn latency(us: u64) -> String {
+pub(crate) fn latency(us: u64) -> String {
     match us {
         0..1_000 => format!("{us} µs"),
         1_000..10_000 => format!("{:.2} ms", us as f64 / 1e3),
