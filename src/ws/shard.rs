@@ -1,6 +1,21 @@
 //! Shards: who polls the sessions. A shard is one task that owns a share of a node's sessions and waits for all their
 //! sockets in a poll set of its own. Whoever a batch wakes is written to in one tight loop, and what clients say while
-//! that runs is heard together: fewer and larger writes than from a task for each session, and a third of the memory.
+//! that runs is heard together, after it.
+//!
+//! What else was measured, as CPU per delivery and p99, each as a ratio to a bare epoll loop's in the same run (first 500
+//! clients and 64 bytes, 16 messages in flight for each of 4 publishers; then 1,000 clients, 200 bytes, 1 in flight):
+//!
+//! | who polls | CPU | p99 |
+//! |---|---|---|
+//! | a shard a worker, as here | 1.03, 1.07 | 1.05, 1.02 |
+//! | the same, events taken in at each turn instead of when nobody is due | 1.06, 1.28 | 1.0, 1.3 |
+//! | the same, turns of four times the length | 1.11, 1.16 | 1.2, 1.2 |
+//! | a task a session, every second task from the shared queue | 1.32, 1.08 | 0.8, 1.4 |
+//! | the same, the runtime as it comes: those beyond its queue of 256 starve | 0.95, 0.58 | 6, 13 |
+//! | the same on a runtime of one thread | 1.27, 1.22 | 1.1, 1.4 |
+//!
+//! Three more made no difference: `sendmsg` instead of `writev`, small batches copied together for one `send`, and huge
+//! pages. 90 of 100 parts of a node's CPU are the kernel's, sending; 7 are ours.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;

@@ -41,6 +41,11 @@ impl Socket {
         before != (self.readable, self.writable, self.ended)
     }
 
+    /// Whether there may be something to read.
+    pub(super) fn is_readable(&self) -> bool {
+        self.readable
+    }
+
     /// Reads once; no bytes are the end.
     pub(super) fn read(&mut self, into: &mut [u8]) -> Poll<io::Result<usize>> {
         while self.readable {

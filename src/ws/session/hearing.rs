@@ -30,6 +30,9 @@ impl Session {
         if self.closing.is_some() {
             return self.discard();
         }
+        if !self.socket.is_readable() && self.early.is_none() {
+            return ControlFlow::Continue(Poll::Pending);
+        }
         // A client that does not read its pongs and answers gets no new ones: its socket is looked at again once they are
         // written.
         let all_passed = self.answers.as_ref().is_none_or(|answers| answers.receiver.is_empty());
