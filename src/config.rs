@@ -32,8 +32,9 @@ pub struct Settings {
     )]
     trusted_proxy: String,
 
-    /// Redis that connects the replicas: redis://[user:password@]host[:port][/db] or rediss:// for TLS. Without it, one
-    /// process serves everybody and nothing else is needed
+    /// Redis that connects the replicas: redis://[user:password@]host[:port][/db],
+    /// redis+sentinel://host:26379,host:26379/mymaster or redis+cluster://host,host; rediss instead of redis is TLS.
+    /// Without it, one process serves everybody and nothing else is needed
     #[arg(long, env = "ECHOCAST_REDIS_URL", value_name = "URL", hide_env_values = true, help_heading = "Broker")]
     redis_url: Option<String>,
     /// What names in Redis begin with

@@ -3,6 +3,7 @@
 //! what everybody heard against what was acknowledged. `tests/chaos SECONDS SEED` mixes faults for as long as one likes.
 
 mod audit;
+mod cluster;
 mod island;
 mod journal;
 mod listener;
@@ -11,6 +12,7 @@ mod nodes;
 mod play;
 mod random;
 mod redis;
+mod sentinel;
 mod speaker;
 mod stage;
 mod wire;

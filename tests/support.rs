@@ -5,6 +5,7 @@ pub mod client;
 pub mod cluster;
 pub mod collector;
 pub mod events;
+pub mod fleet;
 pub mod module;
 pub mod network;
 pub mod node;

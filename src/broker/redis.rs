@@ -1,25 +1,33 @@
-//! The broker over Redis. It owns how a node reaches Redis and what things are called there. [`publish`] sends what the
-//! inbox holds over pooled connections; [`link`] keeps the one subscription and gives what it brings to [`relay`], the only
-//! writer of feeds; [`catch_up`] reads from the [`history`] what the subscription did not bring.
+//! The broker over Redis. It owns what things are called there. [`topology`] knows which server has which channel, from
+//! the [`address`]; [`publish`] gives what the inbox holds to a [`lane`] to each server; [`link`] keeps a [`line`] to each
+//! server and gives what it brings to [`relay`], the only writer of feeds; [`catch_up`] reads from the [`history`] what the
+//! subscriptions did not bring.
 
+mod address;
 mod catch_up;
+mod ears;
 mod history;
+mod lane;
+mod line;
 mod link;
 mod publish;
 mod relay;
+mod server;
+mod topology;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use redis::io::tcp::TcpSettings;
-use redis::{AsyncConnectionConfig, ConnectionInfo, IntoConnectionInfo, ProtocolVersion};
 use tokio_util::sync::CancellationToken;
 
 use super::{Broker, Link};
 use crate::channel::ChannelName;
 use crate::feed::Retention;
+use address::Address;
 use relay::Relay;
+use server::Server;
+use topology::Topology;
 
 /// How long making a connection may take.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(3);
@@ -32,10 +40,13 @@ const ANSWER_PATIENCE: Duration = Duration::from_secs(3);
 /// is told exactly how much it has missed, mostly nothing.
 const META_OUTLIVES: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Many nodes, one Redis.
+/// Names that are tried for a probe's channel: one of them is in a given slot of a Cluster almost certainly.
+const PROBES: u32 = 200_000;
+
+/// Many nodes, one Redis: a server, a master with its Sentinels, or a Cluster.
 #[derive(Debug)]
 pub struct Redis {
-    info: ConnectionInfo,
+    topology: Topology,
     names: Names,
     node: u64,
     retention: Retention,
@@ -47,11 +58,16 @@ impl Redis {
     /// # Errors
     /// If the address cannot be used.
     pub fn new(url: &str, prefix: &str, retention: Retention) -> anyhow::Result<Self> {
-        let info = url.into_connection_info().context("--redis-url")?;
-        let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
-        let tcp = TcpSettings::default().set_nodelay(true);
-        let info = info.set_redis_settings(settings).set_tcp_settings(tcp);
-        Ok(Self { info, names: Names { prefix: prefix.into() }, node: rand::random(), retention })
+        let topology = Topology::new(Address::parse(url).context("--redis-url")?);
+        Ok(Self { topology, names: Names { prefix: prefix.into() }, node: rand::random(), retention })
+    }
+
+    /// Whether an address can be used; what is wrong is told without its password.
+    ///
+    /// # Errors
+    /// If it cannot.
+    pub fn check(url: &str) -> anyhow::Result<()> {
+        Address::parse(url).map(drop)
     }
 }
 
@@ -69,6 +85,7 @@ impl Broker for Redis {
             published.cancel();
         };
         tokio::select! {
+            () = self.topology.keep() => {}
             () = catch_up::run(&self, &relay, requested, readings) => {}
             _ = async { tokio::join!(subscription, publishing) } => {}
         }
@@ -77,10 +94,18 @@ impl Broker for Redis {
 }
 
 impl Redis {
-    fn connection_config(&self) -> AsyncConnectionConfig {
-        AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(CONNECT_PATIENCE))
-            .set_response_timeout(Some(ANSWER_PATIENCE))
+    /// What a Cluster calls sharded goes only to the nodes that have the channel's slot; what it calls by the old name goes
+    /// to all of them.
+    fn publish_command(&self) -> &'static str {
+        if self.topology.is_cluster() { "SPUBLISH" } else { "PUBLISH" }
+    }
+
+    /// The pub/sub channel on which this node hears its own probes of a server: one that is there.
+    fn probe(&self, server: &Arc<Server>) -> anyhow::Result<String> {
+        let map = self.topology.map();
+        let is_there = |name: &String| map.owner_of(name).is_some_and(|owner| Arc::ptr_eq(owner, server));
+        let mut names = (0..PROBES).map(|number| self.names.probe(self.node, number));
+        names.find(is_there).context("it has no channels any more, or very few")
     }
 }
 
@@ -111,9 +136,9 @@ impl Names {
         format!("{}:{{{channel}}}:keys", self.prefix)
     }
 
-    /// The pub/sub channel on which a node hears its own probes. No channel can be called that.
-    fn probe(&self, node: u64) -> String {
-        format!("{}:probe:{node:016x}", self.prefix)
+    /// A pub/sub channel on which a node hears its own probes. No channel can be called that.
+    fn probe(&self, node: u64, number: u32) -> String {
+        format!("{}:probe:{node:016x}:{number}", self.prefix)
     }
 
     /// The channel that a pub/sub channel belongs to.

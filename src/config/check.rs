@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 
+use crate::broker::Redis;
+
 /// Collects complaints; what could not be read is replaced by something harmless that is never used.
 pub(super) struct Check(pub(super) Vec<String>);
 
@@ -90,20 +92,7 @@ impl Check {
     }
 
     pub(super) fn redis_url(&mut self, value: &str) -> String {
-        let complaint = match url::Url::parse(value) {
-            Ok(url) if matches!(url.scheme(), "redis+sentinel" | "redis+cluster") => {
-                Some(format!("{}:// is not supported by this version", url.scheme()))
-            }
-            Ok(url) if !matches!(url.scheme(), "redis" | "rediss") => {
-                Some(format!("unknown scheme {}://", url.scheme()))
-            }
-            Ok(url) if url.host_str().is_none_or(str::is_empty) => Some("no host".to_owned()),
-            Ok(url) if url.path().trim_start_matches('/').parse::<u16>().is_err() && url.path().len() > 1 => {
-                Some("the path is the number of a database".to_owned())
-            }
-            Ok(_) => None,
-            Err(error) => Some(error.to_string()),
-        };
+        let complaint = Redis::check(value).err().map(|error| format!("{error:#}"));
         // Not the value: it may hold a password.
         self.0.extend(complaint.map(|complaint| format!("--redis-url: {complaint}")));
         value.to_owned()

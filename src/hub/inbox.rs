@@ -216,20 +216,35 @@ impl Inbox {
 
     /// Waits until something was said, then takes all of it; what comes meanwhile is the next taking. Cancellation-safe.
     pub async fn take(&self) -> Vec<Outgoing> {
+        Self::take_from(self.queued().await)
+    }
+
+    /// Takes what there is.
+    pub fn try_take(&self) -> Vec<Outgoing> {
+        Self::take_from(self.try_queued())
+    }
+
+    /// Waits until something was said; returns the channels on which it was, for [`Self::take_from`]. They are not named
+    /// again until then, and what is said meanwhile joins the rest. Cancellation-safe.
+    pub async fn queued(&self) -> Vec<Arc<Channel>> {
         loop {
-            let taken = self.try_take();
-            if !taken.is_empty() {
-                return taken;
+            let queued = self.try_queued();
+            if !queued.is_empty() {
+                return queued;
             }
             self.ready.notified().await;
         }
     }
 
-    /// Takes what there is.
-    pub fn try_take(&self) -> Vec<Outgoing> {
-        let queue = std::mem::take(&mut *lock(&self.queue));
-        let mut taken = Vec::with_capacity(queue.len());
-        for channel in queue {
+    /// The same without waiting.
+    pub fn try_queued(&self) -> Vec<Arc<Channel>> {
+        std::mem::take(&mut *lock(&self.queue))
+    }
+
+    /// Takes what was said on these channels.
+    pub fn take_from(queued: Vec<Arc<Channel>>) -> Vec<Outgoing> {
+        let mut taken = Vec::with_capacity(queued.len());
+        for channel in queued {
             let mut outbox = lock(&channel.outbox);
             outbox.queued = false;
             let drafts = std::mem::take(&mut outbox.drafts);

@@ -23,14 +23,16 @@ pub const ROOMY: &[&str] = &["--history", "100000"];
 /// How many nodes there are.
 pub const NODES: usize = 3;
 
-/// Nodes over a Redis.
-pub struct Stage {
+/// Nodes over a Redis, or over what else there is to tell them to speak to.
+pub struct Stage<R = Redis> {
     // Nodes end before what they are connected to.
     pub nodes: Vec<NodeProcess>,
     /// One for each node, if there are any.
     pub networks: Vec<Network>,
-    pub redis: Redis,
+    pub redis: R,
     pub addresses: Addresses,
+    /// What each node is told.
+    urls: Vec<String>,
     flags: Vec<String>,
 }
 
@@ -60,9 +62,28 @@ impl Stage {
     }
 
     async fn with(nodes: usize, redis: Redis, networks: Vec<Network>, flags: &[&str]) -> Self {
+        let address = |index: usize| networks.get(index).map_or(redis.address(), |network| network.address);
+        let urls = (0..nodes).map(|index| format!("redis://{}", address(index))).collect();
+        Self::told(urls, redis, networks, flags).await
+    }
+
+    /// A command to Redis without an interesting answer.
+    pub async fn tell_redis(&self, command: &[&str]) {
+        let mut redis = self.redis.connect().await;
+        redis::cmd(command[0]).arg(&command[1..]).exec_async(&mut redis).await.unwrap();
+    }
+}
+
+impl<R> Stage<R> {
+    /// Three nodes over what is at this address.
+    pub async fn over(redis: R, url: String) -> Self {
+        Self::told(vec![url; NODES], redis, Vec::new(), ROOMY).await
+    }
+
+    async fn told(urls: Vec<String>, redis: R, networks: Vec<Network>, flags: &[&str]) -> Self {
         let flags = FLAGS.iter().chain(flags).map(|flag| (*flag).to_owned()).collect();
-        let mut stage = Self { nodes: Vec::new(), networks, redis, addresses: Journal::new(Vec::new()), flags };
-        for index in 0..nodes {
+        let mut stage = Self { nodes: Vec::new(), networks, redis, addresses: Journal::new(Vec::new()), urls, flags };
+        for index in 0..stage.urls.len() {
             let node = stage.new_node(index).await;
             stage.addresses.lock().push(node.address);
             stage.nodes.push(node);
@@ -71,10 +92,8 @@ impl Stage {
     }
 
     async fn new_node(&self, index: usize) -> NodeProcess {
-        let address = self.networks.get(index).map_or(self.redis.address(), |network| network.address);
-        let url = format!("redis://{address}");
-        let flags: Vec<&str> = self.flags.iter().map(String::as_str).chain(["--redis-url", &url]).collect();
-        NodeProcess::start(&flags).await
+        let flags = self.flags.iter().map(String::as_str).chain(["--redis-url", &self.urls[index]]);
+        NodeProcess::start(&flags.collect::<Vec<_>>()).await
     }
 
     /// A new node in the place of one, which is killed if it still runs.
@@ -93,12 +112,6 @@ impl Stage {
         let node = self.new_node(index).await;
         self.addresses.lock()[index] = node.address;
         self.nodes.insert(index, node);
-    }
-
-    /// A command to Redis without an interesting answer.
-    pub async fn tell_redis(&self, command: &[&str]) {
-        let mut redis = self.redis.connect().await;
-        redis::cmd(command[0]).arg(&command[1..]).exec_async(&mut redis).await.unwrap();
     }
 
     /// A metric of a node.

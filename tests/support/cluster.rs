@@ -19,7 +19,11 @@ impl Cluster {
 
     /// Some nodes over a Redis of their own.
     pub async fn redis(nodes: usize, flags: &[&str]) -> Self {
-        let redis = Redis::start().await;
+        Self::over(Redis::start().await, nodes, flags).await
+    }
+
+    /// Some nodes over this Redis.
+    pub async fn over(redis: Redis, nodes: usize, flags: &[&str]) -> Self {
         let url = redis.url();
         let mut cluster = Self { nodes: Vec::new(), redis: Some(redis) };
         for _ in 0..nodes {

@@ -33,9 +33,23 @@ impl Redis {
         Self::run(|image| image.with_network(network).with_container_name(network)).await
     }
 
-    async fn run(options: impl FnOnce(ContainerRequest<GenericImage>) -> ContainerRequest<GenericImage>) -> Self {
+    /// Another server that speaks the same.
+    pub async fn start_image(name: &str, tag: &str) -> Self {
+        Self::run_image(name, tag, |image| image.with_mount(Mount::tmpfs_mount("/data"))).await
+    }
+
+    /// One with whatever the container needs.
+    pub async fn run(options: impl FnOnce(ContainerRequest<GenericImage>) -> ContainerRequest<GenericImage>) -> Self {
+        Self::run_image("redis", "8-alpine", options).await
+    }
+
+    async fn run_image(
+        name: &str,
+        tag: &str,
+        options: impl FnOnce(ContainerRequest<GenericImage>) -> ContainerRequest<GenericImage>,
+    ) -> Self {
         let port = free_port();
-        let image = GenericImage::new("redis", "8-alpine")
+        let image = GenericImage::new(name, tag)
             .with_wait_for(WaitFor::message_on_stdout("Ready to accept connections"))
             .with_mapped_port(port, 6379.tcp())
             .with_startup_timeout(Duration::from_secs(120));

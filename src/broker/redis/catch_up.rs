@@ -4,17 +4,17 @@
 
 use std::sync::Arc;
 
+use anyhow::Context;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
-use redis::aio::MultiplexedConnection;
-use redis::{Client, RedisResult};
-use tokio::sync::Mutex;
+use redis::RedisResult;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tracing::warn;
 
 use super::super::envelope::Payload;
 use super::history::{self, Excerpt};
 use super::relay::{Relay, Release, Request};
+use super::server::Server;
 use super::{Backoff, Redis};
 use crate::channel::ChannelName;
 use crate::hub::{Page, Reading};
@@ -36,7 +36,7 @@ pub(super) async fn run(
     mut requests: UnboundedReceiver<Request>,
     mut readings: UnboundedReceiver<Reading>,
 ) {
-    let reader = Reader { redis, relay, connection: Mutex::new(None) };
+    let reader = Reader { redis };
     let own = stream::poll_fn(|context| requests.poll_recv(context)).map(Task::CatchUp);
     let clients = stream::poll_fn(|context| readings.poll_recv(context)).map(Task::Read);
     stream::select(own, clients)
@@ -143,45 +143,37 @@ async fn catch_up(reader: &Reader<'_>, relay: &Relay, Request { channel, round }
     }
 }
 
-/// Reads histories over a connection that is made when it is needed.
+/// Reads histories, each on the server that has it.
 struct Reader<'a> {
     redis: &'a Redis,
-    relay: &'a Relay,
-    /// As old as the subscription of this number: what ended that one may have ended this, too, and nobody was told.
-    connection: Mutex<Option<(u64, MultiplexedConnection)>>,
 }
 
 impl Reader<'_> {
     /// The oldest batches that reach up to `from` or beyond.
     async fn read(&self, name: &ChannelName, from: u64, count: usize) -> anyhow::Result<Excerpt> {
-        let mut connection = self.connection().await?;
+        let server = self.server(name)?;
+        let mut connection = server.connection().await?;
         let excerpt = history::read(&mut connection, &self.redis.names, name, from, count).await;
-        self.checked(excerpt).await
+        self.checked(&server, excerpt).await
     }
 
     /// Begins another history than this.
     async fn abandon(&self, name: &ChannelName, epoch: u64) -> anyhow::Result<()> {
-        let mut connection = self.connection().await?;
+        let server = self.server(name)?;
+        let mut connection = server.connection().await?;
         let abandoned = history::abandon(&mut connection, &self.redis.names, name, epoch).await;
-        self.checked(abandoned).await
+        self.checked(&server, abandoned).await
     }
 
-    /// After a failure the next one tries another connection: this one may be dead for good.
-    async fn checked<T>(&self, result: RedisResult<T>) -> anyhow::Result<T> {
+    fn server(&self, name: &ChannelName) -> anyhow::Result<Arc<Server>> {
+        self.redis.topology.map().owner(name).cloned().context("no server is known that has this channel")
+    }
+
+    async fn checked<T>(&self, server: &Server, result: RedisResult<T>) -> anyhow::Result<T> {
         if result.is_err() {
-            *self.connection.lock().await = None;
+            server.forget_connection().await;
+            self.redis.topology.doubt();
         }
         Ok(result?)
-    }
-
-    async fn connection(&self) -> anyhow::Result<MultiplexedConnection> {
-        let mut connection = self.connection.lock().await;
-        let subscriptions = self.relay.subscriptions();
-        if let Some((_, connection)) = connection.as_ref().filter(|it| it.0 == subscriptions) {
-            return Ok(connection.clone());
-        }
-        let client = Client::open(self.redis.info.clone())?;
-        let made = client.get_multiplexed_async_connection_with_config(&self.redis.connection_config()).await?;
-        Ok(connection.insert((subscriptions, made)).1.clone())
     }
 }

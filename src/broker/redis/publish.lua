@@ -6,7 +6,7 @@
 -- message, and of its predecessor in the same pipeline or '' (20 digits each, so that they compare as text: Lua's numbers
 -- are too short); how many messages; the batch without epoch and offset; its key or ''; messages to keep; milliseconds to
 -- keep them after the last, and what is known of them; the epoch to begin if there is none (8 bytes); seconds since 1970;
--- epoch and offset of the newest message that the publishing node has heard.
+-- epoch and offset of the newest message that the publishing node has heard; PUBLISH or SPUBLISH.
 local meta, stream, keys = KEYS[1], KEYS[2], KEYS[3]
 local channel, node, last_number, previous = ARGV[1], 'n:' .. ARGV[2], ARGV[3], ARGV[4]
 local count, body, key, keep = tonumber(ARGV[5]), ARGV[6], ARGV[7], tonumber(ARGV[8])
@@ -69,5 +69,5 @@ end
 redis.call('PEXPIRE', keys, ttl)
 redis.call('PEXPIRE', stream, ttl)
 redis.call('PEXPIRE', meta, meta_ttl)
-redis.call('PUBLISH', channel, payload)
+redis.call(ARGV[15], channel, payload)
 return {epoch, last, 1}

@@ -1,303 +1,111 @@
-//! From the inbox to Redis. While one pipeline is on its way the inbox fills, and all of that is the next pipeline, one
-//! script call a channel and batch: at low load nothing waits, under load one command carries many messages. It owns what
-//! becomes of a batch that Redis does not take: sent again, or refused.
+//! From the inbox to Redis: what is said on a channel goes over the [`super::lane`] to the server that has the channel. It
+//! owns that choice, and the order of a channel's messages also when it moves from one server to another.
 
-use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 
-use anyhow::anyhow;
-use deadpool_redis::{Connection, Manager, Pool};
-use prost::Message as _;
-use redis::{Pipeline, RedisError, RedisResult, Script, Value, from_redis_value};
+use futures_util::future::join_all;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
 
 use super::super::Link;
-use super::super::envelope::{Envelope, Said};
-use super::history::find;
-use super::{Backoff, META_OUTLIVES, Redis};
-use crate::hub::{Outgoing, Unpublished};
-use crate::message::{Kind, MessageId, now_ns};
-use crate::metrics::LossCause;
-
-/// One publisher holds one connection; the pool makes and checks it, and a second one is there while a first is dying.
-const CONNECTIONS: usize = 2;
-
-/// What publishes a batch and keeps it: one call, so that history and delivery agree whatever breaks in between.
-const SCRIPT: &str = include_str!("publish.lua");
-
-/// Payload bytes of one pipeline, so that its answer comes long before patience ends.
-const PIPELINE_BYTES: usize = 1024 * 1024;
-
-/// What a command counts beside its payload: it takes Redis about as long as so many bytes.
-const COMMAND_BYTES: usize = 256;
-
-/// Messages of one pipeline that are looked for in the history after an answer was lost; those beyond have no id.
-const LOOKUPS: usize = 64;
+use super::Redis;
+use super::lane::{Lane, Load};
+use super::topology::Map;
+use crate::hub::{Channel, Inbox};
 
 /// Publishes until `stop`, then what is left, however long that takes: its caller's patience is the bound.
+///
+/// One map of servers after the other: when it changes, all lanes are halted and what they have left is given out anew,
+/// before anything that was said later.
 pub(super) async fn run(redis: &Redis, link: &Link, stop: CancellationToken) {
-    let mut publisher = match Publisher::new(redis, link) {
-        Ok(publisher) => publisher,
-        Err(error) => return tracing::error!("cannot publish to redis: {error:#}"),
-    };
+    let mut maps = redis.topology.watch();
+    let mut lanes: Vec<Lane> = Vec::new();
+    // Of channels that no server has.
+    let mut stranded = Load::default();
+    let mut stopping = false;
     loop {
-        tokio::select! {
-            taken = link.hub.inbox().take() => publisher.publish(taken).await,
-            () = stop.cancelled() => break,
+        let map = maps.borrow_and_update().clone();
+        if let Err(error) = arrange(redis, link, &map, &mut lanes, &mut stranded) {
+            return tracing::error!("cannot publish to redis: {error:#}");
+        }
+        let (halted, finished) = (CancellationToken::new(), CancellationToken::new());
+        let (mut ways, mut running) = (Vec::new(), Vec::new());
+        for lane in &mut lanes {
+            let (way, said) = mpsc::unbounded_channel();
+            ways.push(way);
+            running.push(lane.run(said, &halted));
+        }
+        let publishing = async {
+            join_all(running).await;
+            finished.cancel();
+        };
+        let mut homeless = Vec::new();
+        let mut give_out = |channels: Vec<Arc<Channel>>, ways: &[mpsc::UnboundedSender<_>]| {
+            for channel in channels {
+                match ways.get(map.place(channel.name.as_str())) {
+                    // A lane listens as long as it is not halted.
+                    Some(way) => drop(way.send(channel)),
+                    None => homeless.push(channel),
+                }
+            }
+        };
+        let giving_out = async {
+            loop {
+                if stopping {
+                    // Nothing comes any more, so lanes end when they are done.
+                    ways.clear();
+                }
+                tokio::select! {
+                    channels = link.hub.inbox().queued(), if !stopping => give_out(channels, &ways),
+                    () = stop.cancelled(), if !stopping => {
+                        give_out(link.hub.inbox().try_queued(), &ways);
+                        stopping = true;
+                    }
+                    // It changes as long as the topology is there, which is as long as we are.
+                    _ = maps.changed() => return halted.cancel(),
+                    () = finished.cancelled(), if stopping => return,
+                }
+            }
+        };
+        tokio::join!(giving_out, publishing);
+        stranded.queue.extend(Inbox::take_from(homeless));
+        if !halted.is_cancelled() {
+            if stranded.is_empty() {
+                return;
+            }
+            // As above.
+            let _ = maps.changed().await;
         }
     }
-    publisher.publish(link.hub.inbox().try_take()).await;
 }
 
-struct Publisher<'a> {
+/// Makes a lane for each server of the map, in its order, or keeps the one there is, and loads them with what those before
+/// them have left.
+fn arrange<'a>(
     redis: &'a Redis,
     link: &'a Link,
-    pool: Pool,
-    /// Held across pipelines: the pool checks a connection with a round trip each time it hands it out.
-    connection: Option<Connection>,
-    script: Script,
-    /// Taken from the inbox and not yet in a pipeline.
-    queue: VecDeque<Outgoing>,
-}
-
-/// A batch in a pipeline.
-struct Sending {
-    outgoing: Outgoing,
-    envelope: Envelope,
-}
-
-/// What is done about an error that Redis answered.
-#[derive(PartialEq, Eq)]
-enum Cure {
-    /// It passes, and nobody needs to know.
-    Again,
-    /// It may take long: who can be told is told.
-    Full,
-    /// It will not pass.
-    Never,
-}
-
-impl<'a> Publisher<'a> {
-    fn new(redis: &'a Redis, link: &'a Link) -> anyhow::Result<Self> {
-        let manager = Manager::new_with_config(redis.info.clone(), redis.connection_config())?;
-        let pool = Pool::builder(manager).max_size(CONNECTIONS).build()?;
-        Ok(Self { redis, link, pool, connection: None, script: Script::new(SCRIPT), queue: VecDeque::new() })
+    map: &Map,
+    lanes: &mut Vec<Lane<'a>>,
+    stranded: &mut Load,
+) -> anyhow::Result<()> {
+    let mut left = vec![std::mem::take(stranded)];
+    left.extend(lanes.iter_mut().map(|lane| std::mem::take(lane.load())));
+    let mut before = std::mem::take(lanes);
+    for server in &map.servers {
+        let kept = before.iter().position(|lane| Arc::ptr_eq(server, &lane.server));
+        lanes.push(kept.map_or_else(|| Lane::new(redis, link, server.clone()), |place| Ok(before.swap_remove(place)))?);
     }
-
-    async fn publish(&mut self, taken: Vec<Outgoing>) {
-        self.queue.extend(taken);
-        while !self.queue.is_empty() {
-            let published_ns = now_ns();
-            let sending = self.next_pipeline(published_ns);
-            self.send(sending).await;
-            let seconds = now_ns().saturating_sub(published_ns) as f64 / 1e9;
-            self.link.metrics.publish_seconds.observe(seconds);
-        }
-    }
-
-    fn next_pipeline(&mut self, published_ns: u64) -> Vec<Sending> {
-        let (mut sending, mut sum) = (Vec::new(), 0);
-        while sum < PIPELINE_BYTES
-            && let Some(mut outgoing) = self.queue.pop_front()
-        {
-            let batch = std::mem::take(&mut outgoing.batch);
-            sum += batch.bytes() + COMMAND_BYTES;
-            self.link.metrics.batch_messages.observe(outgoing.count as f64);
-            let traceparent = outgoing.trace("redis");
-            let said = batch.into_messages().map(|(kind, payload, sender)| Said {
-                binary: kind == Kind::Binary,
-                payload,
-                key: outgoing.key.clone().unwrap_or_default(),
-                sender,
-            });
-            let envelope = Envelope {
-                node: outgoing.channel.publisher,
-                number: outgoing.number,
-                published_ns,
-                traceparent,
-                messages: said.collect(),
-                ..Envelope::default()
-            };
-            sending.push(Sending { outgoing, envelope });
-        }
-        sending
-    }
-
-    /// Sends until Redis has it all or has refused it: publishing again after a lost answer is harmless.
-    async fn send(&mut self, mut sending: Vec<Sending>) {
-        let mut backoff = Backoff::default();
-        loop {
-            if self.redis.retention.messages == 0 {
-                // While our own subscription is down, what we publish would never come back to our own clients.
-                self.link.status.wait_up().await;
-            }
-            let error = match self.try_send(&sending).await {
-                Ok(answers) => match self.settle(&mut sending, answers).await {
-                    Some(error) => error.into(),
-                    None => return,
-                },
-                Err(error) => error,
-            };
-            if let Some(connection) = self.connection.take() {
-                // Not back into the pool, which would wait for an answer from it once more before it makes another.
-                drop(Connection::take(connection));
-            }
-            let pause = backoff.next();
-            warn!(retry_ms = pause.as_millis() as u64, "publishing to redis failed: {error:#}");
-            tokio::time::sleep(pause).await;
-        }
-    }
-
-    async fn try_send(&mut self, sending: &[Sending]) -> anyhow::Result<Vec<RedisResult<Value>>> {
-        if self.connection.is_none() {
-            let connection = self.connection.insert(self.pool.get().await?);
-            if self.redis.retention.messages > 0 {
-                // Each time: Redis may have been restarted, or its scripts flushed.
-                self.script.prepare_invoke().load_async(connection).await?;
-            }
-        }
-        let connection = self.connection.as_mut().ok_or_else(|| anyhow!("no connection"))?;
-        let mut pipeline = redis::pipe();
-        pipeline.ignore_errors();
-        let mut previous = HashMap::new();
+    for Load { sending, queue } in left {
         for sending in sending {
-            let before = previous.insert(sending.envelope.node, sending.outgoing.last());
-            self.redis.add(&mut pipeline, self.script.get_hash(), sending, before);
+            load(map, lanes, stranded, &sending.outgoing.channel).sending.push(sending);
         }
-        let answers: Vec<RedisResult<Value>> = pipeline.query_async(connection).await?;
-        anyhow::ensure!(answers.len() == sending.len(), "{} answers to {} commands", answers.len(), sending.len());
-        Ok(answers)
-    }
-
-    /// Takes in the answers; what is left is to be sent again, because of the error that is returned.
-    async fn settle(&mut self, sending: &mut Vec<Sending>, answers: Vec<RedisResult<Value>>) -> Option<RedisError> {
-        let (mut left, mut error) = (Vec::new(), None::<RedisError>);
-        let mut lookups = LOOKUPS;
-        for (mut this, answer) in std::mem::take(sending).into_iter().zip(answers) {
-            let refused = match answer {
-                Ok(answer) => {
-                    let last = self.last_id(&this, answer, &mut lookups).await;
-                    this.outgoing.held(last);
-                    self.done(&this.outgoing);
-                    continue;
-                }
-                Err(refused) => refused,
-            };
-            // Behind one that waits, they wait as long.
-            let refused = match &error {
-                Some(before) if refused.code() == Some("OUTOFORDER") && Cure::of(before) == Cure::Full => {
-                    before.clone()
-                }
-                _ => refused,
-            };
-            let cure = Cure::of(&refused);
-            if cure == Cure::Never || (cure == Cure::Full && this.outgoing.has_receipts()) {
-                self.refuse(&mut this.outgoing, &refused, cure == Cure::Never);
-            } else {
-                left.push(this);
-            }
-            if cure != Cure::Never {
-                error.get_or_insert(refused);
-            }
-        }
-        *sending = left;
-        if let Some(error) = error.as_ref().filter(|error| Cure::of(error) == Cure::Full) {
-            self.refuse_waiting(error);
-        }
-        if sending.is_empty() { None } else { error }
-    }
-
-    /// While some batches wait for Redis to take anything again, those behind them would wait, too.
-    fn refuse_waiting(&mut self, error: &RedisError) {
-        self.queue.extend(self.link.hub.inbox().try_take());
-        for mut outgoing in std::mem::take(&mut self.queue) {
-            if outgoing.has_receipts() {
-                self.refuse(&mut outgoing, error, false);
-            } else {
-                self.queue.push_back(outgoing);
-            }
+        for outgoing in queue {
+            load(map, lanes, stranded, &outgoing.channel).queue.push_back(outgoing);
         }
     }
-
-    fn refuse(&self, outgoing: &mut Outgoing, error: &RedisError, loudly: bool) {
-        let why =
-            Unpublished(format!("redis says {}", error.detail().map_or_else(|| error.to_string(), str::to_owned)));
-        if loudly {
-            tracing::error!(channel = outgoing.channel.name.as_str(), messages = outgoing.count, "{why}");
-        }
-        if !outgoing.has_receipts() {
-            self.link.metrics.lost(LossCause::Refused, outgoing.count as u64);
-        }
-        outgoing.channel.feed.confirm(outgoing.last());
-        outgoing.refuse(&why);
-        self.done(outgoing);
-    }
-
-    fn done(&self, outgoing: &Outgoing) {
-        self.link.hub.inbox().settle(outgoing.count, outgoing.bytes);
-    }
-
-    /// What the last message of a batch that Redis holds is called, if somebody wants to know.
-    async fn last_id(&mut self, sending: &Sending, answer: Value, lookups: &mut usize) -> Option<MessageId> {
-        let wanted = sending.outgoing.has_receipts() || sending.outgoing.key.is_some();
-        if !wanted || self.redis.retention.messages == 0 {
-            return None;
-        }
-        let (epoch, offset, published): (Vec<u8>, u64, bool) = from_redis_value(answer).ok()?;
-        if !published {
-            sending.outgoing.channel.feed.confirm(sending.outgoing.last());
-        }
-        let epoch = u64::from_le_bytes(epoch.try_into().ok()?);
-        if offset > 0 {
-            return Some(MessageId { epoch, offset });
-        }
-        // Published before by a pipeline whose answer was lost, and not the last of it.
-        *lookups = lookups.checked_sub(1)?;
-        let stream = self.redis.names.stream(&sending.outgoing.channel.name);
-        let found = find(self.connection.as_mut()?, &stream, sending.envelope.node, sending.envelope.number).await;
-        found.unwrap_or_else(|error| {
-            warn!("cannot look up what a message is called: {error:#}");
-            None
-        })
-    }
+    Ok(())
 }
 
-impl Redis {
-    /// Adds the command that publishes a batch. `previous` is the number of the message before it, if that is in the same
-    /// pipeline.
-    fn add(&self, pipeline: &mut Pipeline, script: &str, sending: &Sending, previous: Option<u64>) {
-        let Sending { outgoing: Outgoing { channel, key, count, .. }, envelope, .. } = sending;
-        let Self { names, retention, .. } = self;
-        let name = &channel.name;
-        if retention.messages == 0 {
-            pipeline.cmd("PUBLISH").arg(names.pubsub(name)).arg(envelope.encode_payload());
-            return;
-        }
-        let digits = |number: u64| format!("{number:020}");
-        let (seen_epoch, next_offset) = channel.feed.expects();
-        pipeline.cmd("EVALSHA").arg(script);
-        pipeline.arg(3).arg(names.meta(name)).arg(names.stream(name)).arg(names.keys(name));
-        pipeline.arg(names.pubsub(name)).arg(format!("{:016x}", envelope.node));
-        pipeline.arg(digits(sending.outgoing.last())).arg(previous.map(digits).unwrap_or_default()).arg(*count);
-        pipeline.arg(envelope.encode_to_vec()).arg(key.as_deref().unwrap_or_default()).arg(retention.messages);
-        pipeline.arg(retention.ttl.as_millis() as u64).arg((retention.ttl + META_OUTLIVES).as_millis() as u64);
-        pipeline.arg(&rand::random::<u64>().max(1).to_le_bytes()[..]).arg(envelope.published_ns / 1_000_000_000);
-        pipeline.arg(&seen_epoch.to_le_bytes()[..]).arg(next_offset - 1);
-    }
-}
-
-impl Cure {
-    fn of(error: &RedisError) -> Self {
-        match error.code() {
-            Some("OOM" | "MISCONF" | "NOREPLICAS" | "NOPERM") => Self::Full,
-            Some("ERR" | "WRONGTYPE") => Self::Never,
-            _ => Self::Again,
-        }
-    }
-}
-
-impl Drop for Publisher<'_> {
-    fn drop(&mut self) {
-        self.pool.close();
-    }
+fn load<'a>(map: &Map, lanes: &'a mut [Lane], stranded: &'a mut Load, channel: &Channel) -> &'a mut Load {
+    lanes.get_mut(map.place(channel.name.as_str())).map_or(stranded, Lane::load)
 }

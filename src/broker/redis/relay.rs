@@ -3,7 +3,6 @@
 //! reads what came before.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering::*};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -35,8 +34,6 @@ pub(super) struct Relay {
     kept_for: Duration,
     receptions: Mutex<HashMap<ChannelName, Reception>>,
     requests: UnboundedSender<Request>,
-    /// How many subscriptions there have been.
-    subscriptions: AtomicU64,
 }
 
 /// How this node hears one channel.
@@ -85,17 +82,7 @@ pub(super) enum Release {
 
 impl Relay {
     pub(super) fn new(link: Link, names: Names, kept_for: Duration, requests: UnboundedSender<Request>) -> Self {
-        Self { link, names, kept_for, receptions: Mutex::default(), requests, subscriptions: AtomicU64::new(0) }
-    }
-
-    /// There is a new subscription.
-    pub(super) fn begin_subscription(&self) {
-        self.subscriptions.fetch_add(1, AcqRel);
-    }
-
-    /// The number of the newest subscription.
-    pub(super) fn subscriptions(&self) -> u64 {
-        self.subscriptions.load(Acquire)
+        Self { link, names, kept_for, receptions: Mutex::default(), requests }
     }
 
     fn has_history(&self) -> bool {

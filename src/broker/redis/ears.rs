@@ -1,0 +1,96 @@
+//! What the connection of a [`super::line`] calls for everything that arrives: messages go to the [`super::relay`], everything
+//! else is for the line to know.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use redis::{PushInfo, PushKind, Value};
+use tokio::sync::Notify;
+use tracing::warn;
+
+use super::relay::Relay;
+
+/// Called in order, on the connection's own task.
+pub(super) struct Ears {
+    relay: Arc<Relay>,
+    pub(super) probe: String,
+    /// The newest probe that came back.
+    pub(super) probed: AtomicU64,
+    pub(super) heard_probe: Notify,
+    /// Told when the connection ends.
+    pub(super) deaf: Notify,
+    /// Told when a server has given a slot away, with what was heard there.
+    pub(super) robbed: Notify,
+    stolen: Mutex<Vec<String>>,
+    /// Somebody waits for an answer on this connection to a server of a Cluster.
+    pub(super) asking: AtomicBool,
+    /// What is about to be unsubscribed there.
+    leaving: Mutex<HashSet<String>>,
+    /// A newer connection may be there: what still comes over this one must not mix with what comes over that.
+    pub(super) closed: AtomicBool,
+}
+
+impl Ears {
+    pub(super) fn new(relay: Arc<Relay>, probe: String) -> Self {
+        let (heard_probe, deaf, robbed) = (Notify::new(), Notify::new(), Notify::new());
+        let (stolen, leaving) = (Mutex::default(), Mutex::default());
+        let (asking, closed) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { relay, probe, probed: AtomicU64::new(0), heard_probe, deaf, robbed, stolen, asking, leaving, closed }
+    }
+
+    pub(super) fn hear(&self, push: PushInfo) {
+        match push.kind {
+            _ if self.closed.load(Acquire) => {}
+            PushKind::Disconnection => self.deaf.notify_one(),
+            PushKind::Message | PushKind::SMessage => self.hear_message(push.data),
+            PushKind::SUnsubscribe if !self.expected(&push.data) => {
+                let name = push.data.first().and_then(|name| redis::from_redis_value_ref(name).ok());
+                lock(&self.stolen).extend(name);
+                self.robbed.notify_one();
+                // What nobody asked for is taken for the answer to what somebody has asked, and the answers of this
+                // connection are each other's from now on. Otherwise nobody notices.
+                if self.asking.load(Acquire) {
+                    self.deaf.notify_one();
+                }
+            }
+            // Confirmations: whoever subscribed awaits them.
+            _ => {}
+        }
+    }
+
+    /// What was given away since the last look.
+    pub(super) fn take_stolen(&self) -> Vec<String> {
+        std::mem::take(&mut *lock(&self.stolen))
+    }
+
+    pub(super) fn expect_to_leave(&self, names: &[String]) {
+        *lock(&self.leaving) = names.iter().cloned().collect();
+    }
+
+    fn expected(&self, confirmation: &[Value]) -> bool {
+        let Some(Value::BulkString(name)) = confirmation.first() else { return false };
+        lock(&self.leaving).remove(&*String::from_utf8_lossy(name))
+    }
+
+    fn hear_message(&self, data: Vec<Value>) {
+        let Ok([Value::BulkString(pubsub), Value::BulkString(payload)]) = <[Value; 2]>::try_from(data) else {
+            return warn!("redis pushed a message of an unknown shape");
+        };
+        // Names we subscribed to are ASCII, so this one is.
+        let pubsub = String::from_utf8_lossy(&pubsub);
+        if pubsub == self.probe {
+            // Anybody may publish there; what is no number proves nothing.
+            if let Ok(number) = String::from_utf8_lossy(&payload).parse() {
+                self.probed.store(number, Release);
+                self.heard_probe.notify_one();
+            }
+        } else {
+            self.relay.deliver(&pubsub, payload.into());
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,352 @@
+//! A lane: publishing to one server. While one pipeline is on its way the inbox fills, and all of that is the next pipeline,
+//! one script call a channel and batch: at low load nothing waits, under load one command carries many messages. It owns
+//! what becomes of a batch that Redis does not take: sent again, refused, or handed back because its channel has moved.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use anyhow::anyhow;
+use deadpool_redis::{Connection, Manager, Pool};
+use prost::Message as _;
+use redis::{Pipeline, RedisError, RedisResult, Script, Value, from_redis_value};
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use super::super::Link;
+use super::super::envelope::{Envelope, Said};
+use super::history::find;
+use super::server::{self, Server};
+use super::{Backoff, META_OUTLIVES, Redis};
+use crate::hub::{Channel, Inbox, Outgoing, Unpublished};
+use crate::message::{Kind, MessageId, now_ns};
+use crate::metrics::LossCause;
+
+/// A lane holds one connection; the pool makes and checks it, and a second one is there while a first is dying.
+const CONNECTIONS: usize = 2;
+
+/// What publishes a batch and keeps it: one call, so that history and delivery agree whatever breaks in between.
+const SCRIPT: &str = include_str!("publish.lua");
+
+/// Payload bytes of one pipeline, so that its answer comes long before patience ends.
+const PIPELINE_BYTES: usize = 1024 * 1024;
+
+/// What a command counts beside its payload: it takes Redis about as long as so many bytes.
+const COMMAND_BYTES: usize = 256;
+
+/// Messages of one pipeline that are looked for in the history after an answer was lost; those beyond have no id.
+const LOOKUPS: usize = 64;
+
+/// Publishes to one server.
+pub(super) struct Lane<'a> {
+    pub(super) server: Arc<Server>,
+    redis: &'a Redis,
+    link: &'a Link,
+    pool: Pool,
+    /// Held across pipelines: the pool checks a connection with a round trip each time it hands it out.
+    connection: Option<Connection>,
+    script: Script,
+    load: Load,
+}
+
+/// What was taken from the inbox and is not settled, in order.
+#[derive(Default)]
+pub(super) struct Load {
+    /// The pipeline that is, or may be, on its way.
+    pub(super) sending: Vec<Sending>,
+    /// Behind it.
+    pub(super) queue: VecDeque<Outgoing>,
+}
+
+impl Load {
+    pub(super) fn is_empty(&self) -> bool {
+        self.sending.is_empty() && self.queue.is_empty()
+    }
+}
+
+/// A batch in a pipeline.
+pub(super) struct Sending {
+    pub(super) outgoing: Outgoing,
+    envelope: Envelope,
+}
+
+/// What is done about an error that Redis answered.
+#[derive(PartialEq, Eq)]
+enum Cure {
+    /// It passes, and nobody needs to know.
+    Again,
+    /// It may take long: who can be told is told.
+    Full,
+    /// It will not pass.
+    Never,
+}
+
+impl<'a> Lane<'a> {
+    pub(super) fn new(redis: &'a Redis, link: &'a Link, server: Arc<Server>) -> anyhow::Result<Self> {
+        let manager = Manager::new_with_config(server.info.clone(), server::config())?;
+        let pool = Pool::builder(manager).max_size(CONNECTIONS).build()?;
+        let script = Script::new(SCRIPT);
+        Ok(Self { server, redis, link, pool, connection: None, script, load: Load::default() })
+    }
+
+    /// What it is to publish before anything else.
+    pub(super) fn load(&mut self) -> &mut Load {
+        &mut self.load
+    }
+
+    /// Publishes its load and what is said on the channels it is told of, until there can be no more or it is `halted`:
+    /// then its load is what is left.
+    pub(super) async fn run(&mut self, mut said: UnboundedReceiver<Arc<Channel>>, halted: &CancellationToken) {
+        let mut channels = Vec::new();
+        loop {
+            self.publish(&mut said, halted).await;
+            tokio::select! {
+                biased;
+                () = halted.cancelled() => break,
+                count = said.recv_many(&mut channels, usize::MAX) => if count == 0 { return },
+            }
+            self.load.queue.extend(Inbox::take_from(std::mem::take(&mut channels)));
+        }
+        self.take_all(&mut said);
+    }
+
+    fn take_all(&mut self, said: &mut UnboundedReceiver<Arc<Channel>>) {
+        let channels = std::iter::from_fn(|| said.try_recv().ok()).collect();
+        self.load.queue.extend(Inbox::take_from(channels));
+    }
+
+    async fn publish(&mut self, said: &mut UnboundedReceiver<Arc<Channel>>, halted: &CancellationToken) {
+        while !self.load.is_empty() && !halted.is_cancelled() {
+            let published_ns = now_ns();
+            if self.load.sending.is_empty() {
+                self.load.sending = self.next_pipeline(published_ns);
+            }
+            self.send(said, halted).await;
+            let seconds = now_ns().saturating_sub(published_ns) as f64 / 1e9;
+            self.link.metrics.publish_seconds.observe(seconds);
+        }
+    }
+
+    fn next_pipeline(&mut self, published_ns: u64) -> Vec<Sending> {
+        let (mut sending, mut sum) = (Vec::new(), 0);
+        while sum < PIPELINE_BYTES
+            && let Some(mut outgoing) = self.load.queue.pop_front()
+        {
+            let batch = std::mem::take(&mut outgoing.batch);
+            sum += batch.bytes() + COMMAND_BYTES;
+            self.link.metrics.batch_messages.observe(outgoing.count as f64);
+            let traceparent = outgoing.trace("redis");
+            let said = batch.into_messages().map(|(kind, payload, sender)| Said {
+                binary: kind == Kind::Binary,
+                payload,
+                key: outgoing.key.clone().unwrap_or_default(),
+                sender,
+            });
+            let envelope = Envelope {
+                node: outgoing.channel.publisher,
+                number: outgoing.number,
+                published_ns,
+                traceparent,
+                messages: said.collect(),
+                ..Envelope::default()
+            };
+            sending.push(Sending { outgoing, envelope });
+        }
+        sending
+    }
+
+    /// Sends until Redis has it all or has refused it, or until it is halted: publishing again after a lost answer is
+    /// harmless.
+    async fn send(&mut self, said: &mut UnboundedReceiver<Arc<Channel>>, halted: &CancellationToken) {
+        let mut backoff = Backoff::default();
+        while !self.load.sending.is_empty() {
+            let tried = tokio::select! {
+                biased;
+                () = halted.cancelled() => return,
+                tried = self.try_send() => tried,
+            };
+            let error = match tried {
+                Ok(answers) => match self.settle(answers, said).await {
+                    Some(error) => error.into(),
+                    None => return,
+                },
+                Err(error) => error,
+            };
+            if let Some(connection) = self.connection.take() {
+                // Not back into the pool, which would wait for an answer from it once more before it makes another.
+                drop(Connection::take(connection));
+            }
+            self.redis.topology.doubt();
+            let pause = backoff.next();
+            let server = self.server.name.as_str();
+            warn!(server, retry_ms = pause.as_millis() as u64, "publishing to redis failed: {error:#}");
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = halted.cancelled() => return,
+            }
+        }
+    }
+
+    async fn try_send(&mut self) -> anyhow::Result<Vec<RedisResult<Value>>> {
+        if self.redis.retention.messages == 0 {
+            // While our own subscription is down, what we publish would never come back to our own clients.
+            self.server.up.subscribe().wait_for(|up| *up).await?;
+        }
+        if self.connection.is_none() {
+            let connection = self.connection.insert(self.pool.get().await?);
+            if self.redis.retention.messages > 0 {
+                // Each time: Redis may have been restarted, or its scripts flushed.
+                self.script.prepare_invoke().load_async(connection).await?;
+            }
+        }
+        let connection = self.connection.as_mut().ok_or_else(|| anyhow!("no connection"))?;
+        let sending = &self.load.sending;
+        let mut pipeline = redis::pipe();
+        pipeline.ignore_errors();
+        let mut previous = HashMap::new();
+        for sending in sending {
+            let before = previous.insert(sending.envelope.node, sending.outgoing.last());
+            self.redis.add(&mut pipeline, self.script.get_hash(), sending, before);
+        }
+        let answers: Vec<RedisResult<Value>> = pipeline.query_async(connection).await?;
+        anyhow::ensure!(answers.len() == sending.len(), "{} answers to {} commands", answers.len(), sending.len());
+        Ok(answers)
+    }
+
+    /// Takes in the answers; what is left is to be sent again, because of the error that is returned.
+    async fn settle(
+        &mut self,
+        answers: Vec<RedisResult<Value>>,
+        said: &mut UnboundedReceiver<Arc<Channel>>,
+    ) -> Option<RedisError> {
+        let (mut left, mut error) = (Vec::new(), None::<RedisError>);
+        let mut lookups = LOOKUPS;
+        for (mut this, answer) in std::mem::take(&mut self.load.sending).into_iter().zip(answers) {
+            let refused = match answer {
+                Ok(answer) => {
+                    let last = self.last_id(&this, answer, &mut lookups).await;
+                    this.outgoing.held(last);
+                    self.done(&this.outgoing);
+                    continue;
+                }
+                Err(refused) => refused,
+            };
+            // Behind one that waits, they wait as long.
+            let refused = match &error {
+                Some(before) if refused.code() == Some("OUTOFORDER") && Cure::of(before) == Cure::Full => {
+                    before.clone()
+                }
+                _ => refused,
+            };
+            let cure = Cure::of(&refused);
+            if cure == Cure::Never || (cure == Cure::Full && this.outgoing.has_receipts()) {
+                self.refuse(&mut this.outgoing, &refused, cure == Cure::Never);
+            } else {
+                left.push(this);
+            }
+            if cure != Cure::Never {
+                error.get_or_insert(refused);
+            }
+        }
+        self.load.sending = left;
+        if let Some(error) = error.as_ref().filter(|error| Cure::of(error) == Cure::Full) {
+            self.take_all(said);
+            self.refuse_waiting(error);
+        }
+        if self.load.sending.is_empty() { None } else { error }
+    }
+
+    /// While some batches wait for Redis to take anything again, those behind them would wait, too.
+    fn refuse_waiting(&mut self, error: &RedisError) {
+        for mut outgoing in std::mem::take(&mut self.load.queue) {
+            if outgoing.has_receipts() {
+                self.refuse(&mut outgoing, error, false);
+            } else {
+                self.load.queue.push_back(outgoing);
+            }
+        }
+    }
+
+    fn refuse(&self, outgoing: &mut Outgoing, error: &RedisError, loudly: bool) {
+        let why =
+            Unpublished(format!("redis says {}", error.detail().map_or_else(|| error.to_string(), str::to_owned)));
+        if loudly {
+            tracing::error!(channel = outgoing.channel.name.as_str(), messages = outgoing.count, "{why}");
+        }
+        if !outgoing.has_receipts() {
+            self.link.metrics.lost(LossCause::Refused, outgoing.count as u64);
+        }
+        outgoing.channel.feed.confirm(outgoing.last());
+        outgoing.refuse(&why);
+        self.done(outgoing);
+    }
+
+    fn done(&self, outgoing: &Outgoing) {
+        self.link.hub.inbox().settle(outgoing.count, outgoing.bytes);
+    }
+
+    /// What the last message of a batch that Redis holds is called, if somebody wants to know.
+    async fn last_id(&mut self, sending: &Sending, answer: Value, lookups: &mut usize) -> Option<MessageId> {
+        let wanted = sending.outgoing.has_receipts() || sending.outgoing.key.is_some();
+        if !wanted || self.redis.retention.messages == 0 {
+            return None;
+        }
+        let (epoch, offset, published): (Vec<u8>, u64, bool) = from_redis_value(answer).ok()?;
+        if !published {
+            sending.outgoing.channel.feed.confirm(sending.outgoing.last());
+        }
+        let epoch = u64::from_le_bytes(epoch.try_into().ok()?);
+        if offset > 0 {
+            return Some(MessageId { epoch, offset });
+        }
+        // Published before by a pipeline whose answer was lost, and not the last of it.
+        *lookups = lookups.checked_sub(1)?;
+        let stream = self.redis.names.stream(&sending.outgoing.channel.name);
+        let found = find(self.connection.as_mut()?, &stream, sending.envelope.node, sending.envelope.number).await;
+        found.unwrap_or_else(|error| {
+            warn!("cannot look up what a message is called: {error:#}");
+            None
+        })
+    }
+}
+
+impl Redis {
+    /// Adds the command that publishes a batch. `previous` is the number of the message before it, if that is in the same
+    /// pipeline.
+    fn add(&self, pipeline: &mut Pipeline, script: &str, sending: &Sending, previous: Option<u64>) {
+        let Sending { outgoing: Outgoing { channel, key, count, .. }, envelope, .. } = sending;
+        let Self { names, retention, .. } = self;
+        let name = &channel.name;
+        if retention.messages == 0 {
+            pipeline.cmd(self.publish_command()).arg(names.pubsub(name)).arg(envelope.encode_payload());
+            return;
+        }
+        let digits = |number: u64| format!("{number:020}");
+        let (seen_epoch, next_offset) = channel.feed.expects();
+        pipeline.cmd("EVALSHA").arg(script);
+        pipeline.arg(3).arg(names.meta(name)).arg(names.stream(name)).arg(names.keys(name));
+        pipeline.arg(names.pubsub(name)).arg(format!("{:016x}", envelope.node));
+        pipeline.arg(digits(sending.outgoing.last())).arg(previous.map(digits).unwrap_or_default()).arg(*count);
+        pipeline.arg(envelope.encode_to_vec()).arg(key.as_deref().unwrap_or_default()).arg(retention.messages);
+        pipeline.arg(retention.ttl.as_millis() as u64).arg((retention.ttl + META_OUTLIVES).as_millis() as u64);
+        pipeline.arg(&rand::random::<u64>().max(1).to_le_bytes()[..]).arg(envelope.published_ns / 1_000_000_000);
+        pipeline.arg(&seen_epoch.to_le_bytes()[..]).arg(next_offset - 1);
+        pipeline.arg(self.publish_command());
+    }
+}
+
+impl Cure {
+    fn of(error: &RedisError) -> Self {
+        match error.code() {
+            Some("OOM" | "MISCONF" | "NOREPLICAS" | "NOPERM") => Self::Full,
+            Some("ERR" | "WRONGTYPE") => Self::Never,
+            _ => Self::Again,
+        }
+    }
+}
+
+impl Drop for Lane<'_> {
+    fn drop(&mut self) {
+        self.pool.close();
+    }
+}

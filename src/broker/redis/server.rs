@@ -1,0 +1,78 @@
+//! One server as a node knows it: how to connect to it, whether it is heard, and the connection for what is neither
+//! subscribing nor publishing.
+
+use std::sync::atomic::{AtomicU64, Ordering::*};
+
+use anyhow::Context;
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, Client, ConnectionInfo};
+use tokio::sync::{Mutex, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::{ANSWER_PATIENCE, CONNECT_PATIENCE};
+
+/// One server, for as long as it owns anything.
+#[derive(Debug)]
+pub(super) struct Server {
+    pub(super) info: ConnectionInfo,
+    /// Where it is, for maps of servers and for people.
+    pub(super) name: String,
+    /// Whether this node hears what is published there.
+    pub(super) up: watch::Sender<bool>,
+    /// It owns nothing any more.
+    pub(super) gone: CancellationToken,
+    /// How many subscriptions there have been.
+    subscriptions: AtomicU64,
+    /// For everything but subscriptions and publishing. As old as the subscription of this number: what ended that one may
+    /// have ended this, too, and nobody was told.
+    connection: Mutex<Option<(u64, MultiplexedConnection)>>,
+}
+
+impl Server {
+    pub(super) fn new(info: ConnectionInfo) -> Self {
+        Self {
+            name: info.addr().to_string(),
+            info,
+            up: watch::Sender::new(false),
+            gone: CancellationToken::new(),
+            subscriptions: AtomicU64::new(0),
+            connection: Mutex::new(None),
+        }
+    }
+
+    /// There is a new subscription.
+    pub(super) fn begin_subscription(&self) {
+        self.subscriptions.fetch_add(1, AcqRel);
+    }
+
+    /// The connection for everything else, made when it is needed.
+    pub(super) async fn connection(&self) -> anyhow::Result<MultiplexedConnection> {
+        let mut connection = self.connection.lock().await;
+        let subscriptions = self.subscriptions.load(Acquire);
+        if let Some((_, connection)) = connection.as_ref().filter(|it| it.0 == subscriptions) {
+            return Ok(connection.clone());
+        }
+        let made = connect(&self.info, &config()).await?;
+        Ok(connection.insert((subscriptions, made)).1.clone())
+    }
+
+    /// It failed: the next one tries another, because this one may be dead for good.
+    pub(super) async fn forget_connection(&self) {
+        *self.connection.lock().await = None;
+    }
+}
+
+/// How connections are made.
+pub(super) fn config() -> AsyncConnectionConfig {
+    AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(CONNECT_PATIENCE))
+        .set_response_timeout(Some(ANSWER_PATIENCE))
+}
+
+pub(super) async fn connect(
+    info: &ConnectionInfo,
+    config: &AsyncConnectionConfig,
+) -> anyhow::Result<MultiplexedConnection> {
+    let client = Client::open(info.clone())?;
+    client.get_multiplexed_async_connection_with_config(config).await.context("connecting")
+}
