@@ -179,7 +179,24 @@ impl Traffic {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_lost_or_repeated_while_connections_are_killed_again_and_again() {
-    let cluster = Cluster::redis(2, &[]).await;
+    connections_are_killed_again_and_again(Redis::start().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_lost_or_repeated_over_redis_7() {
+    connections_are_killed_again_and_again(Redis::start_image("redis", "7-bookworm").await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_lost_or_repeated_over_valkey() {
+    connections_are_killed_again_and_again(Redis::start_image("valkey/valkey", "8-alpine").await).await;
+}
+
+async fn connections_are_killed_again_and_again(redis: Redis) {
+    let cluster = Cluster::over(redis, 2, &[]).await;
+    let mut first = cluster.client(0, "/past").await;
+    say_and_hear(&mut first, 0..20).await;
+    cluster.client(1, "/past?last=3").await.expect(["17", "18", "19"]).await;
     let traffic = Traffic::start(&cluster).await;
     let mut redis = cluster.redis.as_ref().unwrap().connect().await;
     for round in 0..15 {

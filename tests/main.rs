@@ -14,6 +14,7 @@ mod broadcast;
 mod cluster;
 mod history;
 mod outage;
+mod redis_setups;
 mod backpressure;
 mod drain;
 mod ops;
