@@ -26,6 +26,9 @@ const PAGE: usize = 64;
 /// Batches asked for at once for a client: with their size, a MiB, it bounds what a slow one makes a node hold.
 const CLIENT_PAGE: usize = 4;
 
+/// Batches looked at that were heard before: after a failover they may be others than those that were.
+const LOOK_BACK: usize = 8;
+
 /// Reads at the same time: enough to fill a connection after a reconnect with many channels, and more than clients have.
 const AT_ONCE: usize = 64;
 
@@ -92,8 +95,20 @@ async fn catch_up(reader: &Reader<'_>, relay: &Relay, Request { channel, round }
     // is still missing after reading once more is gone for good.
     let mut stuck_at = None;
     let mut rewound = false;
+    let mut looked_back = false;
     while relay.is_current(&channel.name, round) {
         let (epoch, next_offset) = channel.feed.expects();
+        if epoch != 0 && !looked_back {
+            match reader.read_back(&channel.name, next_offset - 1).await {
+                Ok(batches) => batches.into_iter().for_each(|batch| relay.compare(&channel, batch)),
+                Err(error) => {
+                    warn!(channel = channel.name.as_str(), "cannot read history, trying again: {error:#}");
+                    tokio::time::sleep(backoff.next()).await;
+                    continue;
+                }
+            }
+            looked_back = true;
+        }
         rewound |= relay.take_rewound(&channel.name);
         if rewound {
             warn!(channel = channel.name.as_str(), "redis has lost the end of a history and given offsets out again");
@@ -155,6 +170,14 @@ impl Reader<'_> {
         let mut connection = server.connection().await?;
         let excerpt = history::read(&mut connection, &self.redis.names, name, from, count).await;
         self.checked(&server, excerpt).await
+    }
+
+    /// The newest batches up to `upto`.
+    async fn read_back(&self, name: &ChannelName, upto: u64) -> anyhow::Result<Vec<Bytes>> {
+        let server = self.server(name)?;
+        let mut connection = server.connection().await?;
+        let batches = history::read_back(&mut connection, &self.redis.names, name, upto, LOOK_BACK).await;
+        self.checked(&server, batches).await
     }
 
     /// Begins another history than this.

@@ -47,6 +47,20 @@ pub(super) async fn read(
     Ok(Excerpt { epoch, next_offset: offset.unwrap_or(0) + 1, payloads })
 }
 
+/// The newest batches that end at `upto` or before, at most `count`.
+pub(super) async fn read_back(
+    connection: &mut impl ConnectionLike,
+    names: &Names,
+    name: &ChannelName,
+    upto: u64,
+    count: usize,
+) -> RedisResult<Vec<Bytes>> {
+    let mut range = cmd("XREVRANGE");
+    range.arg(names.stream(name)).arg(upto).arg("-").arg("COUNT").arg(count);
+    let entries: Vec<Entry> = range.query_async(connection).await?;
+    Ok(entries.into_iter().map(|(_, (_, payload))| payload.into()).collect())
+}
+
 /// Begins a new history, unless somebody has: nobody can say any more what is at which place of this one. What publishers
 /// have published stays known, so that nothing is published twice.
 pub(super) async fn abandon(

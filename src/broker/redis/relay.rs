@@ -159,6 +159,18 @@ impl Relay {
         }
     }
 
+    /// Takes note of a batch that lies before the feed's end in the history: whether it was heard at all. If not, another
+    /// server has given out the same offsets.
+    pub(super) fn compare(&self, channel: &Channel, payload: Bytes) {
+        let Payload::Batch(batch) = Payload::decode(payload) else { return };
+        if batch.epoch == channel.feed.expects().0
+            && let Some(reception) = self.lock().get_mut(&channel.name)
+        {
+            let last = batch.number + batch.messages.len() as u64 - 1;
+            reception.repeated(batch.node, batch.epoch, batch.offset, last);
+        }
+    }
+
     /// Whether this history has been found to have gone on from before its end. Asked once each time.
     pub(super) fn take_rewound(&self, name: &ChannelName) -> bool {
         self.lock().get_mut(name).is_some_and(|reception| std::mem::take(&mut reception.rewound))
