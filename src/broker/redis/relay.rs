@@ -288,19 +288,20 @@ impl Relay {
             // Late: that history has been given up. If it was not heard, its publisher's next number will tell.
             return true;
         }
-        match reception.heard.get(&node) {
-            Some((before, newest)) if *before != epoch && channel.feed.expects() == (epoch, offset) => {
-                if last <= *newest {
-                    // Heard before the old history was lost, and published again because its publisher got no answer.
-                    channel.feed.jump(epoch, offset + count as u64);
-                    if own {
-                        channel.feed.confirm(last);
-                    }
-                    return true;
+        if let Some((before, newest)) = reception.heard.get(&node)
+            && channel.feed.expects() == (epoch, offset)
+        {
+            if last <= *newest {
+                // Heard from a Redis that has lost it, and published again because its publisher got no answer.
+                channel.feed.jump(epoch, offset + count as u64);
+                if own {
+                    channel.feed.confirm(last);
                 }
+                return true;
+            }
+            if *before != epoch {
                 self.missed(channel, number.saturating_sub(newest + 1));
             }
-            _ => {}
         }
         let mut batch = envelope.into_batch(own).build(published_ns);
         batch.offset = offset;
