@@ -1,7 +1,6 @@
 //! The link to Redis: a [`super::line`] to each server that has channels. It owns which channel is heard over which line,
 //! also when channels move from one server to another.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use futures_util::StreamExt;
@@ -11,17 +10,20 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::Link;
 use super::relay::Relay;
+use super::server::Server;
 use super::topology::Map;
 use super::{Redis, line};
 use crate::hub::Change;
+
+/// What the line to a server is told of. A server that comes back is another one, although it is called the same.
+type Lines = Vec<(Arc<Server>, UnboundedSender<Change>)>;
 
 /// Keeps all lines until `stop`.
 pub(super) async fn keep(redis: &Redis, link: &Link, relay: Arc<Relay>, stop: CancellationToken) {
     let mut maps = redis.topology.watch();
     maps.mark_changed();
     let mut map = Arc::new(Map::default());
-    // What each server's line is told of, by the server's name.
-    let mut lines: HashMap<String, UnboundedSender<Change>> = HashMap::new();
+    let mut lines = Lines::new();
     let mut running = FuturesUnordered::new();
     loop {
         tokio::select! {
@@ -31,13 +33,13 @@ pub(super) async fn keep(redis: &Redis, link: &Link, relay: Arc<Relay>, stop: Ca
             Ok(()) = maps.changed() => {
                 let before = std::mem::replace(&mut map, maps.borrow_and_update().clone());
                 move_channels(link, &before, &map, &lines);
-                lines.retain(|name, _| map.servers.iter().any(|server| server.name == *name));
+                lines.retain(|(server, _)| map.servers.iter().any(|other| Arc::ptr_eq(server, other)));
                 for server in &map.servers {
-                    lines.entry(server.name.clone()).or_insert_with(|| {
+                    if line(&lines, server).is_none() {
                         let (tell, told) = mpsc::unbounded_channel();
                         running.push(line::keep(redis, link, &relay, server.clone(), told));
-                        tell
-                    });
+                        lines.push((server.clone(), tell));
+                    }
                 }
                 link.status.set(map.is_up());
             }
@@ -48,9 +50,13 @@ pub(super) async fn keep(redis: &Redis, link: &Link, relay: Arc<Relay>, stop: Ca
     }
 }
 
-fn tell(map: &Map, lines: &HashMap<String, UnboundedSender<Change>>, relay: &Relay, change: Change) {
+fn line<'a>(lines: &'a Lines, server: &Arc<Server>) -> Option<&'a UnboundedSender<Change>> {
+    lines.iter().find(|(other, _)| Arc::ptr_eq(other, server)).map(|(_, line)| line)
+}
+
+fn tell(map: &Map, lines: &Lines, relay: &Relay, change: Change) {
     let name = &change.channel().name;
-    match map.owner(name).and_then(|server| lines.get(&server.name)) {
+    match map.owner(name).and_then(|server| line(lines, server)) {
         // Its receiver lives as long as its server has channels.
         Some(line) => drop(line.send(change)),
         None if change.is_new() => {}
@@ -60,14 +66,14 @@ fn tell(map: &Map, lines: &HashMap<String, UnboundedSender<Change>>, relay: &Rel
 
 /// Hears channels over other lines than before. A server unsubscribes by itself what it has given away; a new line begins
 /// with all channels of its server.
-fn move_channels(link: &Link, before: &Map, map: &Map, lines: &HashMap<String, UnboundedSender<Change>>) {
+fn move_channels(link: &Link, before: &Map, map: &Map, lines: &Lines) {
     for channel in link.hub.all() {
         let owner = map.owner(&channel.name);
-        if before.owner(&channel.name).map(|server| &server.name) == owner.map(|server| &server.name) {
+        if before.owner(&channel.name).map(Arc::as_ptr) == owner.map(Arc::as_ptr) {
             continue;
         }
         channel.set_live(false);
-        if let Some(line) = owner.and_then(|server| lines.get(&server.name)) {
+        if let Some(line) = owner.and_then(|server| line(lines, server)) {
             // As above.
             drop(line.send(Change::New(channel)));
         }
