@@ -1,21 +1,25 @@
 //! The feed of a channel: a bounded window of batches with one writer, the broker, and many readers, each with a
 //! cursor. It owns order, replay, lag and waking; what is done with the bytes is the readers' business.
 //!
-//! A reader that has seen everything waits in its seat. `append` adds a batch and wakes who waits; a reader takes
-//! whatever has piled up since its last visit, so one wake and one write carry many messages when there is much to say.
+//! A reader that has seen everything waits in its seat, or shares one with a [`Group`]. `append` adds a batch and wakes who
+//! waits; a reader takes whatever has piled up since its last visit, so one wake and one write carry many messages when
+//! there is much to say.
 
 mod cursor;
+mod group;
 mod window;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
+use slab::Slab;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
 pub use self::cursor::{Cursor, Lagged, TAKE_BATCHES, Taken};
-use self::window::{Seat, SeatState, Window};
+pub use self::group::{Group, News};
+use self::window::{SeatState, Window};
 use crate::message::{Batch, MessageId};
 use crate::metrics::Gauge;
 
@@ -263,11 +267,7 @@ impl Feed {
     }
 
     fn sit_down(self: &Arc<Self>, mut window: MutexGuard<'_, Window>, place: (u64, usize)) -> Cursor {
-        let position = place.0;
-        window.joined_from = window.joined_from.min(position);
-        window.needed_from = window.needed_from.min(position);
-        let seat = Seat { waker: Waker::noop().clone(), state: SeatState::Behind, position };
-        let seat = window.seats.insert(seat);
+        let seat = window.sit_down(Waker::noop().clone(), SeatState::Behind, place.0);
         Cursor::new(self.clone(), seat, &window, place)
     }
 
@@ -296,7 +296,7 @@ impl Feed {
                 let Some(seat) = window.seats.get_mut(key) else { continue };
                 let lagged = seat.position < first;
                 match seat.state {
-                    SeatState::Retired | SeatState::Told => continue,
+                    SeatState::Told => continue,
                     SeatState::Waiting => {}
                     SeatState::Behind if lagged => {}
                     SeatState::Behind | SeatState::Woken => {
@@ -316,6 +316,16 @@ impl Feed {
                 window.needed_from = needed_from.min(window.joined_from).min(window.end());
                 return;
             }
+        }
+    }
+
+    fn leave(&self, window: &mut Window, seat: usize) {
+        if window.seats.remove(seat).state == SeatState::Woken {
+            self.had_its_turn(window);
+        }
+        if window.seats.is_empty() {
+            // Every append walks the seats, also those that many clients once had.
+            window.seats = Slab::new();
         }
     }
 

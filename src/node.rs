@@ -59,13 +59,14 @@ impl Node {
     /// If one of them cannot be opened, or no poll set is to be had.
     pub fn bind(config: Config) -> anyhow::Result<Self> {
         let closed = CloseReason::ALL.map(CloseReason::label);
-        let (shards, sharding) = Shards::spawn(Handle::current().metrics().num_workers())?;
+        let metrics = Arc::new(Metrics::new(&closed, &Refusal::LABELS, &SlowClient::LABELS)?);
+        let (shards, sharding) = Shards::spawn(Handle::current().metrics().num_workers(), &metrics)?;
         Ok(Self {
             listener: bind(config.listen)?,
             ops_listener: bind(config.ops_listen)?,
             shards: Arc::new(shards),
             sharding,
-            metrics: Arc::new(Metrics::new(&closed, &Refusal::LABELS, &SlowClient::LABELS)?),
+            metrics,
             config,
         })
     }

@@ -3,10 +3,9 @@
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use slab::Slab;
 use smallvec::SmallVec;
 
-use super::{Feed, SeatState, Window};
+use super::{Feed, News, SeatState, Window};
 use crate::message::{Batch, Format};
 
 /// Batches one visit takes at most: as many as fit a `writev` beside control frames.
@@ -23,7 +22,8 @@ pub struct Lagged;
 #[derive(Debug)]
 pub struct Cursor {
     feed: Arc<Feed>,
-    seat: usize,
+    /// `None` while it rests, and when it wants nothing more.
+    seat: Option<usize>,
     /// Sequence number of the current batch: the one to be read next, or being read.
     position: u64,
     /// Offset of the current batch's first message.
@@ -47,58 +47,60 @@ impl Cursor {
         let (position, done) = place;
         let current = window.batches.get((position - window.first) as usize);
         let offset = current.map_or(window.next_offset, |batch| batch.offset);
-        Self { feed, seat, position, offset, done: done as u32, into: 0, live_from: window.end(), partial: None }
+        Self {
+            feed,
+            seat: Some(seat),
+            position,
+            offset,
+            done: done as u32,
+            into: 0,
+            live_from: window.end(),
+            partial: None,
+        }
     }
 
     /// Takes what there is, up to a bound, without moving. When there is nothing, the task is woken by the next append.
     pub fn poll_take(&mut self, context: &mut Context<'_>, taken: &mut Taken) -> Poll<Result<(), Lagged>> {
-        self.poll_take_and_wait(context, taken, false).map_ok(|_waits| ())
-    }
-
-    /// The same; if `wait`, what it returns says whether that is all there is and the task is woken by the next append, as
-    /// if it had come back and found nothing. Who then does not get on with what it took calls [`Self::falls_behind`].
-    pub fn poll_take_and_wait(
-        &mut self,
-        context: &mut Context<'_>,
-        taken: &mut Taken,
-        wait: bool,
-    ) -> Poll<Result<bool, Lagged>> {
         let mut window = self.feed.lock();
-        let window = &mut *window;
-        if std::mem::replace(&mut window.seats[self.seat].state, SeatState::Behind) == SeatState::Woken {
-            self.feed.had_its_turn(window);
-        }
-        if self.position < window.first {
-            window.seats[self.seat].state = SeatState::Told;
-            return Poll::Ready(Err(Lagged));
-        }
-        let mut bytes = 0;
-        let index = (self.position - window.first) as usize;
-        for batch in window.batches.range(index..).take(TAKE_BATCHES) {
-            taken.push(batch.clone());
-            bytes += batch.raw().len();
-            if bytes >= TAKE_BYTES {
-                break;
+        match take(&self.feed, &mut window, &mut self.seat, self.position, context.waker(), taken) {
+            Ok(seat) if taken.is_empty() => {
+                window.change(seat, SeatState::Waiting);
+                Poll::Pending
             }
+            result => Poll::Ready(result.map(drop)),
         }
-        let waits = taken.is_empty() || (wait && index + taken.len() == window.batches.len());
-        let seat = &mut window.seats[self.seat];
-        // Not behind what it took: that is kept for it until it comes back.
-        seat.position = self.position;
-        if !seat.waker.will_wake(context.waker()) {
-            seat.waker.clone_from(context.waker());
-        }
-        if waits {
-            seat.state = SeatState::Waiting;
-        }
-        if taken.is_empty() { Poll::Pending } else { Poll::Ready(Ok(waits)) }
     }
 
-    /// It waits for its socket: only lagging out wakes it.
-    pub fn falls_behind(&mut self) {
-        let seat = &mut self.feed.lock().seats[self.seat];
-        if seat.state == SeatState::Waiting {
-            seat.state = SeatState::Behind;
+    /// Takes what there is, up to a bound, without moving. When there is nothing, it gives its seat up and rests: its
+    /// [`super::Group`] brings what comes.
+    ///
+    /// # Errors
+    /// If it has lagged out.
+    pub fn take_or_rest(&mut self, waker: &Waker, taken: &mut Taken) -> Result<(), Lagged> {
+        let mut window = self.feed.lock();
+        let seat = take(&self.feed, &mut window, &mut self.seat, self.position, waker, taken)?;
+        if taken.is_empty() {
+            self.seat = None;
+            self.feed.leave(&mut window, seat);
+        }
+        Ok(())
+    }
+
+    /// What its group has taken and it has not seen, up to a bound, if it rests and nothing is missing.
+    pub fn news<'a>(&self, news: News<'a>) -> Option<&'a [Arc<Batch>]> {
+        let batches = if self.rests() { news.since(self.position)? } else { return None };
+        Some(&batches[..batches.len().min(TAKE_BATCHES)])
+    }
+
+    /// Whether its group brings what comes.
+    pub fn rests(&self) -> bool {
+        self.seat.is_none()
+    }
+
+    /// It cannot keep up with its group: from now on it takes for itself. Only lagging out wakes it.
+    pub fn fall_behind(&mut self, waker: &Waker) {
+        if self.rests() {
+            self.seat = Some(self.feed.lock().sit_down(waker.clone(), SeatState::Behind, self.position));
         }
     }
 
@@ -166,9 +168,8 @@ impl Cursor {
 
     /// Wants nothing more: it is woken by nothing and keeps nothing in the window.
     pub fn retire(&mut self) {
-        let mut window = self.feed.lock();
-        if std::mem::replace(&mut window.seats[self.seat].state, SeatState::Retired) == SeatState::Woken {
-            self.feed.had_its_turn(&mut window);
+        if let Some(seat) = self.seat.take() {
+            self.feed.leave(&mut self.feed.lock(), seat);
         }
     }
 
@@ -202,16 +203,43 @@ impl Cursor {
     }
 }
 
+/// Takes what there is from a position on, up to a bound, for a reader who has a seat afterwards: which one it returns.
+fn take(
+    feed: &Feed,
+    window: &mut Window,
+    seat: &mut Option<usize>,
+    position: u64,
+    waker: &Waker,
+    taken: &mut Taken,
+) -> Result<usize, Lagged> {
+    let seat = *seat.get_or_insert_with(|| window.sit_down(waker.clone(), SeatState::Behind, position));
+    if window.change(seat, SeatState::Behind) == SeatState::Woken {
+        feed.had_its_turn(window);
+    }
+    let Some(index) = position.checked_sub(window.first) else {
+        window.change(seat, SeatState::Told);
+        return Err(Lagged);
+    };
+    let mut bytes = 0;
+    for batch in window.batches.range(index as usize..).take(TAKE_BATCHES) {
+        taken.push(batch.clone());
+        bytes += batch.raw().len();
+        if bytes >= TAKE_BYTES {
+            break;
+        }
+    }
+    let seat_now = &mut window.seats[seat];
+    // Not behind what it took: that is kept for it until it comes back.
+    seat_now.position = position;
+    if !seat_now.waker.will_wake(waker) {
+        seat_now.waker.clone_from(waker);
+    }
+    Ok(seat)
+}
+
 impl Drop for Cursor {
     fn drop(&mut self) {
-        let mut window = self.feed.lock();
-        if window.seats.remove(self.seat).state == SeatState::Woken {
-            self.feed.had_its_turn(&mut window);
-        }
-        if window.seats.is_empty() {
-            // Every append walks the seats, also those that many clients once had.
-            window.seats = Slab::new();
-        }
+        self.retire();
     }
 }
 
@@ -222,7 +250,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::feed::Retention;
+    use crate::feed::{Group, Retention};
     use crate::message::{BatchBuilder, Kind};
     use crate::metrics::Gauge;
 
@@ -245,24 +273,28 @@ mod tests {
     fn a_reader_whose_socket_is_full_keeps_its_place_and_sleeps_until_it_lags() {
         let retention = Retention { messages: 0, bytes: 50_000, ttl: Duration::from_secs(60) };
         let feed = Arc::new(Feed::new(retention, 1, Gauge::new("bytes", "held").expect("a good name")));
-        let wakes = Arc::new(Wakes::default());
+        let (wakes, rings) = (Arc::new(Wakes::default()), Arc::new(Wakes::default()));
         let waker = wakes.clone().into();
-        let mut context = Context::from_waker(&waker);
+        let mut group = Group::new(&feed, rings.clone().into());
         let (mut reader, mut taken) = (feed.follow(), Taken::new());
-        append(&feed);
-        assert_eq!(reader.poll_take_and_wait(&mut context, &mut taken, true), Poll::Ready(Ok(true)));
-        // While it writes, much comes; then it turns out that its socket is full.
+        assert_eq!(reader.take_or_rest(&waker, &mut taken), Ok(()));
+        assert!(taken.is_empty() && reader.rests());
         (0..3).for_each(|_| append(&feed));
-        assert_eq!(wakes.0.load(Relaxed), 1);
-        reader.falls_behind();
-        taken.clear();
-        assert_eq!(reader.poll_take_and_wait(&mut context, &mut taken, true), Poll::Ready(Ok(true)));
-        assert_eq!(taken.len(), 4);
-        reader.falls_behind();
+        assert_eq!(rings.0.load(Relaxed), 1, "one for all");
+        group.begin(false);
+        let news = reader.news(group.news()).expect("nothing is missing");
+        assert_eq!(news.len(), 3);
+        // It gets one of them out.
+        reader.advance(news, Format::RAW, 1, 0);
+        reader.fall_behind(&waker);
+        assert!(!group.settle());
+        append(&feed);
+        assert_eq!(reader.take_or_rest(&waker, &mut taken), Ok(()));
+        assert_eq!(taken.len(), 3);
         (0..10).for_each(|_| append(&feed));
-        assert_eq!(wakes.0.load(Relaxed), 1);
+        assert_eq!(wakes.0.load(Relaxed), 0);
         (0..100).for_each(|_| append(&feed));
-        assert_eq!(wakes.0.load(Relaxed), 2, "it has lagged");
-        assert_eq!(reader.poll_take_and_wait(&mut context, &mut taken, true), Poll::Ready(Err(Lagged)));
+        assert_eq!(wakes.0.load(Relaxed), 1, "it has lagged");
+        assert_eq!(reader.take_or_rest(&waker, &mut taken), Err(Lagged));
     }
 }

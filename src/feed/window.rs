@@ -53,8 +53,6 @@ pub(super) enum SeatState {
     Behind,
     /// Has been told that it lagged out.
     Told,
-    /// Wants nothing more.
-    Retired,
 }
 
 impl Window {
@@ -78,6 +76,18 @@ impl Window {
 
     pub(super) fn end(&self) -> u64 {
         self.first + self.batches.len() as u64
+    }
+
+    /// Gives a reader at a position a seat.
+    pub(super) fn sit_down(&mut self, waker: Waker, state: SeatState, position: u64) -> usize {
+        self.joined_from = self.joined_from.min(position);
+        self.needed_from = self.needed_from.min(position);
+        self.seats.insert(Seat { waker, state, position })
+    }
+
+    /// Changes a seat's state; returns what it was.
+    pub(super) fn change(&mut self, seat: usize, state: SeatState) -> SeatState {
+        std::mem::replace(&mut self.seats[seat].state, state)
     }
 
     pub(super) fn trim(&mut self, retention: &Retention) {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use crate::feed::{Cursor, TAKE_BATCHES, Taken};
+use crate::feed::{Cursor, TAKE_BATCHES};
 use crate::message::{Batch, Format, put_text};
 use crate::ws::frame;
 
@@ -80,7 +80,7 @@ const FEW: usize = 8;
 
 impl<'a> Outgoing<'a> {
     /// Everything in `taken`, as far as it fits.
-    pub(super) fn all(taken: &'a Taken, cursor: &Cursor, control: &'a Control, reader: Reader) -> Self {
+    pub(super) fn all(taken: &'a [Arc<Batch>], cursor: &Cursor, control: &'a Control, reader: Reader) -> Self {
         let then = (taken.len(), 0);
         let mut this = Self { taken, reader, parts: SmallVec::new(), before: 0, control: control.rest(), then };
         let format = reader.format;
@@ -108,7 +108,13 @@ impl<'a> Outgoing<'a> {
     }
 
     /// Only what ends the item that was begun, up to byte `end` of the first batch, and control frames.
-    pub(super) fn last(taken: &'a Taken, end: usize, cursor: &Cursor, control: &'a Control, reader: Reader) -> Self {
+    pub(super) fn last(
+        taken: &'a [Arc<Batch>],
+        end: usize,
+        cursor: &Cursor,
+        control: &'a Control,
+        reader: Reader,
+    ) -> Self {
         let parts = SmallVec::new();
         let mut this = Self { taken, reader, parts, before: 1, control: control.rest(), then: (0, 0) };
         if let Some(batch) = taken.first() {
@@ -212,12 +218,12 @@ pub(super) struct Progress {
 
 impl Progress {
     /// Everything that was taken, though nothing of it was for this reader.
-    pub(super) fn past(taken: &Taken) -> Self {
+    pub(super) fn past(taken: &[Arc<Batch>]) -> Self {
         Self { batch: taken.len(), ..Self::default() }
     }
 
     /// Moves both on.
-    pub(super) fn apply(self, cursor: &mut Cursor, taken: &Taken, control: &mut Control, reader: Reader) {
+    pub(super) fn apply(self, cursor: &mut Cursor, taken: &[Arc<Batch>], control: &mut Control, reader: Reader) {
         control.advance(self.control);
         cursor.advance(taken, reader.format, self.batch, self.at);
     }
@@ -228,7 +234,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::feed::{Feed, Retention};
+    use crate::feed::{Feed, Retention, Taken};
     use crate::message::{BatchBuilder, Kind};
     use crate::metrics::Gauge;
 

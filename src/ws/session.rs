@@ -22,7 +22,7 @@ use super::rate::Rate;
 use super::socket::Socket;
 use super::v1;
 use crate::config::SlowClient;
-use crate::feed::{Cursor, Taken};
+use crate::feed::{Cursor, Feed, News, Taken};
 use crate::hub::{Answer, Hub, Membership};
 use crate::message::{Format, Shape, now_ns};
 use crate::metrics::{LossCause, Metrics};
@@ -56,6 +56,13 @@ pub struct Shared {
     pub senders: AtomicU32,
 }
 
+/// What many sessions have sent together: counted at once, for counting each write would cost all cores the same memory.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    sent_bytes: u64,
+    delivered: u64,
+}
+
 /// What a client asked for beside its channel.
 #[derive(Clone, Copy, Debug)]
 pub struct Wishes {
@@ -63,6 +70,17 @@ pub struct Wishes {
     pub format: Format,
     /// Whether it hears its own messages.
     pub echo: bool,
+}
+
+impl Tally {
+    /// Counts it, and begins anew.
+    pub(super) fn count(&mut self, metrics: &Metrics) {
+        let Self { sent_bytes, delivered } = std::mem::take(self);
+        if sent_bytes > 0 {
+            metrics.websocket.sent_bytes.inc_by(sent_bytes);
+            metrics.websocket.delivered.inc_by(delivered);
+        }
+    }
 }
 
 impl Shared {
@@ -147,8 +165,9 @@ impl Session {
         }
     }
 
-    /// Does what can be done now; the waker rings when there is more.
-    pub(super) fn poll(&mut self, context: &mut Context<'_>) -> ControlFlow<Ended> {
+    /// Does what can be done now; the waker rings when there is more. `news` are those of its channel's group.
+    pub(super) fn poll(&mut self, context: &mut Context<'_>, news: News<'_>, tally: &mut Tally) -> ControlFlow<Ended> {
+        let mut idle = false;
         for round in 0..ROUNDS {
             let read = self.read(context)?;
             if round == 0 {
@@ -156,13 +175,20 @@ impl Session {
                 self.visit(context)?;
             }
             self.pass_answers(context);
-            let written = self.write(context)?;
+            let written = self.write(context, news, tally)?;
             self.close_on(context)?;
-            if read.is_pending() && written.is_pending() {
-                return ControlFlow::Continue(());
+            idle = read.is_pending() && written.is_pending();
+            if idle {
+                break;
             }
         }
-        context.waker().wake_by_ref();
+        if !idle {
+            context.waker().wake_by_ref();
+        }
+        if self.rests() && self.cursor.position() < news.end() {
+            // The group does not wait for it.
+            self.cursor.fall_behind(context.waker());
+        }
         ControlFlow::Continue(())
     }
 
@@ -206,67 +232,62 @@ impl Session {
     }
 
     /// Writes once; pending if there is nothing to write or the client does not take more now.
-    fn write(&mut self, context: &mut Context<'_>) -> ControlFlow<Ended, Poll<()>> {
-        let mut taken = Taken::new();
+    fn write(&mut self, context: &mut Context<'_>, news: News<'_>, tally: &mut Tally) -> ControlFlow<Ended, Poll<()>> {
+        let mut own = Taken::new();
+        let mut taken: &[_] = &[];
         let mut frame_end = None;
-        let mut waits = false;
-        if self.reads_on() {
-            match self.cursor.poll_take_and_wait(context, &mut taken, true) {
-                Poll::Ready(Ok(all)) => waits = all,
-                Poll::Ready(Err(_lagged)) => {
-                    frame_end = self.lagged(&mut taken);
-                    if frame_end.is_none() && self.reads_on() {
-                        return ControlFlow::Continue(Poll::Ready(()));
-                    }
-                }
-                Poll::Pending => {}
+        let mut news_end = false;
+        if !self.reads_on() {
+            if let Some((batch, end)) = self.cursor.unfinished_item(self.reader.format) {
+                own.push(batch);
+                (taken, frame_end) = (&own, Some(end));
             }
-        } else if let Some((batch, end)) = self.cursor.unfinished_item(self.reader.format) {
-            taken.push(batch);
-            frame_end = Some(end);
+        } else if let Some(batches) = self.cursor.news(news) {
+            taken = batches;
+            news_end = self.cursor.position() + taken.len() as u64 >= news.end();
+        } else if self.cursor.take_or_rest(context.waker(), &mut own).is_ok() {
+            taken = &own;
+        } else {
+            frame_end = self.lagged(&mut own);
+            if frame_end.is_none() && self.reads_on() {
+                return ControlFlow::Continue(Poll::Ready(()));
+            }
+            taken = &own;
         }
         let outgoing = match frame_end {
-            Some(end) => Outgoing::last(&taken, end, &self.cursor, &self.control, self.reader),
-            None => Outgoing::all(&taken, &self.cursor, &self.control, self.reader),
+            Some(end) => Outgoing::last(taken, end, &self.cursor, &self.control, self.reader),
+            None => Outgoing::all(taken, &self.cursor, &self.control, self.reader),
         };
         if self.reader.format != Format::RAW {
-            self.cursor.account(&taken);
+            self.cursor.account(taken);
         }
         if outgoing.is_empty() {
             if taken.is_empty() {
                 return ControlFlow::Continue(Poll::Pending);
             }
             // Marks that this format does not show, or its own messages.
-            Progress::past(&taken).apply(&mut self.cursor, &taken, &mut self.control, self.reader);
+            Progress::past(taken).apply(&mut self.cursor, taken, &mut self.control, self.reader);
             return ControlFlow::Continue(Poll::Ready(()));
         }
         let written = match self.socket.write(&outgoing.slices()) {
             Poll::Ready(Ok(written)) if written > 0 => written,
             Poll::Ready(_) => return ControlFlow::Break(self.reason_or_disconnected()),
-            Poll::Pending => {
-                if waits {
-                    self.cursor.falls_behind();
-                }
-                return ControlFlow::Continue(Poll::Pending);
-            }
+            Poll::Pending => return ControlFlow::Continue(Poll::Pending),
         };
         let progress = outgoing.progress(written);
         // While these waited it may not have read: it looks again once they are written.
         let had_control = self.control.waiting() > 0;
         let live = !self.cursor.is_replaying();
-        progress.apply(&mut self.cursor, &taken, &mut self.control, self.reader);
-        let metrics = &self.shared.metrics;
-        metrics.websocket.sent_bytes.inc_by(written as u64);
-        if progress.messages > 0 {
-            metrics.websocket.delivered.inc_by(progress.messages);
-        }
+        progress.apply(&mut self.cursor, taken, &mut self.control, self.reader);
+        tally.sent_bytes += written as u64;
+        tally.delivered += progress.messages;
         if let Some(batch) = taken.first().filter(|_| live && progress.batch > 0) {
             if self.writes.is_multiple_of(TIMED_DELIVERY) {
-                metrics.delivery_seconds.observe(now_ns().saturating_sub(batch.published_ns) as f64 / 1e9);
+                self.shared.metrics.delivery_seconds.observe(now_ns().saturating_sub(batch.published_ns) as f64 / 1e9);
             }
             self.writes += 1;
         }
-        let all = waits && progress.batch == taken.len() && !had_control;
+        let all = news_end && progress.batch == taken.len() && !had_control;
         ControlFlow::Continue(if all { Poll::Pending } else { Poll::Ready(()) })
     }
 
@@ -340,6 +361,21 @@ impl Session {
             Step::Say | Step::Linger => {}
         }
         ControlFlow::Continue(())
+    }
+
+    /// Whether its group brings what comes.
+    pub(super) fn rests(&self) -> bool {
+        self.reads_on() && self.cursor.rests()
+    }
+
+    /// The number of the newest message this client said.
+    pub(super) fn said(&self) -> u64 {
+        self.said
+    }
+
+    /// The feed it reads.
+    pub(super) fn feed(&self) -> &Arc<Feed> {
+        &self.membership.channel().feed
     }
 
     /// Whether messages still go to this client.

@@ -1,6 +1,6 @@
 //! Shards: who polls the sessions. A shard is one task that owns a share of a node's sessions and waits for all their
-//! sockets in a poll set of its own. Whoever a batch wakes is written to in one tight loop, and what clients say while
-//! that runs is heard together, after it.
+//! sockets in a poll set of its own. A batch wakes the shard once for all its sessions on that channel; they are written
+//! to in one tight loop, and what clients say while that runs is heard together, after it.
 //!
 //! What else was measured, as CPU per delivery and p99, each as a ratio to a bare epoll loop's in the same run (first 500
 //! clients and 64 bytes, 16 messages in flight for each of 4 publishers; then 1,000 clients, 200 bytes, 1 in flight):
@@ -17,18 +17,20 @@
 //! Three more made no difference: `sendmsg` instead of `writev`, small batches copied together for one `send`, and huge
 //! pages. 90 of 100 parts of a node's CPU are the kernel's, sending; 7 are ours.
 
-use std::collections::VecDeque;
+mod audience;
+mod queue;
+
+use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io::{self, ErrorKind};
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::*};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::*};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
-use futures_util::task::AtomicWaker;
 use mio::{Events, Token};
 use slab::Slab;
 use tokio::io::Interest;
@@ -36,8 +38,12 @@ use tokio::io::unix::AsyncFd;
 use tokio::task::{JoinSet, unconstrained};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
+use self::audience::{Audience, Moved};
+use self::queue::{Bell, Due, Queue, Told};
 use super::close::CloseReason;
-use super::session::Session;
+use super::session::{Session, Tally};
+use crate::feed::Group;
+use crate::metrics::Metrics;
 
 /// How long a shard visits sessions before other tasks get their turn. Twice as long makes larger batches, but they come
 /// later.
@@ -56,27 +62,12 @@ pub struct Shards {
     next: AtomicUsize,
 }
 
-/// What others tell a shard.
-#[derive(Debug, Default)]
-struct Queue {
-    told: Mutex<Told>,
-    task: AtomicWaker,
-}
-
-#[derive(Debug, Default)]
-struct Told {
-    /// Keys of sessions to be visited.
-    woken: Vec<usize>,
-    newcomers: Vec<(Box<Session>, TaskTrackerToken)>,
-}
-
-/// Wakes one session.
-#[derive(Debug)]
-struct Bell {
-    queue: Arc<Queue>,
-    key: usize,
-    /// It is to be visited already.
-    rung: AtomicBool,
+/// Visits to an audience.
+#[derive(Clone, Copy, Debug)]
+struct Round {
+    audience: usize,
+    /// How many of those who rest are still to be visited.
+    left: usize,
 }
 
 struct Shard {
@@ -84,15 +75,28 @@ struct Shard {
     poll: AsyncFd<mio::Poll>,
     events: Events,
     sessions: Slab<Housed>,
-    /// Keys of sessions still to be visited before anything new is taken in: what clients say while others are written to
-    /// is heard together, after that. One that has left meanwhile may be among them.
-    due: VecDeque<usize>,
+    audiences: Slab<Audience>,
+    /// Keys of audiences by the address of the feed they hear.
+    by_feed: HashMap<usize, usize>,
+    /// Who is still to be visited before anything new is taken in: what clients say while others are written to is heard
+    /// together, after that.
+    due: VecDeque<Due>,
+    /// The audience that is being visited.
+    round: Option<Round>,
+    /// Somebody has said something in this turn.
+    spoken: bool,
+    /// What was sent in this turn.
+    tally: Tally,
+    metrics: Arc<Metrics>,
 }
 
 struct Housed {
     session: Box<Session>,
     bell: Arc<Bell>,
     waker: Waker,
+    audience: usize,
+    /// Its place among those who rest there.
+    place: Option<usize>,
     _token: TaskTrackerToken,
 }
 
@@ -101,9 +105,10 @@ impl Shards {
     ///
     /// # Errors
     /// If there is no poll set to be had.
-    pub fn spawn(count: usize) -> io::Result<(Self, JoinSet<Infallible>)> {
+    pub fn spawn(count: usize, metrics: &Arc<Metrics>) -> io::Result<(Self, JoinSet<Infallible>)> {
         let queues: Box<[Arc<Queue>]> = (0..count).map(|_| Arc::default()).collect();
-        let shards: Vec<_> = queues.iter().map(|queue| Shard::new(queue.clone())).collect::<io::Result<_>>()?;
+        let shards: Vec<_> =
+            queues.iter().map(|queue| Shard::new(queue.clone(), metrics.clone())).collect::<io::Result<_>>()?;
         let mut tasks = JoinSet::new();
         for shard in shards {
             tasks.spawn(unconstrained(shard.run()));
@@ -118,39 +123,23 @@ impl Shards {
     }
 }
 
-impl Queue {
-    fn tell(&self, what: impl FnOnce(&mut Told)) {
-        let mut told = self.lock();
-        let first = told.woken.is_empty() && told.newcomers.is_empty();
-        what(&mut told);
-        drop(told);
-        if first {
-            self.task.wake();
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Told> {
-        self.told.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Wake for Bell {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        if !self.rung.swap(true, AcqRel) {
-            self.queue.tell(|told| told.woken.push(self.key));
-        }
-    }
-}
-
 impl Shard {
-    fn new(queue: Arc<Queue>) -> io::Result<Self> {
+    fn new(queue: Arc<Queue>, metrics: Arc<Metrics>) -> io::Result<Self> {
         #[expect(deprecated, reason = "sound here, a poll set keeps its descriptor; the other constructor is unsafe")]
         let poll = AsyncFd::with_interest(mio::Poll::new()?, Interest::READABLE)?;
-        Ok(Self { queue, poll, events: Events::with_capacity(EVENTS), sessions: Slab::new(), due: VecDeque::new() })
+        Ok(Self {
+            queue,
+            poll,
+            events: Events::with_capacity(EVENTS),
+            sessions: Slab::new(),
+            audiences: Slab::new(),
+            by_feed: HashMap::new(),
+            due: VecDeque::new(),
+            round: None,
+            spoken: false,
+            tally: Tally::default(),
+            metrics,
+        })
     }
 
     async fn run(mut self) -> Infallible {
@@ -158,8 +147,13 @@ impl Shard {
     }
 
     fn turn(&mut self, context: &mut Context<'_>) -> Poll<Infallible> {
-        self.queue.task.register(context.waker());
-        let carried_on = !self.due.is_empty();
+        self.queue.register(context.waker());
+        let carried_on = self.is_busy();
+        self.spoken = false;
+        if let Some(Round { audience, .. }) = self.round {
+            // For those who have not been visited.
+            self.audiences[audience].group.take();
+        }
         if !carried_on {
             // Cleared before they are taken: what comes later makes it ready again.
             while let Poll::Ready(Ok(mut ready)) = self.poll.poll_read_ready_mut(context) {
@@ -169,16 +163,16 @@ impl Shard {
             self.take_told();
         }
         let end = Instant::now() + TURN;
-        while !self.due.is_empty() && Instant::now() < end {
-            for _ in 0..VISITS {
-                let Some(key) = self.due.pop_front() else { break };
-                self.visit(key);
-            }
-        }
-        if carried_on || !self.due.is_empty() {
+        while (0..VISITS).all(|_| self.visit_next()) && Instant::now() < end {}
+        self.tally.count(&self.metrics);
+        if carried_on || self.is_busy() {
             context.waker().wake_by_ref();
         }
         Poll::Pending
+    }
+
+    fn is_busy(&self) -> bool {
+        self.round.is_some() || !self.due.is_empty()
     }
 
     /// Learns which sockets can be read from or written to; returns whether there may be more.
@@ -195,8 +189,8 @@ impl Shard {
             count += 1;
             let key = event.token().0;
             let Some(housed) = sessions.get_mut(key) else { continue };
-            if housed.session.socket().note(event) && !housed.bell.rung.swap(true, AcqRel) {
-                due.push_back(key);
+            if housed.session.socket().note(event) && housed.bell.ring_silently() {
+                due.push_back(Due::Session(key));
             }
         }
         count == EVENTS
@@ -204,7 +198,7 @@ impl Shard {
 
     /// Learns who has come and who is woken.
     fn take_told(&mut self) {
-        let Told { woken, newcomers } = std::mem::take(&mut *self.queue.lock());
+        let Told { woken, newcomers } = self.queue.take();
         self.due.extend(woken);
         for (session, token) in newcomers {
             self.take_in(session, token);
@@ -218,19 +212,112 @@ impl Shard {
             tracing::error!("cannot watch a socket: {error}");
             return session.end(CloseReason::Internal);
         }
-        let bell = Arc::new(Bell { queue: self.queue.clone(), key, rung: AtomicBool::new(true) });
-        vacant.insert(Housed { session, waker: bell.clone().into(), bell, _token: token });
-        self.due.push_back(key);
+        let feed = session.feed();
+        let audience = *self.by_feed.entry(Arc::as_ptr(feed).addr()).or_insert_with(|| {
+            let vacant = self.audiences.vacant_entry();
+            let key = vacant.key();
+            let bell = Bell::new(&self.queue, Due::Audience(key));
+            vacant.insert(Audience::new(Group::new(feed, bell.clone().into()), bell));
+            key
+        });
+        self.audiences[audience].sessions += 1;
+        let bell = Bell::new(&self.queue, Due::Session(key));
+        let waker = bell.clone().into();
+        bell.ring_silently();
+        vacant.insert(Housed { session, waker, bell, audience, place: None, _token: token });
+        self.due.push_back(Due::Session(key));
     }
 
     fn visit(&mut self, key: usize) {
-        let Some(Housed { session, bell, waker, .. }) = self.sessions.get_mut(key) else { return };
-        bell.rung.swap(false, AcqRel);
+        let Some(Housed { session, waker, audience, place, .. }) = self.sessions.get_mut(key) else { return };
+        let audience = &mut self.audiences[*audience];
+        let said = session.said();
         // A session that fails takes no other with it.
-        let step = catch_unwind(AssertUnwindSafe(|| session.poll(&mut Context::from_waker(waker))));
-        if let ControlFlow::Break(reason) = step.unwrap_or(ControlFlow::Break(CloseReason::Internal)) {
-            session.end(reason);
-            self.sessions.remove(key);
+        let (mut context, tally) = (Context::from_waker(waker), &mut self.tally);
+        let step = catch_unwind(AssertUnwindSafe(|| session.poll(&mut context, audience.group.news(), tally)));
+        let step = step.unwrap_or(ControlFlow::Break(CloseReason::Internal));
+        let spoke = session.said() != said;
+        self.spoken |= spoke;
+        let rests = step.is_continue() && session.rests();
+        let moved = match *place {
+            None if rests => {
+                *place = Some(audience.rest(key));
+                None
+            }
+            Some(here) if !rests => {
+                *place = None;
+                audience.rise(here)
+            }
+            Some(here) if spoke => audience.prefer(here).map(|(there, moved)| {
+                *place = Some(there);
+                moved
+            }),
+            _ => None,
+        };
+        if let Some(Moved { session, place }) = moved {
+            self.sessions[session].place = Some(place);
+        }
+        if let ControlFlow::Break(reason) = step {
+            self.part_with(key, reason);
+        }
+    }
+
+    fn part_with(&mut self, key: usize, reason: CloseReason) {
+        let Housed { session, audience, .. } = self.sessions.remove(key);
+        session.end(reason);
+        let sessions = &mut self.audiences[audience].sessions;
+        *sessions -= 1;
+        if *sessions == 0 {
+            self.by_feed.remove(&Arc::as_ptr(session.feed()).addr());
+            self.audiences.remove(audience);
+            self.round.take_if(|round| round.audience == audience);
+        }
+    }
+
+    /// Visits whoever is next; returns whether to go on.
+    fn visit_next(&mut self) -> bool {
+        if self.round.is_some() {
+            self.go_round();
+            return true;
+        }
+        match self.due.front() {
+            // First the broker takes it: then those who hear get it together with the rest.
+            Some(Due::Audience(_)) if self.spoken => return false,
+            Some(Due::Audience(key)) => self.begin_round(*key),
+            Some(Due::Session(key)) => {
+                let key = *key;
+                if let Some(Housed { bell, .. }) = self.sessions.get(key) {
+                    bell.hush();
+                }
+                self.visit(key);
+            }
+            None => return false,
+        }
+        self.due.pop_front();
+        true
+    }
+
+    fn begin_round(&mut self, key: usize) {
+        if let Some(audience) = self.audiences.get_mut(key) {
+            self.round = Some(Round { audience: key, left: audience.begin() });
+            self.go_round();
+        }
+    }
+
+    /// Visits one of those who are left.
+    fn go_round(&mut self) {
+        let Some(round) = &mut self.round else { return };
+        let next = self.audiences[round.audience].next(round.left);
+        round.left = next.map_or(0, |(_, left)| left);
+        if let Some((session, _)) = next {
+            self.visit(session);
+        }
+        if let Some(Round { audience, left: 0 }) = self.round {
+            self.round = None;
+            let Audience { group, bell, .. } = &mut self.audiences[audience];
+            if group.settle() {
+                bell.wake_by_ref();
+            }
         }
     }
 }
