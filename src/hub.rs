@@ -4,6 +4,7 @@
 mod inbox;
 mod receipt;
 mod subscription;
+mod unheard;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering::*};
@@ -16,6 +17,7 @@ use self::inbox::Outbox;
 pub use self::inbox::{INBOX_BYTES, INBOX_MESSAGES, Inbox, Outgoing, Publication};
 pub use self::receipt::{Answer, Outcome, Receipt, Unpublished};
 pub use self::subscription::{BrokerAway, Page, Reading, Subscription};
+pub use self::unheard::{Held, Unheard};
 use crate::channel::ChannelName;
 use crate::feed::{Feed, Retention};
 use crate::metrics::Metrics;
@@ -79,6 +81,8 @@ pub struct Channel {
     /// Who publishes: this node, as long as this object lives. Drawn at random, so that a channel that went and came
     /// again does not look like one that repeats itself.
     pub publisher: u64,
+    /// What of it the broker holds and has not brought back.
+    pub unheard: Unheard,
     outbox: Mutex<Outbox>,
     live: AtomicBool,
     became_live: Notify,
@@ -240,6 +244,7 @@ impl Channel {
             name: name.clone(),
             feed: Arc::new(Feed::new(retention, epoch, metrics.feed_bytes.clone())),
             publisher: rand::random(),
+            unheard: Unheard::default(),
             outbox: Mutex::default(),
             live: AtomicBool::new(false),
             became_live: Notify::new(),

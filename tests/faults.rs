@@ -4,6 +4,7 @@
 
 mod audit;
 mod cluster;
+mod forgotten;
 mod island;
 mod journal;
 mod listener;

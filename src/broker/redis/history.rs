@@ -77,7 +77,7 @@ pub(super) async fn abandon(
 
 /// KEYS: meta hash, history stream, set of keys. ARGV: the old epoch and a new one.
 const ABANDON: &str = "if redis.call('HGET', KEYS[1], 'epoch') == ARGV[1] then
-  redis.call('HSET', KEYS[1], 'epoch', ARGV[2], 'offset', '0')
+  redis.call('HSET', KEYS[1], 'epoch', ARGV[2], 'offset', '0', 'jumped', '0')
   redis.call('DEL', KEYS[2], KEYS[3])
 end";
 

@@ -287,21 +287,26 @@ impl<'a> Lane<'a> {
 
     /// What the last message of a batch that Redis holds is called, if somebody wants to know.
     async fn last_id(&mut self, sending: &Sending, answer: Value, lookups: &mut usize) -> Option<MessageId> {
-        let wanted = sending.outgoing.has_receipts() || sending.outgoing.key.is_some();
-        if !wanted || self.redis.retention.messages == 0 {
+        if self.redis.retention.messages == 0 {
             return None;
         }
+        let Outgoing { channel, .. } = &sending.outgoing;
         let (epoch, offset, published): (Vec<u8>, u64, bool) = from_redis_value(answer).ok()?;
+        let id = MessageId { epoch: u64::from_le_bytes(epoch.try_into().ok()?), offset };
         if !published {
-            sending.outgoing.channel.feed.confirm(sending.outgoing.last());
+            channel.feed.confirm(sending.outgoing.last());
+        } else if offset > 0 {
+            channel.unheard.held(sending.outgoing.last(), id);
         }
-        let epoch = u64::from_le_bytes(epoch.try_into().ok()?);
         if offset > 0 {
-            return Some(MessageId { epoch, offset });
+            return Some(id);
+        }
+        if !sending.outgoing.has_receipts() {
+            return None;
         }
         // Published before by a pipeline whose answer was lost, and not the last of it.
         *lookups = lookups.checked_sub(1)?;
-        let stream = self.redis.names.stream(&sending.outgoing.channel.name);
+        let stream = self.redis.names.stream(&channel.name);
         let found = find(self.connection.as_mut()?, &stream, sending.envelope.node, sending.envelope.number).await;
         found.unwrap_or_else(|error| {
             warn!("cannot look up what a message is called: {error:#}");
@@ -322,16 +327,29 @@ impl Redis {
             return;
         }
         let digits = |number: u64| format!("{number:020}");
-        let (seen_epoch, next_offset) = channel.feed.expects();
+        let (seen, held, lately) = self.known(channel);
         pipeline.cmd("EVALSHA").arg(script);
         pipeline.arg(3).arg(names.meta(name)).arg(names.stream(name)).arg(names.keys(name));
         pipeline.arg(names.pubsub(name)).arg(format!("{:016x}", envelope.node));
         pipeline.arg(digits(sending.outgoing.last())).arg(previous.map(digits).unwrap_or_default()).arg(*count);
         pipeline.arg(envelope.encode_to_vec()).arg(key.as_deref().unwrap_or_default()).arg(retention.messages);
         pipeline.arg(retention.ttl.as_millis() as u64).arg((retention.ttl + META_OUTLIVES).as_millis() as u64);
-        pipeline.arg(&rand::random::<u64>().max(1).to_le_bytes()[..]).arg(envelope.published_ns / 1_000_000_000);
-        pipeline.arg(&seen_epoch.to_le_bytes()[..]).arg(next_offset - 1);
-        pipeline.arg(self.publish_command());
+        pipeline.arg(&rand::random::<u64>().max(1).to_le_bytes()[..]).arg(now_ns() / 1_000_000_000);
+        pipeline.arg(&seen.epoch.to_le_bytes()[..]).arg(seen.offset);
+        pipeline.arg(self.publish_command()).arg(held.map(digits).unwrap_or_default()).arg(u8::from(lately));
+    }
+
+    /// The newest message of a channel that this node knows of; its number if it is its own, held by Redis and not heard
+    /// yet; and whether Redis must remember that, because it forgets nodes only after the life of a history.
+    fn known(&self, channel: &Channel) -> (MessageId, Option<u64>, bool) {
+        let (epoch, next_offset) = channel.feed.expects();
+        match channel.unheard.newest() {
+            // Not if it was in another history than what has been heard: everybody has been told of that.
+            Some(held) if epoch == 0 || epoch == held.id.epoch => {
+                (held.id, Some(held.number), held.since.elapsed() < self.retention.ttl / 2)
+            }
+            _ => (MessageId { epoch, offset: next_offset - 1 }, None, false),
+        }
     }
 }
 

@@ -6,28 +6,34 @@
 -- message, and of its predecessor in the same pipeline or '' (20 digits each, so that they compare as text: Lua's numbers
 -- are too short); how many messages; the batch without epoch and offset; its key or ''; messages to keep; milliseconds to
 -- keep them after the last, and what is known of them; the epoch to begin if there is none (8 bytes); seconds since 1970;
--- epoch and offset of the newest message that the publishing node has heard; PUBLISH or SPUBLISH.
+-- epoch and offset of the newest message that the publishing node knows of; PUBLISH or SPUBLISH; if that message is one of
+-- its own, which nobody but it may have heard, the number of that, else ''; '1' if that is so new that it cannot have been
+-- forgotten below.
 local meta, stream, keys = KEYS[1], KEYS[2], KEYS[3]
 local channel, node, last_number, previous = ARGV[1], 'n:' .. ARGV[2], ARGV[3], ARGV[4]
 local count, body, key, keep = tonumber(ARGV[5]), ARGV[6], ARGV[7], tonumber(ARGV[8])
 local ttl, meta_ttl, new_epoch, now = ARGV[9], ARGV[10], ARGV[11], tonumber(ARGV[12])
-local seen_epoch, seen = ARGV[13], tonumber(ARGV[14])
+local seen_epoch, seen, held, lately = ARGV[13], tonumber(ARGV[14]), ARGV[16], ARGV[17] == '1'
 
 local epoch = redis.call('HGET', meta, 'epoch')
-if not epoch then
-  -- Whatever is left of a history without its offsets cannot be gone on with.
-  epoch = new_epoch
-  redis.call('HSET', meta, 'epoch', epoch)
+local last = tonumber(redis.call('HGET', meta, 'offset') or 0)
+local heard = redis.call('HGET', meta, node)
+local heard_number = heard and string.sub(heard, 1, 20) or ''
+-- Redis has lost what it had acknowledged, and given the same offsets to others. It is known already if somebody has gone
+-- on behind it.
+local outrun = held > heard_number and (heard or lately) and seen_epoch == epoch and seen <= last
+  and seen > tonumber(redis.call('HGET', meta, 'jumped') or 0)
+if not epoch or outrun then
+  -- Nor can whatever is left of a history without its offsets be gone on with.
+  epoch, last = new_epoch, 0
+  redis.call('HSET', meta, 'epoch', epoch, 'offset', '0', 'jumped', '0')
   redis.call('DEL', stream, keys)
 end
 
-local last = tonumber(redis.call('HGET', meta, 'offset') or 0)
 local kept = key ~= '' and redis.call('ZSCORE', keys, key)
 if kept and tonumber(kept) <= last - keep then
   kept = false
 end
-local heard = redis.call('HGET', meta, node)
-local heard_number = heard and string.sub(heard, 1, 20) or ''
 if heard_number >= last_number then
   local offset = kept or heard_number == last_number and string.match(heard, '%d+$') or 0
   return {epoch, tonumber(offset), kept and 0 or 1}
@@ -50,8 +56,9 @@ if not heard and redis.call('HLEN', meta) > 256 then
 end
 
 if seen_epoch == epoch and seen > last then
-  -- Redis has lost the end of what it had given out: no offset may be given twice.
+  -- Redis has lost the end of what it had given out: no offset may be given twice, and who misses what had them is told.
   last = seen
+  redis.call('HSET', meta, 'jumped', ARGV[14])
 end
 last = last + count
 local id = string.format('%.0f', last)

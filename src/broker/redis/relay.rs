@@ -303,6 +303,10 @@ impl Relay {
                 self.missed(channel, number.saturating_sub(newest + 1));
             }
         }
+        if reception.was_live && channel.feed.expects().0 == 0 && offset == 1 && number > 1 {
+            // Not its publisher's first: there was another history, of which nothing was heard here.
+            channel.feed.mark_gap(None);
+        }
         let mut batch = envelope.into_batch(own).build(published_ns);
         batch.offset = offset;
         let followers = || self.link.hub.followers(&channel.name);
@@ -311,6 +315,9 @@ impl Relay {
             Accepted::Duplicate => reception.repeated(node, epoch, offset, last),
             Accepted::Appended => {
                 reception.hear(node, epoch, last);
+                if own {
+                    channel.unheard.came_back(last);
+                }
                 self.count(count, timed.then_some(published_ns));
             }
         }
