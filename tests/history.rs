@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use ::redis::AsyncCommands;
+use echocast::broker::envelope::{Envelope, Said};
+use echocast::message::now_ns;
 use futures_util::{SinkExt, StreamExt};
 use tokio::task::JoinHandle;
 use tokio_tungstenite::tungstenite::Message;
@@ -11,7 +13,7 @@ use crate::support::client::TestClient;
 use crate::support::cluster::Cluster;
 use crate::support::node::TestNode;
 use crate::support::redis::Redis;
-use crate::support::{on_both_brokers, soon};
+use crate::support::{on_both_brokers, soon, until};
 
 on_both_brokers!(newcomers_get_the_newest_messages_they_ask_for);
 
@@ -300,4 +302,48 @@ async fn a_history_that_is_gone_before_anybody_reads_it_stops_nobody() {
     let reads =
         info.lines().find_map(|line| line.strip_prefix("cmdstat_xrange:calls=")?.split(',').next()?.parse().ok());
     assert!(reads.is_some_and(|reads: u32| reads < 1000), "{reads:?} reads of the history for 50 messages");
+}
+
+/// What nodes of a channel's past said there last, as they would publish it.
+const PUBLISH: &str = "
+redis.call('HSET', KEYS[1], 'offset', ARGV[2], 'n:' .. ARGV[3], ARGV[4])
+redis.call('XADD', KEYS[2], ARGV[2] .. '-0', 'b', ARGV[1])
+redis.call('PUBLISH', KEYS[3], ARGV[1])";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_channel_on_which_thousands_of_nodes_have_published_keeps_its_history() {
+    let cluster = Cluster::redis(1, &["--history", "5000"]).await;
+    let mut client = cluster.client(0, "/crowd").await;
+    say_and_hear(&mut client, 0..1).await;
+    let mut redis = cluster.redis.as_ref().unwrap().connect().await;
+    let epoch: Vec<u8> = redis.hget("echocast:{crowd}:meta", "epoch").await.unwrap();
+    let now = now_ns();
+    let mut pipeline = ::redis::pipe();
+    for offset in 2..1030 {
+        let said = Said { payload: offset.to_string().into(), ..Said::default() };
+        let envelope = Envelope {
+            epoch: u64::from_le_bytes(epoch.clone().try_into().unwrap()),
+            offset,
+            node: offset,
+            number: 1,
+            published_ns: now,
+            messages: vec![said],
+            ..Envelope::default()
+        };
+        pipeline.cmd("EVAL").arg(PUBLISH).arg(3);
+        pipeline.arg("echocast:{crowd}:meta").arg("echocast:{crowd}:history").arg("echocast:{crowd}");
+        pipeline.arg(envelope.encode_payload()).arg(offset).arg(format!("{offset:016x}"));
+        pipeline.arg(format!("{:020} {} {offset}", 1, now / 1_000_000_000));
+    }
+    pipeline.exec_async(&mut redis).await.unwrap();
+    for offset in 2..1030 {
+        assert_eq!(client.hear().await, offset.to_string());
+    }
+    // What was heard from so many that not all are remembered is not taken for what another server has given out.
+    let node = cluster.node(0);
+    ::redis::cmd("CLIENT").arg("KILL").arg("TYPE").arg("pubsub").exec_async(&mut redis).await.unwrap();
+    until("the node is back", async || node.metric("echocast_broker_reconnects_total").await == 1.0).await;
+    say_and_hear(&mut client, 1030..1032).await;
+    let after: Vec<u8> = redis.hget("echocast:{crowd}:meta", "epoch").await.unwrap();
+    assert_eq!(after, epoch, "the same history");
 }

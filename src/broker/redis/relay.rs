@@ -47,8 +47,9 @@ struct Reception {
     round: u64,
     /// It has been live: what is missing from then on was missed, even if there was no history yet.
     was_live: bool,
-    /// The end of what was jumped over in the history that is being heard: it may still come.
-    jumped_to: u64,
+    /// Where what is known of the history that is being heard begins: before it something was jumped over, which may still
+    /// come, or those who said it are not remembered.
+    known_from: u64,
     /// The epoch of the history that was heard before this one.
     left: u64,
     /// An offset has been given out twice: Redis has lost the end of this history, and others have gone on with it.
@@ -178,7 +179,7 @@ impl Relay {
 
     fn jump(&self, channel: &Channel, reception: &mut Reception, epoch: u64, next_offset: u64) {
         let (before, expected) = channel.feed.expects();
-        reception.jumped_to = next_offset;
+        reception.known_from = next_offset;
         if before != epoch {
             reception.left = before;
         }
@@ -314,7 +315,7 @@ impl Relay {
             Accepted::Gap { .. } => return false,
             Accepted::Duplicate => reception.repeated(node, epoch, offset, last),
             Accepted::Appended => {
-                reception.hear(node, epoch, last);
+                reception.hear(node, epoch, last, offset);
                 if own {
                     channel.unheard.came_back(last);
                 }
@@ -334,7 +335,7 @@ impl Relay {
             Some((_, newest)) => self.missed(channel, number.saturating_sub(newest + 1)),
             None => {}
         }
-        reception.hear(node, 0, last);
+        reception.hear(node, 0, last, 0);
         let span = telemetry::relay_span("redis", channel.name.as_str(), count, traceparent);
         let own = node == channel.publisher;
         let batch = envelope.into_batch(own).build(published_ns);
@@ -366,7 +367,7 @@ impl Reception {
     /// Takes note of a batch whose offset was heard before: it should have been this batch.
     fn repeated(&mut self, node: u64, epoch: u64, offset: u64, number: u64) {
         let heard = self.heard.get(&node).is_some_and(|(before, newest)| *before != epoch || *newest >= number);
-        self.rewound |= !heard && !self.heard.is_empty() && offset >= self.jumped_to;
+        self.rewound |= !heard && !self.heard.is_empty() && offset >= self.known_from;
     }
 
     /// Remembers the newest of a node.
@@ -382,6 +383,7 @@ impl Backlog {
     fn push(&mut self, payload: Bytes) {
         self.bytes += payload.len();
         if self.bytes > BACKLOG_BYTES {
+            self.known_from = offset;
             *self = Self { overflowed: true, ..Self::default() };
         } else {
             self.payloads.push(payload);
