@@ -45,14 +45,17 @@ if kept then
   redis.call('HSET', meta, node, last_number .. ' ' .. ARGV[12] .. ' ' .. kept)
   return {epoch, tonumber(kept), 0}
 end
-if not heard and redis.call('HLEN', meta) > 256 then
-  -- Nodes restart under new names: forget those that have said nothing here for as long as history lives.
+local nodes = heard and 0 or redis.call('HLEN', meta)
+if nodes > tonumber(redis.call('HGET', meta, 'many') or 256) then
+  -- Nodes restart under new names: forget those that have said nothing here for as long as history lives. Not again until
+  -- there are twice as many as are left.
   local fields = redis.call('HGETALL', meta)
   for i = 1, #fields, 2 do
     if string.sub(fields[i], 1, 2) == 'n:' and tonumber(string.match(fields[i + 1], ' (%d+)')) + ttl / 1000 < now then
-      redis.call('HDEL', meta, fields[i])
+      nodes = nodes - redis.call('HDEL', meta, fields[i])
     end
   end
+  redis.call('HSET', meta, 'many', math.max(2 * nodes, 256))
 end
 
 if seen_epoch == epoch and seen > last then
