@@ -10,6 +10,8 @@ use crate::support::client::{RawClient, TestClient, handshake, http, masked};
 use crate::support::cluster::Cluster;
 use crate::support::events::{post, publish};
 use crate::support::node::TestNode;
+use crate::support::proxy::Proxy;
+use crate::support::redis::Redis;
 use crate::support::v1::V1Client;
 use crate::support::{on_both_brokers, until};
 
@@ -149,6 +151,23 @@ async fn what_is_sent_again_after_a_lost_answer_is_kept_once() {
         .collect();
     assert_eq!(kept[1..3], [(&*ids[0], "keyed"), (&*ids[1], "plain")]);
     assert_eq!((kept.len(), kept[3].1), (4, "no answer wanted"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_sent_again_when_its_history_has_ended_gets_no_name_of_another() {
+    let redis = Redis::start().await;
+    let proxy = Proxy::start(redis.address()).await;
+    let node = TestNode::start(&["--redis-url", &format!("redis://{}", proxy.address)]).await;
+    let mut client = V1Client::connect(&node.url("/a?echo=false")).await;
+    client.say("first").await;
+    proxy.swallow_answers();
+    client.send(json!({ "data": "again", "ref": "again" })).await;
+    let mut redis = redis.connect().await;
+    until("redis has it", async || redis.clone().xlen::<_, u64>("echocast:{a}:history").await.unwrap() == 2).await;
+    let mut anew = ::redis::pipe();
+    anew.atomic().hset("echocast:{a}:meta", "epoch", b"8 bytes.").hset("echocast:{a}:meta", "offset", 0);
+    anew.del("echocast:{a}:history").exec_async(&mut redis).await.unwrap();
+    assert_eq!(client.answer("again").await, json!({ "ack": "again", "id": null }));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

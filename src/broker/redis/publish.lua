@@ -35,14 +35,16 @@ if kept and tonumber(kept) <= last - keep then
   kept = false
 end
 if heard_number >= last_number then
-  local offset = kept or heard_number == last_number and string.match(heard, '%d+$') or 0
+  -- Its offset is its name only in the epoch in which it was given.
+  local named = heard_number == last_number and string.find(heard, epoch, 1, true)
+  local offset = kept or named and string.match(heard, '%d+$') or 0
   return {epoch, tonumber(offset), kept and 0 or 1}
 end
 if previous > heard_number then
   return redis.error_reply('OUTOFORDER the batch before this one was not taken')
 end
 if kept then
-  redis.call('HSET', meta, node, last_number .. ' ' .. ARGV[12] .. ' ' .. kept)
+  redis.call('HSET', meta, node, last_number .. ' ' .. ARGV[12] .. ' ' .. epoch .. ' ' .. kept)
   return {epoch, tonumber(kept), 0}
 end
 local nodes = heard and 0 or redis.call('HLEN', meta)
@@ -69,7 +71,7 @@ local id = string.format('%.0f', last)
 -- The envelope's magic, its epoch (field 1) and offset (field 2) as protobuf's fixed64, then all other fields.
 local payload = '\236\1\9' .. epoch .. '\17' .. struct.pack('<I8', last - count + 1) .. body
 redis.call('XADD', stream, id .. '-0', 'b', payload)
-redis.call('HSET', meta, 'offset', id, node, last_number .. ' ' .. ARGV[12] .. ' ' .. id)
+redis.call('HSET', meta, 'offset', id, node, last_number .. ' ' .. ARGV[12] .. ' ' .. epoch .. ' ' .. id)
 redis.call('XTRIM', stream, 'MINID', string.format('%.0f', math.max(last - keep + 1, 0)))
 if key ~= '' then
   redis.call('ZADD', keys, id, key)
