@@ -155,3 +155,45 @@ async fn speak(client: TestClient, stop: CancellationToken) -> usize {
     echoes.await.unwrap();
     said
 }
+
+/// Names of channels that a master has.
+async fn channels_of(fleet: &Fleet, master: u16, count: usize) -> Vec<String> {
+    let mut connection = fleet.connect(master).await;
+    let mut names = Vec::new();
+    for number in 0.. {
+        let name = format!("/x{number}");
+        // Whoever does not have a slot says who does.
+        if redis::cmd("GET").arg(format!("{{{}}}", &name[1..])).exec_async(&mut connection).await.is_ok() {
+            names.push(name);
+        }
+        if names.len() == count {
+            break;
+        }
+    }
+    names
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_said_elsewhere_on_a_master_does_not_wait_for_a_slot_that_is_on_its_way() {
+    let fleet = Fleet::cluster().await;
+    let node = TestNode::start(&["--redis-url", &fleet.cluster_url()]).await;
+    let names = channels_of(&fleet, 7000, 2).await;
+    let (mut moves, mut stays) =
+        (TestClient::connect(&node.url(&names[0])).await, TestClient::connect(&node.url(&names[1])).await);
+    for client in [&mut moves, &mut stays] {
+        client.say("before").await;
+        client.expect(["before"]).await;
+    }
+    let open = fleet.open_slot(&names[0][1..]).await;
+    moves.say("waits").await;
+    moves.say("waits, too").await;
+    assert!(moves.hears_nothing_for(Duration::from_millis(300)).await, "nothing can be said there meanwhile");
+    for number in 0..3 {
+        let text = format!("goes on {number}");
+        stays.say(&text).await;
+        stays.expect([&*text]).await;
+    }
+    moves.say("waits as long").await;
+    fleet.close_slot(open).await;
+    moves.expect(["waits", "waits, too", "waits as long"]).await;
+}

@@ -45,6 +45,15 @@ until redis-cli -p 7005 ping; do sleep 0.1; done
 redis-cli --cluster create $ip:7000 $ip:7001 $ip:7002 $ip:7003 $ip:7004 $ip:7005 --cluster-replicas 1 --cluster-yes
 "#;
 
+/// A slot that is on its way from one master to another.
+pub struct OpenSlot {
+    from: u16,
+    to: u16,
+    slot: String,
+    /// The id of who gets it.
+    target: String,
+}
+
 /// Running servers. Dropping it ends them.
 pub struct Fleet {
     container: ContainerAsync<GenericImage>,
@@ -156,13 +165,24 @@ impl Fleet {
 
     /// Moves a channel's slot from its master to another, key by key, as tools do; it is open for some time.
     pub async fn move_slot(&self, channel: &str) {
+        let open = self.open_slot(channel).await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        self.close_slot(open).await;
+    }
+
+    /// Begins to move a channel's slot.
+    pub async fn open_slot(&self, channel: &str) -> OpenSlot {
         let from = self.owner(channel).await;
         let to = 7000 + (from - 7000 + 1) % 3;
         let slot = self.at(to, &["cluster", "keyslot", channel]).await;
         let (source, target) = (self.at(from, &["cluster", "myid"]).await, self.at(to, &["cluster", "myid"]).await);
         self.at(to, &["cluster", "setslot", &slot, "importing", &source]).await;
         self.at(from, &["cluster", "setslot", &slot, "migrating", &target]).await;
-        tokio::time::sleep(Duration::from_millis(500)).await;
+        OpenSlot { from, to, slot, target }
+    }
+
+    /// Moves what is in a slot, and ends that.
+    pub async fn close_slot(&self, OpenSlot { from, to, slot, target }: OpenSlot) {
         loop {
             let keys = self.at(from, &["cluster", "getkeysinslot", &slot, "100"]).await;
             if keys.is_empty() {

@@ -2,7 +2,7 @@
 //! one script call a channel and batch: at low load nothing waits, under load one command carries many messages. It owns
 //! what becomes of a batch that Redis does not take: sent again, refused, or handed back because its channel has moved.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use anyhow::anyhow;
@@ -16,8 +16,10 @@ use tracing::warn;
 use super::super::Link;
 use super::super::envelope::{Envelope, Said};
 use super::history::find;
+use super::line::is_elsewhere;
 use super::server::{self, Server};
 use super::{Backoff, META_OUTLIVES, Redis};
+use crate::channel::ChannelName;
 use crate::hub::{Channel, Inbox, Outgoing, Unpublished};
 use crate::message::{Kind, MessageId, now_ns};
 use crate::metrics::LossCause;
@@ -119,7 +121,7 @@ impl<'a> Lane<'a> {
         while !self.load.is_empty() && !halted.is_cancelled() {
             let published_ns = now_ns();
             if self.load.sending.is_empty() {
-                self.load.sending = self.next_pipeline(published_ns);
+                self.fill_pipeline(published_ns);
             }
             self.send(said, halted).await;
             let seconds = now_ns().saturating_sub(published_ns) as f64 / 1e9;
@@ -127,11 +129,19 @@ impl<'a> Lane<'a> {
         }
     }
 
-    fn next_pipeline(&mut self, published_ns: u64) -> Vec<Sending> {
-        let (mut sending, mut sum) = (Vec::new(), 0);
+    /// Fills the pipeline with what is next, but for channels of which something is left in it.
+    fn fill_pipeline(&mut self, published_ns: u64) {
+        let Load { sending, queue } = &mut self.load;
+        let left: HashSet<ChannelName> = sending.iter().map(|it| it.outgoing.channel.name.clone()).collect();
+        let mut sum: usize = sending.iter().map(|it| it.outgoing.bytes + COMMAND_BYTES).sum();
+        let mut behind = VecDeque::new();
         while sum < PIPELINE_BYTES
-            && let Some(mut outgoing) = self.load.queue.pop_front()
+            && let Some(mut outgoing) = queue.pop_front()
         {
+            if left.contains(&outgoing.channel.name) {
+                behind.push_back(outgoing);
+                continue;
+            }
             let batch = std::mem::take(&mut outgoing.batch);
             sum += batch.bytes() + COMMAND_BYTES;
             self.link.metrics.batch_messages.observe(outgoing.count as f64);
@@ -152,7 +162,8 @@ impl<'a> Lane<'a> {
             };
             sending.push(Sending { outgoing, envelope });
         }
-        sending
+        behind.append(queue);
+        *queue = behind;
     }
 
     /// Sends until Redis has it all or has refused it, or until it is halted: publishing again after a lost answer is
@@ -165,9 +176,14 @@ impl<'a> Lane<'a> {
                 () = halted.cancelled() => return,
                 tried = self.try_send() => tried,
             };
+            // A slot of a Cluster may be on its way for long.
+            let mut some_moves = false;
             let error = match tried {
                 Ok(answers) => match self.settle(answers, said).await {
-                    Some(error) => error.into(),
+                    Some(error) => {
+                        some_moves = is_elsewhere(&error);
+                        error.into()
+                    }
                     None => return,
                 },
                 Err(error) => error,
@@ -183,6 +199,10 @@ impl<'a> Lane<'a> {
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = halted.cancelled() => return,
+            }
+            if some_moves {
+                self.take_all(said);
+                self.fill_pipeline(now_ns());
             }
         }
     }

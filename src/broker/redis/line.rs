@@ -265,7 +265,7 @@ impl<'a> Line<'a> {
 }
 
 /// Whether a node of a Cluster says that it does not have what was asked for, or not at the moment.
-fn is_elsewhere(error: &RedisError) -> bool {
+pub(super) fn is_elsewhere(error: &RedisError) -> bool {
     matches!(error.code(), Some("MOVED" | "ASK" | "TRYAGAIN" | "CLUSTERDOWN"))
 }
 
