@@ -16,7 +16,7 @@ use super::stage::{LOST, Stage};
 use crate::support::client::TestClient;
 use crate::support::fleet::Fleet;
 use crate::support::node::TestNode;
-use crate::support::soon;
+use crate::support::{soon, until};
 
 /// Enough to be on all masters, whatever the test does.
 const CHANNELS: usize = 40;
@@ -196,4 +196,33 @@ async fn what_is_said_elsewhere_on_a_master_does_not_wait_for_a_slot_that_is_on_
     moves.say("waits as long").await;
     fleet.close_slot(open).await;
     moves.expect(["waits", "waits, too", "waits as long"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_master_that_is_dead_for_good_keeps_no_channel_of_the_others_waiting() {
+    let fleet = Fleet::cluster().await;
+    for port in 7000..7003 {
+        let set = ["-p", &port.to_string(), "config", "set", "cluster-require-full-coverage", "no"];
+        fleet.cli(&set).await;
+        fleet.signal("KILL", port + 3).await;
+    }
+    let node = TestNode::start(&["--redis-url", &fleet.cluster_url()]).await;
+    let other = channels_of(&fleet, 7001, 1).await.remove(0);
+    // More than are read at the same time cannot be read when it dies.
+    fleet.cli(&["-p", "7000", "acl", "setuser", "echocast", "-xrange"]).await;
+    let mut waiting = JoinSet::new();
+    for name in channels_of(&fleet, 7000, 100).await {
+        let url = node.url(&name);
+        waiting.spawn(async move { TestClient::try_connect(&url, &[]).await.map(drop) });
+    }
+    until("many wait", async || {
+        let errors = fleet.cli(&["-p", "7000", "info", "errorstats"]).await;
+        let refused = errors.lines().find_map(|line| line.strip_prefix("errorstat_NOPERM:count="));
+        refused.is_some_and(|count| count.trim().parse::<u32>().unwrap() >= 64)
+    })
+    .await;
+    fleet.signal("KILL", 7000).await;
+    let mut client = TestClient::connect(&node.url(&other)).await;
+    client.say("on another").await;
+    client.expect(["on another"]).await;
 }

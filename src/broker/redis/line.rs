@@ -62,7 +62,7 @@ pub(super) async fn keep(
             }
         }
         let Some(Err(error)) = ended else { return };
-        channels(redis, link, &server).iter().for_each(|channel| channel.set_live(false));
+        channels(redis, link, &server).iter().for_each(|channel| relay.unsubscribed(channel));
         redis.topology.doubt();
         let pause = backoff.next();
         let server_name = server.name.as_str();

@@ -32,7 +32,7 @@ pub(super) async fn keep(redis: &Redis, link: &Link, relay: Arc<Relay>, stop: Ca
             }
             Ok(()) = maps.changed() => {
                 let before = std::mem::replace(&mut map, maps.borrow_and_update().clone());
-                move_channels(link, &before, &map, &lines);
+                move_channels(link, &relay, &before, &map, &lines);
                 lines.retain(|(server, _)| map.servers.iter().any(|other| Arc::ptr_eq(server, other)));
                 for server in &map.servers {
                     if line(&lines, server).is_none() {
@@ -66,13 +66,13 @@ fn tell(map: &Map, lines: &Lines, relay: &Relay, change: Change) {
 
 /// Hears channels over other lines than before. A server unsubscribes by itself what it has given away; a new line begins
 /// with all channels of its server.
-fn move_channels(link: &Link, before: &Map, map: &Map, lines: &Lines) {
+fn move_channels(link: &Link, relay: &Relay, before: &Map, map: &Map, lines: &Lines) {
     for channel in link.hub.all() {
         let owner = map.owner(&channel.name);
         if before.owner(&channel.name).map(Arc::as_ptr) == owner.map(Arc::as_ptr) {
             continue;
         }
-        channel.set_live(false);
+        relay.unsubscribed(&channel);
         if let Some(line) = owner.and_then(|server| line(lines, server)) {
             // As above.
             drop(line.send(Change::New(channel)));

@@ -124,6 +124,12 @@ impl Relay {
         }
     }
 
+    /// Redis does not deliver a channel for now. Nor is what it missed read: where that would fail, it would keep others waiting.
+    pub(super) fn unsubscribed(&self, channel: &Channel) {
+        channel.set_live(false);
+        self.hold(&channel.name);
+    }
+
     fn request(&self, channel: Arc<Channel>, round: u64) {
         // The receiver ends with the broker: then nobody needs it any more.
         let _ = self.requests.send(Request { channel, round });
@@ -370,10 +376,11 @@ impl Reception {
         self.rewound |= !heard && !self.heard.is_empty() && offset >= self.known_from;
     }
 
-    /// Remembers the newest of a node.
-    fn hear(&mut self, node: u64, epoch: u64, number: u64) {
+    /// Remembers the newest of a node, and where it is.
+    fn hear(&mut self, node: u64, epoch: u64, number: u64, offset: u64) {
         if self.heard.len() >= NODES && !self.heard.contains_key(&node) {
             self.heard.clear();
+            self.known_from = offset;
         }
         self.heard.insert(node, (epoch, number));
     }
@@ -383,7 +390,6 @@ impl Backlog {
     fn push(&mut self, payload: Bytes) {
         self.bytes += payload.len();
         if self.bytes > BACKLOG_BYTES {
-            self.known_from = offset;
             *self = Self { overflowed: true, ..Self::default() };
         } else {
             self.payloads.push(payload);
