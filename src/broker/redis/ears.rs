@@ -94,3 +94,40 @@ impl Ears {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::super::{Link, Status};
+    use super::super::Names;
+    use super::*;
+    use crate::channel::ChannelName;
+    use crate::feed::Retention;
+    use crate::hub::Hub;
+    use crate::metrics::Metrics;
+
+    #[test]
+    fn a_flood_before_a_channel_without_history_is_live_does_not_keep_it_from_that() {
+        let metrics = Arc::new(Metrics::new(&[], &[], &[]).expect("metrics"));
+        let retention = Retention { messages: 0, bytes: 1024, ttl: Duration::ZERO };
+        let hub = Arc::new(Hub::new(retention, false, metrics.clone()));
+        let link = Link { hub: hub.clone(), status: Status::new(metrics.clone()), metrics };
+        let (requests, _requested) = tokio::sync::mpsc::unbounded_channel();
+        let relay = Arc::new(Relay::new(link, Names { prefix: "p".into() }, Duration::ZERO, requests));
+        let ears = Ears::new(relay.clone(), "probe".into());
+        let name = ChannelName::new("a").expect("a name");
+        let membership = hub.join(&name);
+        let channel = membership.channel();
+        let hear = |payload: &[u8]| {
+            let data = vec![Value::BulkString(b"p:{a}".into()), Value::BulkString(payload.into())];
+            ears.hear(PushInfo { kind: PushKind::Message, data });
+        };
+        let round = relay.hold(&name);
+        (0..100).for_each(|_| hear(&[b'x'; 64 * 1024]));
+        relay.subscribed(channel, round);
+        let before = channel.feed.bytes();
+        hear(b"after");
+        assert_ne!(channel.feed.bytes(), before, "it is live");
+    }
+}

@@ -216,7 +216,10 @@ impl Relay {
             return Release::Superseded;
         }
         let Backlog { payloads, overflowed, .. } = reception.backlog.take().unwrap_or_default();
-        let mut missing = overflowed;
+        let mut missing = overflowed && self.has_history();
+        if overflowed && !missing {
+            channel.feed.mark_gap(None);
+        }
         let mut rest = Backlog::default();
         for payload in payloads {
             if missing {
