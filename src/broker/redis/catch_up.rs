@@ -87,20 +87,20 @@ fn decode(payload: Bytes) -> Option<Arc<Batch>> {
     Some(Arc::new(batch))
 }
 
-async fn catch_up(reader: &Reader<'_>, relay: &Relay, Request { channel, round }: Request) {
+async fn catch_up(reader: &Reader<'_>, relay: &Relay, request: Request) {
+    let channel = &request.channel;
     let mut backoff = Backoff::default();
     // What a channel is filled with when its first client comes was not missed by anybody.
     let first = relay.is_first(&channel.name);
     // How far it had come when what was held back did not fit. A batch is in the history before it is delivered, so what
     // is still missing after reading once more is gone for good.
     let mut stuck_at = None;
-    let mut rewound = false;
     let mut looked_back = false;
-    while relay.is_current(&channel.name, round) {
+    while relay.is_current(&request) {
         let (epoch, next_offset) = channel.feed.expects();
         if epoch != 0 && !looked_back {
             match reader.read_back(&channel.name, next_offset - 1).await {
-                Ok(batches) => batches.into_iter().for_each(|batch| relay.compare(&channel, batch)),
+                Ok(batches) => batches.into_iter().for_each(|batch| relay.compare(&request, batch)),
                 Err(error) => {
                     warn!(channel = channel.name.as_str(), "cannot read history, trying again: {error:#}");
                     tokio::time::sleep(backoff.next()).await;
@@ -109,15 +109,14 @@ async fn catch_up(reader: &Reader<'_>, relay: &Relay, Request { channel, round }
             }
             looked_back = true;
         }
-        rewound |= relay.take_rewound(&channel.name);
-        if rewound {
+        if relay.is_rewound(&request) {
             warn!(channel = channel.name.as_str(), "redis has lost the end of a history and given offsets out again");
             if let Err(error) = reader.abandon(&channel.name, epoch).await {
                 warn!(channel = channel.name.as_str(), "cannot begin a new history, trying again: {error:#}");
                 tokio::time::sleep(backoff.next()).await;
                 continue;
             }
-            rewound = false;
+            relay.abandoned(&request);
         }
         // With the newest that was heard, which must still be what it was.
         let from = if epoch == 0 { 0 } else { next_offset - 1 };
@@ -131,27 +130,26 @@ async fn catch_up(reader: &Reader<'_>, relay: &Relay, Request { channel, round }
         };
         if epoch != 0 && page.epoch != 0 && epoch != page.epoch {
             // Another history: from its beginning, as far as it is kept.
-            relay.lose(&channel, page.epoch, 1);
+            relay.lose(&request, page.epoch, 1);
             continue;
         }
         let more = page.payloads.len() == PAGE;
         for payload in page.payloads {
-            let messages = relay.recover(&channel, payload, !first);
+            let messages = relay.recover(&request, payload, !first);
             if !first {
                 relay.recovered(messages);
             }
             channel.feed.settled().await;
         }
-        rewound = relay.take_rewound(&channel.name);
-        if more || rewound {
+        if more || relay.is_rewound(&request) {
             continue;
         }
         // What the history no longer has although it was there.
         if page.epoch != 0 && page.next_offset > channel.feed.expects().1 {
-            relay.lose(&channel, page.epoch, page.next_offset);
+            relay.lose(&request, page.epoch, page.next_offset);
         }
         let reached = channel.feed.expects();
-        if relay.release(&channel, round, stuck_at == Some(reached)) != Release::Again {
+        if relay.release(&request, stuck_at == Some(reached)) != Release::Again {
             return;
         }
         stuck_at = Some(channel.feed.expects());

@@ -99,35 +99,58 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use std::time::Duration;
 
+    use super::super::super::envelope::{Envelope, Said};
     use super::super::super::{Link, Status};
     use super::super::Names;
+    use super::super::relay::{Release, Request};
     use super::*;
     use crate::channel::ChannelName;
     use crate::feed::Retention;
-    use crate::hub::Hub;
+    use crate::hub::{Hub, Membership};
     use crate::metrics::Metrics;
+
+    /// A relay, and a channel that it hears.
+    fn relay(history: usize) -> (Arc<Relay>, Membership) {
+        let metrics = Arc::new(Metrics::new(&[], &[], &[]).expect("metrics"));
+        let retention = Retention { messages: history, bytes: 1024, ttl: Duration::ZERO };
+        let hub = Arc::new(Hub::new(retention, false, metrics.clone()));
+        let membership = hub.join(&ChannelName::new("a").expect("a name"));
+        let link = Link { hub, status: Status::new(metrics.clone()), metrics };
+        let (requests, _) = tokio::sync::mpsc::unbounded_channel();
+        let kept_for = Duration::from_secs(history as u64);
+        (Arc::new(Relay::new(link, Names { prefix: "p".into() }, kept_for, requests)), membership)
+    }
 
     #[test]
     fn a_flood_before_a_channel_without_history_is_live_does_not_keep_it_from_that() {
-        let metrics = Arc::new(Metrics::new(&[], &[], &[]).expect("metrics"));
-        let retention = Retention { messages: 0, bytes: 1024, ttl: Duration::ZERO };
-        let hub = Arc::new(Hub::new(retention, false, metrics.clone()));
-        let link = Link { hub: hub.clone(), status: Status::new(metrics.clone()), metrics };
-        let (requests, _requested) = tokio::sync::mpsc::unbounded_channel();
-        let relay = Arc::new(Relay::new(link, Names { prefix: "p".into() }, Duration::ZERO, requests));
-        let ears = Ears::new(relay.clone(), "probe".into());
-        let name = ChannelName::new("a").expect("a name");
-        let membership = hub.join(&name);
+        let (relay, membership) = relay(0);
         let channel = membership.channel();
+        let ears = Ears::new(relay.clone(), "probe".into());
         let hear = |payload: &[u8]| {
             let data = vec![Value::BulkString(b"p:{a}".into()), Value::BulkString(payload.into())];
             ears.hear(PushInfo { kind: PushKind::Message, data });
         };
-        let round = relay.hold(&name);
+        let round = relay.hold(&channel.name);
         (0..100).for_each(|_| hear(&[b'x'; 64 * 1024]));
         relay.subscribed(channel, round);
         let before = channel.feed.bytes();
         hear(b"after");
         assert_ne!(channel.feed.bytes(), before, "it is live");
+    }
+
+    #[test]
+    fn who_catches_up_with_a_channel_that_went_leaves_the_one_alone_that_came_after_it() {
+        let (relay, membership) = relay(1000);
+        let channel = membership.channel();
+        let request = |round| Request { channel: channel.clone(), round };
+        let went = request(relay.hold(&channel.name));
+        relay.forget(&channel.name);
+        let came = request(relay.hold(&channel.name));
+        assert!(!relay.is_current(&went) && relay.is_current(&came));
+        assert_eq!(relay.release(&went, true), Release::Superseded);
+        let messages = vec![Said { payload: "x".into(), ..Said::default() }];
+        let said = Envelope { epoch: 1, offset: 1, node: 1, number: 1, messages, ..Envelope::default() };
+        assert_eq!(relay.recover(&went, said.encode_payload().into(), true), 0);
+        assert_eq!(relay.recover(&came, said.encode_payload().into(), true), 1);
     }
 }

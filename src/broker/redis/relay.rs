@@ -3,6 +3,7 @@
 //! reads what came before.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering::*};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -33,6 +34,8 @@ pub(super) struct Relay {
     /// missing, without it only the numbers of nodes do.
     kept_for: Duration,
     receptions: Mutex<HashMap<ChannelName, Reception>>,
+    /// Counts the times that any channel began to hold back: also one that has been forgotten in between.
+    rounds: AtomicU64,
     requests: UnboundedSender<Request>,
 }
 
@@ -43,7 +46,7 @@ struct Reception {
     heard: HashMap<u64, (u64, u64)>,
     /// What waits until the channel has caught up; `None` if it has.
     backlog: Option<Backlog>,
-    /// Counts the times that it began to hold back.
+    /// Tells the time that it began to hold back from all others.
     round: u64,
     /// It has been live: what is missing from then on was missed, even if there was no history yet.
     was_live: bool,
@@ -83,7 +86,7 @@ pub(super) enum Release {
 
 impl Relay {
     pub(super) fn new(link: Link, names: Names, kept_for: Duration, requests: UnboundedSender<Request>) -> Self {
-        Self { link, names, kept_for, receptions: Mutex::default(), requests }
+        Self { link, names, kept_for, receptions: Mutex::default(), rounds: AtomicU64::new(0), requests }
     }
 
     fn has_history(&self) -> bool {
@@ -102,9 +105,9 @@ impl Relay {
             None => {
                 let missing = self.take(&channel, reception, payload, true).err();
                 if missing.is_some() || reception.rewound {
-                    let round = reception.hold();
+                    let round = reception.hold(&self.rounds);
                     missing.into_iter().for_each(|payload| reception.backlog.get_or_insert_default().push(payload));
-                    self.request(channel, round);
+                    self.request(Request { channel, round });
                 }
             }
         }
@@ -112,34 +115,36 @@ impl Relay {
 
     /// Holds back what arrives on a channel from now on.
     pub(super) fn hold(&self, name: &ChannelName) -> u64 {
-        self.lock().entry(name.clone()).or_default().hold()
+        self.lock().entry(name.clone()).or_default().hold(&self.rounds)
     }
 
     /// Redis delivers a channel from now on: with history it catches up, without it goes live with what was held back.
     pub(super) fn subscribed(&self, channel: &Arc<Channel>, round: u64) {
+        let request = Request { channel: channel.clone(), round };
         if self.has_history() {
-            self.request(channel.clone(), round);
+            self.request(request);
         } else {
-            self.release(channel, round, false);
+            self.release(&request, false);
         }
     }
 
-    /// Redis does not deliver a channel for now. Nor is what it missed read: where that would fail, it would keep others waiting.
+    /// Redis does not deliver a channel for now, nor is what it misses read: where that failed, it would keep others waiting.
     pub(super) fn unsubscribed(&self, channel: &Channel) {
         channel.set_live(false);
         self.hold(&channel.name);
     }
 
-    fn request(&self, channel: Arc<Channel>, round: u64) {
+    fn request(&self, request: Request) {
         // The receiver ends with the broker: then nobody needs it any more.
-        let _ = self.requests.send(Request { channel, round });
+        let _ = self.requests.send(request);
     }
 
     /// Takes a payload from the history; what lies between the feed's end and it is lost. Returns how many messages the
     /// feed has got by that. `late`: whether somebody has been waiting for it.
-    pub(super) fn recover(&self, channel: &Channel, payload: Bytes, late: bool) -> u64 {
+    pub(super) fn recover(&self, request: &Request, payload: Bytes, late: bool) -> u64 {
         let mut receptions = self.lock();
-        let reception = receptions.entry(channel.name.clone()).or_default();
+        let Some(reception) = request.current(&mut receptions) else { return 0 };
+        let channel = &request.channel;
         let mut from = channel.feed.expects().1;
         if let Err(payload) = self.take(channel, reception, payload, late) {
             from = self.take_anyway(channel, reception, payload, late);
@@ -160,27 +165,34 @@ impl Relay {
     }
 
     /// What lies before this place cannot be had.
-    pub(super) fn lose(&self, channel: &Channel, epoch: u64, next_offset: u64) {
-        if let Some(reception) = self.lock().get_mut(&channel.name) {
-            self.jump(channel, reception, epoch, next_offset);
+    pub(super) fn lose(&self, request: &Request, epoch: u64, next_offset: u64) {
+        if let Some(reception) = request.current(&mut self.lock()) {
+            self.jump(&request.channel, reception, epoch, next_offset);
         }
     }
 
     /// Takes note of a batch that lies before the feed's end in the history: whether it was heard at all. If not, another
     /// server has given out the same offsets.
-    pub(super) fn compare(&self, channel: &Channel, payload: Bytes) {
+    pub(super) fn compare(&self, request: &Request, payload: Bytes) {
         let Payload::Batch(batch) = Payload::decode(payload) else { return };
-        if batch.epoch == channel.feed.expects().0
-            && let Some(reception) = self.lock().get_mut(&channel.name)
+        if batch.epoch == request.channel.feed.expects().0
+            && let Some(reception) = request.current(&mut self.lock())
         {
             let last = batch.number + batch.messages.len() as u64 - 1;
             reception.repeated(batch.node, batch.epoch, batch.offset, last);
         }
     }
 
-    /// Whether this history has been found to have gone on from before its end. Asked once each time.
-    pub(super) fn take_rewound(&self, name: &ChannelName) -> bool {
-        self.lock().get_mut(name).is_some_and(|reception| std::mem::take(&mut reception.rewound))
+    /// Whether this history has been found to have gone on from before its end.
+    pub(super) fn is_rewound(&self, request: &Request) -> bool {
+        request.current(&mut self.lock()).is_some_and(|reception| reception.rewound)
+    }
+
+    /// It has been ended for that.
+    pub(super) fn abandoned(&self, request: &Request) {
+        if let Some(reception) = request.current(&mut self.lock()) {
+            reception.rewound = false;
+        }
     }
 
     fn jump(&self, channel: &Channel, reception: &mut Reception, epoch: u64, next_offset: u64) {
@@ -188,6 +200,7 @@ impl Relay {
         reception.known_from = next_offset;
         if before != epoch {
             reception.left = before;
+            reception.rewound = false;
         }
         channel.feed.jump(epoch, next_offset);
         if before == epoch || (before == 0 && reception.was_live) {
@@ -209,12 +222,10 @@ impl Relay {
 
     /// Lets a channel hear what was held back, if the history it has read reaches so far. `forced`: even if it does not,
     /// because it never will; what lies between is lost.
-    pub(super) fn release(&self, channel: &Arc<Channel>, round: u64, forced: bool) -> Release {
+    pub(super) fn release(&self, request: &Request, forced: bool) -> Release {
         let mut receptions = self.lock();
-        let Some(reception) = receptions.get_mut(&channel.name) else { return Release::Superseded };
-        if reception.round != round {
-            return Release::Superseded;
-        }
+        let Some(reception) = request.current(&mut receptions) else { return Release::Superseded };
+        let channel = &request.channel;
         let Backlog { payloads, overflowed, .. } = reception.backlog.take().unwrap_or_default();
         let mut missing = overflowed && self.has_history();
         if overflowed && !missing {
@@ -253,8 +264,8 @@ impl Relay {
     }
 
     /// Whether no newer request has taken over.
-    pub(super) fn is_current(&self, name: &ChannelName, round: u64) -> bool {
-        self.lock().get(name).is_some_and(|reception| reception.round == round)
+    pub(super) fn is_current(&self, request: &Request) -> bool {
+        request.current(&mut self.lock()).is_some()
     }
 
     /// Forgets a channel that has no clients here any more.
@@ -366,10 +377,16 @@ impl Relay {
     }
 }
 
+impl Request {
+    fn current<'a>(&self, receptions: &'a mut HashMap<ChannelName, Reception>) -> Option<&'a mut Reception> {
+        receptions.get_mut(&self.channel.name).filter(|reception| reception.round == self.round)
+    }
+}
+
 impl Reception {
-    fn hold(&mut self) -> u64 {
+    fn hold(&mut self, rounds: &AtomicU64) -> u64 {
         self.backlog = Some(Backlog::default());
-        self.round += 1;
+        self.round = rounds.fetch_add(1, Relaxed) + 1;
         self.round
     }
 
