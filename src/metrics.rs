@@ -30,6 +30,8 @@ pub struct Metrics {
     pub events: Transport,
     /// What goes over single requests.
     pub http: Transport,
+    /// Clients that may be connected at once; 0 is no limit.
+    pub connections_limit: Gauge,
     /// Connections refused before they were clients, by reason.
     pub handshakes_refused: Counters,
     /// Channels with a client on this node, or lately with one.
@@ -181,6 +183,10 @@ impl Metrics {
             websocket,
             events,
             http,
+            connections_limit: make.gauge(
+                "echocast_connections_limit",
+                "Clients that may be connected at once (--max-connections); 0 is no limit.",
+            )?,
             handshakes_refused: make.counters(
                 "echocast_handshakes_refused_total",
                 "Connections refused before they were clients, by reason.",

@@ -123,6 +123,7 @@ async fn only_allowed_origins_may_connect_if_origins_are_named() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_more_clients_connect_than_allowed_and_places_are_given_back() {
     let node = TestNode::start(&["--max-connections", "2"]).await;
+    assert_eq!(node.metric("echocast_connections_limit").await, 2.0);
     let url = node.url("/");
     let first = TestClient::connect(&url).await;
     let mut second = TestClient::connect(&url).await;

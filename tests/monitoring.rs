@@ -92,7 +92,7 @@ async fn every_query_finds_something_and_faults_make_their_alerts_fire() {
     let url = redis.url();
     let mut nodes = Vec::new();
     for _ in 0..3 {
-        nodes.push(NodeProcess::start(&["--redis-url", &url]).await);
+        nodes.push(NodeProcess::start(&["--redis-url", &url, "--max-connections", "100"]).await);
     }
     let prometheus = Prometheus::start(&nodes.iter().map(|node| node.ops).collect::<Vec<_>>()).await;
     let load = load(&nodes).await;

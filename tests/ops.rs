@@ -53,8 +53,9 @@ async fn counters_add_up(cluster: Cluster) {
 }
 
 /// The names of the contract that apply so far, with the series a fresh node must already show.
-const METRICS: [&str; 27] = [
+const METRICS: [&str; 28] = [
     "echocast_connections{transport=\"websocket\"}",
+    "echocast_connections_limit",
     "echocast_connections_opened_total{transport=\"websocket\"}",
     "echocast_connections_closed_total{reason=\"client\",transport=\"websocket\"}",
     "echocast_handshakes_refused_total{reason=\"origin\"}",

@@ -45,6 +45,7 @@ pub enum Full {
 impl Gate {
     /// A gate with these limits; `None` is none.
     pub fn new(limit: Option<usize>, per_ip: Option<usize>, metrics: Arc<Metrics>) -> Arc<Self> {
+        metrics.connections_limit.set(limit.unwrap_or(0).try_into().unwrap_or(i64::MAX));
         let per_ip = per_ip.map(|limit| PerIp { limit, open: Mutex::default() });
         Arc::new(Self { open: AtomicUsize::new(0), limit: limit.unwrap_or(usize::MAX), per_ip, metrics })
     }
