@@ -1,6 +1,8 @@
 //! The Kubernetes manifests: every overlay and every choice of components renders, fits the API's schemas, passes a policy
 //! checker, and means the same ports, paths, settings and times as the program.
 
+#[path = "manifests/reach.rs"]
+mod reach;
 #[path = "manifests/rendered.rs"]
 pub mod rendered;
 
@@ -12,8 +14,9 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use echocast::config::Config;
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use self::reach::Pod;
 use self::rendered::{
     CHECKERS, DEPLOY, RENDERED, Resources, checker, documents, find, parse_yaml, resources, run, scratch,
 };
@@ -190,6 +193,33 @@ fn selectors_find_what_they_are_for_and_one_autoscaler_decides() {
         let replicas = find(resources, "Deployment", "echocast")["spec"].get("replicas").is_some();
         assert_eq!((scalers, replicas), if name == "local" { (0, true) } else { (1, false) }, "{name}");
         assert!(resources.iter().all(|it| it["kind"] == "Namespace" || it["metadata"]["namespace"] == "echocast"));
+    }
+}
+
+#[test]
+fn nobody_reaches_a_node_who_should_not() {
+    let [http, ops, redis] = [("http", 8080), ("ops", 8081), ("redis", 6379)];
+    for (name, resources) in RENDERED.iter() {
+        let of = |deployment| {
+            let template = &find(resources, "Deployment", deployment)["spec"]["template"];
+            Pod::new("echocast", &template["metadata"]["labels"])
+        };
+        let (node, neighbour, stranger) =
+            (of("echocast"), Pod::new("echocast", &json!({})), Pod::new("elsewhere", &json!({})));
+        assert!(stranger.may_reach(&node, http, resources), "{name}: clients");
+        // `echocast top echocast-ops` in any of them.
+        assert!(node.may_reach(&node, ops, resources), "{name}: nodes look at each other");
+        assert!([&neighbour, &stranger].iter().all(|it| !it.may_reach(&node, ops, resources)), "{name}: others do not");
+        let monitored = Pod::new("monitoring", &json!({})).may_reach(&node, ops, resources);
+        assert_eq!(monitored, name == "production" || name.contains("+prometheus"), "{name}");
+        assert!(node.may_reach(&Pod::new("data", &json!({})), redis, resources), "{name}: a Redis elsewhere");
+        assert!(!node.may_reach(&stranger, http, resources), "{name}: nodes call nobody else");
+        if name == "local" || name.contains("+redis") {
+            let broker = of("echocast-redis");
+            assert!(node.may_reach(&broker, redis, resources), "{name}");
+            assert!(!neighbour.may_reach(&broker, redis, resources), "{name}: Redis is the nodes' own");
+            assert!(!broker.may_reach(&node, http, resources), "{name}: Redis calls nobody");
+        }
     }
 }
 
