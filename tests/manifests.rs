@@ -5,6 +5,8 @@
 mod reach;
 #[path = "manifests/rendered.rs"]
 pub mod rendered;
+#[path = "manifests/runbook.rs"]
+mod runbook;
 
 use std::collections::BTreeSet;
 use std::fs;
