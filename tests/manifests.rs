@@ -3,6 +3,8 @@
 
 #[path = "manifests/reach.rs"]
 mod reach;
+#[path = "manifests/references.rs"]
+mod references;
 #[path = "manifests/rendered.rs"]
 pub mod rendered;
 #[path = "manifests/runbook.rs"]

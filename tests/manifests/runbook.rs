@@ -23,7 +23,10 @@ fn the_runbook_names_what_is_there() {
                     let (key, value) = label.split_once('=').unwrap();
                     assert_eq!(pod(resources)["metadata"]["labels"][key], value, "{line}");
                 }
-                ("top", service) => _ = find(resources, "Service", service),
+                ("top", service) => {
+                    let service = find(resources, "Service", service);
+                    assert_eq!(service["spec"]["ports"][0]["name"], "ops", "{line}");
+                }
                 _ => {}
             }
         }
