@@ -49,10 +49,7 @@ fn every_alert_says_what_it_is_and_has_a_test_and_a_heading_in_the_runbook() {
         assert!(tests.iter().any(|test| test.contains(&fires)), "no test in which {name} fires");
         alerts.insert(name);
     }
-    let runbook = include_str!("../deploy/README.md");
-    let (_, chapter) = runbook.split_once("## Alerts\n").unwrap();
-    let chapter = chapter.split_once("\n## ").map_or(chapter, |(chapter, _)| chapter);
-    assert_eq!(chapter.lines().filter_map(|line| line.strip_prefix("### ")).collect::<BTreeSet<_>>(), alerts);
+    assert_eq!(runbook_alerts().lines().filter_map(|line| line.strip_prefix("### ")).collect::<BTreeSet<_>>(), alerts);
 }
 
 #[tokio::test]
@@ -149,6 +146,10 @@ async fn every_query_finds_something(prometheus: &Prometheus) {
             _ => queries.extend(selectors(rule["query"].as_str().unwrap()).map(|selector| (name.to_owned(), selector))),
         }
     }
+    for query in runbook_queries() {
+        prometheus.query(query).await.unwrap_or_else(|error| panic!("the runbook's {query}: {error}"));
+        queries.extend(selectors(query).map(|selector| ("the runbook".to_owned(), selector)));
+    }
     assert!(queries.len() > 100, "only {} queries", queries.len());
     for (whose, query) in queries {
         until(&format!("{whose}: {query}"), async || {
@@ -167,6 +168,17 @@ async fn every_query_finds_something(prometheus: &Prometheus) {
         })
     })
     .await;
+}
+
+/// What the runbook's chapter on alerts asks Prometheus: in backquotes, and of what a node or a rule has.
+fn runbook_queries() -> impl Iterator<Item = &'static str> {
+    runbook_alerts().split('`').skip(1).step_by(2).filter(|code| selectors(code).next().is_some())
+}
+
+/// The runbook's chapter on alerts.
+fn runbook_alerts() -> &'static str {
+    let (_, chapter) = include_str!("../deploy/README.md").split_once("## Alerts\n").unwrap();
+    chapter.split_once("\n## ").map_or(chapter, |(chapter, _)| chapter)
 }
 
 /// The series a query looks at, each as `name` or `name{…}`.
