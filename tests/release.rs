@@ -1,8 +1,10 @@
-//! What a release says of itself, and the workflows that make it. What an image says is in `compose`, where there is one.
+//! What a release says of itself, its unit for systemd, and the workflows that make it. What an image says is in `compose`, where there is one.
 
 use std::fs;
 use std::process::Command;
+use std::time::Duration;
 
+use echocast::config::Config;
 use echocast::{COMMIT, VERSION};
 use serde_json::Value;
 
@@ -23,6 +25,27 @@ async fn version_log_and_metrics_name_the_same_version_and_commit() {
     let ops = serving["ops"].as_str().unwrap().parse().unwrap();
     let build = format!("echocast_build_info{{commit=\"{COMMIT}\",version=\"{VERSION}\"}} 1");
     assert!(http_get(ops, "/metrics", &[]).await.1.lines().any(|line| line == build));
+}
+
+#[test]
+fn the_unit_is_sound_keeps_the_node_in_and_waits_for_its_drain() {
+    let unit = include_str!("../deploy/echocast.service");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("echocast.service");
+    // Where it will be, nothing is yet.
+    fs::write(&path, unit.replace("/usr/local/bin/echocast", env!("CARGO_BIN_EXE_echocast"))).unwrap();
+    let analyze = |arguments: &[&str]| {
+        let mut analyze = Command::new("systemd-analyze");
+        analyze.args(arguments).arg(&path);
+        run(analyze, "")
+    };
+    let said = analyze(&["verify", "--man=no"]);
+    assert!(!said.contains("echocast.service"), "{said}");
+    // At most 2.0 of 10 points of exposure; without what the unit forbids it has 9.6.
+    analyze(&["security", "--offline=true", "--threshold=20"]);
+    let seconds = unit.lines().find_map(|line| line.strip_prefix("TimeoutStopSec=")).unwrap().parse().unwrap();
+    let defaults = Config::from_args([]).unwrap();
+    assert!(Duration::from_secs(seconds) > defaults.drain_delay + defaults.shutdown_grace);
 }
 
 #[test]
