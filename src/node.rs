@@ -90,7 +90,7 @@ impl Node {
     /// Serves until `stop`, then drains.
     ///
     /// # Errors
-    /// If the broker's settings cannot be used.
+    /// If the broker's settings cannot be used, or a part of it panicked and it drained for that.
     pub async fn run(self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
         match self.config.redis_url.clone() {
             None => self.run_with(Embedded::default(), stop).await,
@@ -99,11 +99,13 @@ impl Node {
                 self.run_with(broker, stop).await
             }
         }
-        Ok(())
     }
 
     /// Serves with this broker until `stop`, then drains.
-    pub async fn run_with(self, broker: impl Broker, stop: impl Future<Output = ()>) {
+    ///
+    /// # Errors
+    /// If a part of it panicked and it drained for that.
+    pub async fn run_with(self, broker: impl Broker, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
         let Self { config, listener, ops_listener, shards, mut sharding, metrics } = self;
         let shutdown = Shutdown::default();
         let status = Status::new(metrics.clone());
@@ -132,20 +134,25 @@ impl Node {
         let ops_connections = tokio_util::task::TaskTracker::new();
         let ops_serving = tokio::spawn(serve(ops_listener, ops, None, shutdown.ops.clone(), ops_connections));
 
-        tokio::select! {
-            () = stop => {}
+        let outcome = tokio::select! {
+            () = stop => Ok(()),
             // It never ends by itself, so this is a panic, and a node that hears nothing must not look alive.
             Err(error) = &mut broker => {
                 error!("broker: {error}");
                 broker = tokio::spawn(async {});
+                Err(anyhow::Error::new(error).context("the broker failed"))
             }
             // The same.
-            Some(Err(error)) = sharding.join_next() => error!("sessions: {error}"),
-        }
+            Some(Err(error)) = sharding.join_next() => {
+                error!("sessions: {error}");
+                Err(anyhow::Error::new(error).context("sessions failed"))
+            }
+        };
         drain(&config, &shutdown, &pulse, &metrics, serving, broker).await;
         shutdown.ops.cancel();
         ended("ops port", ops_serving.await);
         helpers.iter().for_each(tokio::task::JoinHandle::abort);
+        outcome
     }
 }
 

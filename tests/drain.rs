@@ -2,13 +2,17 @@
 
 use std::time::{Duration, Instant};
 
+use echocast::broker::{Broker, Link};
+use echocast::config::Config;
+use echocast::node::Node;
 use tokio_tungstenite::tungstenite::Message;
+use tokio_util::sync::CancellationToken;
 
 use crate::support::client::TestClient;
 use crate::support::cluster::Cluster;
 use crate::support::node::TestNode;
 use crate::support::process::NodeProcess;
-use crate::support::until;
+use crate::support::{soon, until};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_are_sent_away_with_1012_evenly_over_the_drain_period() {
@@ -113,4 +117,29 @@ async fn clients_that_do_not_leave_are_cut_off_when_the_grace_is_over() {
     let (status, _) = node.ended().await;
     assert!(status.success() && begun.elapsed() < Duration::from_secs(10), "{status} after {:?}", begun.elapsed());
     drop(silent);
+}
+
+/// A broker that panics as soon as it has something to do.
+struct Faulty;
+
+impl Broker for Faulty {
+    async fn run(self, link: Link, _stop: CancellationToken) {
+        link.hub.interest().take().await.into_iter().for_each(|change| change.channel().set_live(true));
+        link.hub.inbox().queued().await;
+        panic!("on purpose");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_whose_broker_panics_sends_its_clients_elsewhere_and_fails() {
+    let ports =
+        ["--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0", "--drain-period", "0s", "--drain-delay", "0s"];
+    let node = Node::bind(Config::from_args(ports).unwrap()).unwrap();
+    let url = format!("ws://{}/", node.address().unwrap());
+    let run = tokio::spawn(node.run_with(Faulty, std::future::pending()));
+    let mut client = TestClient::connect(&url).await;
+    client.say("anything").await;
+    assert_eq!(client.closed().await, Some((1012, "restarting, come back".into())));
+    let error = soon("the node ends", run).await.unwrap().unwrap_err();
+    assert!(format!("{error:#}").starts_with("the broker failed: "), "{error:#}");
 }

@@ -29,9 +29,9 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let (listen, ops) = (node.address()?, node.ops_address()?);
     take_all_files();
     info!(version = echocast::VERSION, commit = echocast::COMMIT, %listen, %ops, broker, "serving");
-    node.run(stop).await?;
+    let outcome = node.run(stop).await;
     telemetry.flush().await;
-    Ok(ExitCode::SUCCESS)
+    outcome.map(|()| ExitCode::SUCCESS)
 }
 
 /// What clients hold is small and scattered: in huge pages an idle connection took 1,000 bytes instead of 580 (10,000 of
