@@ -9,10 +9,10 @@
 //! ```
 //!
 //! One direction, one loop. A message leaves its socket, crosses the broker once, is appended to its channel's
-//! [`feed`] on every node, and each session reads the feed at its own pace with its own [`feed::Cursor`]; those of a thread
-//! that have seen everything wait together, as a [`feed::Group`]. The sender
-//! hears itself the same way as everyone else; that is what makes the order the same everywhere. Without Redis the
-//! broker moves batches from inbox to feed inside the process; nothing else knows the difference.
+//! [`feed`] on every node, and each session reads the feed at its own pace with its own [`feed::Cursor`]; those that have
+//! seen everything wait together, a [`feed::Group`] for each thread. The sender hears itself the same way as everyone else;
+//! that is what makes the order the same everywhere. Without Redis the broker moves batches from inbox to feed inside the
+//! process; nothing else knows the difference.
 //!
 //! ## Where a message is, where it can be lost, what the client sees then
 //!
