@@ -175,13 +175,18 @@ impl Cursor {
 
     /// Goes on with the newest batch; returns how many messages are left out, if that is known. An item that was begun must be ended before.
     pub fn skip_to_newest(&mut self) -> Option<u64> {
-        let window = self.feed.lock();
-        let newest = window.batches.back()?;
+        let mut window = self.feed.lock();
+        let newest = window.batches.back()?.offset;
         // None of what has no offset of its own, or when offsets began anew.
-        let missed = newest.offset.checked_sub(self.offset + u64::from(self.done)).filter(|missed| *missed > 0);
-        self.offset = newest.offset;
+        let missed = newest.checked_sub(self.offset + u64::from(self.done)).filter(|missed| *missed > 0);
+        self.offset = newest;
         self.position = window.end() - 1;
         (self.done, self.into, self.partial) = (0, 0, None);
+        if let Some(told) = self.seat.take() {
+            // From now on, that batch is kept for it.
+            let waker = window.seats.remove(told).waker;
+            self.seat = Some(window.sit_down(waker, SeatState::Behind, self.position));
+        }
         missed
     }
 
