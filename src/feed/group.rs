@@ -115,3 +115,6 @@ impl<'a> News<'a> {
         Some(self.batches.get(seen as usize..).unwrap_or_default())
     }
 }
+
+#[cfg(test)]
+mod tests;

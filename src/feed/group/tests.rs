@@ -1,0 +1,253 @@
+//! A group, its feed and readers that come, write as much as they can, fall behind, lag out and go, in a random order that a
+//! seed decides; what they hear is held against what was said. Threads that do so at the same time are not in it.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering::*};
+use std::task::Wake;
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use super::*;
+use crate::feed::{Cursor, Found, Lagged, Retention, SeatState, Start, Taken};
+use crate::message::{BatchBuilder, Format, Kind};
+use crate::metrics::Gauge;
+
+/// Bytes of a message as a frame.
+const FRAME: usize = 2 + size_of::<u64>();
+
+#[derive(Debug, Default)]
+struct Bell(AtomicBool);
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Relaxed);
+    }
+}
+
+/// A reader as a session is one.
+struct Member {
+    cursor: Cursor,
+    bell: Arc<Bell>,
+    /// Its socket takes nothing now.
+    full: bool,
+    /// How much of what was said it has heard or left out.
+    heard: usize,
+    /// The newest confirmation that it knows of.
+    confirmed: u64,
+}
+
+/// A feed, one group, and what a shard does with them.
+struct Shard {
+    random: StdRng,
+    feed: Arc<Feed>,
+    group: Group,
+    bell: Arc<Bell>,
+    members: BTreeMap<usize, Member>,
+    /// Who is still to be visited in this round.
+    round: Option<Vec<usize>>,
+    /// Sockets take everything.
+    calm: bool,
+    /// All batches, one after another.
+    said: Vec<u8>,
+    /// Where each batch begins there, and what it weighs.
+    batches: Vec<(usize, usize)>,
+    confirmed: u64,
+}
+
+impl Shard {
+    fn new(seed: u64) -> Self {
+        let mut random = StdRng::seed_from_u64(seed);
+        let (messages, bytes) = (random.random_range(0..20), 500 << random.random_range(0..7));
+        let retention = Retention { messages, bytes, ttl: Duration::from_secs(60) };
+        let feed = Arc::new(Feed::new(retention, 1, Gauge::new("bytes", "held").expect("a good name")));
+        let bell = Arc::<Bell>::default();
+        let group = Group::new(&feed, bell.clone().into());
+        let (members, said, batches) = Default::default();
+        Self { random, feed, group, bell, members, round: None, calm: false, said, batches, confirmed: 0 }
+    }
+
+    fn step(&mut self) {
+        match self.random.random_range(0..100) {
+            0..20 => self.append(),
+            20..23 => self.pushed(|feed| feed.mark_gap(None)),
+            23..36 => {
+                self.confirmed += 1;
+                self.feed.confirm(self.confirmed);
+            }
+            36..40 if self.members.len() < 10 => self.join(),
+            40..50 => {
+                let some = self.random.random_range(0..10);
+                self.members.values_mut().nth(some).into_iter().for_each(Member::has_room);
+            }
+            50..53 if self.round.is_some() => self.take(),
+            53..55 => self.bell.wake_by_ref(),
+            _ => _ = self.turn(),
+        }
+    }
+
+    fn append(&mut self) {
+        let mut batch = BatchBuilder::default();
+        for _ in 0..self.random.random_range(1..4) {
+            batch.push(Kind::Binary, &(self.said.len() as u64 + batch.bytes() as u64).to_be_bytes(), 0);
+        }
+        let confirms = self.random.random_bool(0.3).then_some(self.confirmed + 1);
+        self.confirmed += u64::from(confirms.is_some());
+        self.pushed(|feed| _ = feed.append(batch.build(0), confirms));
+    }
+
+    fn pushed(&mut self, push: impl FnOnce(&Feed)) {
+        push(&self.feed);
+        let batch = self.feed.lock().batches.back().expect("it was pushed").clone();
+        self.batches.push((self.said.len(), batch.weight()));
+        self.said.extend_from_slice(batch.raw());
+    }
+
+    fn join(&mut self) {
+        let count = self.random.random_range(0..10);
+        let cursor = match self.feed.find(Start::Last(count)) {
+            Found::Here { cursor, .. } => cursor,
+            _ => self.feed.follow(),
+        };
+        let begin = self.batches.get(cursor.position() as usize).map_or(self.said.len(), |(begin, _)| *begin);
+        let heard = begin + cursor.messages_behind() * FRAME;
+        let bell = Arc::new(Bell(true.into()));
+        let key = self.members.last_key_value().map_or(0, |(key, _)| key + 1);
+        self.members.insert(key, Member { cursor, bell, full: false, heard, confirmed: 0 });
+    }
+
+    /// Does one thing of those that are due; returns whether there was one.
+    fn turn(&mut self) -> bool {
+        match &mut self.round {
+            Some(round) => match round.pop() {
+                Some(key) => self.visit(key),
+                None => {
+                    self.round = None;
+                    if self.group.settle() {
+                        self.bell.wake_by_ref();
+                    }
+                }
+            },
+            None if self.bell.0.swap(false, Relaxed) => {
+                self.round =
+                    Some(self.members.iter().filter(|(_, one)| one.cursor.rests()).map(|(key, _)| *key).collect());
+                self.group.begin(self.random.random_bool(0.5));
+            }
+            None => {
+                let due = |(key, one): (&usize, &Member)| one.bell.0.swap(false, Relaxed).then_some(*key);
+                let Some(key) = self.members.iter().find_map(due) else { return false };
+                self.visit(key);
+            }
+        }
+        true
+    }
+
+    fn take(&mut self) {
+        self.group.take();
+        assert!(self.group.first >= self.feed.lock().first, "it holds what the feed no longer does");
+    }
+
+    /// What a session does when it is polled, with a client who skips when it lags.
+    fn visit(&mut self, key: usize) {
+        let Self { random, members, group, said, batches, .. } = self;
+        let Some(member) = members.get_mut(&key) else { return };
+        if !self.calm && random.random_bool(0.02) {
+            members.remove(&key);
+            return;
+        }
+        let Member { cursor, bell, full, heard, confirmed } = member;
+        let waker = bell.clone().into();
+        let mut idle = false;
+        for _ in 0..random.random_range(1..4) {
+            let mut own = Taken::new();
+            let taken = match cursor.news(group.news()) {
+                Some(news) => news,
+                None => match cursor.take_or_rest(&waker, &mut own) {
+                    Ok(()) => &own[..],
+                    Err(Lagged) => {
+                        let behind = &batches[cursor.position() as usize..];
+                        let weight: usize = behind.iter().map(|(_, weight)| weight).sum();
+                        assert!(weight > self.feed.retention.bytes, "nothing was pushed out before its time");
+                        if let Some((batch, end)) = cursor.unfinished_item(Format::RAW) {
+                            assert!(said[*heard..].starts_with(&batch.raw()[cursor.sent(&batch, Format::RAW)..end]));
+                        }
+                        cursor.skip_to_newest();
+                        *heard = batches[batches.len() - 1].0;
+                        continue;
+                    }
+                },
+            };
+            idle = taken.is_empty() || *full;
+            if idle {
+                break;
+            }
+            let sent = cursor.sent(&taken[0], Format::RAW);
+            let bytes: Vec<u8> = taken.iter().flat_map(|batch| &batch.raw()[..]).skip(sent).copied().collect();
+            *full = !self.calm && random.random_bool(0.3);
+            let written = if *full { random.random_range(0..=bytes.len()) } else { bytes.len() };
+            assert!(said[*heard..].starts_with(&bytes[..written]), "all of it in order, once");
+            *heard += written;
+            let (mut index, mut at) = (0, sent + written);
+            while let Some(batch) = taken.get(index).filter(|batch| at >= batch.raw().len()) {
+                at -= batch.raw().len();
+                index += 1;
+            }
+            cursor.advance(taken, Format::RAW, index, at);
+        }
+        if !idle {
+            bell.wake_by_ref();
+        }
+        if cursor.rests() && cursor.position() < group.news().end() {
+            cursor.fall_behind(&waker);
+        }
+        if cursor.confirmed(self.confirmed).is_some() {
+            *confirmed = self.confirmed;
+        }
+    }
+
+    /// Everybody comes to rest.
+    fn calm_down(&mut self) {
+        self.calm = true;
+        self.members.values_mut().for_each(Member::has_room);
+        let turns = (0..100_000).take_while(|_| self.turn()).count();
+        assert!(turns < 100_000, "it never comes to rest");
+        for member in self.members.values() {
+            assert!(member.cursor.rests());
+            assert_eq!((member.heard, member.confirmed), (self.said.len(), self.confirmed));
+        }
+        let window = self.feed.lock();
+        let seats: Vec<_> = window.seats.iter().map(|(_, seat)| seat.state).collect();
+        assert_eq!((seats, window.woken, self.group.batches.len()), (vec![SeatState::Waiting], 0, 0));
+        self.calm = false;
+    }
+}
+
+impl Member {
+    /// Its socket takes more again.
+    fn has_room(&mut self) {
+        if std::mem::take(&mut self.full) {
+            self.bell.wake_by_ref();
+        }
+    }
+}
+
+#[test]
+#[expect(clippy::print_stdout, reason = "it is shown if that seed fails")]
+fn whatever_happens_everybody_hears_everything_once_or_is_told_and_nothing_is_kept_for_nobody() {
+    for seed in 0..500 {
+        println!("seed {seed}");
+        let mut shard = Shard::new(seed);
+        for _ in 0..20 {
+            (0..shard.random.random_range(0..100)).for_each(|_| shard.step());
+            shard.calm_down();
+        }
+        for _ in 0..4 {
+            shard.append();
+            shard.calm_down();
+        }
+        let window = shard.feed.lock();
+        let kept: usize = window.batches.iter().skip(3).map(|batch| batch.len()).sum();
+        assert!(kept <= shard.feed.retention.messages, "{kept}");
+    }
+}
