@@ -1,7 +1,11 @@
 //! Logs and traces: the process's subscriber and what it sends where. Which spans there are, and how a trace gets from
-//! node to node, is `span`'s business.
+//! node to node, is `span`'s business. Records hold names, texts and errors of strangers: `text` and `lines` see to it
+//! that none of these drives a terminal or passes for another record.
 
+mod lines;
+pub mod printable;
 mod span;
+mod text;
 
 use std::io::IsTerminal;
 
@@ -12,7 +16,9 @@ use tracing_subscriber::filter::{EnvFilter, Targets};
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
+use self::lines::JsonLines;
 pub use self::span::{continued, deliver, failed, publish_span, relay_span, traceparent};
+use self::text::TextFields;
 use crate::config::LogFormat;
 use crate::message::Kind;
 
@@ -39,12 +45,13 @@ pub fn init(format: LogFormat) -> anyhow::Result<Telemetry> {
     let terminal = std::io::stderr().is_terminal();
     let filter = EnvFilter::builder().with_default_directive(tracing::Level::INFO.into()).from_env()?;
     let filter = filter.add_directive(format!("{TRACES}=off").parse()?);
-    let logs = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let logs = tracing_subscriber::fmt::layer();
     let logs = match format {
         LogFormat::Text | LogFormat::Auto if terminal || format == LogFormat::Text => {
-            logs.with_ansi(terminal && std::env::var_os("NO_COLOR").is_none()).with_target(false).boxed()
+            let logs = logs.with_writer(std::io::stderr).fmt_fields(TextFields).with_target(false);
+            logs.with_ansi(terminal && std::env::var_os("NO_COLOR").is_none()).boxed()
         }
-        _ => logs.json().flatten_event(true).boxed(),
+        _ => logs.with_writer(JsonLines::new).json().flatten_event(true).boxed(),
     };
     let traces = exporter()?;
     let registry = tracing_subscriber::registry().with(logs.with_filter(filter));

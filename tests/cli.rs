@@ -7,6 +7,7 @@ mod client;
 mod shell;
 mod resume;
 mod top;
+mod terminal;
 
 use crate::support::program::{Ended, Program, echocast};
 

@@ -10,12 +10,18 @@ const SETTINGS: &str = "
     --redis-url
     --redis-prefix echocast
     --history 1000
+    --history-bytes 4MiB
     --history-ttl 10m
     --feed-bytes 8MiB
+    --memory
     --max-message 64KiB
     --max-connections 0
-    --max-connections-per-ip 0
+    --address-connections 0
+    --address-rate 0
     --message-rate 0
+    --byte-rate 0
+    --max-channels 0
+    --deflate on
     --slow-client disconnect
     --ping-interval 20s
     --ping-timeout 20s

@@ -29,7 +29,8 @@ use anyhow::Context;
 use bytesize::ByteSize;
 use tokio::task::spawn_blocking;
 
-use crate::connect::{Stop, notice, usage_error};
+use crate::connect::{Stop, usage_error};
+use crate::show::{json_for_output, notice};
 use load::Load;
 use plan::Plan;
 use progress::Progress;
@@ -145,7 +146,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
     };
     let report = Report::new(&plan, &outcome.context("the load's thread failed")??);
-    print(&if json { serde_json::to_string(&report)? } else { table::render(&report) })?;
+    let text = if json { serde_json::to_string(&report)? } else { table::render(&report) };
+    print(&if json { json_for_output(&text) } else { text.as_str().into() })?;
     Ok(if report.is_true() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

@@ -6,8 +6,9 @@ use std::process::ExitCode;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::connect::{
-    Connection, DEFAULT_URL, Dialer, Event, Output, Stop, Target, TargetOptions, doubtful, notice, usage_error,
+    Connection, DEFAULT_URL, Dialer, Event, Output, Stop, Target, TargetOptions, doubtful, usage_error,
 };
+use crate::show::notice;
 
 /// Connects, says TEXT, prints every message, one a line, and reconnects for ever.
 #[derive(Debug, clap::Args)]

@@ -24,7 +24,7 @@ use tokio_tungstenite::{Connector, connect_async_tls_with_config};
 
 pub(crate) use connection::{Connection, End, check_close_code};
 pub(crate) use event::Event;
-pub(crate) use output::{Output, notice, shown};
+pub(crate) use output::{Output, shown};
 use resume::Resume;
 pub(crate) use target::{DEFAULT_URL, Target, TargetOptions, usage_error};
 

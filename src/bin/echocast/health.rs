@@ -1,6 +1,7 @@
 //! `echocast health`: the container's probe, so that the image needs neither a shell nor curl. What "ready" means is
 //! decided by the node.
 
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use hyper::StatusCode;
 use tokio::time::timeout;
 
 use crate::ops;
+use crate::show::line_for;
 
 /// The probe's whole time; longer than the node ever needs, shorter than what runs probes allows.
 const DEADLINE: Duration = Duration::from_secs(3);
@@ -27,11 +29,12 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let answer = timeout(DEADLINE, probe(args)).await;
     match answer.unwrap_or_else(|_| bail!("no answer within {} s", DEADLINE.as_secs())) {
         Ok(body) => {
-            println!("{}", body.trim_end());
+            println!("{}", line_for(&io::stdout(), body.trim_end()));
             Ok(ExitCode::SUCCESS)
         }
         Err(error) => {
-            eprintln!("not ready: {error:#}");
+            let why = format!("not ready: {error:#}");
+            eprintln!("{}", line_for(&io::stderr(), &why));
             Ok(ExitCode::FAILURE)
         }
     }

@@ -7,6 +7,7 @@ mod health;
 mod ops;
 mod serve;
 mod shell;
+mod show;
 mod top;
 
 use std::process::ExitCode;
@@ -105,8 +106,7 @@ fn usage(error: &clap::Error) -> ExitCode {
     }
 }
 
-#[expect(clippy::print_stderr, reason = "the last words of a command that failed")]
 fn complain(error: &anyhow::Error) -> ExitCode {
-    eprintln!("echocast: {error:#}");
+    show::notice(format_args!("{error:#}"));
     ExitCode::FAILURE
 }

@@ -8,6 +8,8 @@ use echocast::{shutdown, telemetry};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tracing::{info, warn};
 
+use crate::show::line_for;
+
 /// Run a node.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Args {
@@ -25,9 +27,9 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let broker = if config.redis_url.is_some() { "redis" } else { "embedded" };
     // Before the ports are open: a signal from then on drains.
     let stop = shutdown::on_signal()?;
+    take_all_files();
     let node = Node::bind(config)?;
     let (listen, ops) = (node.address()?, node.ops_address()?);
-    take_all_files();
     info!(version = echocast::VERSION, commit = echocast::COMMIT, %listen, %ops, broker, "serving");
     let outcome = node.run(stop).await;
     telemetry.flush().await;
@@ -54,6 +56,9 @@ fn take_all_files() {
 
 #[expect(clippy::print_stderr, reason = "there are no logs before the settings are known")]
 fn refuse(complaints: &echocast::config::Complaints) -> ExitCode {
-    eprintln!("{complaints}");
+    // A line a complaint, which may quote what a file or a template has put into a variable.
+    for line in complaints.to_string().lines() {
+        eprintln!("{}", line_for(&std::io::stderr(), line));
+    }
     ExitCode::from(crate::USAGE)
 }

@@ -16,9 +16,11 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
-use crate::connect::{Stop, notice, usage_error};
+use crate::connect::{Stop, usage_error};
 use crate::ops;
+use crate::show::{json_for_output, notice};
 use fleet::Fleet;
+use report::Report;
 use screen::Screen;
 
 /// Rates are those of this time.
@@ -96,7 +98,7 @@ async fn once(mut fleet: Fleet, json: bool) -> anyhow::Result<ExitCode> {
     fleet.look().await;
     let report = fleet.report();
     // Who reads no more still gets the exit code.
-    let _ = print(&if json { serde_json::to_string(&report)? } else { table::render(&report, None) })?;
+    let _ = if json { print_json(&report)? } else { print(&table::render(&report, None))? };
     Ok(if report.all_answer() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -109,7 +111,7 @@ async fn stream(mut fleet: Fleet) -> anyhow::Result<ExitCode> {
     loop {
         seconds.tick().await;
         fleet.look().await;
-        if print(&serde_json::to_string(&fleet.report())?)?.is_break() {
+        if print_json(&fleet.report())?.is_break() {
             return Ok(ExitCode::SUCCESS);
         }
     }
@@ -135,6 +137,10 @@ async fn watch(mut fleet: Fleet) -> anyhow::Result<ExitCode> {
             screen.show(&fleet.report())?;
         }
     }
+}
+
+fn print_json(report: &Report) -> anyhow::Result<ControlFlow<()>> {
+    print(&json_for_output(&serde_json::to_string(report)?))
 }
 
 /// Breaks when the reader has enough.

@@ -1,7 +1,8 @@
-//! A report as people read it.
+//! A report as people read it, wherever it is printed: nothing in it drives a terminal or passes for another line.
 
 use std::fmt::Write;
 
+use echocast::telemetry::printable;
 use indicatif::{BinaryBytes, HumanCount};
 
 use super::histogram::Row;
@@ -11,7 +12,7 @@ use super::report::Report;
 const BAR: usize = 40;
 
 pub(super) fn render(report: &Report) -> String {
-    let mut lines = vec![report.servers.join(", "), load(report), String::new()];
+    let mut lines = vec![printable::line(&report.servers.join(", ")).into_owned(), load(report), String::new()];
     let mut row = |name: &str, value: String| lines.push(format!("  {name:<16}{value}"));
     let count = |count: u64| format!("{:>14}", HumanCount(count).to_string());
     let per_second = |rate: f64| format!("{} /s", count(rate.round() as u64));
@@ -43,7 +44,8 @@ pub(super) fn render(report: &Report) -> String {
             format!(
                 "{} {}: {reason}",
                 count(*connections as u64),
-                if *connections == 1 { "connection" } else { "connections" }
+                if *connections == 1 { "connection" } else { "connections" },
+                reason = printable::line(reason)
             ),
         );
     }

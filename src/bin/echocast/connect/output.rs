@@ -1,15 +1,15 @@
 //! Standard output as another program reads it: messages only, one a line, each at once, until that program has enough.
-//! What people should know goes to standard error.
+//! People who read it on a terminal are shown what a message would do to that.
 
 use std::borrow::Cow;
-use std::fmt;
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::ops::ControlFlow;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::thread;
 
 use anyhow::Context;
+use echocast::telemetry::printable;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::sync::Notify;
 use tokio_tungstenite::tungstenite::Message;
@@ -19,6 +19,8 @@ const SHOWN_BYTES: usize = 32;
 
 pub(crate) struct Output {
     reader_gone: Arc<Notify>,
+    /// Whether people read it.
+    terminal: bool,
 }
 
 impl Output {
@@ -34,14 +36,15 @@ impl Output {
                 gone.notify_one();
             }
         });
-        Self { reader_gone }
+        Self { reader_gone, terminal: io::stdout().is_terminal() }
     }
 
     /// Breaks when nobody reads any more (`echocast client | head -1`): no error, the reader has enough.
     pub(crate) fn print(&self, message: &Message) -> anyhow::Result<ControlFlow<()>> {
         let Some(text) = shown(message) else { return Ok(ControlFlow::Continue(())) };
         let mut output = io::stdout().lock();
-        match writeln!(output, "{text}").and_then(|()| output.flush()) {
+        let line = if self.terminal { printable::line(&text) } else { text };
+        match writeln!(output, "{line}").and_then(|()| output.flush()) {
             Ok(()) => Ok(ControlFlow::Continue(())),
             Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(ControlFlow::Break(())),
             Err(error) => Err(error).context("cannot write to standard output"),
@@ -52,12 +55,6 @@ impl Output {
     pub(crate) async fn unread(&self) {
         self.reader_gone.notified().await;
     }
-}
-
-/// For people: standard output holds messages only.
-#[expect(clippy::print_stderr, reason = "this is a command line talking, there is no log")]
-pub(crate) fn notice(text: impl fmt::Display) {
-    eprintln!("echocast: {text}");
 }
 
 /// A message as people read it; `None` for a control frame.

@@ -12,8 +12,8 @@ use tokio_tungstenite::tungstenite::http::header::{
 };
 use url::Url;
 
-use super::output::notice;
 use super::v1;
+use crate::show::notice;
 
 pub(crate) const DEFAULT_URL: &str = "ws://localhost:8080";
 

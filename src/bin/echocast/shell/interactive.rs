@@ -11,7 +11,8 @@ use tokio_tungstenite::tungstenite::{Bytes, Message};
 use super::command::{self, Command, HELP};
 use super::screen::Screen;
 use super::terminal::{self, Keyboard, Typed};
-use crate::connect::{Connection, Dialer, End, Event, Stop, doubtful, notice, shown};
+use crate::connect::{Connection, Dialer, End, Event, Stop, doubtful, shown};
+use crate::show::notice;
 
 /// Lines typed while there is no connection, and those before that are not acknowledged.
 const KEPT_LINES: usize = 100;
@@ -187,7 +188,7 @@ impl Shell {
             Ok(Command::Close { code, reason }) => return Wish::Close { code, reason },
             Ok(Command::Last(count)) => return Wish::Last(count),
             Ok(Command::Quit) => return quit,
-            Ok(Command::Help) => self.screen.answer(HELP),
+            Ok(Command::Help) => HELP.lines().for_each(|line| self.screen.answer(line)),
             Ok(Command::Nothing) => {}
             Err(problem) => self.screen.answer(problem),
         }

@@ -12,7 +12,8 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_tungstenite::tungstenite::Message;
 
 use super::unheard::Unheard;
-use crate::connect::{Connection, Dialer, End, Event, Output, Stop, doubtful, notice};
+use crate::connect::{Connection, Dialer, End, Event, Output, Stop, doubtful};
+use crate::show::notice;
 
 /// How long a line may take to come back, counted from the last progress made.
 const ECHO_WAIT: Duration = Duration::from_secs(2);

@@ -1,5 +1,5 @@
 //! What appears on the terminal: printed above the line being typed, by a thread of its own, and no faster than the
-//! terminal takes it. Restores the terminal at the end.
+//! terminal takes it. What it shows is harmless to the terminal. Restores the terminal at the end.
 
 use std::io::{self, Write};
 use std::sync::{Arc, mpsc};
@@ -7,6 +7,7 @@ use std::time::Duration;
 use std::{env, thread};
 
 use anyhow::Context;
+use echocast::telemetry::printable;
 use nix::sys::termios::{SetArg, Termios, tcgetattr, tcsetattr};
 use rustyline::ExternalPrinter;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -68,17 +69,18 @@ impl Screen {
     /// Shows a message, if there is `room`.
     pub(crate) fn message(&self, text: &str) {
         let Ok(room) = Arc::clone(&self.room).try_acquire_owned() else { return };
-        self.put(format!("< {}", harmless(text)), Some(room));
+        self.put(format!("< {}", printable::line(text)), Some(room));
     }
 
     /// About the connection, not from it.
     pub(crate) fn notice(&self, text: impl AsRef<str>) {
-        let text = text.as_ref();
-        self.answer(if self.colours { format!("\x1b[2m{text}\x1b[0m") } else { text.to_owned() });
+        let text = printable::line(text.as_ref());
+        self.put(if self.colours { format!("\x1b[2m{text}\x1b[0m") } else { text.into_owned() }, None);
     }
 
-    pub(crate) fn answer(&self, text: impl Into<String>) {
-        self.put(text.into(), None);
+    /// A line of ours, which may quote what was typed.
+    pub(crate) fn answer(&self, text: impl AsRef<str>) {
+        self.put(printable::line(text.as_ref()).into_owned(), None);
     }
 
     fn put(&self, mut text: String, room: Option<OwnedSemaphorePermit>) {
@@ -119,32 +121,5 @@ fn print_all(entries: &mpsc::Receiver<Entry>, mut above_prompt: AbovePrompt) {
             let mut output = io::stdout();
             output.write_all(entry.text.as_bytes()).and_then(|()| output.flush()).ok();
         }
-    }
-}
-
-/// A stranger's message must not move the cursor or retitle the window.
-fn harmless(text: &str) -> String {
-    let mut line = String::with_capacity(text.len());
-    for character in text.chars() {
-        match character {
-            '\n' => line.push_str("\n  "),
-            '\t' => line.push('\t'),
-            character if character.is_control() => {
-                line.extend(character.escape_default());
-            }
-            character => line.push(character),
-        }
-    }
-    line
-}
-
-#[cfg(test)]
-mod tests {
-    use super::harmless;
-
-    #[test]
-    fn control_characters_of_a_message_are_shown_and_not_obeyed() {
-        assert_eq!(harmless("a\tb\nc é"), "a\tb\n  c é");
-        assert_eq!(harmless("\x1b[2J\r\u{9b}"), "\\u{1b}[2J\\r\\u{9b}");
     }
 }

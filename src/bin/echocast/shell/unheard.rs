@@ -6,7 +6,7 @@ use std::fmt;
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::connect::notice;
+use crate::show::notice;
 
 /// Lines and bytes said and not heard back; at the bound the input is not read. Also what keeps a fast pipe from
 /// outrunning its own reader.

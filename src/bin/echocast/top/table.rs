@@ -1,6 +1,10 @@
-//! A report as people read it: as many columns and rows as there is room for.
+//! A report as people read it: as many columns and rows as there is room for. Names, versions and errors come from whoever
+//! answers at an address: nothing in them drives a terminal or passes for another row, wherever the table is printed.
+
+use std::borrow::Cow;
 
 use console::{measure_text_width, style, truncate_str};
+use echocast::telemetry::printable;
 use indicatif::{BinaryBytes, HumanCount};
 
 use super::report::{Figures, Node, Report, Row};
@@ -77,8 +81,17 @@ pub(super) fn render(report: &Report, size: Option<Size>) -> String {
     lines.iter().map(|line| truncate_str(line, columns, "…")).collect::<Vec<_>>().join("\n")
 }
 
-fn error(row: &Row) -> &str {
-    row.error.as_deref().unwrap_or_default()
+fn error(row: &Row) -> Cow<'_, str> {
+    cell(row.error.as_deref().unwrap_or_default())
+}
+
+/// Text of strangers in a place of its own: a tab would leave that, too.
+fn cell(text: &str) -> Cow<'_, str> {
+    if text.contains('\t') {
+        printable::line(&text.replace('\t', " ")).into_owned().into()
+    } else {
+        printable::line(text)
+    }
 }
 
 fn coloured(node: &Node, line: String) -> String {
@@ -119,7 +132,7 @@ fn cells(row: &Row, node: &Node) -> [String; 14] {
         (true, Some(us)) => format!("up, {}", latency(us)),
         (true, None) => "up".to_owned(),
     };
-    let version = format!("{} ({})", node.version, node.commit);
+    let version = cell(&format!("{} ({})", node.version, node.commit)).into_owned();
     line(row.address.clone(), state.to_owned(), &node.figures, broker, version)
 }
 
@@ -154,7 +167,7 @@ fn line(name: String, state: String, figures: &Figures, broker: String, version:
 /// What was lost and why, if anything was.
 fn losses(total: &Figures) -> Option<String> {
     let causes = total.lost.iter().filter(|(_, messages)| **messages > 0);
-    let causes: Vec<_> = causes.map(|(cause, messages)| format!("{cause} {}", HumanCount(*messages))).collect();
+    let causes: Vec<_> = causes.map(|(cause, messages)| format!("{} {}", cell(cause), HumanCount(*messages))).collect();
     let lately = total.lost_per_second.filter(|rate| *rate > 0.0).map(|lost| format!("; {}/s now", rate(lost)));
     let line = || format!("lost since the nodes started: {}{}", causes.join(", "), lately.unwrap_or_default());
     (!causes.is_empty()).then(|| style(line()).red().to_string())
