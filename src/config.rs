@@ -50,6 +50,15 @@ pub struct Settings {
     /// Messages a channel keeps, for newcomers (?last=N) and to repair what a node missed; 0 is plain pub/sub
     #[arg(long, env = "ECHOCAST_HISTORY", default_value = "1000", value_name = "N", help_heading = "What is kept")]
     history: String,
+    /// Bytes a channel keeps at most of those messages, in Redis and in the node, keys included; the newest always stay
+    #[arg(
+        long,
+        env = "ECHOCAST_HISTORY_BYTES",
+        default_value = "4MiB",
+        value_name = "SIZE",
+        help_heading = "What is kept"
+    )]
+    history_bytes: String,
     /// How long a channel's history lives after its last message
     #[arg(
         long,
@@ -69,25 +78,45 @@ pub struct Settings {
     )]
     feed_bytes: String,
 
+    /// Memory that messages may take in this node: feeds with all their encodings, the inbox, unfinished messages, keys, and
+    /// answers being written. When it is short, histories of channels without clients go first, then the largest feeds get
+    /// shorter, then sockets are not read and requests get 503. Default: 512MiB, or a third of the container's limit
+    /// if that is lower
+    #[arg(long, env = "ECHOCAST_MEMORY", value_name = "SIZE", help_heading = "Limits")]
+    memory: Option<String>,
     /// Largest message, in bytes of payload; larger ones close the connection with 1009
     #[arg(long, env = "ECHOCAST_MAX_MESSAGE", default_value = "64KiB", value_name = "SIZE", help_heading = "Limits")]
     max_message: String,
-    /// Connected clients at most; 0 is no limit
+    /// Connections of every kind at most, counted when they are accepted; 0 is no limit
     #[arg(long, env = "ECHOCAST_MAX_CONNECTIONS", default_value = "0", value_name = "N", help_heading = "Limits")]
     max_connections: String,
-    /// Connected clients of one IP address at most; 0 is no limit
-    #[arg(
-        long,
-        env = "ECHOCAST_MAX_CONNECTIONS_PER_IP",
-        default_value = "0",
-        value_name = "N",
-        help_heading = "Limits"
-    )]
-    max_connections_per_ip: String,
-    /// Messages one connection may say a second, with as many at once; more closes it with 1008; 0 is no limit
+    /// Connections of every kind from one address at most, counted when they are accepted; 0 is no limit.
+    /// An address is an IPv4 address or an IPv6 /64 network
+    #[arg(long, env = "ECHOCAST_ADDRESS_CONNECTIONS", default_value = "0", value_name = "N", help_heading = "Limits")]
+    address_connections: String,
+    /// Its former name: a limit must not go away unnoticed.
+    #[arg(long, env = "ECHOCAST_MAX_CONNECTIONS_PER_IP", hide = true)]
+    max_connections_per_ip: Option<String>,
+    /// Requests and messages of one address a second, with as many at once; more are answered 429, or
+    /// close a WebSocket with 1008; 0 is no limit
+    #[arg(long, env = "ECHOCAST_ADDRESS_RATE", default_value = "0", value_name = "N", help_heading = "Limits")]
+    address_rate: String,
+    /// Messages one connection may send a second, with as many at once; more closes a WebSocket with 1008
+    /// and answers a POST with 429; 0 is no limit
     #[arg(long, env = "ECHOCAST_MESSAGE_RATE", default_value = "0", value_name = "N", help_heading = "Limits")]
     message_rate: String,
-    /// Origins of web pages that may connect, separated by commas; * is any. Clients that send none may always
+    /// Bytes of messages one connection may send a second, counted after inflating, with as many at once or
+    /// one largest message; 0 is no limit
+    #[arg(long, env = "ECHOCAST_BYTE_RATE", default_value = "0", value_name = "SIZE", help_heading = "Limits")]
+    byte_rate: String,
+    /// Channels at most that this node holds; requests for more are answered 503; 0 is no limit
+    #[arg(long, env = "ECHOCAST_MAX_CHANNELS", default_value = "0", value_name = "N", help_heading = "Limits")]
+    max_channels: String,
+    /// Whether messages are compressed for clients that offer permessage-deflate, and theirs inflated
+    #[arg(long, env = "ECHOCAST_DEFLATE", default_value = "on", value_name = "on|off", help_heading = "Limits")]
+    deflate: String,
+    /// Origins of web pages that may connect, separated by commas; * is any. Programs that send none may always, but not
+    /// what looks like a browser and calls this node by a host that is not in the list
     #[arg(
         long,
         env = "ECHOCAST_ALLOW_ORIGIN",
@@ -185,16 +214,26 @@ pub struct Config {
     pub redis_url: Option<String>,
     /// What names in Redis begin with.
     pub redis_prefix: String,
-    /// What feeds keep: `--history`, `--feed-bytes`, `--history-ttl`.
+    /// What histories and feeds keep: `--history`, `--history-bytes`, `--feed-bytes`, `--history-ttl`.
     pub retention: Retention,
+    /// Bytes that messages may take; `None` is [`crate::budget::default_limit`].
+    pub memory: Option<usize>,
     /// Largest message in bytes of payload.
     pub max_message: usize,
-    /// Connected clients at most; `None` is no limit.
+    /// Connections at most; `None` is no limit.
     pub max_connections: Option<usize>,
-    /// Connected clients of one address at most; `None` is no limit.
-    pub max_connections_per_ip: Option<usize>,
+    /// Connections of one address at most; `None` is no limit.
+    pub address_connections: Option<usize>,
+    /// Requests and messages a second and at once of one address; `None` is no limit.
+    pub address_rate: Option<u32>,
     /// Messages a second and at once of one connection; `None` is no limit.
     pub message_rate: Option<u32>,
+    /// Bytes of messages a second of one connection, after inflating; `None` is no limit.
+    pub byte_rate: Option<u64>,
+    /// Channels at most; `None` is no limit.
+    pub max_channels: Option<usize>,
+    /// Whether permessage-deflate is negotiated.
+    pub deflate: bool,
     /// Origins that may connect; `None` is any.
     pub allow_origin: Option<Vec<String>>,
     /// What happens to readers that lag out.
@@ -259,6 +298,9 @@ pub enum Switch {
 /// The largest message over Redis, in bytes: half of what its `client-output-buffer-limit pubsub` allows by default.
 const REDIS_MESSAGE: usize = 16 * 1024 * 1024;
 
+/// The least `--memory`, in bytes: below it a few busy channels would have no window worth the name.
+const LEAST_MEMORY: usize = 16 * 1024 * 1024;
+
 /// Everything that is wrong with the settings, a line each, naming the flag.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", .0.join("\n"))]
@@ -292,13 +334,19 @@ impl Settings {
             redis_prefix: check.prefix(&self.redis_prefix),
             retention: Retention {
                 messages: check.number("--history", &self.history),
+                history_bytes: check.size("--history-bytes", &self.history_bytes, 1),
                 bytes: check.size("--feed-bytes", &self.feed_bytes, 1024),
                 ttl: period(&mut check, "--history-ttl", &self.history_ttl),
             },
+            memory: self.memory.as_deref().map(|memory| check.size("--memory", memory, LEAST_MEMORY)),
             max_message: check.size("--max-message", &self.max_message, 1),
             max_connections: check.limit("--max-connections", &self.max_connections),
-            max_connections_per_ip: check.limit("--max-connections-per-ip", &self.max_connections_per_ip),
+            address_connections: check.limit("--address-connections", &self.address_connections),
+            address_rate: check.limit("--address-rate", &self.address_rate),
             message_rate: check.limit("--message-rate", &self.message_rate),
+            byte_rate: Some(check.size("--byte-rate", &self.byte_rate, 0) as u64).filter(|bytes| *bytes > 0),
+            max_channels: check.limit("--max-channels", &self.max_channels),
+            deflate: check.choice("--deflate", &self.deflate, &[("on", true), ("off", false)]),
             allow_origin: check.origins(&self.allow_origin),
             slow_client: check.choice(
                 "--slow-client",
@@ -321,11 +369,21 @@ impl Settings {
                 &[("auto", Switch::Auto), ("on", Switch::On), ("off", Switch::Off)],
             ),
         };
+        check.that(
+            self.max_connections_per_ip.is_none(),
+            "--max-connections-per-ip",
+            "is --address-connections now, and counts every kind of connection",
+        );
         check.that(config.max_message <= 1 << 28, "--max-message", "at most 256MiB");
         check.that(
             config.redis_url.is_none() || config.max_message <= REDIS_MESSAGE,
             "--max-message",
             "at most 16MiB with --redis-url: redis cuts off subscribers who are 32MiB behind",
+        );
+        check.that(
+            config.retention.messages == 0 || config.retention.history_bytes >= config.max_message,
+            "--history-bytes",
+            "less than --max-message: a history could not keep a single message of that size",
         );
         check.that(
             config.listen != config.ops_listen || config.listen.port() == 0,
@@ -351,6 +409,7 @@ mod tests {
         assert_eq!(config.listen, SocketAddr::from(([0, 0, 0, 0], 8080)));
         assert_eq!(config.ops_listen, SocketAddr::from(([0, 0, 0, 0], 8081)));
         assert_eq!((config.retention.messages, config.retention.bytes), (1000, 8 * 1024 * 1024));
+        assert_eq!(config.retention.history_bytes, 4 * 1024 * 1024);
         assert_eq!((config.max_message, config.retention.ttl), (64 * 1024, Duration::from_secs(600)));
         assert_eq!((config.max_connections, config.allow_origin, config.redis_url), (None, None, None));
     }
@@ -368,6 +427,14 @@ mod tests {
         let mut sorted = named;
         sorted.sort_unstable();
         assert_eq!(sorted, expected);
+    }
+
+    #[test]
+    fn a_history_has_room_for_the_largest_message_if_there_is_one() {
+        let complaints = Config::from_args(["--max-message=8MiB"]).expect_err("longer than a history").0;
+        assert!(complaints.len() == 1 && complaints[0].starts_with("--history-bytes: less"), "{complaints:?}");
+        assert!(Config::from_args(["--max-message=8MiB", "--history-bytes=8MiB"]).is_ok());
+        assert!(Config::from_args(["--max-message=8MiB", "--history=0"]).is_ok());
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! waits; a reader takes whatever has piled up since its last visit, so one wake and one write carry many messages when
 //! there is much to say.
 
+mod backfill;
 mod cursor;
 mod group;
 mod window;
@@ -19,11 +20,12 @@ use tokio::time::timeout;
 
 pub use self::cursor::{Cursor, Lagged, TAKE_BATCHES, Taken};
 pub use self::group::{Group, News};
-use self::window::{SeatState, Window};
+use self::window::{Seat, SeatState, Window};
+use crate::budget::{Budget, Part};
 use crate::message::{Batch, MessageId};
 use crate::metrics::Gauge;
 
-/// How long the writer waits at most for readers to have their turn: see [`Feed::settled`].
+/// How long the writer waits at most for readers to have their turn: see [`Feed::turn`].
 const TURN_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Seats visited under one lock while waking, so that readers on other workers are not kept from theirs.
@@ -34,6 +36,8 @@ const WAKE_CHUNK: usize = 256;
 pub struct Retention {
     /// Messages kept for replay; what connected readers still need is kept beyond it.
     pub messages: usize,
+    /// Bytes of those messages kept for replay, and in Redis.
+    pub history_bytes: usize,
     /// Bytes kept at most, whoever still needs them. The newest batch is always kept.
     pub bytes: usize,
     /// After this time without a message nothing is replayed.
@@ -71,6 +75,8 @@ pub enum Found {
         kept_from: u64,
         /// Nothing is missing in the window.
         whole: bool,
+        /// The broker's history is known to have nothing before the window.
+        gone: bool,
     },
     /// It has not come yet.
     Ahead,
@@ -85,28 +91,27 @@ pub struct Feed {
     /// Told when every reader that was woken has had its turn.
     all_had_their_turn: Notify,
     retention: Retention,
+    budget: Arc<Budget>,
     bytes_gauge: Gauge,
 }
 
 /// What became of a batch that was offered to a feed.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Accepted {
     /// It is in the feed.
     Appended,
     /// It had been there before.
     Duplicate,
-    /// Something before it is missing, or it belongs to another epoch: here it is back.
-    Gap {
-        /// The batch.
-        batch: Batch,
-    },
+    /// Something before it is missing, or it belongs to another epoch: it is not in the feed.
+    Gap,
 }
 
 impl Feed {
-    /// An empty feed. `epoch` is that of its history, 0 if the broker will tell. `bytes_gauge` counts what all feeds of a
-    /// node hold.
-    pub fn new(retention: Retention, epoch: u64, bytes_gauge: Gauge) -> Self {
-        Self { window: Mutex::new(Window::new(epoch)), all_had_their_turn: Notify::new(), retention, bytes_gauge }
+    /// An empty feed. `epoch` is that of its history, 0 if the broker will tell. Its batches count in `budget`;
+    /// `bytes_gauge` counts what the windows of all feeds of a node hold.
+    pub fn new(retention: Retention, epoch: u64, budget: Arc<Budget>, bytes_gauge: Gauge) -> Self {
+        let (window, all_had_their_turn) = (Mutex::new(Window::new(epoch)), Notify::new());
+        Self { window, all_had_their_turn, retention, budget, bytes_gauge }
     }
 
     /// Adds a batch at the next offsets; returns what its last message is called, if it can be found again. `confirms` is
@@ -153,7 +158,7 @@ impl Feed {
             (window.epoch, window.next_offset) = (epoch, 1);
         }
         if window.epoch != epoch || batch.offset > window.next_offset {
-            return Accepted::Gap { batch };
+            return Accepted::Gap;
         }
         if batch.offset < window.next_offset {
             drop(window);
@@ -164,24 +169,31 @@ impl Feed {
         Accepted::Appended
     }
 
-    /// To be awaited by the writer between batches: when much has been appended, it waits until every reader that was
-    /// woken has had its turn. A burst longer than the window would otherwise push out messages that nobody has been
-    /// asked to read yet. Readers whose sockets are full have had theirs, so they slow nobody.
-    pub async fn settled(&self) {
+    /// Whether the writer should wait for [`Self::turn`] before it adds more: much has been appended, and some readers that
+    /// were woken have not had their turn since. A burst longer than the window would otherwise push out messages that nobody
+    /// has been asked to read yet. A reader whose socket is full has had its turn, so it slows nobody.
+    pub fn is_ahead(&self) -> bool {
+        let window = self.lock();
+        window.woken > 0 && window.unsettled >= self.retention.bytes / 4
+    }
+
+    /// Waits until every reader that was woken has had its turn, but not for ever.
+    pub async fn turn(&self) {
         let mut turn = std::pin::pin!(self.all_had_their_turn.notified());
-        {
-            let mut window = self.lock();
-            if window.unsettled < self.retention.bytes / 4 {
-                return;
-            }
-            window.unsettled = 0;
-            if window.woken == 0 {
-                return;
-            }
-            turn.as_mut().enable();
+        turn.as_mut().enable();
+        if self.lock().woken == 0 {
+            return;
         }
         if timeout(TURN_PATIENCE, turn).await.is_err() {
             tracing::debug!("some readers had no turn within {TURN_PATIENCE:?}");
+            self.lock().unsettled = 0;
+        }
+    }
+
+    /// To be awaited between batches by a writer that serves nothing but this feed.
+    pub async fn settled(&self) {
+        if self.is_ahead() {
+            self.turn().await;
         }
     }
 
@@ -194,14 +206,23 @@ impl Feed {
     /// Goes on at another place, because what lies between cannot be had: see [`Self::mark_gap`].
     pub fn jump(&self, epoch: u64, next_offset: u64) {
         let mut window = self.lock();
+        if window.epoch != epoch {
+            window.history_from = 0;
+        }
+        if (window.epoch, window.next_offset) != (epoch, next_offset) {
+            // Something came, although not here.
+            window.appended = Instant::now();
+        }
         (window.epoch, window.next_offset) = (epoch, next_offset);
     }
 
-    fn push(&self, mut window: MutexGuard<'_, Window>, batch: Batch, confirms: Option<u64>) {
+    fn push(&self, mut window: MutexGuard<'_, Window>, mut batch: Batch, confirms: Option<u64>) {
+        batch.charge(&self.budget, Part::Feeds);
         window.next_offset += batch.span;
         window.confirmed = window.confirmed.max(confirms.unwrap_or(0));
         window.appended = Instant::now();
         window.messages += batch.len();
+        window.raw_bytes += batch.raw().len();
         window.bytes += batch.weight();
         window.unsettled += batch.weight();
         let before = window.bytes as i64 - batch.weight() as i64;
@@ -233,14 +254,15 @@ impl Feed {
         let window = self.lock();
         let (place, whole) = match start {
             Start::Newest => ((window.end(), 0), true),
-            Start::Last(_) if window.appended.elapsed() >= self.retention.ttl => ((window.end(), 0), true),
+            Start::Last(_) if window.is_expired(self.retention.ttl) => ((window.end(), 0), true),
             Start::Last(count) => {
                 let count = count.min(self.retention.messages);
-                if count > window.messages && window.epoch != 0 {
+                if count > window.messages && window.epoch != 0 && !window.is_exhausted() {
                     let offset = window.next_offset.saturating_sub(count as u64).max(1);
                     let kept_from = window.kept_from(offset);
                     if kept_from > offset {
-                        return Found::Earlier { epoch: window.epoch, offset, kept_from, whole: true };
+                        let epoch = window.epoch;
+                        return Found::Earlier { epoch, offset, kept_from, whole: true, gone: false };
                     }
                 }
                 (window.newest(count), true)
@@ -258,7 +280,8 @@ impl Feed {
                     None if offset > window.next_offset => return Found::Ahead,
                     None => {
                         let (kept_from, whole) = (window.kept_from(offset), !window.has_gap_from(window.first));
-                        return Found::Earlier { epoch, offset, kept_from, whole };
+                        let gone = window.is_exhausted();
+                        return Found::Earlier { epoch, offset, kept_from, whole, gone };
                     }
                 }
             }
@@ -276,10 +299,30 @@ impl Feed {
         self.lock().bytes
     }
 
-    /// How long ago the newest message came, if any is held.
+    /// Gives up the oldest batches until it holds at most so many bytes; returns how many bytes it gave up. Readers that lag
+    /// for that are woken. Those that keep up lose nothing: what they have not been shown stays.
+    pub fn shorten(&self, upto: usize) -> usize {
+        let mut window = self.lock();
+        let before = window.bytes;
+        let keep_up = |seat: &&Seat| matches!(seat.state, SeatState::Waiting | SeatState::Woken);
+        let shown = window.seats.iter().map(|(_, seat)| seat).filter(keep_up).map(|seat| seat.position).min();
+        window.shorten(upto, shown.unwrap_or(u64::MAX));
+        let freed = before - window.bytes;
+        self.bytes_gauge.sub(freed as i64);
+        let first = window.first;
+        for (_, seat) in &mut window.seats {
+            if seat.position < first && seat.state == SeatState::Behind {
+                seat.waker.wake_by_ref();
+            }
+        }
+        freed
+    }
+
+    /// How long ago the newest message came, if there ever was one.
     pub fn idle(&self) -> Option<Duration> {
         let window = self.lock();
-        (!window.batches.is_empty()).then(|| window.appended.elapsed())
+        let was_used = window.next_offset > 1 || !window.batches.is_empty();
+        was_used.then(|| window.appended.elapsed())
     }
 
     /// Wakes everybody who waits or has lagged out, and learns what is still needed.
@@ -332,6 +375,7 @@ impl Feed {
     fn had_its_turn(&self, window: &mut Window) {
         window.woken -= 1;
         if window.woken == 0 {
+            window.unsettled = 0;
             self.all_had_their_turn.notify_waiters();
         }
     }
@@ -339,6 +383,15 @@ impl Feed {
     fn lock(&self) -> MutexGuard<'_, Window> {
         // A panic of one reader must not take the channel from all others; the window is consistent between statements.
         self.window.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+impl Feed {
+    /// A feed of its own node, with more memory than it will need.
+    pub(crate) fn for_test(retention: Retention) -> Self {
+        let metrics = crate::metrics::Metrics::new(&[], &[], &[]).expect("metrics");
+        Self::new(retention, 1, Budget::new(1 << 40, &metrics), metrics.feed_bytes.clone())
     }
 }
 

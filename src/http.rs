@@ -1,6 +1,11 @@
 //! HTTP on both ports: the accept loop they share, the public routes and what is behind them, and the ops routes.
 
 pub mod listen;
+pub mod stream;
+pub mod handover;
+pub mod resets;
+pub mod connection;
+pub mod head;
 pub mod ops;
 pub mod public;
 mod page;

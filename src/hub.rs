@@ -2,30 +2,31 @@
 //! it; the broker empties its inbox and learns from it which channels have clients here.
 
 mod inbox;
+mod keys;
+mod memory;
 mod receipt;
 mod subscription;
 mod unheard;
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicBool, Ordering::*};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::*};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::sync::{Notify, mpsc};
 
 use self::inbox::Outbox;
 pub use self::inbox::{INBOX_BYTES, INBOX_MESSAGES, Inbox, Outgoing, Publication};
+pub use self::keys::{KeyTaken, Keys};
 pub use self::receipt::{Answer, Outcome, Receipt, Unpublished};
-pub use self::subscription::{BrokerAway, Page, Reading, Subscription};
+pub use self::subscription::{BrokerAway, Page, Reading, Subscription, Wanted};
 pub use self::unheard::{Held, Unheard};
+use crate::budget::{Budget, Charge, Part};
 use crate::channel::ChannelName;
 use crate::feed::{Feed, Retention};
 use crate::metrics::Metrics;
 
-/// What channels without clients may hold together, in bytes; the one that goes next loses its history early.
-pub const IDLE_BYTES: usize = 256 * 1024 * 1024;
-
-/// What a channel costs beside the bytes of its feed: measured with one message each, in channels by the hundred thousand.
+/// Bytes that a channel costs beside its feed: measured with one message each, in channels by the hundred thousand.
 const CHANNEL_BYTES: usize = 1024;
 
 /// How long a channel stays subscribed after its last client left: reconnects and reloads cost the broker nothing.
@@ -40,19 +41,25 @@ pub struct Hub {
     readings: mpsc::UnboundedSender<Reading>,
     /// Until the broker takes it.
     requested: Mutex<Option<mpsc::UnboundedReceiver<Reading>>>,
-    /// Who may read from a history at the same time.
-    readers: Arc<Semaphore>,
     retention: Retention,
     keep_idle: bool,
+    /// `--max-channels`; `None` is no limit.
+    max_channels: Option<usize>,
+    budget: Arc<Budget>,
+    /// When making room last did not help: see [`Hub::make_room`].
+    futile: Mutex<Option<Instant>>,
     metrics: Arc<Metrics>,
 }
+
+/// There are as many channels on this node as `--max-channels` allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooManyChannels;
 
 #[derive(Debug, Default)]
 struct Channels {
     by_name: HashMap<ChannelName, Entry>,
-    /// Channels without clients, by the time they go, with the bytes they hold.
-    idle: BTreeMap<Due, (ChannelName, usize)>,
-    idle_bytes: usize,
+    /// Channels without clients, by the time they go.
+    idle: BTreeMap<Due, ChannelName>,
     /// Makes dues unique.
     counter: u64,
 }
@@ -84,15 +91,28 @@ pub struct Channel {
     /// What of it the broker holds and has not brought back.
     pub unheard: Unheard,
     outbox: Mutex<Outbox>,
+    /// Whose turn it is to read a page of its history: one at a time, so that other channels' pages come in between.
+    pub paging: tokio::sync::Mutex<()>,
+    /// Those of its messages, where the node itself keeps its history.
+    keys: Mutex<Keys>,
+    /// Bytes of this channel in the inbox.
+    waiting: AtomicUsize,
     live: AtomicBool,
     became_live: Notify,
+    _charge: Charge,
 }
 
 impl Hub {
     /// A hub without channels. `keep_idle`: whether channels without clients keep their history here for the
     /// retention's time to live, as they must where nothing else keeps it.
-    pub fn new(retention: Retention, keep_idle: bool, metrics: Arc<Metrics>) -> Self {
-        let inbox = Inbox::new(metrics.clone());
+    pub fn new(
+        retention: Retention,
+        keep_idle: bool,
+        max_channels: Option<usize>,
+        budget: Arc<Budget>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let inbox = Inbox::new(budget.clone(), metrics.clone());
         let (readings, requested) = mpsc::unbounded_channel();
         Self {
             channels: Mutex::default(),
@@ -100,45 +120,57 @@ impl Hub {
             interest: Interest::default(),
             readings,
             requested: Mutex::new(Some(requested)),
-            readers: Arc::new(Semaphore::new(subscription::READERS)),
             retention,
             keep_idle,
+            max_channels,
+            budget,
+            futile: Mutex::default(),
             metrics,
         }
     }
 
     /// Joins a channel to hear it; it comes to be if nobody is there yet.
-    pub fn join(self: &Arc<Self>, name: &ChannelName) -> Membership {
+    ///
+    /// # Errors
+    /// If it would be one more than `--max-channels`.
+    pub fn join(self: &Arc<Self>, name: &ChannelName) -> Result<Membership, TooManyChannels> {
         self.enter(name, true)
     }
 
     /// Joins a channel only to say something there: the broker need not bring what others say.
-    pub fn visit(self: &Arc<Self>, name: &ChannelName) -> Membership {
+    ///
+    /// # Errors
+    /// If it would be one more than `--max-channels`.
+    pub fn visit(self: &Arc<Self>, name: &ChannelName) -> Result<Membership, TooManyChannels> {
         self.enter(name, false)
     }
 
-    fn enter(self: &Arc<Self>, name: &ChannelName, to_hear: bool) -> Membership {
+    fn enter(self: &Arc<Self>, name: &ChannelName, to_hear: bool) -> Result<Membership, TooManyChannels> {
         let mut channels = lock(&self.channels);
         if !channels.by_name.contains_key(name) {
+            if self.max_channels.is_some_and(|limit| channels.by_name.len() >= limit) && !self.let_one_go(&mut channels)
+            {
+                return Err(TooManyChannels);
+            }
             // A history that nobody else keeps begins with this object.
             let epoch = if self.keep_idle { rand::random_range(1..u64::MAX) } else { 0 };
-            let channel = Arc::new(Channel::new(name, self.retention, epoch, &self.metrics));
+            let channel = Arc::new(Channel::new(name, self.retention, epoch, &self.budget, &self.metrics));
             self.metrics.channels.inc();
             channels
                 .by_name
                 .insert(name.clone(), Entry { channel, members: 0, followers: 0, wanted: false, due: None });
         }
-        let Channels { by_name, idle, idle_bytes, .. } = &mut *channels;
+        let Channels { by_name, idle, .. } = &mut *channels;
         let entry = &mut by_name.get_mut(name).expect("it was there or has just been inserted");
         entry.members += 1;
         entry.followers += usize::from(to_hear);
         if to_hear && !std::mem::replace(&mut entry.wanted, true) {
             self.interest.tell(Change::New(entry.channel.clone()));
         }
-        if let Some((_, bytes)) = entry.due.take().and_then(|due| idle.remove(&due)) {
-            *idle_bytes -= bytes;
+        if let Some(due) = entry.due.take() {
+            idle.remove(&due);
         }
-        Membership { channel: entry.channel.clone(), hub: self.clone(), hears: to_hear }
+        Ok(Membership { channel: entry.channel.clone(), hub: self.clone(), hears: to_hear })
     }
 
     /// The channel of this name if it exists here: what the broker delivers to.
@@ -167,6 +199,11 @@ impl Hub {
         lock(&self.requested).take()
     }
 
+    /// The memory that messages take.
+    pub fn budget(&self) -> &Arc<Budget> {
+        &self.budget
+    }
+
     /// What sessions have said and the broker has not taken.
     pub fn inbox(&self) -> &Inbox {
         &self.inbox
@@ -180,31 +217,32 @@ impl Hub {
     /// Lets channels go whose time without clients is over. Called about every second.
     pub fn sweep(&self, now: Instant) {
         let mut channels = lock(&self.channels);
-        let channels = &mut *channels;
-        while let Some(first) = channels.idle.first_entry()
-            && (first.key().0 <= now || channels.idle_bytes > IDLE_BYTES)
-        {
-            let (name, bytes) = first.remove();
-            channels.idle_bytes -= bytes;
-            if let Some(entry) = channels.by_name.remove(&name) {
-                self.metrics.channels.dec();
-                if entry.wanted || self.keep_idle {
-                    self.interest.tell(Change::Gone(entry.channel));
-                }
+        while channels.idle.first_key_value().is_some_and(|((due, _), _)| *due <= now) {
+            self.let_one_go(&mut channels);
+        }
+    }
+
+    /// Lets the channel go that would go next; returns whether there was one.
+    fn let_one_go(&self, channels: &mut Channels) -> bool {
+        let Some((_, name)) = channels.idle.pop_first() else { return false };
+        if let Some(entry) = channels.by_name.remove(&name) {
+            self.metrics.channels.dec();
+            if entry.wanted || self.keep_idle {
+                self.interest.tell(Change::Gone(entry.channel));
             }
         }
+        true
     }
 
     fn left(&self, channel: &Channel, heard: bool) {
         let mut channels = lock(&self.channels);
-        let Channels { by_name, idle, idle_bytes, counter } = &mut *channels;
+        let Channels { by_name, idle, counter } = &mut *channels;
         let Some(entry) = by_name.get_mut(&channel.name) else { return };
         entry.members -= 1;
         entry.followers -= usize::from(heard);
         if entry.members > 0 {
             return;
         }
-        let bytes = channel.feed.bytes() + CHANNEL_BYTES;
         let stay = match channel.feed.idle() {
             Some(silent) if self.keep_idle => self.retention.ttl.saturating_sub(silent).max(LINGER),
             _ => LINGER,
@@ -212,8 +250,7 @@ impl Hub {
         *counter += 1;
         let due = (Instant::now() + stay, *counter);
         entry.due = Some(due);
-        idle.insert(due, (channel.name.clone(), bytes));
-        *idle_bytes += bytes;
+        idle.insert(due, channel.name.clone());
     }
 }
 
@@ -239,10 +276,14 @@ impl Drop for Membership {
 }
 
 impl Channel {
-    fn new(name: &ChannelName, retention: Retention, epoch: u64, metrics: &Metrics) -> Self {
+    fn new(name: &ChannelName, retention: Retention, epoch: u64, budget: &Arc<Budget>, metrics: &Metrics) -> Self {
         Self {
             name: name.clone(),
-            feed: Arc::new(Feed::new(retention, epoch, metrics.feed_bytes.clone())),
+            feed: Arc::new(Feed::new(retention, epoch, budget.clone(), metrics.feed_bytes.clone())),
+            paging: tokio::sync::Mutex::default(),
+            keys: Mutex::new(Keys::new(budget)),
+            waiting: AtomicUsize::new(0),
+            _charge: budget.charge(Part::Feeds, CHANNEL_BYTES),
             publisher: rand::random(),
             unheard: Unheard::default(),
             outbox: Mutex::default(),
@@ -254,6 +295,18 @@ impl Channel {
     /// Begins to say something: the messages pushed until the [`Publication`] is dropped stay together and in order.
     pub fn publish<'a>(self: &'a Arc<Self>, inbox: &'a Inbox) -> Publication<'a> {
         Publication::new(self, inbox)
+    }
+
+    /// The keys of its messages.
+    pub fn keys(&self) -> MutexGuard<'_, Keys> {
+        lock(&self.keys)
+    }
+
+    /// Gives up the oldest messages that are held here, and their keys: see [`Feed::shorten`].
+    fn shorten(&self, upto: usize) -> usize {
+        let freed = self.feed.shorten(upto);
+        self.keys().forget_before(self.feed.begins().1);
+        freed
     }
 
     /// The broker tells whether what is said anywhere on this channel reaches this node.

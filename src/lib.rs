@@ -20,12 +20,16 @@
 //! |---|---|---|
 //! | the sender's socket | the kernel's buffers | TCP slows the sender |
 //! | [`ws::frame`], unfinished | `--max-message` | close 1009; 1002 and 1007 for malformed ones |
+//! | its session, not decoded | a read of 64 KiB | the session decodes on when it has its turn and the inbox has room |
 //! | the [`hub`]'s inbox | [`hub::INBOX_BYTES`], [`hub::INBOX_MESSAGES`] | sockets are not read, so TCP slows the senders |
 //! | on its way to Redis | the inbox's bound | sent again until Redis has it, which keeps it once |
-//! | Redis, and on its way to a node | `--history`, `--history-ttl` | what a node missed it reads from the history; what that no longer has is counted as lost |
+//! | Redis, and on its way to a node | `--history`, `--history-bytes`, `--history-ttl` | what a node missed it reads from the history; what that no longer has is counted as lost |
 //! | the [`feed`] of a node | `--feed-bytes` a channel | readers that lag out are closed with 1013 or skipped ahead, and counted |
 //! | a reader's socket | the kernel's buffers | it lags, see above |
-//! | nowhere near a client that was away | `--history`, `--history-ttl` | it names what it heard last and gets the rest from the feed or from Redis ([`hub::Subscription`]); what is gone is told as a gap |
+//! | nowhere near a client that was away | `--history`, `--history-bytes`, `--history-ttl` | it names what it heard last and gets the rest from the feed or from Redis ([`hub::Subscription`]); what is gone is told as a gap |
+//!
+//! All of these together take at most `--memory` of a node: everything that holds message bytes counts them in the
+//! [`budget`]. When that is short, [`hub::Hub::make_room`] empties channels without clients, then shortens the largest feeds.
 //!
 //! ## Invariants
 //!
@@ -34,7 +38,8 @@
 //! 3. Past the frame reader a message is bytes shared by everybody, never copied per client.
 //! 4. A node keeps nothing that must outlive the process.
 //! 5. Every queue and buffer has a bound, a setting or a documented constant, and a metric.
-//! 6. A slow reader loses its connection or its place, by name; it never slows a writer.
+//! 6. A slow reader loses its connection or its place, by name; it never slows a writer. Nothing that belongs to one channel
+//!    or client makes another wait: no loop shared by channels awaits a reader, and expensive sessions wait behind others.
 //! 7. `redis::*` stays inside [`broker`], `axum::*` inside [`http`] and the handshake, `clap::*` inside [`config`] and
 //!    the binary, `prometheus::*` inside [`metrics`] and the ops routes.
 //! 8. Frame code is synchronous and does no I/O.
@@ -54,6 +59,7 @@ pub const COMMIT: &str = match option_env!("ECHOCAST_COMMIT") {
 pub mod config;
 pub mod node;
 pub mod channel;
+pub mod budget;
 pub mod message;
 pub mod feed;
 pub mod hub;

@@ -4,15 +4,17 @@ mod deflate;
 mod encoding;
 mod id;
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
+use sha1::Digest as _;
 
 pub use self::deflate::Window;
 use self::encoding::{Encoded, OTHERS};
 pub use self::encoding::{Format, Shape, put_gap, put_json, put_text};
 pub use self::id::{MessageId, NoId};
+use crate::budget::{Budget, Charge, Part};
 use crate::ws::frame;
 
 /// How a message was said, and so how it is heard.
@@ -27,6 +29,13 @@ pub enum Kind {
 /// A batch closes to more messages at this size, in bytes of frames. It bounds what one slow reader can keep alive, and
 /// one Redis command; a single larger message is a batch of its own.
 pub const BATCH_BYTES: usize = 256 * 1024;
+
+/// Tells the contents of messages apart: SHA-1 of the kind and the payload. Who finds two with the same digest harms only
+/// the keys that are his.
+pub type Digest = [u8; 20];
+
+/// A batch of so many bytes is worth a copy that takes no more memory than it needs.
+const LARGE_BATCH: usize = 4 * 1024;
 
 /// Messages that travel together, in order: what had piled up on a channel while the broker was busy. Or none of them:
 /// then it marks a place where messages are missing.
@@ -48,6 +57,8 @@ pub struct Batch {
     others: [OnceLock<Box<Encoded>>; OTHERS],
     /// What those cost, as far as the feed knows.
     grown: AtomicUsize,
+    /// Counts all of it for as long as anybody holds it.
+    charge: Option<Charge>,
 }
 
 /// Where a message's payload lies among the raw frames. Its frame begins where the one before ended.
@@ -63,8 +74,9 @@ struct Place {
 impl Batch {
     /// The mark of a place where messages are missing; `None` is an unknown number.
     pub fn gap(epoch: u64, offset: u64, missed: Option<u64>) -> Self {
-        let batch = BatchBuilder::default().build(now_ns());
-        Self { epoch, offset, gap: Some(missed), ..batch }
+        let mut batch = BatchBuilder::default().build(now_ns());
+        (batch.epoch, batch.offset, batch.gap) = (epoch, offset, Some(missed));
+        batch
     }
 
     /// How many messages it holds; none only if it marks a gap.
@@ -137,14 +149,41 @@ impl Batch {
         self.messages.iter().any(|place| place.sender == sender)
     }
 
+    /// Whether this connection said all of them, so that nothing of it goes back there.
+    pub fn is_all_from(&self, sender: u32) -> bool {
+        !self.is_empty() && self.messages.iter().all(|place| place.sender == sender)
+    }
+
     fn encoded(&self, format: Format) -> Option<&Encoded> {
         let cell = &self.others[format.index()?];
-        Some(cell.get_or_init(|| Box::new(Encoded::new(self, format))))
+        Some(cell.get_or_init(|| {
+            let encoded = Box::new(Encoded::new(self, format));
+            if let Some(charge) = &self.charge {
+                charge.grow(encoded.weight());
+            }
+            encoded
+        }))
+    }
+
+    /// Whether somebody has read it in this format, so that it costs nothing to make.
+    pub fn is_encoded(&self, format: Format) -> bool {
+        format.index().is_none_or(|index| self.others[index].get().is_some())
+    }
+
+    /// Counts its bytes, those of further encodings included, until the last reader drops it.
+    pub fn charge(&mut self, budget: &Arc<Budget>, part: Part) {
+        // First, so that a batch which moves from one part to another is never uncounted.
+        let charge = budget.charge(part, self.own_weight() + self.encoded_bytes());
+        self.charge = Some(charge);
     }
 
     /// What it costs to keep, in bytes; what other formats cost only as far as [`Self::grow`] has taken it in.
     pub fn weight(&self) -> usize {
-        self.raw.len() + self.messages.len() * size_of::<Place>() + size_of::<Self>() + self.grown.load(Relaxed)
+        self.own_weight() + self.grown.load(Relaxed)
+    }
+
+    fn own_weight(&self) -> usize {
+        self.raw.len() + self.messages.len() * size_of::<Place>() + size_of::<Self>()
     }
 
     /// Whether it has been encoded into something that its weight does not know of.
@@ -160,7 +199,7 @@ impl Batch {
 
     fn encoded_bytes(&self) -> usize {
         let cells = self.others.iter().filter_map(OnceLock::get);
-        cells.map(|encoded| encoded.bytes.len() + size_of_val(&*encoded.ends)).sum()
+        cells.map(|encoded| encoded.weight()).sum()
     }
 }
 
@@ -207,6 +246,14 @@ impl BatchBuilder {
         self.raw.len()
     }
 
+    /// The digest of the first message, if there is one.
+    pub fn digest(&self) -> Option<Digest> {
+        let place = self.messages.first()?;
+        let kind = if place.kind == Kind::Binary { [1] } else { [0] };
+        let payload = &self.raw[place.start as usize..place.end as usize];
+        Some(sha1::Sha1::new().chain_update(kind).chain_update(payload).finalize().into())
+    }
+
     /// The messages on their own, in order, sharing one buffer.
     pub fn into_messages(self) -> impl ExactSizeIterator<Item = (Kind, Bytes, u32)> {
         let raw = Bytes::from(self.raw);
@@ -218,7 +265,12 @@ impl BatchBuilder {
     pub fn build(mut self, published_ns: u64) -> Batch {
         // A feed keeps it for long: give back what doubling left over.
         if self.raw.capacity() > self.raw.len() + self.raw.len() / 4 {
-            self.raw.shrink_to_fit();
+            if self.raw.len() >= LARGE_BATCH {
+                // Asked to shrink a block by less than half, the allocator leaves it as it is.
+                self.raw = self.raw.as_slice().to_vec();
+            } else {
+                self.raw.shrink_to_fit();
+            }
         }
         Batch {
             epoch: 0,
@@ -230,6 +282,7 @@ impl BatchBuilder {
             raw: self.raw.into(),
             others: Default::default(),
             grown: AtomicUsize::new(0),
+            charge: None,
         }
     }
 }

@@ -4,6 +4,8 @@
 use prometheus::core::{AtomicU64, GenericCounter, GenericCounterVec};
 use prometheus::{HistogramOpts, HistogramVec, IntGaugeVec, Opts, Registry, TextEncoder};
 
+use crate::budget::Part;
+
 /// A number that only grows.
 pub type Counter = GenericCounter<AtomicU64>;
 /// A number that goes up and down.
@@ -64,6 +66,12 @@ pub struct Metrics {
     pub broker_reconnects: Counter,
     /// Bytes held in feeds.
     pub feed_bytes: Gauge,
+    /// Bytes that messages take in this node, by part.
+    pub memory: IntGaugeVec,
+    /// Bytes that messages may take in this node: `--memory`.
+    pub memory_limit: Gauge,
+    /// Bytes that were given up because the memory budget was short, by what they were.
+    pub memory_shed: Counters,
     /// 1 from the stop signal on.
     pub draining: Gauge,
 }
@@ -71,7 +79,7 @@ pub struct Metrics {
 /// What is counted of one way to reach clients.
 #[derive(Debug)]
 pub struct Transport {
-    /// Clients connected now.
+    /// Connections that are open now; those of requests are `http`.
     pub connections: Gauge,
     /// Clients that have connected.
     pub opened: Counter,
@@ -87,13 +95,15 @@ pub struct Transport {
     closed: Counters,
 }
 
-/// A way to reach clients that stay connected.
+/// A connection's kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
     /// WebSockets.
     WebSocket,
     /// Event streams.
     Events,
+    /// HTTP, until it becomes one of the others.
+    Http,
 }
 
 impl Transport {
@@ -101,6 +111,15 @@ impl Transport {
     pub fn closed(&self, reason: &str) {
         self.closed.with_label_values(&[self.label, reason]).inc();
     }
+}
+
+/// Memory that was given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shed {
+    /// Of channels without clients.
+    Idle,
+    /// Of the largest feeds.
+    Feeds,
 }
 
 /// Why a message is known to be lost.
@@ -138,9 +157,7 @@ impl Metrics {
     pub fn new(closed_reasons: &[&str], refused_reasons: &[&str], slow_policies: &[&str]) -> prometheus::Result<Self> {
         let registry = Registry::new();
         let make = Make(&registry);
-        let connections =
-            IntGaugeVec::new(Opts::new("echocast_connections", "Clients connected now."), &["transport"])?;
-        registry.register(Box::new(connections.clone()))?;
+        let connections = make.gauges("echocast_connections", "Clients connected now.", &["transport"])?;
         let closed = make.counters(
             "echocast_connections_closed_total",
             "Clients that have gone, by reason.",
@@ -171,11 +188,8 @@ impl Metrics {
             label,
             closed: closed.clone(),
         });
-        let build = IntGaugeVec::new(
-            Opts::new("echocast_build_info", "Always 1; the labels say what is running."),
-            &["version", "commit"],
-        )?;
-        registry.register(Box::new(build.clone()))?;
+        let build =
+            make.gauges("echocast_build_info", "Always 1; the labels say what is running.", &["version", "commit"])?;
         build.with_label_values(&[crate::VERSION, crate::COMMIT]).set(1);
         #[cfg(target_os = "linux")]
         registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
@@ -246,6 +260,20 @@ impl Metrics {
                 "Times the broker's connection was lost and made again.",
             )?,
             feed_bytes: make.gauge("echocast_feed_bytes", "Bytes held in feeds.")?,
+            memory: make.gauges(
+                "echocast_memory_bytes",
+                "Bytes that messages take in this node, by part.",
+                &["part"],
+            )?,
+            memory_limit: make.gauge(
+                "echocast_memory_limit",
+                "Bytes that messages may take in this node (--memory).",
+            )?,
+            memory_shed: make.counters(
+                "echocast_memory_shed_bytes_total",
+                "Bytes given up because the memory budget was short: of idle channels, or of the largest feeds.",
+                &["what"],
+            )?,
             draining: make.gauge("echocast_draining", "1 from the stop signal on.")?,
             registry,
         };
@@ -261,6 +289,12 @@ impl Metrics {
         for policy in slow_policies {
             metrics.slow_clients.with_label_values(&[policy]);
         }
+        for part in Part::ALL {
+            metrics.memory.with_label_values(&[part.label()]);
+        }
+        for what in [Shed::Idle, Shed::Feeds] {
+            metrics.shed(what, 0);
+        }
         for cause in LossCause::ALL {
             metrics.messages_lost.with_label_values(&[cause.label()]);
         }
@@ -272,6 +306,7 @@ impl Metrics {
         match way {
             Way::WebSocket => &self.websocket,
             Way::Events => &self.events,
+            Way::Http => &self.http,
         }
     }
 
@@ -283,6 +318,15 @@ impl Metrics {
     /// Counts messages known to be lost.
     pub fn lost(&self, cause: LossCause, messages: u64) {
         self.messages_lost.with_label_values(&[cause.label()]).inc_by(messages);
+    }
+
+    /// Counts bytes that were given up to make room.
+    pub fn shed(&self, what: Shed, bytes: usize) {
+        let label = match what {
+            Shed::Idle => "idle",
+            Shed::Feeds => "feeds",
+        };
+        self.memory_shed.with_label_values(&[label]).inc_by(bytes as u64);
     }
 
     /// Everything in Prometheus' text format.
@@ -297,6 +341,12 @@ struct Make<'a>(&'a Registry);
 impl Make<'_> {
     fn counters(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<Counters> {
         let made = Counters::new(Opts::new(name, help), labels)?;
+        self.0.register(Box::new(made.clone()))?;
+        Ok(made)
+    }
+
+    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntGaugeVec> {
+        let made = IntGaugeVec::new(Opts::new(name, help), labels)?;
         self.0.register(Box::new(made.clone()))?;
         Ok(made)
     }

@@ -8,29 +8,40 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout_at};
+use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 use crate::broker::{self, Broker, Embedded, Link, Status};
+use crate::budget::{self, Budget};
 use crate::config::{Config, SlowClient, Switch};
-use crate::http::listen::{Unheard, bind, serve};
+use crate::http::connection::Proxies;
+use crate::http::listen::{Admission, Server, Unheard, bind};
+use crate::http::resets::Resets;
 use crate::http::{ops, public};
 use crate::hub::Hub;
 use crate::metrics::{LossCause, Metrics};
 use crate::shutdown::Shutdown;
 use crate::ws::close::CloseReason;
 use crate::ws::frame::Limits;
-use crate::ws::gate::Gate;
+use crate::ws::gate::address::AddressLimits;
+use crate::ws::gate::{Full, Gate, GateLimits, descriptors};
 use crate::ws::handshake::{Door, Refusal};
 use crate::ws::pulse::{Pulse, Rhythm};
+use crate::ws::rate::PublishLimits;
 use crate::ws::session::Shared;
 use crate::ws::shard::Shards;
 
 /// Frames that one message may be split into: what the Autobahn Testsuite does to 4 MiB, and an empty one at the end.
 const MAX_FRAGMENTS: u32 = 65_537;
+
+/// Time between comments on event streams, which keep proxies from ending a silent stream.
+const COMMENT_INTERVAL: Duration = Duration::from_secs(15);
 
 /// Time between two looks for channels that nobody needs.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
@@ -109,30 +120,57 @@ impl Node {
         let Self { config, listener, ops_listener, shards, mut sharding, metrics } = self;
         let shutdown = Shutdown::default();
         let status = Status::new(metrics.clone());
-        let hub = Arc::new(Hub::new(config.retention, config.redis_url.is_none(), metrics.clone()));
-        let pulse = Pulse::new(Rhythm::new(config.ping_interval, config.ping_timeout));
+        let memory = config.memory.unwrap_or_else(budget::default_limit);
+        info!(bytes = memory, "memory for messages");
+        let budget = Budget::new(memory, &metrics);
+        let keep_idle = config.redis_url.is_none();
+        let hub = Arc::new(Hub::new(config.retention, keep_idle, config.max_channels, budget, metrics.clone()));
+        let pulses = [
+            Pulse::new(Rhythm::new(config.ping_interval, config.ping_timeout)),
+            Pulse::new(Rhythm::new(COMMENT_INTERVAL, COMMENT_INTERVAL)),
+        ];
         let link = Link { hub: hub.clone(), metrics: metrics.clone(), status: status.clone() };
         let mut broker = tokio::spawn(broker.run(link, shutdown.broker.clone()));
-        let helpers = [tokio::spawn(sweep(hub.clone())), tokio::spawn(beat(pulse.clone()))];
+        let [pulse, event_pulse] = pulses.clone();
+        let helpers = [
+            tokio::spawn(sweep(hub.clone())),
+            tokio::spawn(wake_readers(hub.clone())),
+            tokio::spawn(beat(pulse)),
+            tokio::spawn(beat(event_pulse)),
+        ];
 
         let refused = |label| metrics.handshakes_refused.with_label_values(&[label]);
+        let too_many = refused(Full::LABEL);
+        let slow = metrics.slow_clients.with_label_values(&[SlowClient::Disconnect.label()]);
         let unheard = Unheard { timeout: refused(Refusal::TIMEOUT), no_http: refused(Refusal::NO_HTTP) };
+        let gate = Gate::new(gate_limits(&config, descriptors().connections), metrics.clone());
+        let proxies = Arc::new(Proxies::new(config.trusted_proxy.clone()));
+        info!(connections = gate.most(), "public connections at most");
         let public = public::router(public::Public {
             door: Door {
-                shared: Arc::new(shared(&config, hub, metrics.clone(), pulse.clone())),
+                shared: Arc::new(shared(&config, hub, metrics.clone(), &pulses)),
                 shards,
-                gate: Gate::new(config.max_connections, config.max_connections_per_ip, metrics.clone()),
+                gate: gate.clone(),
+                deflate: config.deflate,
                 allow_origin: config.allow_origin.clone(),
                 shutdown: shutdown.clone(),
             },
             status: status.clone(),
-            trusted_proxy: config.trusted_proxy.clone(),
+            proxies: proxies.clone(),
+            collecting: Semaphore::new(public::COLLECTORS),
         });
         let ops = ops::router(ops::Ops { metrics: metrics.clone(), status, shutdown: shutdown.clone() });
-        let serving =
-            tokio::spawn(serve(listener, public, Some(unheard), shutdown.listeners.clone(), shutdown.sessions.clone()));
-        let ops_connections = tokio_util::task::TaskTracker::new();
-        let ops_serving = tokio::spawn(serve(ops_listener, ops, None, shutdown.ops.clone(), ops_connections));
+        let resets = Resets::new(descriptors().reserve);
+        let serve_public = Server {
+            router: public,
+            admission: Some(Admission { gate, proxies, unheard, too_many, resets, slow }),
+            stop: shutdown.listeners.clone(),
+            connections: shutdown.sessions.clone(),
+        };
+        let serving = tokio::spawn(serve_public.serve(listener));
+        let (ops_stop, ops_connections) = (shutdown.ops.clone(), TaskTracker::new());
+        let serve_ops = Server { router: ops, admission: None, stop: ops_stop, connections: ops_connections };
+        let ops_serving = tokio::spawn(serve_ops.serve(ops_listener));
 
         let outcome = tokio::select! {
             () = stop => Ok(()),
@@ -148,7 +186,7 @@ impl Node {
                 Err(anyhow::Error::new(error).context("sessions failed"))
             }
         };
-        drain(&config, &shutdown, &pulse, &metrics, serving, broker).await;
+        drain(&config, &shutdown, &pulses, &metrics, serving, broker).await;
         shutdown.ops.cancel();
         ended("ops port", ops_serving.await);
         helpers.iter().for_each(tokio::task::JoinHandle::abort);
@@ -156,13 +194,29 @@ impl Node {
     }
 }
 
-fn shared(config: &Config, hub: Arc<Hub>, metrics: Arc<Metrics>, pulse: Arc<Pulse>) -> Shared {
+fn publish_limits(config: &Config) -> PublishLimits {
+    PublishLimits { messages: config.message_rate, bytes: config.byte_rate, max_message: config.max_message as u64 }
+}
+
+fn gate_limits(config: &Config, descriptors: usize) -> GateLimits {
+    let publish = publish_limits(config);
+    let address = AddressLimits {
+        connections: config.address_connections,
+        rate: config.address_rate,
+        publish: !config.trusted_proxy.is_empty() && publish.any(),
+    };
+    GateLimits { connections: config.max_connections, descriptors, address, publish }
+}
+
+fn shared(config: &Config, hub: Arc<Hub>, metrics: Arc<Metrics>, pulses: &[Arc<Pulse>; 2]) -> Shared {
+    let [pulse, event_pulse] = pulses.clone();
     Shared {
         hub,
         metrics,
         pulse,
+        event_pulse,
         limits: Limits { max_message: config.max_message, max_fragments: MAX_FRAGMENTS, deflate: false },
-        message_rate: config.message_rate,
+        publish: publish_limits(config),
         slow_client: config.slow_client,
         node: rand::random(),
         senders: AtomicU32::new(1),
@@ -178,7 +232,7 @@ fn shared(config: &Config, hub: Arc<Hub>, metrics: Arc<Metrics>, pulse: Arc<Puls
 async fn drain(
     config: &Config,
     shutdown: &Shutdown,
-    pulse: &Pulse,
+    pulses: &[Arc<Pulse>; 2],
     metrics: &Metrics,
     serving: tokio::task::JoinHandle<()>,
     broker: tokio::task::JoinHandle<()>,
@@ -194,7 +248,7 @@ async fn drain(
     let period = config.drain_period.min(LEAVE_APART * sessions);
     info!(sessions, period_ms = period.as_millis() as u64, "draining");
     let leaving = async {
-        pulse.send_away(period).await;
+        join_all(pulses.iter().map(|pulse| pulse.send_away(period))).await;
         shutdown.sessions.wait().await;
     };
     let all_left = timeout_at(end - BROKER_SHARE.min(config.shutdown_grace / 4), async {
@@ -206,7 +260,7 @@ async fn drain(
     });
     if all_left.await.is_err() {
         warn!(sessions = shutdown.sessions.len(), "grace is nearly over, cutting off who is left");
-        pulse.cut_off();
+        pulses.iter().for_each(|pulse| pulse.cut_off());
     }
     shutdown.broker.cancel();
     let stop_broker = broker.abort_handle();
@@ -228,6 +282,18 @@ async fn sweep(hub: Arc<Hub>) {
     loop {
         ticks.tick().await;
         hub.sweep(Instant::now());
+        hub.make_room();
+    }
+}
+
+/// Makes room for sessions that found none in the memory budget, and lets them read again once there is some.
+async fn wake_readers(hub: Arc<Hub>) {
+    loop {
+        hub.budget().changed().await;
+        hub.make_room();
+        if hub.budget().has_room() {
+            hub.inbox().wake_parked();
+        }
     }
 }
 

@@ -2,13 +2,13 @@
 
 pub mod handshake;
 mod extension;
-mod opening;
+pub mod opening;
 pub mod session;
 pub mod shard;
 mod socket;
 pub mod v1;
 mod outgoing;
-mod rate;
+pub mod rate;
 pub mod close;
 mod closing;
 pub mod pulse;

@@ -1,14 +1,17 @@
 //! The broker of a node that is alone: from the inbox to the feed inside the process.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use tokio::task::yield_now;
 use tokio_util::sync::CancellationToken;
 
 use super::{Broker, Link};
-use crate::channel::ChannelName;
-use crate::hub::{Change, Outgoing};
+use crate::hub::{Change, Channel, Hub, Inbox, KeyTaken, Outgoing, Unpublished};
 use crate::message::{MessageId, now_ns};
+use crate::metrics::LossCause;
 use crate::telemetry;
 
 /// What traces call this broker.
@@ -17,15 +20,19 @@ const SYSTEM: &str = "echocast";
 /// Needs nothing and is always up.
 #[derive(Debug, Default)]
 pub struct Embedded {
-    /// The keys that messages were given, by channel.
-    keys: HashMap<ChannelName, Keys>,
+    /// Channels that pause, by [`Channel::publisher`].
+    paused: HashMap<u64, Paused>,
 }
 
-/// The keys of a channel's messages, as long as the messages are kept.
-#[derive(Debug, Default)]
-struct Keys {
-    by_key: HashMap<String, MessageId>,
-    oldest_first: VecDeque<(u64, String)>,
+/// A channel whose readers have their turn before more is appended to its feed. Its messages wait in the inbox, all others
+/// go on.
+#[derive(Debug)]
+struct Paused {
+    channel: Arc<Channel>,
+    /// Taken from the inbox already.
+    rest: VecDeque<Outgoing>,
+    /// More of it is in the inbox.
+    has_more: bool,
 }
 
 impl Broker for Embedded {
@@ -33,79 +40,210 @@ impl Broker for Embedded {
         // All that is kept is in the feeds.
         drop(link.hub.readings());
         link.status.set(true);
+        let mut turns = FuturesUnordered::new();
         loop {
             tokio::select! {
                 biased;
-                changes = link.hub.interest().take() => changes.into_iter().for_each(|change| self.follow(change)),
-                taken = link.hub.inbox().take() => self.deliver(&link, taken).await,
+                changes = link.hub.interest().take() => changes.into_iter().for_each(Self::follow),
+                Some(channel) = turns.next() => turns.extend(self.resume(&link, channel).map(turn)),
+                queued = link.hub.inbox().queued() => {
+                    for channel in queued {
+                        turns.extend(self.deliver_queued(&link, channel).map(turn));
+                    }
+                }
                 () = stop.cancelled() => break,
             }
-            // Sessions that are due read and write first: what they say meanwhile joins the next batch.
+            // Sessions that are due read and write first: their messages join the next batch.
             yield_now().await;
         }
-        self.deliver(&link, link.hub.inbox().try_take()).await;
+        for Paused { channel, rest, .. } in std::mem::take(&mut self.paused).into_values() {
+            let more = Inbox::take_from(vec![channel]);
+            rest.into_iter().chain(more).for_each(|outgoing| self.deliver(&link, outgoing));
+        }
+        link.hub.inbox().try_take().into_iter().for_each(|outgoing| self.deliver(&link, outgoing));
         link.status.set(false);
     }
 }
 
+/// Returns a channel once its readers have had their turn.
+async fn turn(channel: Arc<Channel>) -> Arc<Channel> {
+    channel.feed.turn().await;
+    channel
+}
+
 impl Embedded {
-    fn follow(&mut self, change: Change) {
-        match change {
-            Change::New(channel) => channel.set_live(true),
-            Change::Gone(channel) => {
-                self.keys.remove(&channel.name);
+    fn follow(change: Change) {
+        if let Change::New(channel) = change {
+            channel.set_live(true);
+        }
+    }
+
+    /// Delivers what the inbox has of a channel; returns the channel if it is to pause.
+    fn deliver_queued(&mut self, link: &Link, channel: Arc<Channel>) -> Option<Arc<Channel>> {
+        if let Some(paused) = self.paused.get_mut(&channel.publisher) {
+            paused.has_more = true;
+            return None;
+        }
+        let rest = Inbox::take_from(vec![channel.clone()]).into();
+        self.deliver_all(link, channel, rest)
+    }
+
+    /// Goes on with a channel that has paused; returns it if it is to pause again.
+    fn resume(&mut self, link: &Link, channel: Arc<Channel>) -> Option<Arc<Channel>> {
+        let Paused { mut rest, has_more, .. } = self.paused.remove(&channel.publisher)?;
+        if has_more {
+            rest.extend(Inbox::take_from(vec![channel.clone()]));
+        }
+        self.deliver_all(link, channel, rest)
+    }
+
+    fn deliver_all(
+        &mut self,
+        link: &Link,
+        channel: Arc<Channel>,
+        mut rest: VecDeque<Outgoing>,
+    ) -> Option<Arc<Channel>> {
+        while let Some(outgoing) = rest.pop_front() {
+            if channel.feed.is_ahead() {
+                rest.push_front(outgoing);
+                self.paused.insert(channel.publisher, Paused { channel: channel.clone(), rest, has_more: false });
+                return Some(channel);
             }
+            self.deliver(link, outgoing);
         }
+        None
     }
 
-    async fn deliver(&mut self, link: &Link, taken: Vec<Outgoing>) {
-        for mut outgoing in taken {
-            let channel = outgoing.channel.clone();
-            let last = self.append(link, &mut outgoing);
-            outgoing.held(last);
-            link.hub.inbox().settle(outgoing.count, outgoing.bytes);
-            channel.feed.settled().await;
+    fn deliver(&mut self, link: &Link, mut outgoing: Outgoing) {
+        match append(link, &mut outgoing) {
+            Ok(last) => outgoing.held(last),
+            Err(KeyTaken) => refuse(link, &mut outgoing),
         }
-    }
-
-    /// Appends a batch to its feed, unless its key is known; returns what its last message is called.
-    fn append(&mut self, link: &Link, outgoing: &mut Outgoing) -> Option<MessageId> {
-        let Outgoing { channel, key, .. } = &*outgoing;
-        let known = key.as_ref().and_then(|key| self.keys.get(&channel.name)?.by_key.get(key));
-        let (_, next_offset) = channel.feed.expects();
-        if let Some(known) = known.filter(|known| known.offset + link.hub.history() as u64 >= next_offset) {
-            channel.feed.confirm(outgoing.last());
-            return Some(*known);
-        }
-        let metrics = &link.metrics;
-        let traceparent = outgoing.trace(SYSTEM);
-        let relay = telemetry::relay_span(SYSTEM, outgoing.channel.name.as_str(), outgoing.count, &traceparent);
-        metrics.batch_messages.observe(outgoing.count as f64);
-        let published_ns = now_ns();
-        let batch = std::mem::take(&mut outgoing.batch).build(published_ns);
-        let channel = &outgoing.channel;
-        let followers = || link.hub.followers(&channel.name);
-        let last = telemetry::deliver(&relay, followers, || channel.feed.append(batch, Some(outgoing.last())));
-        let seconds = now_ns().saturating_sub(published_ns) as f64 / 1e9;
-        metrics.publish_seconds.observe(seconds);
-        metrics.relay_seconds.observe(seconds);
-        metrics.messages_relayed.inc_by(outgoing.count as u64);
-        if let (Some(key), Some(id)) = (outgoing.key.take(), last) {
-            self.keys.entry(outgoing.channel.name.clone()).or_default().remember(key, id, link.hub.history());
-        }
-        last
+        link.hub.inbox().settle(&outgoing);
+        link.hub.make_room();
     }
 }
 
-impl Keys {
-    fn remember(&mut self, key: String, id: MessageId, history: usize) {
-        self.oldest_first.push_back((id.offset, key.clone()));
-        self.by_key.insert(key, id);
-        while let Some((offset, _)) = self.oldest_first.front()
-            && offset + history as u64 <= id.offset
-            && let Some((_, old)) = self.oldest_first.pop_front()
-        {
-            self.by_key.remove(&old);
+/// Appends a batch to its feed, unless its key is known; returns what its last message is called.
+///
+/// # Errors
+/// If its key belongs to another message.
+fn append(link: &Link, outgoing: &mut Outgoing) -> Result<Option<MessageId>, KeyTaken> {
+    let Outgoing { channel, key, .. } = &*outgoing;
+    // Only then: a digest costs more than everything else here.
+    let keyed = key.clone().and_then(|key| Some((key, outgoing.batch.digest()?)));
+    if let Some((key, digest)) = &keyed
+        && let Some(known) = channel.keys().find(key, *digest, oldest(&link.hub, channel))?
+    {
+        channel.feed.confirm(outgoing.last());
+        return Ok(Some(known));
+    }
+    let metrics = &link.metrics;
+    let traceparent = outgoing.trace(SYSTEM);
+    let relay = telemetry::relay_span(SYSTEM, outgoing.channel.name.as_str(), outgoing.count, &traceparent);
+    metrics.batch_messages.observe(outgoing.count as f64);
+    let published_ns = now_ns();
+    let batch = std::mem::take(&mut outgoing.batch).build(published_ns);
+    let channel = &outgoing.channel;
+    let followers = || link.hub.followers(&channel.name);
+    let last = telemetry::deliver(&relay, followers, || channel.feed.append(batch, Some(outgoing.last())));
+    let seconds = now_ns().saturating_sub(published_ns) as f64 / 1e9;
+    metrics.publish_seconds.observe(seconds);
+    metrics.relay_seconds.observe(seconds);
+    metrics.messages_relayed.inc_by(outgoing.count as u64);
+    if let (Some((key, digest)), Some(id)) = (keyed, last) {
+        channel.keys().remember(&key, digest, id, oldest(&link.hub, channel));
+    }
+    Ok(last)
+}
+
+/// The offset of the oldest message that the channel's history has.
+fn oldest(hub: &Hub, channel: &Channel) -> u64 {
+    let (_, next_offset) = channel.feed.expects();
+    channel.feed.begins().1.max(next_offset.saturating_sub(hub.history() as u64))
+}
+
+/// Its key belongs to another message: it will not come.
+fn refuse(link: &Link, outgoing: &mut Outgoing) {
+    outgoing.channel.feed.confirm(outgoing.last());
+    if !outgoing.has_receipts() {
+        link.metrics.lost(LossCause::Refused, outgoing.count as u64);
+    }
+    outgoing.refuse(&Unpublished::KeyTaken);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::{Context, Waker};
+    use std::time::Duration;
+
+    use super::super::Status;
+    use super::*;
+    use crate::budget::Budget;
+    use crate::channel::ChannelName;
+    use crate::feed::{Cursor, Retention, Taken};
+    use crate::hub::Membership;
+    use crate::message::Kind;
+    use crate::metrics::Metrics;
+
+    const MESSAGE: usize = 100_000;
+
+    fn link() -> Link {
+        let metrics = Arc::new(Metrics::new(&[], &[], &[]).expect("metrics"));
+        let ttl = Duration::from_secs(60);
+        let retention = Retention { messages: 1000, bytes: 1_000_000, history_bytes: 1_000_000, ttl };
+        let budget = Budget::new(1 << 30, &metrics);
+        let hub = Arc::new(Hub::new(retention, true, None, budget, metrics.clone()));
+        Link { hub, status: Status::new(metrics.clone()), metrics }
+    }
+
+    fn join(link: &Link, name: &str) -> Membership {
+        link.hub.join(&ChannelName::new(name).expect("a name")).expect("room")
+    }
+
+    fn publish(link: &Link, membership: &Membership, messages: usize) {
+        let mut publication = membership.channel().publish(link.hub.inbox());
+        for _ in 0..messages {
+            publication.push(Kind::Binary, &[7; MESSAGE], 0);
         }
+    }
+
+    /// A reader that is woken by what comes and does not have its turn.
+    fn waiting(membership: &Membership) -> Cursor {
+        let mut cursor = membership.channel().feed.follow();
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(cursor.poll_take(&mut context, &mut Taken::new()).is_pending());
+        cursor
+    }
+
+    async fn until(is_so: impl Fn() -> bool) {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_channel_whose_readers_have_had_no_turn_pauses_and_no_other() {
+        let link = link();
+        let (busy, honest) = (join(&link, "busy"), join(&link, "honest"));
+        let (mut reader, other) = (waiting(&busy), waiting(&honest));
+        let broker = tokio::spawn(Embedded::default().run(link.clone(), CancellationToken::new()));
+        let next = |membership: &Membership| membership.channel().feed.expects().1 - 1;
+        publish(&link, &busy, 12);
+        until(|| next(&busy) > 0).await;
+        publish(&link, &honest, 1);
+        until(|| next(&honest) == 1).await;
+        let came = next(&busy);
+        assert!(came * 100_000 < 600_000, "a quarter of the feed and a batch at most: {came} of 12");
+        // More of it waits behind that, in order.
+        publish(&link, &busy, 1);
+        while next(&busy) < 13 {
+            let mut taken = Taken::new();
+            assert_eq!(reader.take_now(&mut taken), Ok(true), "nothing is pushed out before it was read");
+            reader.skip(&taken);
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        drop(other);
+        broker.abort();
     }
 }

@@ -1,7 +1,7 @@
 //! The broker over Redis. It owns what things are called there. [`topology`] knows which server has which channel, from
 //! the [`address`]; [`publish`] gives what the inbox holds to a [`lane`] to each server; [`link`] keeps a [`line`] to each
-//! server and gives what it brings to [`relay`], the only writer of feeds; [`catch_up`] reads from the [`history`] what the
-//! subscriptions did not bring.
+//! server and gives what it brings to [`relay`], the only writer of feeds; [`catch_up`] reads from the [`history`], in
+//! [`pages`], what the subscriptions did not bring, and [`replay`] what clients want of the time before them.
 
 mod address;
 mod catch_up;
@@ -10,8 +10,10 @@ mod history;
 mod lane;
 mod line;
 mod link;
+mod pages;
 mod publish;
 mod relay;
+mod replay;
 mod server;
 mod topology;
 
@@ -53,7 +55,8 @@ pub struct Redis {
 }
 
 impl Redis {
-    /// A broker for this address; nothing is connected yet. Of `retention`, Redis keeps messages and time to live.
+    /// A broker for this address; nothing is connected yet. Of `retention`, Redis keeps messages, their bytes and time to
+    /// live.
     ///
     /// # Errors
     /// If the address cannot be used.
@@ -121,17 +124,20 @@ impl Names {
         format!("{}:{{{channel}}}", self.prefix)
     }
 
-    /// The stream that keeps a channel's history: an entry a batch, its id the offset of the batch's last message.
+    /// The stream that keeps a channel's history: an entry a batch, its id the offset of the batch's last message, and the
+    /// bytes that the history has cost up to there.
     fn stream(&self, channel: &ChannelName) -> String {
         format!("{}:{{{channel}}}:history", self.prefix)
     }
 
-    /// The hash that counts a channel's offsets, names its epoch, and remembers what was published last by which node.
+    /// The hash that counts a channel's offsets and bytes, names its epoch, and remembers what was published last by which
+    /// node.
     fn meta(&self, channel: &ChannelName) -> String {
         format!("{}:{{{channel}}}:meta", self.prefix)
     }
 
-    /// The sorted set of the keys that messages in the history were given, each with the message's offset.
+    /// The sorted set of the keys that messages in the history were given, each with the message's offset, and beside each
+    /// the same with the message's digest.
     fn keys(&self, channel: &ChannelName) -> String {
         format!("{}:{{{channel}}}:keys", self.prefix)
     }

@@ -105,15 +105,31 @@ impl Cursor {
     }
 
     /// Takes what there is without waiting for more; returns whether there was anything.
-    pub fn take_now(&mut self, taken: &mut Taken) -> bool {
+    ///
+    /// # Errors
+    /// If it has lagged out.
+    pub fn take_now(&mut self, taken: &mut Taken) -> Result<bool, Lagged> {
         let mut context = Context::from_waker(Waker::noop());
-        self.poll_take(&mut context, taken) == Poll::Ready(Ok(()))
+        match self.poll_take(&mut context, taken) {
+            Poll::Ready(result) => result.map(|()| true),
+            Poll::Pending => Ok(false),
+        }
+    }
+
+    /// Whether it is in the middle of an item of a batch that has left the window.
+    pub fn is_stuck(&self) -> bool {
+        self.partial.is_some() && self.position < self.feed.lock().first
     }
 
     /// Moves on behind everything in `taken`.
     pub fn skip(&mut self, taken: &[Arc<Batch>]) {
         // At no byte of no batch, formats do not differ.
         self.advance(taken, Format::RAW, taken.len(), 0);
+    }
+
+    /// Whether nothing of the batch that is read next is behind.
+    pub fn is_between_batches(&self) -> bool {
+        (self.done, self.into) == (0, 0)
     }
 
     /// Messages of the first batch taken that are already behind.
@@ -144,20 +160,22 @@ impl Cursor {
         }
     }
 
-    /// Counts what batches were encoded into among what their feed holds.
+    /// Counts what batches were encoded into among what their feed holds, and drops what that is too much for.
     pub fn account(&self, taken: &[Arc<Batch>]) {
         if !taken.iter().any(|batch| batch.has_grown()) {
             return;
         }
         let mut window = self.feed.lock();
+        let before = window.bytes as i64;
         for (position, batch) in (self.position..).zip(taken) {
             let grown = batch.grow();
-            // Who holds what has left the window is bounded by other means.
+            // A batch that has left the window counts in the memory budget alone, until its last reader drops it.
             if position >= window.first {
                 window.bytes += grown;
-                self.feed.bytes_gauge.add(grown as i64);
             }
         }
+        window.trim(&self.feed.retention);
+        self.feed.bytes_gauge.add(window.bytes as i64 - before);
     }
 
     /// The batch of an item that was begun and not ended, with the item's end: it must be ended before anything else.
@@ -176,11 +194,11 @@ impl Cursor {
     /// Goes on with the newest batch; returns how many messages are left out, if that is known. An item that was begun must be ended before.
     pub fn skip_to_newest(&mut self) -> Option<u64> {
         let mut window = self.feed.lock();
-        let newest = window.batches.back()?.offset;
+        let newest = window.batches.back().map_or(window.next_offset, |batch| batch.offset);
         // None of what has no offset of its own, or when offsets began anew.
         let missed = newest.checked_sub(self.offset + u64::from(self.done)).filter(|missed| *missed > 0);
         self.offset = newest;
-        self.position = window.end() - 1;
+        self.position = window.end().saturating_sub(1).max(window.first);
         (self.done, self.into, self.partial) = (0, 0, None);
         if let Some(told) = self.seat.take() {
             // From now on, that batch is kept for it.
@@ -257,7 +275,6 @@ mod tests {
     use super::*;
     use crate::feed::{Group, Retention};
     use crate::message::{BatchBuilder, Kind};
-    use crate::metrics::Gauge;
 
     #[derive(Default)]
     struct Wakes(AtomicUsize);
@@ -276,8 +293,9 @@ mod tests {
 
     #[test]
     fn a_reader_whose_socket_is_full_keeps_its_place_and_sleeps_until_it_lags() {
-        let retention = Retention { messages: 0, bytes: 50_000, ttl: Duration::from_secs(60) };
-        let feed = Arc::new(Feed::new(retention, 1, Gauge::new("bytes", "held").expect("a good name")));
+        let retention =
+            Retention { messages: 0, bytes: 50_000, history_bytes: usize::MAX, ttl: Duration::from_secs(60) };
+        let feed = Arc::new(Feed::for_test(retention));
         let (wakes, rings) = (Arc::new(Wakes::default()), Arc::new(Wakes::default()));
         let waker = wakes.clone().into();
         let mut group = Group::new(&feed, rings.clone().into());
@@ -286,7 +304,7 @@ mod tests {
         assert!(taken.is_empty() && reader.rests());
         (0..3).for_each(|_| append(&feed));
         assert_eq!(rings.0.load(Relaxed), 1, "one for all");
-        group.begin(false);
+        group.begin();
         let news = reader.news(group.news()).expect("nothing is missing");
         assert_eq!(news.len(), 3);
         // It gets one of them out.

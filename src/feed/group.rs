@@ -22,8 +22,6 @@ pub struct Group {
     shown: u64,
     /// The newest message of this node that was known to have come back then.
     confirmed: u64,
-    /// It waits already for what comes after these.
-    waits: bool,
 }
 
 /// What a group has taken and its readers have perhaps not seen.
@@ -39,7 +37,7 @@ impl Group {
         let mut window = feed.lock();
         let first = window.end();
         let seat = window.sit_down(waker, SeatState::Waiting, first);
-        Self { feed: feed.clone(), seat, first, batches: Vec::new(), shown: first, confirmed: 0, waits: true }
+        Self { feed: feed.clone(), seat, first, batches: Vec::new(), shown: first, confirmed: 0 }
     }
 
     /// What it has taken.
@@ -47,18 +45,13 @@ impl Group {
         News { first: self.first, batches: &self.batches }
     }
 
-    /// Takes what has come. The writer waits for [`Self::settle`] if it must, unless the readers are so `few` that their
-    /// turn ends at once.
-    pub fn begin(&mut self, few: bool) {
+    /// Takes what has come. The writer waits for [`Self::settle`] if it must.
+    pub fn begin(&mut self) {
         let Self { feed, seat, first, batches, confirmed, .. } = self;
         let mut window = feed.lock();
-        if few && window.change(*seat, SeatState::Waiting) == SeatState::Woken {
-            feed.had_its_turn(&mut window);
-        }
         *confirmed = window.confirmed;
         take(&mut window, *seat, first, batches);
         drop(window);
-        self.waits = few;
         self.shown = self.news().end();
     }
 
@@ -71,9 +64,6 @@ impl Group {
     pub fn settle(&mut self) -> bool {
         self.batches.drain(..self.shown.saturating_sub(self.first) as usize);
         self.first = self.first.max(self.shown);
-        if self.waits {
-            return false;
-        }
         let mut window = self.feed.lock();
         let more = self.shown < window.end() || self.confirmed < window.confirmed;
         window.seats[self.seat].position = self.first;

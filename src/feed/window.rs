@@ -4,20 +4,29 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::Waker;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use slab::Slab;
 
 use super::Retention;
 use crate::message::Batch;
 
+/// Sequence number of the first batch that is appended: as many may be prepended.
+pub(super) const FIRST: u64 = 1 << 48;
+
 #[derive(Debug)]
 pub(super) struct Window {
     pub(super) batches: VecDeque<Arc<Batch>>,
-    /// Sequence number of the front batch; batches are numbered from 0 in order of appending.
+    /// Sequence number of the front batch; batches are numbered in order, and there is room before the first.
     pub(super) first: u64,
+    /// The lowest sequence number that was ever given, which none gets again.
+    pub(super) lowest: u64,
+    /// Offset of the oldest message that the broker's history had when all of it before the window was read; 0 if unknown.
+    pub(super) history_from: u64,
     pub(super) bytes: usize,
     pub(super) messages: usize,
+    /// Bytes of these messages as raw frames: what retention by bytes counts, whatever else they are encoded into.
+    pub(super) raw_bytes: usize,
     /// Which history the offsets belong to; 0 until one is known.
     pub(super) epoch: u64,
     /// The offset of the message that comes next; offsets begin at 1.
@@ -29,7 +38,7 @@ pub(super) struct Window {
     pub(super) needed_from: u64,
     /// The least position of readers that came since that visit began.
     pub(super) joined_from: u64,
-    /// Bytes appended since the writer last let readers have their turn.
+    /// Bytes appended since all readers last had their turn.
     pub(super) unsettled: usize,
     /// Readers that were woken and have not had their turn since.
     pub(super) woken: usize,
@@ -59,9 +68,12 @@ impl Window {
     pub(super) fn new(epoch: u64) -> Self {
         Self {
             batches: VecDeque::new(),
-            first: 0,
+            first: FIRST,
+            lowest: FIRST,
+            history_from: 0,
             bytes: 0,
             messages: 0,
+            raw_bytes: 0,
             epoch,
             next_offset: 1,
             confirmed: 0,
@@ -92,13 +104,33 @@ impl Window {
 
     pub(super) fn trim(&mut self, retention: &Retention) {
         while let Some(front) = self.batches.front() {
-            let spare = self.first < self.needed_from && self.messages - front.len() >= retention.messages;
+            let replayed = self.messages - front.len() >= retention.messages
+                || self.raw_bytes - front.raw().len() >= retention.history_bytes;
+            let spare = self.first < self.needed_from && replayed;
             if self.batches.len() == 1 || !(spare || self.bytes > retention.bytes) {
                 break;
             }
-            self.messages -= front.len();
-            self.bytes -= front.weight();
-            self.batches.pop_front();
+            self.drop_oldest();
+        }
+    }
+
+    /// Whether everything here is so old that nothing is replayed. Where nothing is here the broker's history decides.
+    pub(super) fn is_expired(&self, ttl: Duration) -> bool {
+        !self.batches.is_empty() && self.appended.elapsed() >= ttl
+    }
+
+    /// Drops the oldest batches until the rest holds at most so many bytes, or begins with sequence number `keep`.
+    pub(super) fn shorten(&mut self, upto: usize, keep: u64) {
+        while self.bytes > upto && self.first < keep && !self.batches.is_empty() {
+            self.drop_oldest();
+        }
+    }
+
+    fn drop_oldest(&mut self) {
+        if let Some(oldest) = self.batches.pop_front() {
+            self.messages -= oldest.len();
+            self.raw_bytes -= oldest.raw().len();
+            self.bytes -= oldest.weight();
             self.first += 1;
         }
     }

@@ -1,20 +1,24 @@
 //! Listening and serving HTTP/1.1: our own accept loop, because axum's has no time limit on headers and none on their
 //! size. What is answered is the router's.
 
+use std::error::Error;
+use std::future::poll_fn;
+use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::task::Poll;
 use std::time::Duration;
 
 use anyhow::Context;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
-use axum::http::header;
-use axum::response::Response;
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
+use hyper::server::conn::http1::{self, Parts};
 use hyper::service::{Service, service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioTimer;
 use hyper_util::service::TowerToHyperService;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
@@ -22,13 +26,25 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::connection::{Connection, Proxies};
+use super::handover::{Exchange, Handover, Successor};
+use super::resets::Resets;
+use super::stream::{Stream, UNSENT_BYTES};
 use crate::metrics::Counter;
+use crate::ws::gate::Gate;
 
 /// A request's head has arrived within this time, or the connection is closed; also how long one may idle between two.
 const HEAD_PATIENCE: Duration = Duration::from_secs(10);
 
-/// A request's head is at most this long, in bytes; longer ones are answered 431.
-const HEAD_BYTES: usize = 32 * 1024;
+/// The same for a connection that is only told that it is too many.
+const FAREWELL_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Connections accepted in a row before other tasks get their turn.
+const ACCEPTS: u32 = 32;
+
+/// Bytes that the parser may hold of one connection: more than the longest head ([`super::head::HEAD_BYTES`]), so that
+/// one that is too long is read and answered.
+const BUFFER_BYTES: usize = 64 * 1024;
 
 /// A client whose machine confirms nothing for this long is gone, and so is one that reads nothing although it is sent
 /// something: where there are no pings, nothing else would tell.
@@ -37,10 +53,6 @@ const UNREAD_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Connections waiting to be accepted; the kernel lowers it to `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
-
-/// Who is at the other end of a connection.
-#[derive(Clone, Copy, Debug)]
-pub struct Peer(pub SocketAddr);
 
 /// What a server counts of connections on which no request ever came to be.
 #[derive(Clone, Debug)]
@@ -62,7 +74,10 @@ pub fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
         socket.set_nonblocking(true)?;
         socket.set_tcp_nodelay(true)?;
         #[cfg(target_os = "linux")]
-        socket.set_tcp_user_timeout(Some(UNREAD_PATIENCE))?;
+        {
+            socket.set_tcp_user_timeout(Some(UNREAD_PATIENCE))?;
+            socket.set_tcp_notsent_lowat(UNSENT_BYTES)?;
+        }
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
         TcpListener::from_std(socket.into())
@@ -70,78 +85,181 @@ pub fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     listen().with_context(|| format!("cannot listen on {address}"))
 }
 
-/// Serves until `stop`, then closes the listener and lets every connection end its current answer.
-pub async fn serve(
-    listener: TcpListener,
-    router: Router,
-    unheard: Option<Unheard>,
-    stop: CancellationToken,
-    connections: TaskTracker,
-) {
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = stop.cancelled() => return,
-        };
-        match accepted {
-            Ok((stream, peer)) => {
-                let router = TowerToHyperService::new(router.clone());
-                connections.spawn(connection(stream, Peer(peer), router, unheard.clone(), stop.clone()));
+/// A port's service, and its clients.
+#[derive(Clone, Debug)]
+pub struct Server {
+    /// The routes.
+    pub router: Router,
+    /// The connection limits; `None` is no limit.
+    pub admission: Option<Admission>,
+    /// No new connections from then on; each open one ends after its current answer.
+    pub stop: CancellationToken,
+    /// The tasks of its connections.
+    pub connections: TaskTracker,
+}
+
+/// How the public port lets connections in.
+#[derive(Clone, Debug)]
+pub struct Admission {
+    /// How many may be open.
+    pub gate: Arc<Gate>,
+    /// Whose address is not that of their clients.
+    pub proxies: Arc<Proxies>,
+    /// Counters of connections without a request.
+    pub unheard: Unheard,
+    /// Connections that were too many.
+    pub too_many: Counter,
+    /// Those of them that are not even told so.
+    pub resets: Resets,
+    /// Clients that did not take their answer.
+    pub slow: Counter,
+}
+
+impl Server {
+    /// Serves until `stop`, then closes the listener and lets every connection end its current answer.
+    pub async fn serve(self, listener: TcpListener) {
+        let mut accepts: u32 = 0;
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = self.stop.cancelled() => return,
+            };
+            match accepted {
+                Ok((stream, peer)) => self.take_in(stream, peer),
+                // Mostly no file descriptor is left: those who wait are accepted when somebody leaves.
+                Err(error) => {
+                    tracing::error!("cannot accept connections: {error}");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
             }
-            // Mostly no file descriptor is left: those who wait are accepted when somebody leaves.
-            Err(error) => {
-                tracing::error!("cannot accept connections: {error}");
-                tokio::time::sleep(Duration::from_millis(100)).await;
+            accepts = accepts.wrapping_add(1);
+            if accepts.is_multiple_of(ACCEPTS) {
+                // A flood leaves others, such as the ops port, their turns.
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    /// Serves a connection, tells it that it is too many, or resets it.
+    fn take_in(&self, stream: TcpStream, peer: SocketAddr) {
+        let Some(Admission { gate, proxies, too_many, resets, .. }) = &self.admission else {
+            self.connections.spawn(Served::new(self, None, HEAD_PATIENCE).run(stream));
+            return;
+        };
+        match gate.accept(peer.ip(), proxies.has(peer.ip())) {
+            Ok(permit) => {
+                let connection = Connection::admitted(peer, permit, gate.publish_rates());
+                self.connections.spawn(Served::new(self, Some(connection), HEAD_PATIENCE).run(stream));
+            }
+            Err(full) => {
+                too_many.inc();
+                tracing::debug!(%peer, "refused: {full}");
+                let Some(turned_away) = gate.turn_away(peer.ip()) else { return resets.push(stream) };
+                let connection = Connection::turned_away(peer, full);
+                let served = Served::new(self, Some(connection), FAREWELL_PATIENCE);
+                self.connections.spawn(async move {
+                    let _turned_away = turned_away;
+                    let _ = timeout(2 * FAREWELL_PATIENCE, served.run(stream)).await;
+                });
             }
         }
     }
 }
 
-async fn connection(
-    stream: TcpStream,
-    peer: Peer,
-    router: TowerToHyperService<Router>,
-    unheard: Option<Unheard>,
-    stop: CancellationToken,
-) {
-    let (heard, streams) = (AtomicBool::new(false), AtomicBool::new(false));
-    let service = service_fn(async |request: hyper::Request<Incoming>| {
-        let mut request: Request = request.map(Body::new);
-        heard.store(true, Relaxed);
-        request.extensions_mut().insert(peer);
-        let response = router.call(request).await;
-        streams.store(response.as_ref().is_ok_and(is_endless), Relaxed);
-        response
-    });
-    let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(HEAD_PATIENCE).max_buf_size(HEAD_BYTES);
-    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service).with_upgrades());
-    let result = tokio::select! {
-        result = connection.as_mut() => result,
-        () = stop.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            if streams.load(Relaxed) {
-                // It ends when it is told to, as sessions do.
-                return connection.await.unwrap_or_else(|error| tracing::debug!("connection failed: {error}"));
+/// A connection and what it is served with.
+struct Served {
+    server: Server,
+    /// In the extensions of its requests.
+    connection: Option<Arc<Connection>>,
+    /// How long a head may take to arrive.
+    patience: Duration,
+}
+
+impl Served {
+    fn new(server: &Server, connection: Option<Connection>, patience: Duration) -> Self {
+        Self { server: server.clone(), connection: connection.map(Arc::new), patience }
+    }
+
+    async fn run(self, stream: TcpStream) {
+        let Self { server, connection: caller, patience } = self;
+        let router = TowerToHyperService::new(server.router);
+        let heard = AtomicBool::new(false);
+        let exchange = Exchange::new();
+        let service = service_fn(async |request: hyper::Request<Incoming>| {
+            let mut request: Request = request.map(Body::new);
+            heard.store(true, Relaxed);
+            let extensions = request.extensions_mut();
+            extensions.insert(Handover::new(exchange.clone()));
+            caller.iter().for_each(|caller| drop(extensions.insert(caller.clone())));
+            router.call(request).await
+        });
+        let mut builder = http1::Builder::new();
+        builder.timer(TokioTimer::new()).header_read_timeout(patience).max_buf_size(BUFFER_BYTES);
+        let stream = Stream::new(stream, exchange.clone());
+        let mut connection = builder.serve_connection(stream, service).with_upgrades();
+        let end = tokio::select! {
+            end = ended(&mut connection, &exchange) => end,
+            () = server.stop.cancelled() => {
+                Pin::new(&mut connection).graceful_shutdown();
+                match timeout(HEAD_PATIENCE, ended(&mut connection, &exchange)).await {
+                    Ok(end) => end,
+                    // It does not read its answer: nobody waits for that.
+                    Err(_) => return,
+                }
             }
-            match timeout(HEAD_PATIENCE, connection).await {
-                Ok(result) => result,
-                // It does not read its answer: nobody waits for that.
-                Err(_) => return,
+        };
+        match end {
+            End::HandedOver(successor) => {
+                let Some(Parts { io, read_buf, .. }) = connection.into_parts() else { return };
+                if let Some(stream) = io.into_inner() {
+                    server.connections.spawn(successor.run(stream, read_buf));
+                }
+            }
+            End::Closed(Ok(())) => {}
+            End::Closed(Err(error)) => {
+                failed(&error, heard.load(Relaxed), server.admission.as_ref());
             }
         }
-    };
-    let Err(error) = result else { return };
+    }
+}
+
+/// How the HTTP server is done with a connection.
+enum End {
+    Closed(hyper::Result<()>),
+    HandedOver(Successor),
+}
+
+/// Serves a connection until it ends or a request hands it over.
+async fn ended<C>(connection: &mut C, exchange: &Exchange) -> End
+where
+    C: Future<Output = hyper::Result<()>> + Unpin,
+{
+    poll_fn(|context| match Pin::new(&mut *connection).poll(context) {
+        Poll::Ready(result) => Poll::Ready(End::Closed(result)),
+        Poll::Pending => match exchange.successor() {
+            Some(successor) => Poll::Ready(End::HandedOver(successor)),
+            None => Poll::Pending,
+        },
+    })
+    .await
+}
+
+fn failed(error: &hyper::Error, heard: bool, admission: Option<&Admission>) {
     tracing::debug!("connection failed: {error}");
+    let Some(Admission { unheard, slow, .. }) = admission else { return };
     match unheard {
+        _ if is_unread(error) => slow.inc(),
         // One that was heard before may be silent or talk nonsense now: it was no handshake.
-        _ if heard.load(Relaxed) => {}
-        Some(unheard) if error.is_timeout() => unheard.timeout.inc(),
-        Some(unheard) if error.is_parse() => unheard.no_http.inc(),
+        _ if heard => {}
+        unheard if error.is_timeout() => unheard.timeout.inc(),
+        unheard if error.is_parse() => unheard.no_http.inc(),
         _ => {}
     }
 }
 
-fn is_endless(response: &Response) -> bool {
-    response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "text/event-stream")
+/// Whether the client did not take its answer: see [`Stream`].
+fn is_unread(error: &hyper::Error) -> bool {
+    let mut causes = std::iter::successors(error.source(), |cause| (*cause).source());
+    let cause = causes.find_map(|cause| cause.downcast_ref::<io::Error>());
+    cause.is_some_and(|cause| cause.kind() == io::ErrorKind::TimedOut)
 }

@@ -1,19 +1,24 @@
 //! The public port: one path is one channel, told apart by method and headers. What is answered is others' business.
 
-use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use ipnet::IpNet;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
-use super::listen::Peer;
-use super::{events, page, publish, snapshot};
+use super::connection::{Caller, Proxies};
+use super::stream::LEAST_RATE;
+use super::{events, head, page, publish, snapshot};
 use crate::broker::Status;
 use crate::channel::ChannelName;
 use crate::ws::handshake::{self, Door, Refusal};
+
+/// How long a request may take, beside the time that its body may take to arrive.
+const REQUEST_PATIENCE: Duration = Duration::from_secs(60);
 
 /// What channels answer to.
 const METHODS: &str = "GET, HEAD, POST, OPTIONS";
@@ -25,9 +30,14 @@ pub struct Public {
     pub door: Door,
     /// How the broker is.
     pub status: Arc<Status>,
-    /// Networks whose `X-Forwarded-For` is believed.
-    pub trusted_proxy: Vec<IpNet>,
+    /// Whose `X-Forwarded-For` is believed.
+    pub proxies: Arc<Proxies>,
+    /// Whose turn it is to collect an answer: see [`COLLECTORS`].
+    pub collecting: Semaphore,
 }
+
+/// Answers that are collected at the same time. Each yields after 16 KiB, so that others wait for so many such pieces.
+pub const COLLECTORS: usize = 16;
 
 /// All paths.
 pub fn router(public: Public) -> Router {
@@ -35,17 +45,10 @@ pub fn router(public: Public) -> Router {
 }
 
 async fn any(State(public): State<Arc<Public>>, request: Request) -> Response {
-    if request.uri().path().starts_with("/_/") {
-        return page::file(request.method(), request.uri().path());
-    }
     let origin = request.headers().get(header::ORIGIN).cloned();
-    let answered = match ChannelName::from_path(request.uri().path()) {
-        Ok(name) => public.answer(&name, request).await,
-        Err(bad) => Err(bad.into()),
-    };
-    let mut response = answered.unwrap_or_else(|refusal| {
-        public.door.shared.metrics.handshakes_refused.with_label_values(&[refusal.label()]).inc();
-        tracing::debug!(reason = refusal.label(), "refused: {refusal}");
+    let answered = timeout(public.patience(), public.answer(request)).await;
+    let mut response = answered.unwrap_or(Err(Refusal::BrokerAway)).unwrap_or_else(|refusal| {
+        public.count(&refusal);
         refusal.response()
     });
     public.share(&mut response, origin);
@@ -79,15 +82,29 @@ impl Wanted {
 }
 
 impl Public {
-    async fn answer(&self, name: &ChannelName, request: Request) -> Result<Response, Refusal> {
-        let ip = self.client(&request);
+    /// How long a whole request may take: that of the largest body, and what the broker needs.
+    fn patience(&self) -> Duration {
+        REQUEST_PATIENCE + Duration::from_secs(self.door.shared.limits.max_message as u64 / LEAST_RATE)
+    }
+
+    async fn answer(&self, request: Request) -> Result<Response, Refusal> {
+        let caller = Caller::of(&request, &self.proxies, &self.door.gate)?;
+        head::check(&request)?;
+        if request.uri().path().starts_with("/_/") {
+            return Ok(page::file(request.method(), request.uri().path()));
+        }
+        let name = ChannelName::from_path(request.uri().path())?;
+        self.channel(&name, caller, request).await
+    }
+
+    async fn channel(&self, name: &ChannelName, caller: Caller, request: Request) -> Result<Response, Refusal> {
         if handshake::is_meant(request.headers()) {
-            return self.door.enter(name, ip, request).await;
+            return self.door.enter(name, caller, request).await;
         }
         match (request.method(), Wanted::of(request.headers())) {
-            (&Method::POST, _) => publish::publish(self, name, request).await,
+            (&Method::POST, _) => publish::publish(self, name, &caller, request).await,
             (&Method::OPTIONS, _) => Ok((StatusCode::NO_CONTENT, [(header::ALLOW, METHODS)]).into_response()),
-            (&Method::GET, Wanted::Events) => events::events(self, name, ip, request).await,
+            (&Method::GET, Wanted::Events) => events::events(self, name, caller, request).await,
             (&Method::GET | &Method::HEAD, Wanted::Snapshot) => snapshot::snapshot(self, name, request).await,
             (&Method::HEAD, Wanted::Events) => Ok(events::head()),
             (&Method::GET | &Method::HEAD, Wanted::Page) => Ok(page::page()),
@@ -102,8 +119,16 @@ impl Public {
         }
     }
 
+    fn count(&self, refusal: &Refusal) {
+        tracing::debug!(reason = refusal.label(), "refused: {refusal}");
+        // One that is turned away has been counted when it was accepted.
+        if !matches!(refusal, Refusal::TurnedAway(_)) {
+            self.door.shared.metrics.handshakes_refused.with_label_values(&[refusal.label()]).inc();
+        }
+    }
+
     /// Lets pages of allowed origins read the answer, as they may open WebSockets.
-    fn share(&self, response: &mut Response, origin: Option<HeaderValue>) {
+    pub(super) fn share(&self, response: &mut Response, origin: Option<HeaderValue>) {
         let Some(origin) = origin else { return };
         let headers = response.headers_mut();
         let allowed = match &self.door.allow_origin {
@@ -118,32 +143,4 @@ impl Public {
         headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("3600"));
         headers.append(header::VARY, HeaderValue::from_static("origin"));
     }
-
-    /// The client's address: that of the connection, or what trusted proxies say. Each proxy appends the address it
-    /// saw, so the last one that is not itself a trusted proxy's is the client's; what stands before it anybody can write.
-    fn client(&self, request: &Request) -> IpAddr {
-        let peer =
-            request.extensions().get::<Peer>().map_or(IpAddr::from([0, 0, 0, 0]), |peer| peer.0.ip().to_canonical());
-        let trusted = |ip: &IpAddr| self.trusted_proxy.iter().any(|net| net.contains(ip));
-        if !trusted(&peer) {
-            return peer;
-        }
-        let forwarded = request.headers().get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok());
-        let hops: Vec<&str> = forwarded.flat_map(|value| value.split(',')).collect();
-        let hops = hops.into_iter().rev().map_while(address).map(|ip| ip.to_canonical());
-        let mut client = peer;
-        for hop in hops {
-            client = hop;
-            if !trusted(&hop) {
-                break;
-            }
-        }
-        client
-    }
-}
-
-/// An address as proxies write it, some with the port.
-fn address(hop: &str) -> Option<IpAddr> {
-    let hop = hop.trim();
-    hop.parse().ok().or_else(|| hop.parse::<SocketAddr>().ok().map(|address| address.ip()))
 }

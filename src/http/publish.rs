@@ -1,27 +1,31 @@
 //! Publishing by a single request: its body is the message.
 
-use std::error::Error;
 use std::time::Duration;
 
 use axum::Json;
-use axum::body::to_bytes;
+use axum::body::{Body, Bytes};
 use axum::extract::Request;
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
-use http_body_util::LengthLimitError;
+use bytes::BytesMut;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde_json::json;
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
+use super::connection::Caller;
 use super::public::Public;
+use super::stream::LEAST_RATE;
+use crate::budget::{Charge, Part};
 use crate::channel::ChannelName;
-use crate::hub::Receipt;
+use crate::hub::{Receipt, Unpublished};
 use crate::message::Kind;
 use crate::telemetry;
 use crate::ws::handshake::Refusal;
+use crate::ws::rate::PublishRates;
 use crate::ws::v1::MAX_KEY;
 
-/// How long a body may take to arrive.
+/// How long a body may take to arrive, beside what its size allows.
 const BODY_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long the broker may take to hold a message before its publisher is told that nobody knows.
@@ -33,26 +37,33 @@ const KEY: &str = "idempotency-key";
 /// The header that names the trace it belongs to.
 const TRACEPARENT: &str = "traceparent";
 
-pub(super) async fn publish(public: &Public, name: &ChannelName, request: Request) -> Result<Response, Refusal> {
-    public.door.admit(request.headers())?;
+pub(super) async fn publish(
+    public: &Public,
+    name: &ChannelName,
+    caller: &Caller,
+    request: Request,
+) -> Result<Response, Refusal> {
+    public.door.admit(request.method(), request.headers())?;
     let shared = &public.door.shared;
     let (parts, body) = request.into_parts();
     let key = key(&parts.headers)?;
-    let limit = shared.limits.max_message;
-    let body = match timeout(BODY_PATIENCE, to_bytes(body, limit)).await {
-        Ok(Ok(body)) => body,
-        Ok(Err(error)) if error.source().is_some_and(|cause| cause.is::<LengthLimitError>()) => {
-            return Err(Refusal::TooLarge(limit));
-        }
-        Ok(Err(_)) => return Err(Refusal::Unreadable("the body did not arrive whole")),
-        Err(_) => return Err(Refusal::Unreadable("the body did not arrive in time")),
-    };
+    if !caller.publish_rates().allows_message() {
+        return Err(Refusal::Rate("too many messages a second on one connection"));
+    }
+    // Counted while it arrives, and until the inbox has it.
+    let mut charge = shared.hub.budget().charge(Part::Input, 0);
+    let body = whole(body, shared.limits.max_message, caller.publish_rates(), &mut charge).await?;
     let kind =
         if is_octets(&parts.headers) || simdutf8::basic::from_utf8(&body).is_err() { Kind::Binary } else { Kind::Text };
     if !public.status.is_up() {
         return Err(Refusal::BrokerAway);
     }
-    if !shared.hub.inbox().has_room() {
+    let visit = shared.hub.visit(name)?;
+    if !shared.hub.budget().has_room() {
+        shared.hub.make_room();
+        return Err(Refusal::Memory);
+    }
+    if !shared.hub.inbox().has_room_for(visit.channel()) {
         return Err(Refusal::Busy("too much is waiting to be published".to_owned()));
     }
 
@@ -61,7 +72,6 @@ pub(super) async fn publish(public: &Public, name: &ChannelName, request: Reques
     }
     shared.metrics.http.received_bytes.inc_by(body.len() as u64);
     shared.metrics.http.received.inc();
-    let visit = shared.hub.visit(name);
     let (answers, mut answered) = mpsc::unbounded_channel();
     let receipt = Receipt { reference: String::new(), answers };
     let trace = parts.headers.get(TRACEPARENT).and_then(|trace| trace.to_str().ok());
@@ -70,9 +80,35 @@ pub(super) async fn publish(public: &Public, name: &ChannelName, request: Reques
     match timeout(BROKER_PATIENCE, answered.recv()).await {
         Ok(Some(answer)) => match answer.outcome {
             Ok(id) => Ok(Json(json!({ "id": id.map(|id| id.to_string()) })).into_response()),
-            Err(why) => Err(Refusal::Busy(why.0)),
+            Err(Unpublished::Refused(why)) => Err(Refusal::Busy(why)),
+            Err(Unpublished::KeyTaken) => Err(Refusal::KeyTaken),
         },
         Ok(None) | Err(_) => Err(Refusal::Unconfirmed),
+    }
+}
+
+/// The body, as far as it arrives in time and within its limits: a client sends at least [`LEAST_RATE`] on average.
+async fn whole(body: Body, limit: usize, rates: &PublishRates, charge: &mut Charge) -> Result<Bytes, Refusal> {
+    let start = Instant::now();
+    let mut body = Limited::new(body, limit);
+    let mut whole = BytesMut::new();
+    loop {
+        let earned = Duration::from_secs_f64(whole.len() as f64 / LEAST_RATE as f64);
+        let bytes = match timeout_at(start + BODY_PATIENCE + earned, body.frame()).await {
+            Ok(None) => return Ok(whole.freeze()),
+            Ok(Some(Ok(frame))) => frame.into_data().unwrap_or_default(),
+            Ok(Some(Err(error))) if error.is::<LengthLimitError>() => return Err(Refusal::TooLarge(limit)),
+            Ok(Some(Err(_))) => return Err(Refusal::Unreadable("the body did not arrive whole")),
+            Err(_) => return Err(Refusal::Unreadable("the body did not arrive in time")),
+        };
+        if !rates.allows_bytes(bytes.len()) {
+            return Err(Refusal::Rate("too many bytes a second on one connection"));
+        }
+        whole.extend_from_slice(&bytes);
+        charge.set(whole.capacity());
+        if !charge.has_room() {
+            return Err(Refusal::Memory);
+        }
     }
 }
 

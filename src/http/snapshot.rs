@@ -1,14 +1,17 @@
 //! A channel as data, at one moment.
 
+use axum::body::Body;
 use axum::extract::Request;
-use axum::http::header;
+use axum::http::{Method, header};
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use serde_json::{Value, json};
 
 use super::public::Public;
 use super::query;
+use crate::budget::{Charge, Part};
 use crate::channel::ChannelName;
-use crate::feed::{Start, Taken};
+use crate::feed::{Cursor, Lagged, Start, Taken};
 use crate::hub::Subscription;
 use crate::message::{Batch, put_json};
 use crate::ws::handshake::Refusal;
@@ -16,12 +19,22 @@ use crate::ws::handshake::Refusal;
 /// Bytes of messages in one answer; what came after has to be asked for again.
 const ANSWER_BYTES: usize = 1024 * 1024;
 
+/// Bytes of an answer that are written before other tasks get their turn.
+const TURN_BYTES: usize = 16 * 1024;
+
 pub(super) async fn snapshot(public: &Public, name: &ChannelName, request: Request) -> Result<Response, Refusal> {
-    public.door.admit(request.headers())?;
+    public.door.admit(&Method::GET, request.headers())?;
     let hub = &public.door.shared.hub;
     let subscribers = hub.followers(name);
     let start = query::start(request.uri().query().unwrap_or_default(), request.headers());
-    let subscription = hub.join(name).subscribe(start).await?;
+    // Reserved before it is collected: many answers may be collected at the same time.
+    let reserved = if start == Start::Newest { 0 } else { ANSWER_BYTES };
+    let mut charge = hub.budget().charge(Part::Answers, reserved);
+    if !hub.budget().has_room() || hub.budget().is_crowded(Part::Answers) {
+        hub.make_room();
+        return Err(Refusal::Memory);
+    }
+    let subscription = hub.join(name)?.subscribe(start).await?;
     let mut answer = json!({
         "channel": name.as_str(),
         "subscribers": subscribers,
@@ -29,11 +42,13 @@ pub(super) async fn snapshot(public: &Public, name: &ChannelName, request: Reque
     });
     let mut messages = None;
     if start != Start::Newest {
-        let mut list = List { json: Vec::new(), messages: 0, missed: Some(0) };
+        let mut list = List { json: Vec::new(), messages: 0, gave_way: 0, missed: Some(0), lagged: false };
         answer["recovered"] = subscription.recovered.into();
+        let turn = public.collecting.acquire().await;
         list.collect(subscription).await?;
+        drop(turn);
         answer["missed"] = list.missed.map_or(Value::Null, Value::from);
-        answer["more"] = list.is_full().into();
+        answer["more"] = (list.is_full() || list.lagged).into();
         public.door.shared.metrics.http.delivered.inc_by(list.messages);
         messages = Some(list.json);
     }
@@ -41,6 +56,7 @@ pub(super) async fn snapshot(public: &Public, name: &ChannelName, request: Reque
     if let Some(messages) = messages {
         // Put in as they are: they are JSON already.
         body.pop();
+        body.reserve_exact(messages.len() + 16);
         body.extend_from_slice(b",\"messages\":[");
         body.extend_from_slice(&messages);
         body.extend_from_slice(b"]}");
@@ -48,15 +64,32 @@ pub(super) async fn snapshot(public: &Public, name: &ChannelName, request: Reque
     public.door.shared.metrics.http.sent_bytes.inc_by(body.len() as u64);
     let headers =
         [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store"), (header::VARY, "accept")];
-    Ok((headers, body).into_response())
+    charge.set(body.capacity());
+    Ok((headers, Body::from(Bytes::from_owner(Answer { body, _charge: charge }))).into_response())
+}
+
+/// The body of an answer, which counts in the memory budget until it is written.
+struct Answer {
+    body: Vec<u8>,
+    _charge: Charge,
+}
+
+impl AsRef<[u8]> for Answer {
+    fn as_ref(&self) -> &[u8] {
+        &self.body
+    }
 }
 
 struct List {
     /// Messages as JSON, with commas between them.
     json: Vec<u8>,
     messages: u64,
+    /// Bytes it had when other tasks had their turn.
+    gave_way: usize,
     /// How many messages are missing in it; `None` if nobody knows.
     missed: Option<u64>,
+    /// The feed went on faster than it was collected.
+    lagged: bool,
 }
 
 impl List {
@@ -65,7 +98,7 @@ impl List {
         while let Some(older) = subscription.older().await? {
             self.miss(older.gap);
             for (batch, index) in older.messages() {
-                self.add(batch, index);
+                self.add(batch, index).await;
                 if self.is_full() {
                     return Ok(());
                 }
@@ -74,12 +107,12 @@ impl List {
         let (_membership, mut cursor) = subscription.into_live();
         let mut taken = Taken::new();
         // Who asks for the newest does not wait for what comes.
-        while cursor.take_now(&mut taken) {
+        while self.takes(&mut cursor, &mut taken) {
             for (position, batch) in taken.iter().enumerate() {
                 self.miss(batch.gap);
                 let from = if position == 0 { cursor.messages_behind() } else { 0 };
                 for index in from..batch.len() {
-                    self.add(batch, index);
+                    self.add(batch, index).await;
                     if self.is_full() {
                         return Ok(());
                     }
@@ -91,13 +124,29 @@ impl List {
         Ok(())
     }
 
-    fn add(&mut self, batch: &Batch, index: usize) {
+    async fn add(&mut self, batch: &Batch, index: usize) {
         let Some((kind, payload)) = batch.message(index) else { return };
         if self.messages > 0 {
             self.json.push(b',');
         }
         put_json(batch.id(index), kind, payload, &mut self.json);
         self.messages += 1;
+        if self.json.len() - self.gave_way >= TURN_BYTES {
+            self.gave_way = self.json.len();
+            // Writing JSON takes time, and others' messages do not wait for that.
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Takes what there is; a client that was overtaken goes on after its last message.
+    fn takes(&mut self, cursor: &mut Cursor, taken: &mut Taken) -> bool {
+        match cursor.take_now(taken) {
+            Ok(some) => some,
+            Err(Lagged) => {
+                self.lagged = true;
+                false
+            }
+        }
     }
 
     fn miss(&mut self, gap: Option<Option<u64>>) {

@@ -10,6 +10,7 @@ use tracing::Span;
 
 use super::receipt::{Receipt, Unpublished};
 use super::{Channel, lock};
+use crate::budget::{Budget, Part};
 use crate::message::{BatchBuilder, Kind, MessageId};
 use crate::metrics::Metrics;
 use crate::telemetry;
@@ -17,9 +18,18 @@ use crate::telemetry;
 /// Messages the inbox takes before sockets are no longer read. It may overshoot by one read of each worker thread.
 pub const INBOX_MESSAGES: usize = 64 * 1024;
 
-/// Bytes the inbox takes before sockets are no longer read: what one node keeps of its clients' words while Redis is
-/// slow or away. It may overshoot by one read, or one message, of each worker thread.
+/// Bytes the inbox takes before sockets are no longer read: what one node keeps of its clients' messages while Redis is
+/// slow or away, or an eighth of the memory budget if that is less; and one message more of each channel.
 pub const INBOX_BYTES: usize = 16 * 1024 * 1024;
+
+/// Bytes that a message costs in the inbox beside its frame.
+const MESSAGE_BYTES: usize = 16;
+
+/// Bytes that a receipt costs beside what it is called, until it is answered.
+const RECEIPT_BYTES: usize = 96;
+
+/// Bytes that a batch costs beside its messages.
+const DRAFT_BYTES: usize = 256;
 
 /// One session saying what it has just read, under one lock and with one wake of the broker.
 pub struct Publication<'a> {
@@ -62,16 +72,17 @@ impl<'a> Publication<'a> {
         let last = self.outbox.drafts.back();
         let alone = key.is_some() || traceparent.is_some();
         if !last.is_some_and(|draft| draft.takes(alone, receipt.is_some())) {
-            let bytes = key.as_ref().map_or(0, String::len) + traceparent.as_ref().map_or(0, String::len);
+            let texts = key.as_ref().map_or(0, String::len) + traceparent.as_ref().map_or(0, String::len);
+            let bytes = DRAFT_BYTES + texts;
             self.bytes += bytes;
             self.outbox.drafts.push_back(Draft { key, traceparent, bytes, ..Draft::default() });
         }
         if let Some(Draft { batch, receipts, bytes, .. }) = self.outbox.drafts.back_mut() {
             let before = batch.bytes();
-            let asked = receipt.as_ref().map_or(0, |receipt| receipt.reference.len());
+            let asked = receipt.as_ref().map_or(0, |receipt| RECEIPT_BYTES + receipt.reference.len());
             receipts.extend(receipt.map(|receipt| (batch.len(), receipt)));
             batch.push(kind, payload, sender);
-            let more = batch.bytes() - before + asked;
+            let more = MESSAGE_BYTES + batch.bytes() - before + asked;
             *bytes += more;
             self.bytes += more;
         }
@@ -84,12 +95,18 @@ impl<'a> Publication<'a> {
     pub fn messages(&self) -> usize {
         self.messages
     }
+
+    /// Whether the inbox takes another message of this channel.
+    pub fn has_room(&self) -> bool {
+        self.inbox.has_room_beside(self.channel, self.messages, self.bytes)
+    }
 }
 
 impl Drop for Publication<'_> {
     fn drop(&mut self) {
         if self.messages > 0 {
             let first = !std::mem::replace(&mut self.outbox.queued, true);
+            self.channel.waiting.fetch_add(self.bytes, Relaxed);
             self.inbox.add(first.then_some(self.channel), self.messages, self.bytes);
         }
     }
@@ -179,7 +196,7 @@ impl Outgoing {
 
     /// The broker will never hold it.
     pub fn refuse(&mut self, why: &Unpublished) {
-        telemetry::failed(&self.span, &why.0);
+        telemetry::failed(&self.span, &why.to_string());
         self.receipts.drain(..).for_each(|(_, receipt)| receipt.answer(Err(why.clone())));
     }
 }
@@ -191,7 +208,12 @@ pub struct Inbox {
     ready: Notify,
     messages: AtomicUsize,
     bytes: AtomicUsize,
+    /// [`INBOX_BYTES`], or less.
+    limit: usize,
+    /// Bytes from which on it takes nothing of any channel.
+    crowded: usize,
     parked: Mutex<Parked>,
+    budget: Arc<Budget>,
     metrics: Arc<Metrics>,
 }
 
@@ -203,13 +225,16 @@ struct Parked {
 }
 
 impl Inbox {
-    pub(super) fn new(metrics: Arc<Metrics>) -> Self {
+    pub(super) fn new(budget: Arc<Budget>, metrics: Arc<Metrics>) -> Self {
         Self {
+            limit: INBOX_BYTES.min(budget.limit() / 8),
+            crowded: budget.limit() / 4,
             queue: Mutex::default(),
             ready: Notify::new(),
             messages: AtomicUsize::new(0),
             bytes: AtomicUsize::new(0),
             parked: Mutex::new(Parked { wakers: Vec::new(), round: 1 }),
+            budget,
             metrics,
         }
     }
@@ -259,46 +284,79 @@ impl Inbox {
         taken
     }
 
-    /// The broker holds this many of the taken messages, of this many bytes as frames: there is room for as many.
-    pub fn settle(&self, messages: usize, bytes: usize) {
-        self.messages.fetch_sub(messages, Relaxed);
-        self.bytes.fetch_sub(bytes, Relaxed);
-        self.metrics.inbox_depth.sub(messages as i64);
-        if self.has_room() {
-            let mut parked = lock(&self.parked);
-            parked.round += 1;
-            let wakers = std::mem::take(&mut parked.wakers);
-            drop(parked);
-            wakers.into_iter().for_each(Waker::wake);
+    /// The broker holds these messages, or never will: there is room for as many.
+    pub fn settle(&self, outgoing: &Outgoing) {
+        let Outgoing { channel, count, bytes, .. } = outgoing;
+        let waiting = channel.waiting.fetch_sub(*bytes, Relaxed) - *bytes;
+        self.messages.fetch_sub(*count, Relaxed);
+        let held = self.bytes.fetch_sub(*bytes, Relaxed);
+        // The bound of channels of which nothing waits.
+        let crossed = held >= self.crowded && held - *bytes < self.crowded;
+        self.budget.give_back(Part::Inbox, *bytes);
+        self.metrics.inbox_depth.sub(*count as i64);
+        if self.has_room() || waiting == 0 || crossed {
+            self.wake_parked();
         }
     }
 
-    /// Whether a session may read from its socket. If not, its task is woken when it may; `round` remembers that it
-    /// waits already and begins as 0.
-    pub fn may_read(&self, context: &Context<'_>, round: &mut u64) -> bool {
-        if self.has_room() {
+    /// Wakes the sessions that found no room.
+    pub fn wake_parked(&self) {
+        let mut parked = lock(&self.parked);
+        if parked.wakers.is_empty() {
+            return;
+        }
+        parked.round += 1;
+        let wakers = std::mem::take(&mut parked.wakers);
+        drop(parked);
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// Whether a session of this channel may read from its socket. If not, its task is woken when it may; `round` remembers
+    /// that it waits already and begins as 0.
+    pub fn may_read(&self, channel: &Channel, context: &Context<'_>, round: &mut u64) -> bool {
+        if self.has_room_for(channel) {
             return true;
         }
         let mut parked = lock(&self.parked);
-        // Room may have come between the two looks; whoever made it has woken everybody who was on the list then.
-        if self.has_room() {
-            return true;
-        }
         if *round != parked.round {
             parked.wakers.push(context.waker().clone());
             *round = parked.round;
         }
-        false
+        drop(parked);
+        if !self.budget.has_room() {
+            self.budget.await_room();
+        }
+        // Room may have come between the two looks; whoever made it has woken everybody who was on the list then.
+        self.has_room_for(channel)
     }
 
-    /// Whether sockets are read.
+    /// Whether it takes messages of every channel.
     pub fn has_room(&self) -> bool {
-        self.messages.load(Relaxed) < INBOX_MESSAGES && self.bytes.load(Relaxed) < INBOX_BYTES
+        self.messages.load(Relaxed) < INBOX_MESSAGES && self.bytes.load(Relaxed) < self.limit && self.budget.has_room()
+    }
+
+    /// Whether it takes messages of this channel.
+    pub fn has_room_for(&self, channel: &Channel) -> bool {
+        self.has_room_beside(channel, 0, 0)
+    }
+
+    /// The same while so many messages of so many bytes are about to be added. A channel of which nothing waits may always
+    /// add a message, up to a quarter of the memory budget: others that have filled the inbox do not keep it out.
+    fn has_room_beside(&self, channel: &Channel, messages: usize, bytes: usize) -> bool {
+        if !self.budget.has_room() {
+            return false;
+        }
+        let held = self.bytes.load(Relaxed) + bytes;
+        if channel.waiting.load(Relaxed) + bytes == 0 {
+            return held < self.crowded;
+        }
+        self.messages.load(Relaxed) + messages < INBOX_MESSAGES && held < self.limit
     }
 
     fn add(&self, first: Option<&Arc<Channel>>, messages: usize, bytes: usize) {
         self.messages.fetch_add(messages, Relaxed);
         self.bytes.fetch_add(bytes, Relaxed);
+        self.budget.take(Part::Inbox, bytes);
         self.metrics.inbox_depth.add(messages as i64);
         if let Some(channel) = first {
             lock(&self.queue).push(channel.clone());

@@ -9,8 +9,14 @@ pub type Outcome = Result<Option<MessageId>, Unpublished>;
 
 /// Why a message was not published.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not published: {0}")]
-pub struct Unpublished(pub String);
+pub enum Unpublished {
+    /// The broker refused it, in these words.
+    #[error("not published: {0}")]
+    Refused(String),
+    /// The history has another message under its key.
+    #[error("not published: this key belongs to another message")]
+    KeyTaken,
+}
 
 /// To be answered once, unless the node ends before.
 #[derive(Debug)]

@@ -2,31 +2,26 @@
 //! the broker's history, page by page, so that no client makes a node hold more than a page for it.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::timeout;
 
 use super::{Channel, Membership};
-use crate::feed::{Cursor, Found, Start};
+use crate::feed::{Cursor, Found, Start, Taken};
 use crate::message::{Batch, Format, MessageId, put_gap};
 
-/// Clients for which histories are read at the same time.
-pub(super) const READERS: usize = 32;
-
-/// How long a new client waits for its place before it is told that the broker is away.
+/// How long a new client waits until the broker delivers to its channel before it is told that the broker is away.
 const LIVE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long a new client waits for a message that another node has delivered before we take it for one of another history.
 const AHEAD_PATIENCE: Duration = Duration::from_secs(2);
 
-/// How long reading a page may take once a client is served.
+/// How long a client waits for something old: all that wait take turns, page by page.
 const PAGE_PATIENCE: Duration = Duration::from_secs(15);
-
-/// Time between two looks whether a message that another node has delivered has come here, too.
-const AHEAD_PAUSE: Duration = Duration::from_millis(5);
 
 /// The broker did not confirm the channel, or did not say what its history holds, in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,14 +32,23 @@ pub struct BrokerAway;
 pub struct Reading {
     /// Whose.
     pub channel: Arc<Channel>,
-    /// The offset to begin with.
-    pub from: u64,
-    /// Where the page goes; dropped if there is no history.
-    pub answer: oneshot::Sender<Page>,
+    /// Which part of it.
+    pub wanted: Wanted,
+}
+
+/// A part of a history. The answer is dropped if nobody keeps histories.
+#[derive(Debug)]
+pub enum Wanted {
+    /// The newest message's id, [`MessageId::START`] if there is no history.
+    Newest(oneshot::Sender<MessageId>),
+    /// The channel's feed is to hold everything from this offset on, as far as it can and the history has it.
+    Fill(u64, oneshot::Sender<()>),
+    /// Some batches from this offset on, for one who wants more than the feed can hold.
+    Page(u64, oneshot::Sender<Page>),
 }
 
 /// Some of a history.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Page {
     /// 0 if there is no history.
     pub epoch: u64,
@@ -88,36 +92,30 @@ impl Membership {
     /// A place in the channel once the broker delivers to it: what is said from now on will be read.
     ///
     /// # Errors
-    /// If the broker does not do that, and tell what a place in the past asks for, within five seconds.
+    /// If the broker does not do that within five seconds, or does not tell what a place in the past asks for within 15 s.
     pub async fn subscribe(self, start: Start) -> Result<Subscription, BrokerAway> {
-        timeout(LIVE_PATIENCE, self.find_place(start)).await.map_err(|_| BrokerAway)?
+        timeout(LIVE_PATIENCE, self.channel.live()).await.map_err(|_| BrokerAway)?;
+        timeout(PAGE_PATIENCE, self.find_place(start)).await.map_err(|_| BrokerAway)?
     }
 
     async fn find_place(self, start: Start) -> Result<Subscription, BrokerAway> {
-        self.channel.live().await;
-        let patience = Instant::now() + AHEAD_PATIENCE;
-        let feed = &self.channel.feed;
+        let (newest, found) = self.find(start).await;
         let after = matches!(start, Start::After(_));
         let mut older = VecDeque::new();
-        let (newest, whole, place) = loop {
-            // Before the place: who hears nothing until it comes back must not miss what came between the two looks.
-            let newest = feed.newest();
-            let (whole, place) = match feed.find(start) {
-                Found::Here { cursor, whole } => (whole, Place::Live(cursor)),
-                Found::Ahead if Instant::now() < patience => {
-                    sleep(AHEAD_PAUSE).await;
-                    continue;
-                }
-                Found::Earlier { epoch, offset, whole, .. } => (whole, Place::Reading { epoch, offset }),
-                Found::Ahead | Found::Elsewhere => {
-                    older.push_back(Older { gap: Some(None), ..Older::default() });
-                    match feed.expects().0 {
-                        0 => (false, Place::Live(feed.follow())),
-                        epoch => (false, Place::Reading { epoch, offset: 1 }),
+        let (whole, place) = match found {
+            Found::Here { cursor, whole } => (whole, Place::Live(cursor)),
+            Found::Earlier { epoch, offset, whole, .. } => (whole, Place::Reading { epoch, offset }),
+            Found::Ahead | Found::Elsewhere => {
+                older.push_back(Older { gap: Some(None), ..Older::default() });
+                match self.channel.feed.expects().0 {
+                    0 => (false, Place::Live(self.channel.feed.follow())),
+                    // Everything that is kept.
+                    epoch => {
+                        self.fill(1).await;
+                        (false, Place::Reading { epoch, offset: 1 })
                     }
                 }
-            };
-            break (newest, whole, place);
+            }
         };
         let told = !older.is_empty();
         let mut this = Subscription { membership: self, recovered: after && whole, newest, older, place };
@@ -133,6 +131,63 @@ impl Membership {
             this.membership.hub.metrics.resumed(this.recovered, 1);
         }
         Ok(this)
+    }
+
+    /// Where the feed has a start, after the broker has filled the feed with what is older, or has brought what is on its
+    /// way; and the newest message before that.
+    async fn find(&self, start: Start) -> (Option<MessageId>, Found) {
+        let feed = &self.channel.feed;
+        let (mut filled, mut awaited) = (false, false);
+        loop {
+            // Before the place: who hears nothing until it comes back must not miss what came between the two looks.
+            let newest = feed.newest();
+            match (feed.find(start), start) {
+                (Found::Earlier { offset, gone: false, .. }, _) if !filled => {
+                    self.fill(offset).await;
+                    filled = true;
+                }
+                (Found::Ahead, Start::After(id)) if !awaited => {
+                    // Whether it has come is looked at again.
+                    let _ = timeout(AHEAD_PATIENCE, self.arrival(id)).await;
+                    awaited = true;
+                }
+                (found, _) => return (newest, found),
+            }
+        }
+    }
+
+    /// Waits until the broker has filled the feed from an offset on, as far as it can.
+    async fn fill(&self, from: u64) {
+        if self.channel.feed.has_room_before().is_some() {
+            self.ask(|answer| Wanted::Fill(from, answer)).await;
+            self.hub.make_room();
+        }
+    }
+
+    /// Waits until a message has come that another node has delivered already; not if the broker does not have it either.
+    async fn arrival(&self, id: MessageId) {
+        let Some(newest) = self.ask(Wanted::Newest).await else { return };
+        if newest.epoch != id.epoch || newest.offset < id.offset {
+            return;
+        }
+        let feed = &self.channel.feed;
+        let mut cursor = feed.follow();
+        let mut taken = Taken::new();
+        while matches!(feed.expects(), (epoch, next) if epoch == id.epoch && next <= id.offset) {
+            match poll_fn(|context| cursor.poll_take(context, &mut taken)).await {
+                Ok(()) => cursor.skip(&taken),
+                Err(_) => cursor = feed.follow(),
+            }
+            taken.clear();
+        }
+    }
+
+    /// Asks the broker for a part of the history; `None` if nobody keeps it.
+    async fn ask<T>(&self, wanted: impl FnOnce(oneshot::Sender<T>) -> Wanted) -> Option<T> {
+        let (answer, answered) = oneshot::channel();
+        let reading = Reading { channel: self.channel.clone(), wanted: wanted(answer) };
+        self.hub.readings.send(reading).ok()?;
+        answered.await.ok()
     }
 }
 
@@ -165,28 +220,24 @@ impl Subscription {
     /// Reads a page, or goes over to the feed.
     async fn read(&mut self) -> Result<Option<Older>, BrokerAway> {
         let Place::Reading { epoch, offset } = &mut self.place else { return Ok(None) };
-        // Only while it reads: one that takes its page slowly keeps nobody else from reading.
-        let _permit = self.membership.hub.readers.acquire().await.map_err(|_| BrokerAway)?;
         let channel = &self.membership.channel;
-        let kept_from = match channel.feed.find(Start::After(MessageId { epoch: *epoch, offset: *offset - 1 })) {
+        let (kept_from, gone) = match channel.feed.find(Start::After(MessageId { epoch: *epoch, offset: *offset - 1 }))
+        {
             Found::Here { cursor, .. } => {
                 self.place = Place::Live(cursor);
                 return Ok(None);
             }
-            Found::Earlier { kept_from, .. } => kept_from,
+            Found::Earlier { kept_from, gone, .. } => (kept_from, gone),
             Found::Ahead | Found::Elsewhere => {
                 // The history began anew while we read the old one.
                 self.place = Place::Live(channel.feed.follow());
                 return Ok(Some(Older { gap: Some(None), ..Older::default() }));
             }
         };
-        let (answer, page) = oneshot::channel();
-        let reading = Reading { channel: channel.clone(), from: *offset, answer };
-        let page = match self.membership.hub.readings.send(reading) {
-            // It comes back without an answer only if nobody keeps histories.
-            Ok(()) => page.await.unwrap_or_default(),
-            Err(_) => Page::default(),
-        };
+        let from = *offset;
+        self.membership.hub.room_for_page().await?;
+        let page = if gone { None } else { self.membership.ask(|answer| Wanted::Page(from, answer)).await };
+        let page = page.unwrap_or_default();
         let mut batches = page.batches;
         batches.retain(|batch| batch.epoch == *epoch && batch.end() > *offset && batch.offset < kept_from);
         // What lies behind a hole is the next page, which begins with telling of it.

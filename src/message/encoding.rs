@@ -1,6 +1,7 @@
 //! What a batch looks like on each kind of connection. A batch is encoded once in each format that somebody reads; raw
 //! frames are made with the batch itself.
 
+use std::cell::RefCell;
 use std::io::Write;
 
 use base64::Engine;
@@ -57,6 +58,14 @@ impl Format {
     }
 }
 
+/// Bytes of the buffer that are kept between two batches.
+const SCRATCH_BYTES: usize = 256 * 1024;
+
+thread_local! {
+    /// Where a batch is encoded: how long it gets is known afterwards, and a block that grew is larger than what is in it.
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
 /// A batch in one format: its items, one after another. An item is a message, or the mark of a gap.
 #[derive(Debug)]
 pub struct Encoded {
@@ -68,29 +77,41 @@ pub struct Encoded {
 
 impl Encoded {
     pub(super) fn new(batch: &Batch, format: Format) -> Self {
-        let mut bytes = Vec::with_capacity(batch.raw().len() + 64 * batch.len().max(1));
-        let mut ends = Vec::with_capacity(batch.len().max(1));
-        if let Some(missed) = batch.gap {
-            put_gap(format, missed, &mut bytes);
-            if !bytes.is_empty() {
-                ends.push(bytes.len() as u32);
-            }
-        }
-        let mut json = Vec::new();
-        for (index, (kind, payload)) in batch.messages().enumerate() {
-            match format.shape {
-                Shape::Raw => put_frame(kind, payload, format.deflate, &mut bytes),
-                Shape::V1 => {
-                    json.clear();
-                    put_json(batch.id(index), kind, payload, &mut json);
-                    put_frame(Kind::Text, &json, format.deflate, &mut bytes);
-                }
-                Shape::Events => put_event(batch.id(index), kind, payload, &mut bytes),
-            }
+        SCRATCH.with_borrow_mut(|scratch| {
+            let mut ends = Vec::with_capacity(batch.len().max(1));
+            write_items(batch, format, scratch, &mut ends);
+            let bytes = Bytes::copy_from_slice(scratch);
+            scratch.clear();
+            scratch.shrink_to(SCRATCH_BYTES);
+            Self { bytes, ends: ends.into() }
+        })
+    }
+
+    /// What it costs to keep, in bytes.
+    pub(super) fn weight(&self) -> usize {
+        self.bytes.len() + size_of_val(&*self.ends) + size_of::<Self>()
+    }
+}
+
+fn write_items(batch: &Batch, format: Format, bytes: &mut Vec<u8>, ends: &mut Vec<u32>) {
+    if let Some(missed) = batch.gap {
+        put_gap(format, missed, bytes);
+        if !bytes.is_empty() {
             ends.push(bytes.len() as u32);
         }
-        bytes.shrink_to_fit();
-        Self { bytes: bytes.into(), ends: ends.into() }
+    }
+    let mut json = Vec::new();
+    for (index, (kind, payload)) in batch.messages().enumerate() {
+        match format.shape {
+            Shape::Raw => put_frame(kind, payload, format.deflate, bytes),
+            Shape::V1 => {
+                json.clear();
+                put_json(batch.id(index), kind, payload, &mut json);
+                put_frame(Kind::Text, &json, format.deflate, bytes);
+            }
+            Shape::Events => put_event(batch.id(index), kind, payload, bytes),
+        }
+        ends.push(bytes.len() as u32);
     }
 }
 

@@ -77,6 +77,7 @@ impl From<Violation> for CloseReason {
     fn from(violation: Violation) -> Self {
         match violation {
             Violation::Protocol(_) => Self::Protocol,
+            Violation::Rate(_) => Self::Rate,
             Violation::NotUtf8 | Violation::Deflated => Self::NotUtf8,
             Violation::TooBig { .. } | Violation::TooManyFragments { .. } => Self::TooBig,
         }

@@ -14,6 +14,7 @@ use std::mem;
 use self::assembly::Assembly;
 pub use self::encode::{Control, DEFLATED, MAX_CONTROL, MAX_SERVER_HEADER, encode_control, encode_header, header_len};
 use self::header::{Frame, MAX_CLIENT_HEADER, Opcode};
+pub use self::inflate::TOO_MANY_BYTES;
 use crate::message::Kind;
 
 /// What a client may make us hold.
@@ -45,6 +46,31 @@ pub enum Event<'a> {
     Close(Option<(u16, &'a str)>),
 }
 
+/// Takes what a decoder finds in a client's bytes, and says how much of that may be found now.
+pub trait Sink {
+    /// Whether another frame may be decoded now. If not, decoding stops before it.
+    fn wants_more(&mut self) -> bool {
+        true
+    }
+
+    /// A message is about to be inflated; returns how many bytes it may become, beside [`Limits::max_message`].
+    ///
+    /// # Errors
+    /// If it may not be inflated at all.
+    fn inflating(&mut self) -> Result<usize, Violation> {
+        Ok(usize::MAX)
+    }
+
+    /// Something is complete.
+    fn take(&mut self, event: Event<'_>);
+}
+
+impl<F: FnMut(Event<'_>)> Sink for F {
+    fn take(&mut self, event: Event<'_>) {
+        self(event);
+    }
+}
+
 /// Why a connection has to be failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Violation {
@@ -63,6 +89,9 @@ pub enum Violation {
         /// The limit it broke, in bytes.
         limit: usize,
     },
+    /// More than the client may send a second; said by a [`Sink`].
+    #[error("{0}")]
+    Rate(&'static str),
     /// A message of more frames than [`Limits::max_fragments`].
     #[error("message has more than {limit} fragments")]
     TooManyFragments {
@@ -78,6 +107,7 @@ impl Violation {
         match self {
             Self::Protocol(_) => 1002,
             Self::NotUtf8 | Self::Deflated => 1007,
+            Self::Rate(_) => 1008,
             Self::TooBig { .. } | Self::TooManyFragments { .. } => 1009,
         }
     }
@@ -113,18 +143,27 @@ impl Decoder {
         Self::default()
     }
 
-    /// Takes bytes as they were read from the socket and calls `on` for everything they complete, in order. They are
-    /// unmasked in place; afterwards they can be thrown away. After a close or a violation all input is ignored.
+    /// [`Self::decode_into`] for a caller that takes everything.
     ///
     /// # Errors
-    /// The first violation. What was complete before it has been handed out, the same however the input was split.
+    /// The first violation.
     pub fn decode(
         &mut self,
         limits: &Limits,
         input: &mut [u8],
         mut on: impl FnMut(Event<'_>),
     ) -> Result<(), Violation> {
-        let outcome = self.read_frames(limits, input, &mut on);
+        self.decode_into(limits, input, &mut on).map(drop)
+    }
+
+    /// Takes bytes as they were read from the socket and gives `on` everything they complete, in order. Returns how many
+    /// bytes it has taken: all of them, unless `on` wants no more. These are unmasked in place and can be thrown away; the
+    /// others are as they were. After a close or a violation all input is ignored.
+    ///
+    /// # Errors
+    /// The first violation. What was complete before it has been handed out, the same however the input was split.
+    pub fn decode_into(&mut self, limits: &Limits, input: &mut [u8], on: &mut impl Sink) -> Result<usize, Violation> {
+        let outcome = self.read_frames(limits, input, on);
         self.ended |= outcome.is_err();
         if self.ended || self.unfinished.as_deref().is_some_and(Unfinished::is_empty) {
             self.unfinished = None;
@@ -145,15 +184,12 @@ impl Decoder {
         })
     }
 
-    fn read_frames(
-        &mut self,
-        limits: &Limits,
-        mut input: &mut [u8],
-        on: &mut impl FnMut(Event<'_>),
-    ) -> Result<(), Violation> {
+    fn read_frames(&mut self, limits: &Limits, mut input: &mut [u8], on: &mut impl Sink) -> Result<usize, Violation> {
+        let length = input.len();
         while !input.is_empty() && !self.ended {
             let (mut frame, rest) = match self.unfinished.as_mut().and_then(|unfinished| unfinished.frame.take()) {
                 Some(frame) => (frame, input),
+                None if !on.wants_more() => return Ok(length - input.len()),
                 None => match self.read_header(limits, input)? {
                     Some(begun) => begun,
                     None => break,
@@ -168,7 +204,7 @@ impl Decoder {
             }
             input = rest;
         }
-        Ok(())
+        Ok(length)
     }
 
     /// The next frame and the input after its header; `None` if the input ends within the header, which is then kept.
@@ -211,12 +247,12 @@ impl Decoder {
         frame: Frame,
         kind: Kind,
         payload: &[u8],
-        on: &mut impl FnMut(Event<'_>),
+        on: &mut impl Sink,
     ) -> Result<(), Violation> {
         let is_last = frame.fin && frame.missing == 0;
         if is_last && self.unfinished.as_deref().is_none_or(|unfinished| unfinished.message.is_none()) {
             if frame.deflated {
-                return inflate::inflated(payload, limits, |payload| take_whole(kind, payload, on));
+                return inflate(payload, limits, kind, on);
             }
             return take_whole(kind, payload, on);
         }
@@ -230,9 +266,9 @@ impl Decoder {
         } else {
             let payload = message.finish()?;
             if message.is_deflated() {
-                inflate::inflated(payload, limits, |payload| take_whole(kind, payload, on))?;
+                inflate(payload, limits, kind, on)?;
             } else {
-                on(Event::Message { kind, payload });
+                on.take(Event::Message { kind, payload });
             }
             unfinished.message = None;
         }
@@ -240,7 +276,7 @@ impl Decoder {
     }
 
     /// Takes what has arrived of a ping, pong or close.
-    fn take_control(&mut self, frame: Frame, payload: &[u8], on: &mut impl FnMut(Event<'_>)) -> Result<(), Violation> {
+    fn take_control(&mut self, frame: Frame, payload: &[u8], on: &mut impl Sink) -> Result<(), Violation> {
         if frame.missing > 0 {
             let unfinished = self.unfinished.get_or_insert_default();
             unfinished.control.extend_from_slice(payload);
@@ -256,10 +292,10 @@ impl Decoder {
             &control
         };
         match frame.opcode {
-            Opcode::Ping => on(Event::Ping(payload)),
-            Opcode::Pong => on(Event::Pong(payload)),
+            Opcode::Ping => on.take(Event::Ping(payload)),
+            Opcode::Pong => on.take(Event::Pong(payload)),
             _ => {
-                on(Event::Close(header::parse_close(payload)?));
+                on.take(Event::Close(header::parse_close(payload)?));
                 self.ended = true;
             }
         }
@@ -268,12 +304,18 @@ impl Decoder {
 }
 
 /// Takes a message that has been checked for nothing.
-fn take_whole(kind: Kind, payload: &[u8], on: &mut impl FnMut(Event<'_>)) -> Result<(), Violation> {
+fn take_whole(kind: Kind, payload: &[u8], on: &mut impl Sink) -> Result<(), Violation> {
     if kind == Kind::Text && utf8::text(payload).is_none() {
         return Err(Violation::NotUtf8);
     }
-    on(Event::Message { kind, payload });
+    on.take(Event::Message { kind, payload });
     Ok(())
+}
+
+/// Inflates a message as far as it may become, and takes it.
+fn inflate(payload: &[u8], limits: &Limits, kind: Kind, on: &mut impl Sink) -> Result<(), Violation> {
+    let most = on.inflating()?;
+    inflate::inflated(payload, limits.max_message, most, |payload| take_whole(kind, payload, on))
 }
 
 impl Unfinished {

@@ -1,32 +1,30 @@
 //! The handshake: which requests become sessions, and what the others are told. It owns everything between the request
 //! and the raw socket; the session begins where it ends.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::Request;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
 use axum::response::Response;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hyper::upgrade::{OnUpgrade, Upgraded};
-use hyper_util::rt::TokioIo;
 use sha1::{Digest, Sha1};
-use tokio::net::TcpStream;
 
 use super::close::CloseReason;
 use super::extension;
-use super::gate::{Full, Gate, Permit};
-use super::opening::open;
-use super::session::{Session, Shared, Wishes};
+use super::gate::{Full, Gate};
+use super::opening::Opening;
+use super::session::{Shared, Wishes};
 use super::shard::Shards;
-use super::socket::Socket;
 use super::v1;
 use crate::channel::ChannelName;
-use crate::http::query;
-use crate::hub::{BrokerAway, Subscription};
-use crate::message::{Format, Shape};
+use crate::http::connection::Caller;
+use crate::http::stream::Stream;
+use crate::http::{head, query};
+use crate::hub::{BrokerAway, TooManyChannels};
+use crate::message::{Format, Shape, put_text};
 use crate::metrics::Way;
 use crate::shutdown::Shutdown;
 
@@ -45,6 +43,8 @@ pub struct Door {
     pub shards: Arc<Shards>,
     /// How many may enter.
     pub gate: Arc<Gate>,
+    /// Whether permessage-deflate is negotiated.
+    pub deflate: bool,
     /// Origins that may enter; `None` is any.
     pub allow_origin: Option<Vec<String>>,
     /// Whether anybody may enter any more.
@@ -63,6 +63,10 @@ pub enum Refusal {
     Version,
     #[error("pages of origin {0:?} may not connect here")]
     Origin(String),
+    #[error("a page of a host that is no allowed origin's ({0:?}) may not connect here")]
+    Host(String),
+    #[error("a request's head has at most {0} bytes")]
+    HeadTooLarge(usize),
     #[error("a websocket handshake is a GET")]
     Method,
     #[error("a message has at most {0} bytes")]
@@ -73,12 +77,28 @@ pub enum Refusal {
     Busy(String),
     #[error("it may have been published, nobody said so in time; with an Idempotency-Key it can be repeated safely")]
     Unconfirmed,
+    #[error("this Idempotency-Key belongs to another message; it was not published")]
+    KeyTaken,
     #[error("{0}")]
     Full(#[from] Full),
+    #[error("{0}")]
+    TurnedAway(Full),
+    #[error("{0}")]
+    Rate(&'static str),
+    #[error("this node holds as many channels as it may; come back, or use one of them")]
+    Channels,
+    #[error("this node is short of memory, come back")]
+    Memory,
     #[error("restarting, come back")]
     Draining,
     #[error("the broker is away, come back")]
     BrokerAway,
+}
+
+impl From<TooManyChannels> for Refusal {
+    fn from(TooManyChannels: TooManyChannels) -> Self {
+        Self::Channels
+    }
 }
 
 impl From<BrokerAway> for Refusal {
@@ -94,19 +114,24 @@ impl Refusal {
     pub const NO_HTTP: &str = "no_http";
 
     /// The values of the metric's label.
-    pub const LABELS: [&str; 14] = [
+    pub const LABELS: [&str; 19] = [
         "bad_channel",
         "malformed",
         "version",
         "origin",
         "method",
-        "too_many_connections",
+        Full::LABEL,
+        "rate",
+        "head_too_large",
+        "too_many_channels",
+        "memory",
         "draining",
         "broker_away",
         "too_large",
         "unreadable",
         "busy",
         "unconfirmed",
+        "key_taken",
         Self::TIMEOUT,
         Self::NO_HTTP,
     ];
@@ -117,15 +142,20 @@ impl Refusal {
             Self::BadChannel(_) => "bad_channel",
             Self::Malformed(_) => "malformed",
             Self::Version => "version",
-            Self::Origin(_) => "origin",
+            Self::Origin(_) | Self::Host(_) => "origin",
+            Self::HeadTooLarge(_) => "head_too_large",
             Self::Method => "method",
-            Self::Full(_) => "too_many_connections",
+            Self::Full(_) | Self::TurnedAway(_) => Full::LABEL,
+            Self::Rate(_) => "rate",
+            Self::Channels => "too_many_channels",
+            Self::Memory => "memory",
             Self::Draining => "draining",
             Self::BrokerAway => "broker_away",
             Self::TooLarge(_) => "too_large",
             Self::Unreadable(_) => "unreadable",
             Self::Busy(_) => "busy",
             Self::Unconfirmed => "unconfirmed",
+            Self::KeyTaken => "key_taken",
         }
     }
 
@@ -134,16 +164,22 @@ impl Refusal {
         let (status, extra) = match self {
             Self::BadChannel(_) | Self::Malformed(_) | Self::Unreadable(_) => (StatusCode::BAD_REQUEST, None),
             Self::Version => (StatusCode::UPGRADE_REQUIRED, Some((header::SEC_WEBSOCKET_VERSION, "13"))),
-            Self::Origin(_) => (StatusCode::FORBIDDEN, None),
+            Self::Origin(_) | Self::Host(_) => (StatusCode::FORBIDDEN, None),
+            Self::HeadTooLarge(_) => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, None),
             Self::Method => (StatusCode::METHOD_NOT_ALLOWED, Some((header::ALLOW, "GET"))),
-            Self::Full(_) => (StatusCode::TOO_MANY_REQUESTS, Some((header::RETRY_AFTER, "5"))),
+            Self::Full(_) | Self::TurnedAway(_) => (StatusCode::TOO_MANY_REQUESTS, Some((header::RETRY_AFTER, "5"))),
+            Self::Rate(_) => (StatusCode::TOO_MANY_REQUESTS, Some((header::RETRY_AFTER, "1"))),
+            Self::KeyTaken => (StatusCode::CONFLICT, None),
             Self::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, None),
-            Self::Draining | Self::BrokerAway | Self::Busy(_) | Self::Unconfirmed => {
+            Self::Channels | Self::Memory | Self::Draining | Self::BrokerAway | Self::Busy(_) | Self::Unconfirmed => {
                 (StatusCode::SERVICE_UNAVAILABLE, Some((header::RETRY_AFTER, "1")))
             }
         };
         let mut response = Response::new(Body::from(format!("{self}\n")));
         *response.status_mut() = status;
+        if matches!(self, Self::TurnedAway(_)) {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
         if let Some((name, value)) = extra {
             response.headers_mut().insert(name, HeaderValue::from_static(value));
@@ -160,23 +196,37 @@ pub fn is_meant(headers: &HeaderMap) -> bool {
 impl Door {
     /// Answers a handshake. If it is sound, a session begins as soon as the answer is written; its place in the feed is
     /// taken before, so that it misses nothing.
-    pub async fn enter(&self, name: &ChannelName, ip: IpAddr, mut request: Request) -> Result<Response, Refusal> {
+    pub async fn enter(&self, name: &ChannelName, caller: Caller, mut request: Request) -> Result<Response, Refusal> {
         let accept = check(&request)?;
-        self.admit(request.headers())?;
+        self.admit(request.method(), request.headers())?;
         let wanted = request.uri().query().unwrap_or_default();
         let start = query::start(wanted, request.headers());
         let (shape, protocol) = protocol(request.headers());
-        let deflate = extension::negotiate(values(request.headers(), header::SEC_WEBSOCKET_EXTENSIONS));
+        let offers = values(request.headers(), header::SEC_WEBSOCKET_EXTENSIONS);
+        let deflate = extension::negotiate(offers).filter(|_| self.deflate);
         let wishes = Wishes { format: Format { shape, deflate }, echo: query::echo(wanted) };
         let upgrade = request.extensions_mut().remove::<OnUpgrade>();
         let upgrade = upgrade.ok_or(Refusal::Malformed("this connection cannot be upgraded"))?;
-        let permit = self.gate.enter(ip, Way::WebSocket)?;
-        let subscription = self.shared.hub.join(name).subscribe(start).await?;
+        let ip = caller.ip;
+        let subscription = self.shared.hub.join(name)?.subscribe(start).await?;
+        // Not before: a connection whose request is refused stays what it is, and counts.
+        let permit = caller.into_permit(Way::WebSocket)?;
         tracing::debug!(channel = name.as_str(), %ip, "connected");
         self.shared.metrics.websocket.opened.inc();
-        let shutdown = self.shutdown.clone();
-        let (shared, shards) = (self.shared.clone(), self.shards.clone());
-        self.shutdown.sessions.spawn(begin(upgrade, (shared, shards), subscription, wishes, permit, shutdown));
+        let mut greeting = Vec::new();
+        if shape == Shape::V1 {
+            put_text(v1::welcome(&subscription, self.shared.node).as_bytes(), &mut greeting);
+        }
+        let opening = Opening {
+            shared: self.shared.clone(),
+            shards: self.shards.clone(),
+            shutdown: self.shutdown.clone(),
+            subscription,
+            wishes,
+            permit,
+            greeting,
+        };
+        self.shutdown.sessions.spawn(begin(upgrade, opening));
 
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -196,17 +246,31 @@ impl Door {
     }
 
     /// Whether anybody of this origin is served now.
-    pub fn admit(&self, headers: &HeaderMap) -> Result<(), Refusal> {
-        self.check_origin(headers)?;
+    pub fn admit(&self, method: &Method, headers: &HeaderMap) -> Result<(), Refusal> {
+        self.check_origin(method, headers)?;
         // While the drain delay lasts, balancers still send us clients: they are served like all others.
         if self.shutdown.listeners.is_cancelled() { Err(Refusal::Draining) } else { Ok(()) }
     }
 
-    fn check_origin(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+    fn check_origin(&self, method: &Method, headers: &HeaderMap) -> Result<(), Refusal> {
         match headers.get(header::ORIGIN) {
             Some(origin) if !self.allows(origin) => Err(Refusal::Origin(readable(origin))),
-            _ => Ok(()),
+            Some(_) => Ok(()),
+            // Browsers send it with everything that publishes, and with every handshake.
+            None => self.check_host(headers, *method == Method::GET && !is_meant(headers)),
         }
+    }
+
+    /// A page whose name was bound anew to this node's address sends no `Origin`, because it takes this node for its own
+    /// server. It cannot hide that name, nor that it is in a browser.
+    fn check_host(&self, headers: &HeaderMap, reads: bool) -> Result<(), Refusal> {
+        let Some(allowed) = self.allow_origin.as_ref().filter(|_| is_browser(headers, reads)) else { return Ok(()) };
+        let named = headers.get(header::HOST).map(readable).unwrap_or_default();
+        let origins = allowed.iter().filter_map(|origin| origin.split_once("://"));
+        if origins.map(|(_, host)| head::host(host)).any(|host| host == head::host(&named)) {
+            return Ok(());
+        }
+        Err(Refusal::Host(named))
     }
 
     /// Whether pages of this origin are served.
@@ -215,52 +279,40 @@ impl Door {
     }
 }
 
+/// Whether a request shows signs of a browser. Node's `fetch` shows some, too: they count only where a page could have left
+/// out `Origin`, which is where it `reads`.
+fn is_browser(headers: &HeaderMap, reads: bool) -> bool {
+    let agent = headers.get(header::USER_AGENT).is_some_and(|agent| agent.as_bytes().starts_with(b"Mozilla/"));
+    let language = headers.get(header::ACCEPT_LANGUAGE).is_some_and(|language| reads || language != "*");
+    let mut fetch = headers.keys().map(HeaderName::as_str).filter(|name| name.starts_with("sec-fetch-"));
+    let fetch = fetch.any(|name| reads || name != "sec-fetch-mode");
+    agent || fetch || language || headers.contains_key(header::REFERER)
+}
+
 fn readable(origin: &HeaderValue) -> String {
     String::from_utf8_lossy(origin.as_bytes()).to_ascii_lowercase()
 }
 
-/// A session from the end of its handshake to the live feed.
-async fn begin(
-    upgrade: OnUpgrade,
-    (shared, shards): (Arc<Shared>, Arc<Shards>),
-    subscription: Subscription,
-    wishes: Wishes,
-    permit: Permit,
-    shutdown: Shutdown,
-) {
-    let mut parts = match upgrade.await.map(Upgraded::downcast::<TokioIo<TcpStream>>) {
-        Ok(Ok(parts)) => parts,
-        Ok(Err(_)) => return tracing::error!("an upgraded connection is no TCP stream"),
+/// A session from the end of its handshake on.
+async fn begin(upgrade: OnUpgrade, opening: Opening) {
+    match upgrade.await.map(Upgraded::downcast::<Stream>) {
+        Ok(Ok(parts)) => match parts.io.into_inner() {
+            Some(stream) => opening.begin(stream, parts.read_buf).await,
+            None => tracing::error!("an upgraded connection has no TCP stream"),
+        },
+        Ok(Err(_)) => tracing::error!("an upgraded connection is no TCP stream"),
         // The client left before the answer was written.
         Err(error) => {
-            shared.metrics.websocket.closed(CloseReason::Disconnected.label());
-            return tracing::debug!("no upgrade: {error}");
+            opening.shared.metrics.websocket.closed(CloseReason::Disconnected.label());
+            tracing::debug!("no upgrade: {error}");
         }
-    };
-    let opened = tokio::select! {
-        opened = open(parts.io.inner_mut(), &shared, subscription, wishes.format) => opened,
-        // Whoever is still being told what it missed goes on with that elsewhere.
-        () = shutdown.listeners.cancelled() => Err(CloseReason::Drain),
-    };
-    match opened {
-        Ok(place) => match Socket::new(parts.io.into_inner()) {
-            Ok(socket) => {
-                let session = Session::new(socket, parts.read_buf, shared, place, wishes, permit);
-                shards.take_in(session, shutdown.sessions.token());
-            }
-            Err(error) => {
-                tracing::error!("cannot take over a socket: {error}");
-                shared.metrics.websocket.closed(CloseReason::Internal.label());
-            }
-        },
-        Err(reason) => shared.metrics.websocket.closed(reason.label()),
     }
 }
 
 /// Checks what RFC 6455 (4.2.1) asks of a handshake; returns the proof that we understood it.
 fn check(request: &Request) -> Result<HeaderValue, Refusal> {
     let headers = request.headers();
-    if request.method() != axum::http::Method::GET {
+    if request.method() != Method::GET {
         return Err(Refusal::Method);
     }
     if request.version() != Version::HTTP_11 {

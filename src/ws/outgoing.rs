@@ -22,6 +22,11 @@ impl Control {
         frame::encode_control(frame, &mut self.bytes);
     }
 
+    /// Adds bytes that are framed already.
+    pub(super) fn push_framed(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
     pub(super) fn push_text(&mut self, text: &[u8]) {
         put_text(text, &mut self.bytes);
     }
@@ -62,6 +67,8 @@ pub(super) struct Outgoing<'a> {
     control: &'a [u8],
     /// The batch, and the byte in it, that comes after all of this.
     then: (usize, usize),
+    /// Bytes that had to be encoded for it.
+    pub(super) encoded: usize,
 }
 
 /// Bytes of one batch.
@@ -75,6 +82,9 @@ struct Part {
 /// As many as a `writev` takes beside control frames, and far below what the kernel allows.
 const PARTS: usize = TAKE_BATCHES + 2;
 
+/// Bytes encoded for one write, and a batch more: others wait for that.
+const ENCODE_BYTES: usize = 256 * 1024;
+
 /// As many as there mostly are: more are on the heap, because moving room for all of them costs more than writing few.
 const FEW: usize = 8;
 
@@ -82,9 +92,23 @@ impl<'a> Outgoing<'a> {
     /// Everything in `taken`, as far as it fits.
     pub(super) fn all(taken: &'a [Arc<Batch>], cursor: &Cursor, control: &'a Control, reader: Reader) -> Self {
         let then = (taken.len(), 0);
-        let mut this = Self { taken, reader, parts: SmallVec::new(), before: 0, control: control.rest(), then };
+        let mut this =
+            Self { taken, reader, parts: SmallVec::new(), before: 0, control: control.rest(), then, encoded: 0 };
         let format = reader.format;
+        let is_raw = format == Format::RAW;
         for (index, batch) in taken.iter().enumerate() {
+            if !is_raw && !batch.is_encoded(format) {
+                let is_whole = index > 0 || cursor.is_between_batches();
+                if is_whole && reader.sender != 0 && batch.is_all_from(reader.sender) {
+                    // Encoding it would be for nobody.
+                    continue;
+                }
+                if this.encoded >= ENCODE_BYTES {
+                    this.then = (index, 0);
+                    break;
+                }
+                this.encoded += batch.raw().len().max(batch.bytes(format).len());
+            }
             let from = if index == 0 { cursor.sent(batch, format) } else { 0 };
             let bytes = batch.bytes(format).len();
             if index == 0 && control.waiting() > 0 {
@@ -116,7 +140,7 @@ impl<'a> Outgoing<'a> {
         reader: Reader,
     ) -> Self {
         let parts = SmallVec::new();
-        let mut this = Self { taken, reader, parts, before: 1, control: control.rest(), then: (0, 0) };
+        let mut this = Self { taken, reader, parts, before: 1, control: control.rest(), then: (0, 0), encoded: 0 };
         if let Some(batch) = taken.first() {
             this.push(0, cursor.sent(batch, reader.format), end);
             this.then = this.after(Part { batch: 0, from: 0, to: end });
@@ -169,6 +193,7 @@ impl<'a> Outgoing<'a> {
     }
 
     /// What `written` bytes of it come to.
+    #[inline(always)] // once a write
     pub(super) fn progress(&self, written: usize) -> Progress {
         let before: usize = self.parts.iter().take(self.before).map(|part| part.to - part.from).sum();
         let control = written.saturating_sub(before).min(self.control.len());
@@ -217,11 +242,6 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    /// Everything that was taken, though nothing of it was for this reader.
-    pub(super) fn past(taken: &[Arc<Batch>]) -> Self {
-        Self { batch: taken.len(), ..Self::default() }
-    }
-
     /// Moves both on.
     pub(super) fn apply(self, cursor: &mut Cursor, taken: &[Arc<Batch>], control: &mut Control, reader: Reader) {
         control.advance(self.control);
@@ -236,15 +256,15 @@ mod tests {
     use super::*;
     use crate::feed::{Feed, Retention, Taken};
     use crate::message::{BatchBuilder, Kind};
-    use crate::metrics::Gauge;
 
     const OWN: u32 = 7;
     const PING: &[u8] = &[0x89, 3, b'1', b'2', b'3'];
 
     /// Batches and gap marks at random, and a reader before all of them.
     fn feed() -> (Vec<Arc<Batch>>, Cursor) {
-        let retention = Retention { messages: 10_000, bytes: 1 << 24, ttl: Duration::from_secs(60) };
-        let feed = Arc::new(Feed::new(retention, 1, Gauge::new("bytes", "held").expect("a good name")));
+        let retention =
+            Retention { messages: 10_000, bytes: 1 << 24, history_bytes: usize::MAX, ttl: Duration::from_secs(60) };
+        let feed = Arc::new(Feed::for_test(retention));
         let (mut all, cursor) = (feed.follow(), feed.follow());
         for _ in 0..rand::random_range(1..100) {
             let mut batch = BatchBuilder::default();
@@ -258,7 +278,7 @@ mod tests {
             }
         }
         let (mut batches, mut taken) = (Vec::new(), Taken::new());
-        while all.take_now(&mut taken) {
+        while all.take_now(&mut taken) == Ok(true) {
             all.skip(&taken);
             batches.extend(taken.drain(..));
         }
@@ -293,13 +313,13 @@ mod tests {
                     pings += 1;
                 }
                 let mut taken = Taken::new();
-                cursor.take_now(&mut taken);
+                cursor.take_now(&mut taken).expect("nothing is missing");
                 let outgoing = Outgoing::all(&taken, &cursor, &control, reader);
                 if outgoing.is_empty() && taken.is_empty() {
                     break;
                 }
                 let progress = if outgoing.is_empty() {
-                    Progress::past(&taken)
+                    outgoing.progress(0)
                 } else {
                     let bytes: Vec<u8> = outgoing.slices().iter().flat_map(|slice| slice.to_vec()).collect();
                     let some = rand::random_range(1..=bytes.len());

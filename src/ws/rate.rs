@@ -1,30 +1,160 @@
-//! How fast a client may talk.
+//! How fast a client may send: a token bucket, of messages, requests or bytes.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// A token bucket: as many messages at once as a second gives.
+/// A token bucket. It is full at first.
 #[derive(Debug)]
-pub(super) struct Rate {
-    /// Tokens a second, and at most.
-    limit: f64,
+pub struct Rate {
+    /// Tokens gained a second.
+    per_second: f64,
+    /// Tokens it holds at most: so many may be taken at once.
+    burst: f64,
     tokens: f64,
     filled: Instant,
 }
 
 impl Rate {
-    /// A full bucket. `limit` is in messages a second.
-    pub(super) fn new(limit: u32) -> Self {
-        let limit = f64::from(limit);
-        Self { limit, tokens: limit, filled: Instant::now() }
+    /// So many messages or requests a second, and as many at once.
+    pub fn new(per_second: u32) -> Self {
+        Self::with_burst(u64::from(per_second), u64::from(per_second))
+    }
+
+    /// So many tokens a second, and `burst` at once.
+    pub fn with_burst(per_second: u64, burst: u64) -> Self {
+        let (per_second, burst) = (per_second as f64, burst as f64);
+        Self { per_second, burst, tokens: burst, filled: Instant::now() }
     }
 
     /// Takes a token if there is one.
-    pub(super) fn allows(&mut self) -> bool {
-        let now = Instant::now();
-        let gained = (now - std::mem::replace(&mut self.filled, now)).as_secs_f64() * self.limit;
-        self.tokens = (self.tokens + gained).min(self.limit);
-        let allowed = self.tokens >= 1.0;
-        self.tokens -= f64::from(u8::from(allowed));
+    pub fn allows(&mut self) -> bool {
+        self.charge(1)
+    }
+
+    /// Takes so many tokens if there are so many, else none.
+    pub fn charge(&mut self, tokens: u64) -> bool {
+        let allowed = self.fill() >= tokens as f64;
+        if allowed {
+            self.tokens -= tokens as f64;
+        }
         allowed
+    }
+
+    /// Whole tokens that may be taken now.
+    pub fn left(&mut self) -> u64 {
+        self.fill() as u64
+    }
+
+    /// Whether nothing was taken lately: a new bucket would be the same.
+    pub fn is_full(&mut self) -> bool {
+        self.fill() >= self.burst
+    }
+
+    fn fill(&mut self) -> f64 {
+        let now = Instant::now();
+        let gained = (now - std::mem::replace(&mut self.filled, now)).as_secs_f64() * self.per_second;
+        self.tokens = (self.tokens + gained).min(self.burst);
+        self.tokens
+    }
+}
+
+/// How fast one connection may publish; `None` is no limit.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PublishLimits {
+    /// `--message-rate`: messages a second.
+    pub messages: Option<u32>,
+    /// `--byte-rate`: bytes of bodies a second.
+    pub bytes: Option<u64>,
+    /// `--max-message`: so many bytes may come at once at least.
+    pub max_message: u64,
+}
+
+impl PublishLimits {
+    /// Bytes that may come at once.
+    pub fn byte_burst(&self) -> u64 {
+        self.bytes.unwrap_or(0).max(self.max_message)
+    }
+
+    /// Whether anything is limited.
+    pub fn any(&self) -> bool {
+        self.messages.is_some() || self.bytes.is_some()
+    }
+
+    /// How long it takes an empty bucket to be full.
+    pub fn memory(&self) -> Duration {
+        let bytes = self.bytes.map(|bytes| Duration::from_secs_f64(self.byte_burst() as f64 / bytes as f64));
+        let messages = self.messages.map(|_| Duration::from_secs(1));
+        bytes.max(messages).unwrap_or_default()
+    }
+}
+
+/// The buckets of one connection that publishes.
+#[derive(Debug)]
+pub struct PublishRates {
+    messages: Option<Mutex<Rate>>,
+    bytes: Option<Mutex<Rate>>,
+}
+
+impl PublishRates {
+    /// Full buckets.
+    pub fn new(limits: PublishLimits) -> Self {
+        let bytes = limits.bytes.map(|bytes| Rate::with_burst(bytes, limits.byte_burst()));
+        Self { messages: limits.messages.map(Rate::new).map(Mutex::new), bytes: bytes.map(Mutex::new) }
+    }
+
+    /// Whether one more message may come now; if so, it is counted.
+    pub fn allows_message(&self) -> bool {
+        Self::all(&self.messages, Rate::allows)
+    }
+
+    /// How many bytes more may come now.
+    pub fn bytes_left(&self) -> u64 {
+        let bytes = self.bytes.as_ref().map(|rate| rate.lock().unwrap_or_else(PoisonError::into_inner).left());
+        bytes.unwrap_or(u64::MAX)
+    }
+
+    /// Whether so many bytes more may come now; if so, they are counted.
+    pub fn allows_bytes(&self, bytes: usize) -> bool {
+        Self::all(&self.bytes, |rate| rate.charge(bytes as u64))
+    }
+
+    /// Whether new ones would be the same.
+    pub fn is_fresh(&self) -> bool {
+        Self::all(&self.messages, Rate::is_full) && Self::all(&self.bytes, Rate::is_full)
+    }
+
+    fn all(rate: &Option<Mutex<Rate>>, holds: impl FnOnce(&mut Rate) -> bool) -> bool {
+        rate.as_ref().is_none_or(|rate| holds(&mut rate.lock().unwrap_or_else(PoisonError::into_inner)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_second_gives_as_many_as_the_rate_and_no_more_than_the_burst_is_kept() {
+        let mut rate = Rate::new(5);
+        assert_eq!((0..9).filter(|_| rate.allows()).count(), 5);
+        advance(Duration::from_millis(400)).await;
+        assert_eq!((0..9).filter(|_| rate.allows()).count(), 2);
+        advance(Duration::from_secs(60)).await;
+        assert!(rate.is_full());
+        assert_eq!((0..9).filter(|_| rate.allows()).count(), 5);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_tokens_are_taken_together_or_not_at_all() {
+        let mut rate = Rate::with_burst(100, 1000);
+        assert!(!rate.charge(1001));
+        assert_eq!(rate.left(), 1000);
+        assert!(rate.charge(950) && !rate.charge(51) && rate.charge(50));
+        assert_eq!(rate.left(), 0);
+        advance(Duration::from_secs(2)).await;
+        assert_eq!((rate.left(), rate.is_full()), (200, false));
     }
 }

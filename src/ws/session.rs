@@ -3,6 +3,7 @@
 //! is some three hundred bytes and holds no buffer.
 
 mod hearing;
+mod undecoded;
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -12,20 +13,21 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
+use self::undecoded::Undecoded;
 use super::close::CloseReason;
 use super::closing::{Closing, Step};
 use super::frame::{self, Decoder, Limits};
 use super::gate::Permit;
-use super::outgoing::{Control, Outgoing, Progress, Reader};
+use super::outgoing::{Control, Outgoing, Reader};
 use super::pulse::{Pulse, Seat};
-use super::rate::Rate;
+use super::rate::{PublishLimits, PublishRates};
 use super::socket::Socket;
 use super::v1;
 use crate::config::SlowClient;
 use crate::feed::{Cursor, Feed, News, Taken};
 use crate::hub::{Answer, Hub, Membership};
-use crate::message::{Format, Shape, now_ns};
-use crate::metrics::{LossCause, Metrics};
+use crate::message::{Format, Shape, now_ns, put_gap};
+use crate::metrics::{LossCause, Metrics, Way};
 
 /// Rounds of reading and writing before other sessions get their turn.
 const ROUNDS: usize = 8;
@@ -40,12 +42,14 @@ pub struct Shared {
     pub hub: Arc<Hub>,
     /// Where things are counted.
     pub metrics: Arc<Metrics>,
-    /// What wakes sessions to ping and to leave.
+    /// Wakes WebSockets to ping and to leave.
     pub pulse: Arc<Pulse>,
+    /// Wakes event streams to comment and to leave.
+    pub event_pulse: Arc<Pulse>,
     /// What a client may say at once.
     pub limits: Limits,
-    /// Messages a second and at once.
-    pub message_rate: Option<u32>,
+    /// How fast a client may publish.
+    pub publish: PublishLimits,
     /// What happens to slow readers.
     pub slow_client: SlowClient,
     /// Whether each message is logged.
@@ -59,9 +63,23 @@ pub struct Shared {
 /// What many sessions have sent together: counted at once, for counting each write would cost all cores the same memory.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
-    sent_bytes: u64,
-    delivered: u64,
+    websocket: Sent,
+    events: Sent,
+    /// Bytes that were inflated, parsed or encoded in the current visit.
+    pub(super) work: usize,
 }
+
+#[derive(Debug, Default)]
+struct Sent {
+    bytes: u64,
+    messages: u64,
+}
+
+/// Visits of the keepalive after which a reader that lagged out in the middle of an item is closed.
+const STUCK_VISITS: u8 = 2;
+
+/// Work of one visit after which other sessions get their turn, in bytes that are inflated, parsed or encoded.
+pub(super) const VISIT_WORK: usize = 256 * 1024;
 
 /// What a client asked for beside its channel.
 #[derive(Clone, Copy, Debug)]
@@ -75,11 +93,22 @@ pub struct Wishes {
 impl Tally {
     /// Counts it, and begins anew.
     pub(super) fn count(&mut self, metrics: &Metrics) {
-        let Self { sent_bytes, delivered } = std::mem::take(self);
-        if sent_bytes > 0 {
-            metrics.websocket.sent_bytes.inc_by(sent_bytes);
-            metrics.websocket.delivered.inc_by(delivered);
+        for (sent, transport) in [(&mut self.websocket, &metrics.websocket), (&mut self.events, &metrics.events)] {
+            let Sent { bytes, messages } = std::mem::take(sent);
+            if bytes > 0 {
+                transport.sent_bytes.inc_by(bytes);
+                transport.delivered.inc_by(messages);
+            }
         }
+    }
+
+    /// Whether a session has used its visit up.
+    fn is_used_up(&self) -> bool {
+        self.work >= VISIT_WORK
+    }
+
+    fn sent(&mut self, way: Way) -> &mut Sent {
+        if way == Way::Events { &mut self.events } else { &mut self.websocket }
     }
 }
 
@@ -88,6 +117,10 @@ impl Shared {
     /// short that event streams, which keep it for good, would hurry after every failure.
     pub fn retry_ms(&self) -> u64 {
         rand::random_range(500..1500)
+    }
+
+    fn pulse(&self, way: Way) -> &Arc<Pulse> {
+        if way == Way::Events { &self.event_pulse } else { &self.pulse }
     }
 }
 
@@ -101,22 +134,24 @@ pub struct Session {
     reader: Reader,
     decoder: Decoder,
     control: Control,
-    /// Bytes that came together with the handshake.
-    early: Option<Box<Bytes>>,
+    /// Bytes that the client sent and that are not decoded, if there are any.
+    undecoded: Option<Box<Undecoded>>,
     /// The number of the newest message this client said.
     said: u64,
     /// See [`crate::hub::Inbox::may_read`].
     inbox_round: u64,
     seat: Option<Seat>,
     visits_since_ping: u16,
+    /// Visits since it lagged out in the middle of an item.
+    stuck_visits: u8,
     /// Visits since the first ping after which nothing was heard.
     silent_visits: Option<u16>,
-    rate: Option<Box<Rate>>,
+    rates: Option<Box<PublishRates>>,
     closing: Option<Box<Closing>>,
     writes: u64,
     /// Where answers to this client's messages come in, once it has asked for one.
     answers: Option<Box<Answers>>,
-    _permit: Permit,
+    permit: Permit,
 }
 
 #[derive(Debug)]
@@ -131,7 +166,7 @@ struct Answers {
 type Ended = CloseReason;
 
 impl Session {
-    /// A session on a socket whose handshake is answered. `early` are the bytes that followed the handshake.
+    /// A session on a socket whose request is answered. `early` are the bytes that followed the request.
     pub(super) fn new(
         socket: Socket,
         early: Bytes,
@@ -141,7 +176,11 @@ impl Session {
         permit: Permit,
     ) -> Self {
         let sender = if wishes.echo { 0 } else { shared.senders.fetch_add(1, Relaxed).max(1) };
-        let rate = shared.message_rate.map(|limit| Box::new(Rate::new(limit)));
+        let rates = shared.publish.any().then(|| Box::new(PublishRates::new(shared.publish)));
+        let rhythm = shared.pulse(way(wishes.format)).rhythm();
+        // A client of an event stream has nothing more to say.
+        let early = if way(wishes.format) == Way::Events { Bytes::new() } else { early };
+        shared.metrics.websocket.received_bytes.inc_by(early.len() as u64);
         Self {
             socket,
             membership,
@@ -149,18 +188,18 @@ impl Session {
             reader: Reader { format: wishes.format, sender },
             decoder: Decoder::new(),
             control: Control::default(),
-            // Empty, it would still keep the HTTP server's whole buffer alive.
-            early: (!early.is_empty()).then(|| Box::new(early)),
+            undecoded: Undecoded::new(&early, 0, shared.hub.budget()),
             said: 0,
             inbox_round: 0,
             seat: None,
-            visits_since_ping: shared.pulse.rhythm().ping_visits - 2,
+            visits_since_ping: rhythm.ping_visits - 2,
+            stuck_visits: 0,
             silent_visits: None,
-            rate,
+            rates,
             closing: None,
             writes: 0,
             answers: None,
-            _permit: permit,
+            permit,
             shared,
         }
     }
@@ -169,7 +208,7 @@ impl Session {
     pub(super) fn poll(&mut self, context: &mut Context<'_>, news: News<'_>, tally: &mut Tally) -> ControlFlow<Ended> {
         let mut idle = false;
         for round in 0..ROUNDS {
-            let read = self.read(context)?;
+            let read = self.read(context, tally)?;
             if round == 0 {
                 // After reading: an answer that is already here counts.
                 self.visit(context)?;
@@ -178,7 +217,7 @@ impl Session {
             let written = self.write(context, news, tally)?;
             self.close_on(context)?;
             idle = read.is_pending() && written.is_pending();
-            if idle {
+            if idle || tally.is_used_up() {
                 break;
             }
         }
@@ -194,7 +233,8 @@ impl Session {
 
     /// Does what is due when the pulse came by.
     fn visit(&mut self, context: &Context<'_>) -> ControlFlow<Ended> {
-        let seat = self.seat.get_or_insert_with(|| self.shared.pulse.join(context.waker()));
+        let way = self.way();
+        let seat = self.seat.get_or_insert_with(|| self.shared.pulse(way).join(context.waker()));
         let visits = seat.visits().min(1) as u16;
         if seat.is_cut_off() {
             return ControlFlow::Break(CloseReason::Drain);
@@ -203,8 +243,11 @@ impl Session {
             return ControlFlow::Continue(());
         }
         if seat.is_sent_away() {
-            if self.reader.format.shape == Shape::V1 {
-                self.control.push_text(v1::drain(self.shared.retry_ms()).as_bytes());
+            let retry_ms = self.shared.retry_ms();
+            match self.reader.format.shape {
+                Shape::V1 => self.control.push_text(v1::drain(retry_ms).as_bytes()),
+                Shape::Events => self.control.push_framed(format!("retry: {retry_ms}\n\n").as_bytes()),
+                Shape::Raw => {}
             }
             self.begin_close(CloseReason::Drain, "restarting, come back");
             return ControlFlow::Continue(());
@@ -212,19 +255,38 @@ impl Session {
         if visits == 0 {
             return ControlFlow::Continue(());
         }
-        let rhythm = self.shared.pulse.rhythm();
+        let rhythm = self.shared.pulse(way).rhythm();
+        self.visits_since_ping += visits;
+        let ping_is_due = self.visits_since_ping >= rhythm.ping_visits;
+        if ping_is_due {
+            self.visits_since_ping = 0;
+        }
+        if self.is_stuck() {
+            self.shared.metrics.slow_clients.with_label_values(&[SlowClient::Disconnect.label()]).inc();
+            self.begin_close(CloseReason::Slow, "too slow, come back");
+            return ControlFlow::Continue(());
+        }
+        if way == Way::Events {
+            if ping_is_due && self.control.waiting() == 0 {
+                // Proxies end streams that are silent.
+                self.control.push_framed(b":\n\n");
+            }
+            return ControlFlow::Continue(());
+        }
+        if self.holds_too_long() {
+            self.begin_close(CloseReason::Rate, "the rest of your message did not come in time");
+            return ControlFlow::Continue(());
+        }
         self.silent_visits = self.silent_visits.map(|before| before + visits);
-        if !self.shared.hub.inbox().has_room() {
-            // Nobody is read from now, so nobody can be heard to answer.
+        if !self.shared.hub.inbox().has_room_for(self.membership.channel()) {
+            // It is not read from now, so it cannot be heard to answer.
             self.silent_visits = self.silent_visits.map(|_| 0);
         }
         if self.silent_visits.is_some_and(|silent| silent >= rhythm.dead_visits) {
             self.begin_close(CloseReason::PingTimeout, "no answer to a ping");
             return ControlFlow::Continue(());
         }
-        self.visits_since_ping += visits;
-        if self.visits_since_ping >= rhythm.ping_visits {
-            self.visits_since_ping = 0;
+        if ping_is_due {
             self.silent_visits.get_or_insert(0);
             self.control.push(frame::Control::Ping(&[]));
         }
@@ -258,20 +320,25 @@ impl Session {
             Some(end) => Outgoing::last(taken, end, &self.cursor, &self.control, self.reader),
             None => Outgoing::all(taken, &self.cursor, &self.control, self.reader),
         };
-        if self.reader.format != Format::RAW {
+        if outgoing.encoded > 0 {
+            tally.work += outgoing.encoded;
             self.cursor.account(taken);
+            self.shared.hub.make_room();
         }
         if outgoing.is_empty() {
             if taken.is_empty() {
                 return ControlFlow::Continue(Poll::Pending);
             }
             // Marks that this format does not show, or its own messages.
-            Progress::past(taken).apply(&mut self.cursor, taken, &mut self.control, self.reader);
+            outgoing.progress(0).apply(&mut self.cursor, taken, &mut self.control, self.reader);
             return ControlFlow::Continue(Poll::Ready(()));
         }
         let written = match self.socket.write(&outgoing.slices()) {
             Poll::Ready(Ok(written)) if written > 0 => written,
-            Poll::Ready(_) => return ControlFlow::Break(self.reason_or_disconnected()),
+            Poll::Ready(_) => {
+                self.socket.reset_on_close();
+                return ControlFlow::Break(self.reason_or_disconnected());
+            }
             Poll::Pending => return ControlFlow::Continue(Poll::Pending),
         };
         let progress = outgoing.progress(written);
@@ -279,8 +346,9 @@ impl Session {
         let had_control = self.control.waiting() > 0;
         let live = !self.cursor.is_replaying();
         progress.apply(&mut self.cursor, taken, &mut self.control, self.reader);
-        tally.sent_bytes += written as u64;
-        tally.delivered += progress.messages;
+        let sent = tally.sent(self.way());
+        sent.bytes += written as u64;
+        sent.messages += progress.messages;
         if let Some(batch) = taken.first().filter(|_| live && progress.batch > 0) {
             if self.writes.is_multiple_of(TIMED_DELIVERY) {
                 self.shared.metrics.delivery_seconds.observe(now_ns().saturating_sub(batch.published_ns) as f64 / 1e9);
@@ -307,9 +375,9 @@ impl Session {
             self.shared.metrics.slow_clients.with_label_values(&[policy.label()]).inc();
             let missed = self.cursor.skip_to_newest();
             self.shared.metrics.lost(LossCause::SlowClient, missed.unwrap_or(0));
-            if self.reader.format.shape == Shape::V1 {
-                self.control.push_text(&v1::gap(missed));
-            }
+            let mut mark = Vec::new();
+            put_gap(self.reader.format, missed, &mut mark);
+            self.control.push_framed(&mark);
         }
         let (batch, end) = unfinished?;
         taken.push(batch);
@@ -329,8 +397,11 @@ impl Session {
 
     /// Puts the close frame behind the frame that was begun; no message follows.
     fn say_close(&mut self) {
+        let way = self.way();
         if let Some(closing) = self.closing.as_deref_mut() {
-            self.control.push(frame::Control::Close(Some((closing.code, &closing.text))));
+            if way == Way::WebSocket {
+                self.control.push(frame::Control::Close(Some((closing.code, &closing.text))));
+            }
             closing.step = Step::Say;
             self.cursor.retire();
         }
@@ -339,6 +410,7 @@ impl Session {
     /// Takes an ending as far as it goes now.
     fn close_on(&mut self, context: &mut Context<'_>) -> ControlFlow<Ended> {
         let Some(closing) = self.closing.as_deref_mut() else { return ControlFlow::Continue(()) };
+        let item_ended = self.cursor.unfinished_item(self.reader.format).is_none();
         let late = closing.is_late(context);
         match &mut closing.step {
             Step::Deliver { until } => {
@@ -350,8 +422,12 @@ impl Session {
                     context.waker().wake_by_ref();
                 }
             }
-            _ if late => return ControlFlow::Break(closing.reason),
-            Step::Say if self.control.waiting() == 0 => {
+            _ if late => {
+                // It does not read: the kernel would keep for minutes what it has not taken.
+                self.socket.reset_on_close();
+                return ControlFlow::Break(closing.reason);
+            }
+            Step::Say if self.control.waiting() == 0 && item_ended => {
                 if self.socket.end().is_err() || closing.hung_up {
                     return ControlFlow::Break(closing.reason);
                 }
@@ -361,6 +437,13 @@ impl Session {
             Step::Say | Step::Linger => {}
         }
         ControlFlow::Continue(())
+    }
+
+    /// Whether it has lagged out and not ended the item that it was in for two visits of the keepalive: until then nothing
+    /// lets go of that batch, also where slow clients are skipped ahead.
+    fn is_stuck(&mut self) -> bool {
+        self.stuck_visits = if self.cursor.is_stuck() { self.stuck_visits + 1 } else { 0 };
+        self.stuck_visits >= STUCK_VISITS
     }
 
     /// Whether its group brings what comes.
@@ -383,6 +466,10 @@ impl Session {
         self.closing.as_ref().is_none_or(|closing| matches!(closing.step, Step::Deliver { .. }))
     }
 
+    fn way(&self) -> Way {
+        way(self.reader.format)
+    }
+
     fn reason_or_disconnected(&self) -> CloseReason {
         self.closing.as_ref().map_or(CloseReason::Disconnected, |closing| closing.reason)
     }
@@ -393,7 +480,11 @@ impl Session {
 
     /// Counts what it ended for.
     pub(super) fn end(&self, reason: CloseReason) {
-        self.shared.metrics.websocket.closed(reason.label());
+        self.shared.metrics.of(self.way()).closed(reason.label());
         tracing::debug!(reason = reason.label(), "disconnected");
     }
+}
+
+pub(super) fn way(format: Format) -> Way {
+    if format.shape == Shape::Events { Way::Events } else { Way::WebSocket }
 }

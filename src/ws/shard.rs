@@ -41,7 +41,7 @@ use tokio::task::{JoinSet, unconstrained};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use self::audience::{Audience, Moved};
-use self::queue::{Bell, Due, Queue, Told};
+use self::queue::{Bell, Due, Queue, Round, Told};
 use super::close::CloseReason;
 use super::session::{Session, Tally};
 use crate::feed::Group;
@@ -50,6 +50,12 @@ use crate::metrics::Metrics;
 /// How long a shard visits sessions before other tasks get their turn. Twice as long makes larger batches, but they come
 /// later.
 const TURN: Duration = Duration::from_millis(1);
+
+/// A round that has lasted so long gives way to others, and goes on a turn at a time.
+const LONG_ROUND: Duration = Duration::from_millis(20);
+
+/// Bytes inflated, parsed or encoded in one visit that make the next visit wait for all others: see [`Shard::heavy`].
+const HEAVY: usize = 64 * 1024;
 
 /// Visits between two looks at the clock: one may write a megabyte.
 const VISITS: usize = 4;
@@ -64,14 +70,6 @@ pub struct Shards {
     next: AtomicUsize,
 }
 
-/// Visits to an audience.
-#[derive(Clone, Copy, Debug)]
-struct Round {
-    audience: usize,
-    /// How many of those who rest are still to be visited.
-    left: usize,
-}
-
 struct Shard {
     queue: Arc<Queue>,
     poll: AsyncFd<mio::Poll>,
@@ -83,6 +81,10 @@ struct Shard {
     /// Who is still to be visited before anything new is taken in: what clients say while others are written to is heard
     /// together, after that.
     due: VecDeque<Due>,
+    /// Those of whom the last visit was expensive: one of them a turn, so that all others wait for no more than that.
+    heavy: VecDeque<Due>,
+    /// Rounds that take long: one of them goes on for a while each turn.
+    suspended: VecDeque<Round>,
     /// The audience that is being visited.
     round: Option<Round>,
     /// Somebody has said something in this turn.
@@ -137,6 +139,8 @@ impl Shard {
             audiences: Slab::new(),
             by_feed: HashMap::new(),
             due: VecDeque::new(),
+            heavy: VecDeque::new(),
+            suspended: VecDeque::new(),
             round: None,
             spoken: false,
             tally: Tally::default(),
@@ -150,12 +154,10 @@ impl Shard {
 
     fn turn(&mut self, context: &mut Context<'_>) -> Poll<Infallible> {
         self.queue.register(context.waker());
+        self.suspend_long_round();
         let carried_on = self.is_busy();
         self.spoken = false;
-        if let Some(Round { audience, .. }) = self.round {
-            // For those who have not been visited.
-            self.audiences[audience].group.take();
-        }
+        self.take_for_round();
         if !carried_on {
             // Cleared before they are taken: what comes later makes it ready again.
             while let Poll::Ready(Ok(mut ready)) = self.poll.poll_read_ready_mut(context) {
@@ -166,20 +168,71 @@ impl Shard {
         }
         let end = Instant::now() + TURN;
         while (0..VISITS).all(|_| self.visit_next()) && Instant::now() < end {}
+        if self.round.is_none() {
+            self.resume_round();
+            self.visit_heavy();
+        }
         self.tally.count(&self.metrics);
-        if carried_on || self.is_busy() {
+        if carried_on || self.is_busy() || !(self.heavy.is_empty() && self.suspended.is_empty()) {
             context.waker().wake_by_ref();
         }
         Poll::Pending
     }
 
+    /// Whether there is something to do before anything new is taken in.
     fn is_busy(&self) -> bool {
         self.round.is_some() || !self.due.is_empty()
     }
 
+    /// A round shows its readers also what has come since it began.
+    fn take_for_round(&mut self) {
+        if let Some(Round { audience, .. }) = self.round {
+            self.audiences[audience].group.take();
+        }
+    }
+
+    fn suspend_long_round(&mut self) {
+        if let Some(round) = self.round.take_if(|round| round.began.elapsed() >= LONG_ROUND) {
+            self.suspended.push_back(round);
+        }
+    }
+
+    /// Goes on with a long round for a turn.
+    fn resume_round(&mut self) {
+        let Some(round) = self.suspended.pop_front() else { return };
+        self.round = Some(round);
+        self.take_for_round();
+        self.go_round_for_a_turn();
+    }
+
+    /// Makes one expensive visit.
+    fn visit_heavy(&mut self) {
+        let Some(due) = self.heavy.pop_front() else { return };
+        self.visit_due(due);
+        self.go_round_for_a_turn();
+    }
+
+    /// The rest of the round is for later turns.
+    fn go_round_for_a_turn(&mut self) {
+        let end = Instant::now() + TURN;
+        while self.round.is_some() && Instant::now() < end {
+            self.go_round();
+        }
+        self.suspended.extend(self.round.take());
+    }
+
+    /// Takes note that somebody is to be visited.
+    fn enqueue(&mut self, due: Due) {
+        let is_heavy = match due {
+            Due::Session(key) => self.sessions.get(key).is_some_and(|housed| housed.bell.is_heavy()),
+            Due::Audience(key) => self.audiences.get(key).is_some_and(|audience| audience.is_heavy()),
+        };
+        if is_heavy { self.heavy.push_back(due) } else { self.due.push_back(due) }
+    }
+
     /// Learns which sockets can be read from or written to; returns whether there may be more.
     fn take_events(&mut self) -> bool {
-        let Self { poll, events, sessions, due, .. } = self;
+        let Self { poll, events, sessions, due, heavy, .. } = self;
         if let Err(error) = poll.get_mut().poll(events, Some(Duration::ZERO)) {
             if error.kind() != ErrorKind::Interrupted {
                 tracing::error!("cannot learn which sockets are ready: {error}");
@@ -192,7 +245,7 @@ impl Shard {
             let key = event.token().0;
             let Some(housed) = sessions.get_mut(key) else { continue };
             if housed.session.socket().note(event) && housed.bell.ring_silently() {
-                due.push_back(Due::Session(key));
+                if housed.bell.is_heavy() { &mut *heavy } else { &mut *due }.push_back(Due::Session(key));
             }
         }
         count == EVENTS
@@ -201,7 +254,7 @@ impl Shard {
     /// Learns who has come and who is woken.
     fn take_told(&mut self) {
         let Told { woken, newcomers } = self.queue.take();
-        self.due.extend(woken);
+        woken.into_iter().for_each(|due| self.enqueue(due));
         for (session, token) in newcomers {
             self.take_in(session, token);
         }
@@ -231,13 +284,16 @@ impl Shard {
     }
 
     fn visit(&mut self, key: usize) {
-        let Some(Housed { session, waker, audience, place, .. }) = self.sessions.get_mut(key) else { return };
+        let Some(Housed { session, waker, bell, audience, place, .. }) = self.sessions.get_mut(key) else { return };
         let audience = &mut self.audiences[*audience];
         let said = session.said();
         // A session that fails takes no other with it.
         let (mut context, tally) = (Context::from_waker(waker), &mut self.tally);
+        tally.work = 0;
         let step = catch_unwind(AssertUnwindSafe(|| session.poll(&mut context, audience.group.news(), tally)));
         let step = step.unwrap_or(ControlFlow::Break(CloseReason::Internal));
+        bell.set_heavy(tally.work >= HEAVY);
+        audience.worked(tally.work);
         let spoke = session.said() != said;
         self.spoken |= spoke;
         let rests = step.is_continue() && session.rests();
@@ -273,6 +329,8 @@ impl Shard {
             self.by_feed.remove(&Arc::as_ptr(session.feed()).addr());
             self.audiences.remove(audience);
             self.round.take_if(|round| round.audience == audience);
+            // Another audience may get its key.
+            self.suspended.retain(|round| round.audience != audience);
         }
     }
 
@@ -285,24 +343,29 @@ impl Shard {
         match self.due.front() {
             // First the broker takes it: then those who hear get it together with the rest.
             Some(Due::Audience(_)) if self.spoken => return false,
-            Some(Due::Audience(key)) => self.begin_round(*key),
-            Some(Due::Session(key)) => {
-                let key = *key;
+            Some(due) => {
+                let due = *due;
+                self.due.pop_front();
+                self.visit_due(due);
+            }
+            None => return false,
+        }
+        true
+    }
+
+    fn visit_due(&mut self, due: Due) {
+        match due {
+            Due::Audience(key) => {
+                let Some(audience) = self.audiences.get_mut(key) else { return };
+                self.round = Some(Round { audience: key, left: audience.begin(), began: Instant::now() });
+                self.go_round();
+            }
+            Due::Session(key) => {
                 if let Some(Housed { bell, .. }) = self.sessions.get(key) {
                     bell.hush();
                 }
                 self.visit(key);
             }
-            None => return false,
-        }
-        self.due.pop_front();
-        true
-    }
-
-    fn begin_round(&mut self, key: usize) {
-        if let Some(audience) = self.audiences.get_mut(key) {
-            self.round = Some(Round { audience: key, left: audience.begin() });
-            self.go_round();
         }
     }
 
@@ -314,7 +377,7 @@ impl Shard {
         if let Some((session, _)) = next {
             self.visit(session);
         }
-        if let Some(Round { audience, left: 0 }) = self.round {
+        if let Some(Round { audience, left: 0, .. }) = self.round {
             self.round = None;
             let Audience { group, bell, .. } = &mut self.audiences[audience];
             if group.settle() {

@@ -4,11 +4,13 @@
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::net::Shutdown;
 use std::task::Poll;
+use std::time::Duration;
 
 use mio::event::{Event, Source};
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 use rustix::net::SendFlags;
+use socket2::SockRef;
 
 /// A connected socket that does not block.
 #[derive(Debug)]
@@ -77,6 +79,13 @@ impl Socket {
             }
         }
         Poll::Pending
+    }
+
+    /// When it is closed, it is reset: the kernel keeps nothing of what the client has not taken.
+    pub(super) fn reset_on_close(&self) {
+        if let Err(error) = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)) {
+            tracing::debug!("cannot reset a socket: {error}");
+        }
     }
 
     /// Tells the client that nothing follows.

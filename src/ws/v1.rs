@@ -15,10 +15,13 @@ pub const PROTOCOL: &str = "echocast.v1";
 /// The longest key, in bytes.
 pub const MAX_KEY: usize = 256;
 
+/// The longest reference, in bytes: answers repeat it, so they are memory, too.
+pub const MAX_REFERENCE: usize = 256;
+
 /// How many bytes of JSON a message of `bytes` payload may take: everything escaped as `\u001b` is, and a reference and a
 /// key.
 pub fn max_frame(bytes: usize) -> usize {
-    bytes.saturating_mul(6) + 2048
+    bytes.saturating_mul(6).saturating_add(6 * (MAX_KEY + MAX_REFERENCE) + 1024)
 }
 
 /// A message that a client says.
@@ -63,6 +66,9 @@ pub fn read(kind: Kind, frame: &[u8], max_message: usize) -> Result<Said, Unread
     }
     let Frame { data, base64, reference, key } =
         serde_json::from_slice(frame).map_err(|error| unreadable(format!("not a message in JSON: {error}")))?;
+    if reference.as_ref().is_some_and(|reference| reference.len() > MAX_REFERENCE) {
+        return Err(unreadable(format!("a ref has at most {MAX_REFERENCE} bytes")));
+    }
     let payload = match (data, base64) {
         (Some(text), None) => Ok((Kind::Text, text.into_bytes())),
         (None, Some(text)) => match STANDARD.decode(text) {
@@ -149,5 +155,9 @@ mod tests {
             assert_eq!(error.reference.as_deref(), reference, "{text}");
         }
         assert!(read(Kind::Binary, b"{}", 10).is_err());
+        let reference = "r".repeat(MAX_REFERENCE);
+        assert!(said(&format!(r#"{{"data":"a","ref":"{reference}"}}"#)).is_ok());
+        let error = said(&format!(r#"{{"data":"a","ref":"{reference}r"}}"#)).expect_err("longer");
+        assert_eq!((&*error.why, error.reference), ("a ref has at most 256 bytes", None));
     }
 }

@@ -101,9 +101,10 @@ mod tests {
 
     use super::super::super::envelope::{Envelope, Said};
     use super::super::super::{Link, Status};
-    use super::super::Names;
     use super::super::relay::{Release, Request};
+    use super::super::{Backoff, Names};
     use super::*;
+    use crate::budget::Budget;
     use crate::channel::ChannelName;
     use crate::feed::Retention;
     use crate::hub::{Hub, Membership};
@@ -112,9 +113,9 @@ mod tests {
     /// A relay, and a channel that it hears.
     fn relay(history: usize) -> (Arc<Relay>, Membership) {
         let metrics = Arc::new(Metrics::new(&[], &[], &[]).expect("metrics"));
-        let retention = Retention { messages: history, bytes: 1024, ttl: Duration::ZERO };
-        let hub = Arc::new(Hub::new(retention, false, metrics.clone()));
-        let membership = hub.join(&ChannelName::new("a").expect("a name"));
+        let retention = Retention { messages: history, bytes: 1024, history_bytes: usize::MAX, ttl: Duration::ZERO };
+        let hub = Arc::new(Hub::new(retention, false, None, Budget::new(1 << 30, &metrics), metrics.clone()));
+        let membership = hub.join(&ChannelName::new("a").expect("a name")).expect("room");
         let link = Link { hub, status: Status::new(metrics.clone()), metrics };
         let (requests, _) = tokio::sync::mpsc::unbounded_channel();
         let kept_for = Duration::from_secs(history as u64);
@@ -142,7 +143,7 @@ mod tests {
     fn who_catches_up_with_a_channel_that_went_leaves_the_one_alone_that_came_after_it() {
         let (relay, membership) = relay(1000);
         let channel = membership.channel();
-        let request = |round| Request { channel: channel.clone(), round };
+        let request = |round| Request { channel: channel.clone(), round, backoff: Backoff::default() };
         let went = request(relay.hold(&channel.name));
         relay.forget(&channel.name);
         let came = request(relay.hold(&channel.name));

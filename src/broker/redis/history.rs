@@ -20,6 +20,8 @@ pub(super) struct Excerpt {
     pub(super) next_offset: u64,
     /// Oldest first.
     pub(super) payloads: Vec<Bytes>,
+    /// As many as were asked for: there may be more.
+    pub(super) is_full: bool,
 }
 
 /// The fields of the meta hash, if there is one.
@@ -27,6 +29,18 @@ type MetaValues = (Option<Vec<u8>>, Option<u64>);
 
 /// An entry of the stream: its id, and its one field with its value.
 type Entry = (String, (String, Vec<u8>));
+
+/// The newest message; [`MessageId::START`] if there is no history.
+pub(super) async fn newest(
+    connection: &mut impl ConnectionLike,
+    names: &Names,
+    name: &ChannelName,
+) -> RedisResult<MessageId> {
+    let mut get = cmd("HMGET");
+    get.arg(names.meta(name)).arg("epoch").arg("offset");
+    let (epoch, offset) = get.query_async::<MetaValues>(connection).await?;
+    Ok(MessageId { epoch: read_epoch(epoch), offset: offset.unwrap_or(0) })
+}
 
 /// The oldest batches that reach up to `from` or beyond, at most `count`.
 pub(super) async fn read(
@@ -42,9 +56,13 @@ pub(super) async fn read(
     pipeline.cmd("HMGET").arg(names.meta(name)).arg("epoch").arg("offset");
     pipeline.cmd("XRANGE").arg(names.stream(name)).arg(from).arg("+").arg("COUNT").arg(count);
     let ((epoch, offset), entries) = pipeline.query_async::<(MetaValues, Vec<Entry>)>(connection).await?;
-    let epoch = epoch.and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes);
+    let is_full = entries.len() == count;
     let payloads = entries.into_iter().map(|(_, (_, payload))| payload.into()).collect();
-    Ok(Excerpt { epoch, next_offset: offset.unwrap_or(0) + 1, payloads })
+    Ok(Excerpt { epoch: read_epoch(epoch), next_offset: offset.unwrap_or(0) + 1, payloads, is_full })
+}
+
+fn read_epoch(bytes: Option<Vec<u8>>) -> u64 {
+    bytes.and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes)
 }
 
 /// The newest batches that end at `upto` or before, at most `count`.
@@ -77,7 +95,7 @@ pub(super) async fn abandon(
 
 /// KEYS: meta hash, history stream, set of keys. ARGV: the old epoch and a new one.
 const ABANDON: &str = "if redis.call('HGET', KEYS[1], 'epoch') == ARGV[1] then
-  redis.call('HSET', KEYS[1], 'epoch', ARGV[2], 'offset', '0', 'jumped', '0')
+  redis.call('HSET', KEYS[1], 'epoch', ARGV[2], 'offset', '0', 'jumped', '0', 'bytes', '0', 'floor', '0')
   redis.call('DEL', KEYS[2], KEYS[3])
 end";
 

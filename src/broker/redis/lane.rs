@@ -2,7 +2,10 @@
 //! one script call a channel and batch: at low load nothing waits, under load one command carries many messages. It owns
 //! what becomes of a batch that Redis does not take: sent again, refused, or handed back because its channel has moved.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+mod cure;
+mod queue;
+
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use anyhow::anyhow;
@@ -13,6 +16,8 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use self::cure::Cure;
+pub(super) use self::queue::Queue;
 use super::super::Link;
 use super::super::envelope::{Envelope, Said};
 use super::history::find;
@@ -21,7 +26,7 @@ use super::server::{self, Server};
 use super::{Backoff, META_OUTLIVES, Redis};
 use crate::channel::ChannelName;
 use crate::hub::{Channel, Inbox, Outgoing, Unpublished};
-use crate::message::{Kind, MessageId, now_ns};
+use crate::message::{Digest, Kind, MessageId, now_ns};
 use crate::metrics::LossCause;
 
 /// A lane holds one connection; the pool makes and checks it, and a second one is there while a first is dying.
@@ -39,6 +44,12 @@ const COMMAND_BYTES: usize = 256;
 /// Messages of one pipeline that are looked for in the history after an answer was lost; those beyond have no id.
 const LOOKUPS: usize = 64;
 
+/// The script's third answer: the batch has been published, now or before.
+const PUBLISHED: u8 = 1;
+
+/// The same: its key belongs to another message.
+const KEY_TAKEN: u8 = 2;
+
 /// Publishes to one server.
 pub(super) struct Lane<'a> {
     pub(super) server: Arc<Server>,
@@ -51,13 +62,13 @@ pub(super) struct Lane<'a> {
     load: Load,
 }
 
-/// What was taken from the inbox and is not settled, in order.
+/// Batches that were taken from the inbox and are not settled; each channel's in order.
 #[derive(Default)]
 pub(super) struct Load {
     /// The pipeline that is, or may be, on its way.
     pub(super) sending: Vec<Sending>,
     /// Behind it.
-    pub(super) queue: VecDeque<Outgoing>,
+    pub(super) queue: Queue,
 }
 
 impl Load {
@@ -70,17 +81,8 @@ impl Load {
 pub(super) struct Sending {
     pub(super) outgoing: Outgoing,
     envelope: Envelope,
-}
-
-/// What is done about an error that Redis answered.
-#[derive(PartialEq, Eq)]
-enum Cure {
-    /// It passes, and nobody needs to know.
-    Again,
-    /// It may take long: who can be told is told.
-    Full,
-    /// It will not pass.
-    Never,
+    /// Tells a repetition from another message under the same key; `None` without a key.
+    digest: Option<Digest>,
 }
 
 impl<'a> Lane<'a> {
@@ -124,28 +126,26 @@ impl<'a> Lane<'a> {
                 self.fill_pipeline(published_ns);
             }
             self.send(said, halted).await;
+            // Channels that have something now need not wait until all others have nothing.
+            self.take_all(said);
             let seconds = now_ns().saturating_sub(published_ns) as f64 / 1e9;
             self.link.metrics.publish_seconds.observe(seconds);
         }
     }
 
-    /// Fills the pipeline with what is next, but for channels of which something is left in it.
+    /// Fills the pipeline with what is next, a batch of each channel in turn, but for channels of which something is left in it.
     fn fill_pipeline(&mut self, published_ns: u64) {
         let Load { sending, queue } = &mut self.load;
         let left: HashSet<ChannelName> = sending.iter().map(|it| it.outgoing.channel.name.clone()).collect();
         let mut sum: usize = sending.iter().map(|it| it.outgoing.bytes + COMMAND_BYTES).sum();
-        let mut behind = VecDeque::new();
         while sum < PIPELINE_BYTES
-            && let Some(mut outgoing) = queue.pop_front()
+            && let Some(mut outgoing) = queue.next(&left)
         {
-            if left.contains(&outgoing.channel.name) {
-                behind.push_back(outgoing);
-                continue;
-            }
             let batch = std::mem::take(&mut outgoing.batch);
             sum += batch.bytes() + COMMAND_BYTES;
             self.link.metrics.batch_messages.observe(outgoing.count as f64);
             let traceparent = outgoing.trace("redis");
+            let digest = outgoing.key.as_ref().and_then(|_| batch.digest());
             let said = batch.into_messages().map(|(kind, payload, sender)| Said {
                 binary: kind == Kind::Binary,
                 payload,
@@ -160,10 +160,8 @@ impl<'a> Lane<'a> {
                 messages: said.collect(),
                 ..Envelope::default()
             };
-            sending.push(Sending { outgoing, envelope });
+            sending.push(Sending { outgoing, envelope, digest });
         }
-        behind.append(queue);
-        *queue = behind;
     }
 
     /// Sends until Redis has it all or has refused it, or until it is halted: publishing again after a lost answer is
@@ -244,8 +242,10 @@ impl<'a> Lane<'a> {
         for (mut this, answer) in std::mem::take(&mut self.load.sending).into_iter().zip(answers) {
             let refused = match answer {
                 Ok(answer) => {
-                    let last = self.last_id(&this, answer, &mut lookups).await;
-                    this.outgoing.held(last);
+                    match self.last_id(&this, answer, &mut lookups).await {
+                        Ok(last) => this.outgoing.held(last),
+                        Err(why) => self.refuse_key(&mut this.outgoing, &why),
+                    }
                     self.done(&this.outgoing);
                     continue;
                 }
@@ -278,18 +278,26 @@ impl<'a> Lane<'a> {
 
     /// While some batches wait for Redis to take anything again, those behind them would wait, too.
     fn refuse_waiting(&mut self, error: &RedisError) {
-        for mut outgoing in std::mem::take(&mut self.load.queue) {
+        for mut outgoing in self.load.queue.take() {
             if outgoing.has_receipts() {
                 self.refuse(&mut outgoing, error, false);
             } else {
-                self.load.queue.push_back(outgoing);
+                self.load.queue.push(outgoing);
             }
         }
     }
 
+    /// Counted only by whoever asked: without a receipt nobody is told.
+    fn refuse_key(&self, outgoing: &mut Outgoing, why: &Unpublished) {
+        if !outgoing.has_receipts() {
+            self.link.metrics.lost(LossCause::Refused, outgoing.count as u64);
+        }
+        outgoing.refuse(why);
+    }
+
     fn refuse(&self, outgoing: &mut Outgoing, error: &RedisError, loudly: bool) {
-        let why =
-            Unpublished(format!("redis says {}", error.detail().map_or_else(|| error.to_string(), str::to_owned)));
+        let detail = error.detail().map_or_else(|| error.to_string(), str::to_owned);
+        let why = Unpublished::Refused(format!("redis says {detail}"));
         if loudly {
             tracing::error!(channel = outgoing.channel.name.as_str(), messages = outgoing.count, "{why}");
         }
@@ -302,29 +310,45 @@ impl<'a> Lane<'a> {
     }
 
     fn done(&self, outgoing: &Outgoing) {
-        self.link.hub.inbox().settle(outgoing.count, outgoing.bytes);
+        self.link.hub.inbox().settle(outgoing);
     }
 
-    /// What the last message of a batch that Redis holds is called, if somebody wants to know.
-    async fn last_id(&mut self, sending: &Sending, answer: Value, lookups: &mut usize) -> Option<MessageId> {
+    /// The id of a batch's last message, if Redis holds it and somebody wants to know.
+    ///
+    /// # Errors
+    /// If its key belongs to another message.
+    async fn last_id(
+        &mut self,
+        sending: &Sending,
+        answer: Value,
+        lookups: &mut usize,
+    ) -> Result<Option<MessageId>, Unpublished> {
         if self.redis.retention.messages == 0 {
-            return None;
+            return Ok(None);
         }
         let Outgoing { channel, .. } = &sending.outgoing;
-        let (epoch, offset, published): (Vec<u8>, u64, bool) = from_redis_value(answer).ok()?;
-        let id = MessageId { epoch: u64::from_le_bytes(epoch.try_into().ok()?), offset };
-        if !published {
+        let Ok((epoch, offset, outcome)) = from_redis_value::<(Vec<u8>, u64, u8)>(answer) else { return Ok(None) };
+        let Ok(epoch) = epoch.try_into().map(u64::from_le_bytes) else { return Ok(None) };
+        let id = MessageId { epoch, offset };
+        if outcome != PUBLISHED {
+            // It will not come back.
             channel.feed.confirm(sending.outgoing.last());
         } else if offset > 0 {
             channel.unheard.held(sending.outgoing.last(), id);
         }
-        if offset > 0 {
-            return Some(id);
+        match outcome {
+            KEY_TAKEN => Err(Unpublished::KeyTaken),
+            _ if offset > 0 => Ok(Some(id)),
+            _ => Ok(self.look_up(sending, lookups).await),
         }
+    }
+
+    /// The id of a batch that was published before by a pipeline whose answer was lost, if it was not the last of that.
+    async fn look_up(&mut self, sending: &Sending, lookups: &mut usize) -> Option<MessageId> {
+        let channel = &sending.outgoing.channel;
         if !sending.outgoing.has_receipts() {
             return None;
         }
-        // Published before by a pipeline whose answer was lost, and not the last of it.
         *lookups = lookups.checked_sub(1)?;
         let stream = self.redis.names.stream(&channel.name);
         let found = find(self.connection.as_mut()?, &stream, sending.envelope.node, sending.envelope.number).await;
@@ -357,6 +381,7 @@ impl Redis {
         pipeline.arg(&rand::random::<u64>().max(1).to_le_bytes()[..]).arg(now_ns() / 1_000_000_000);
         pipeline.arg(&seen.epoch.to_le_bytes()[..]).arg(seen.offset);
         pipeline.arg(self.publish_command()).arg(held.map(digits).unwrap_or_default()).arg(u8::from(lately));
+        pipeline.arg(retention.history_bytes).arg(sending.digest.as_ref().map_or(&[][..], |digest| &digest[..]));
     }
 
     /// The newest message of a channel that this node knows of; its number if it is its own, held by Redis and not heard
@@ -369,16 +394,6 @@ impl Redis {
                 (held.id, Some(held.number), held.since.elapsed() < self.retention.ttl / 2)
             }
             _ => (MessageId { epoch, offset: next_offset - 1 }, None, false),
-        }
-    }
-}
-
-impl Cure {
-    fn of(error: &RedisError) -> Self {
-        match error.code() {
-            Some("OOM" | "MISCONF" | "NOREPLICAS" | "NOPERM") => Self::Full,
-            Some("ERR" | "WRONGTYPE") => Self::Never,
-            _ => Self::Again,
         }
     }
 }

@@ -2,6 +2,7 @@
 //! this node hears, and proves that it hears: a probe goes through Redis to itself every second, and if one does not come
 //! back the connection is made anew. A socket that looks fine and brings nothing is how such systems fail in silence.
 
+use std::collections::HashSet;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::*;
@@ -256,8 +257,9 @@ impl<'a> Line<'a> {
         self.link.metrics.broker_roundtrip.observe(sent.elapsed().as_secs_f64());
         if !self.refused.is_empty() {
             let refused = std::mem::take(&mut self.refused);
+            let addresses: HashSet<usize> = refused.iter().map(|channel| Arc::as_ptr(channel).addr()).collect();
             let mut wanted = channels(self.redis, self.link, self.server);
-            wanted.retain(|channel| refused.iter().any(|other| Arc::ptr_eq(channel, other)));
+            wanted.retain(|channel| addresses.contains(&Arc::as_ptr(channel).addr()));
             self.subscribe(&wanted).await?;
         }
         Ok(sent)

@@ -95,12 +95,12 @@ fn arrange<'a>(
         let kept = before.iter().position(|lane| Arc::ptr_eq(server, &lane.server));
         lanes.push(kept.map_or_else(|| Lane::new(redis, link, server.clone()), |place| Ok(before.swap_remove(place)))?);
     }
-    for Load { sending, queue } in left {
+    for Load { sending, mut queue } in left {
         for sending in sending {
             load(map, lanes, stranded, &sending.outgoing.channel).sending.push(sending);
         }
-        for outgoing in queue {
-            load(map, lanes, stranded, &outgoing.channel).queue.push_back(outgoing);
+        for outgoing in queue.take() {
+            load(map, lanes, stranded, &outgoing.channel).queue.push(outgoing);
         }
     }
     Ok(())

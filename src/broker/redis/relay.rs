@@ -2,29 +2,26 @@
 //! published twice is heard once and what never came is counted; and it holds back what arrives while [`super::catch_up`]
 //! reads what came before.
 
+mod reception;
+
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering::*};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::mpsc::UnboundedSender;
 
+use self::reception::{Backlog, Reception};
 use super::super::Link;
 use super::super::envelope::{Envelope, Payload};
-use super::Names;
+use super::{Backoff, Names};
 use crate::channel::ChannelName;
 use crate::feed::Accepted;
 use crate::hub::Channel;
 use crate::message::{BatchBuilder, now_ns};
 use crate::metrics::LossCause;
 use crate::telemetry;
-
-/// Nodes remembered of one channel. Restarted nodes have new numbers, so old ones pile up on a channel that lives long.
-const NODES: usize = 1024;
-
-/// Bytes held back for one channel while it catches up. What is beyond is dropped, and read from the history instead.
-const BACKLOG_BYTES: usize = 4 * 1024 * 1024;
 
 #[derive(Debug)]
 pub(super) struct Relay {
@@ -39,38 +36,13 @@ pub(super) struct Relay {
     requests: UnboundedSender<Request>,
 }
 
-/// How this node hears one channel.
-#[derive(Debug, Default)]
-struct Reception {
-    /// The epoch and number of the newest message heard, by publishing node.
-    heard: HashMap<u64, (u64, u64)>,
-    /// What waits until the channel has caught up; `None` if it has.
-    backlog: Option<Backlog>,
-    /// Tells the time that it began to hold back from all others.
-    round: u64,
-    /// It has been live: what is missing from then on was missed, even if there was no history yet.
-    was_live: bool,
-    /// Where what is known of the history that is being heard begins: before it something was jumped over, which may still
-    /// come, or those who said it are not remembered.
-    known_from: u64,
-    /// The epoch of the history that was heard before this one.
-    left: u64,
-    /// An offset has been given out twice: Redis has lost the end of this history, and others have gone on with it.
-    rewound: bool,
-}
-
-#[derive(Debug, Default)]
-struct Backlog {
-    payloads: Vec<Bytes>,
-    bytes: usize,
-    overflowed: bool,
-}
-
 /// A channel has to catch up. At most one for each time that it began to hold back.
 #[derive(Debug)]
 pub(super) struct Request {
     pub(super) channel: Arc<Channel>,
     pub(super) round: u64,
+    /// Until it is tried again, if reading fails.
+    pub(super) backoff: Backoff,
 }
 
 /// Whether a channel has caught up.
@@ -107,10 +79,12 @@ impl Relay {
                 if missing.is_some() || reception.rewound {
                     let round = reception.hold(&self.rounds);
                     missing.into_iter().for_each(|payload| reception.backlog.get_or_insert_default().push(payload));
-                    self.request(Request { channel, round });
+                    self.request(Request { channel, round, backoff: Backoff::default() });
                 }
             }
         }
+        drop(receptions);
+        self.link.hub.make_room();
     }
 
     /// Holds back what arrives on a channel from now on.
@@ -120,7 +94,7 @@ impl Relay {
 
     /// Redis delivers a channel from now on: with history it catches up, without it goes live with what was held back.
     pub(super) fn subscribed(&self, channel: &Arc<Channel>, round: u64) {
-        let request = Request { channel: channel.clone(), round };
+        let request = Request { channel: channel.clone(), round, backoff: Backoff::default() };
         if self.has_history() {
             self.request(request);
         } else {
@@ -134,9 +108,32 @@ impl Relay {
         self.hold(&channel.name);
     }
 
-    fn request(&self, request: Request) {
+    /// Has a channel catch up.
+    pub(super) fn request(&self, request: Request) {
         // The receiver ends with the broker: then nobody needs it any more.
         let _ = self.requests.send(request);
+    }
+
+    /// Takes note of where the history ends. Returns whether nothing was missed: because nobody has waited for anything
+    /// here, or nothing was said.
+    pub(super) fn begin(&self, request: &Request, epoch: u64, next_offset: u64) -> bool {
+        let mut receptions = self.lock();
+        let Some(reception) = request.current(&mut receptions) else { return false };
+        let feed = &request.channel.feed;
+        if feed.expects() == (epoch, next_offset) && reception.heard.is_empty() {
+            return true;
+        }
+        if reception.was_live || !feed.is_empty() {
+            return false;
+        }
+        reception.known_from = next_offset;
+        feed.jump(epoch, next_offset);
+        true
+    }
+
+    /// Whether any batch of this channel has been received here.
+    pub(super) fn has_received(&self, request: &Request) -> bool {
+        request.current(&mut self.lock()).is_some_and(|reception| !reception.heard.is_empty())
     }
 
     /// Takes a payload from the history; what lies between the feed's end and it is lost. Returns how many messages the
@@ -149,6 +146,8 @@ impl Relay {
         if let Err(payload) = self.take(channel, reception, payload, late) {
             from = self.take_anyway(channel, reception, payload, late);
         }
+        drop(receptions);
+        self.link.hub.make_room();
         channel.feed.expects().1 - from
     }
 
@@ -332,7 +331,7 @@ impl Relay {
         batch.offset = offset;
         let followers = || self.link.hub.followers(&channel.name);
         match telemetry::deliver(&span, followers, || channel.feed.accept(epoch, batch, own.then_some(last))) {
-            Accepted::Gap { .. } => return false,
+            Accepted::Gap => return false,
             Accepted::Duplicate => reception.repeated(node, epoch, offset, last),
             Accepted::Appended => {
                 reception.hear(node, epoch, last, offset);
@@ -380,39 +379,5 @@ impl Relay {
 impl Request {
     fn current<'a>(&self, receptions: &'a mut HashMap<ChannelName, Reception>) -> Option<&'a mut Reception> {
         receptions.get_mut(&self.channel.name).filter(|reception| reception.round == self.round)
-    }
-}
-
-impl Reception {
-    fn hold(&mut self, rounds: &AtomicU64) -> u64 {
-        self.backlog = Some(Backlog::default());
-        self.round = rounds.fetch_add(1, Relaxed) + 1;
-        self.round
-    }
-
-    /// Takes note of a batch whose offset was heard before: it should have been this batch.
-    fn repeated(&mut self, node: u64, epoch: u64, offset: u64, number: u64) {
-        let heard = self.heard.get(&node).is_some_and(|(before, newest)| *before != epoch || *newest >= number);
-        self.rewound |= !heard && !self.heard.is_empty() && offset >= self.known_from;
-    }
-
-    /// Remembers the newest of a node, and where it is.
-    fn hear(&mut self, node: u64, epoch: u64, number: u64, offset: u64) {
-        if self.heard.len() >= NODES && !self.heard.contains_key(&node) {
-            self.heard.clear();
-            self.known_from = offset;
-        }
-        self.heard.insert(node, (epoch, number));
-    }
-}
-
-impl Backlog {
-    fn push(&mut self, payload: Bytes) {
-        self.bytes += payload.len();
-        if self.bytes > BACKLOG_BYTES {
-            *self = Self { overflowed: true, ..Self::default() };
-        } else {
-            self.payloads.push(payload);
-        }
     }
 }

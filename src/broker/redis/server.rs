@@ -23,10 +23,15 @@ pub(super) struct Server {
     pub(super) gone: CancellationToken,
     /// How many subscriptions there have been.
     subscriptions: AtomicU64,
-    /// For everything but subscriptions and publishing. As old as the subscription of this number: what ended that one may
-    /// have ended this, too, and nobody was told.
-    connection: Mutex<Option<(u64, MultiplexedConnection)>>,
+    /// For everything but subscriptions, publishing and pages.
+    connection: Shared,
+    /// For pages of histories, behind which nothing else is to wait.
+    page_connection: Shared,
 }
+
+/// A connection that is made when it is needed. As old as the subscription of this number: what ended that one may have ended
+/// this, too, and nobody was told.
+type Shared = Mutex<Option<(u64, MultiplexedConnection)>>;
 
 impl Server {
     pub(super) fn new(info: ConnectionInfo) -> Self {
@@ -37,6 +42,7 @@ impl Server {
             gone: CancellationToken::new(),
             subscriptions: AtomicU64::new(0),
             connection: Mutex::new(None),
+            page_connection: Mutex::new(None),
         }
     }
 
@@ -45,20 +51,34 @@ impl Server {
         self.subscriptions.fetch_add(1, AcqRel);
     }
 
-    /// The connection for everything else, made when it is needed.
+    /// The connection for everything else.
     pub(super) async fn connection(&self) -> anyhow::Result<MultiplexedConnection> {
-        let mut connection = self.connection.lock().await;
+        self.shared(&self.connection).await
+    }
+
+    /// It failed: the next one tries another, because this one may be dead for good.
+    pub(super) async fn forget_connection(&self) {
+        *self.connection.lock().await = None;
+    }
+
+    /// The connection for pages of histories.
+    pub(super) async fn page_connection(&self) -> anyhow::Result<MultiplexedConnection> {
+        self.shared(&self.page_connection).await
+    }
+
+    /// The same of that.
+    pub(super) async fn forget_page_connection(&self) {
+        *self.page_connection.lock().await = None;
+    }
+
+    async fn shared(&self, shared: &Shared) -> anyhow::Result<MultiplexedConnection> {
+        let mut connection = shared.lock().await;
         let subscriptions = self.subscriptions.load(Acquire);
         if let Some((_, connection)) = connection.as_ref().filter(|it| it.0 == subscriptions) {
             return Ok(connection.clone());
         }
         let made = connect(&self.info, &config()).await?;
         Ok(connection.insert((subscriptions, made)).1.clone())
-    }
-
-    /// It failed: the next one tries another, because this one may be dead for good.
-    pub(super) async fn forget_connection(&self) {
-        *self.connection.lock().await = None;
     }
 }
 

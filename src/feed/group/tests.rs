@@ -9,10 +9,10 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
+use super::super::window::FIRST;
 use super::*;
 use crate::feed::{Cursor, Found, Lagged, Retention, SeatState, Start, Taken};
 use crate::message::{BatchBuilder, Format, Kind};
-use crate::metrics::Gauge;
 
 /// Bytes of a message as a frame.
 const FRAME: usize = 2 + size_of::<u64>();
@@ -60,8 +60,8 @@ impl Shard {
     fn new(seed: u64) -> Self {
         let mut random = StdRng::seed_from_u64(seed);
         let (messages, bytes) = (random.random_range(0..20), 500 << random.random_range(0..7));
-        let retention = Retention { messages, bytes, ttl: Duration::from_secs(60) };
-        let feed = Arc::new(Feed::new(retention, 1, Gauge::new("bytes", "held").expect("a good name")));
+        let retention = Retention { messages, bytes, history_bytes: usize::MAX, ttl: Duration::from_secs(60) };
+        let feed = Arc::new(Feed::for_test(retention));
         let bell = Arc::<Bell>::default();
         let group = Group::new(&feed, bell.clone().into());
         let (members, said, batches) = Default::default();
@@ -110,7 +110,7 @@ impl Shard {
             Found::Here { cursor, .. } => cursor,
             _ => self.feed.follow(),
         };
-        let begin = self.batches.get(cursor.position() as usize).map_or(self.said.len(), |(begin, _)| *begin);
+        let begin = self.batches.get((cursor.position() - FIRST) as usize).map_or(self.said.len(), |(begin, _)| *begin);
         let heard = begin + cursor.messages_behind() * FRAME;
         let bell = Arc::new(Bell(true.into()));
         let key = self.members.last_key_value().map_or(0, |(key, _)| key + 1);
@@ -132,7 +132,7 @@ impl Shard {
             None if self.bell.0.swap(false, Relaxed) => {
                 self.round =
                     Some(self.members.iter().filter(|(_, one)| one.cursor.rests()).map(|(key, _)| *key).collect());
-                self.group.begin(self.random.random_bool(0.5));
+                self.group.begin();
             }
             None => {
                 let due = |(key, one): (&usize, &Member)| one.bell.0.swap(false, Relaxed).then_some(*key);
@@ -166,7 +166,7 @@ impl Shard {
                 None => match cursor.take_or_rest(&waker, &mut own) {
                     Ok(()) => &own[..],
                     Err(Lagged) => {
-                        let behind = &batches[cursor.position() as usize..];
+                        let behind = &batches[(cursor.position() - FIRST) as usize..];
                         let weight: usize = behind.iter().map(|(_, weight)| weight).sum();
                         assert!(weight > self.feed.retention.bytes, "nothing was pushed out before its time");
                         if let Some((batch, end)) = cursor.unfinished_item(Format::RAW) {

@@ -2,11 +2,9 @@
 
 use std::sync::Arc;
 
+use super::HEAVY;
 use super::queue::Bell;
 use crate::feed::Group;
-
-/// Sessions that the writer of their feed need not wait for.
-const FEW: usize = 4;
 
 pub(super) struct Audience {
     pub(super) group: Group,
@@ -17,6 +15,10 @@ pub(super) struct Audience {
     resting: Vec<usize>,
     /// How many at the end of these have spoken since they were last visited.
     speakers: usize,
+    /// Bytes that its sessions have inflated, parsed or encoded since its last round began.
+    work: usize,
+    /// Its last round was expensive.
+    heavy: bool,
 }
 
 /// A session has another place now.
@@ -27,7 +29,7 @@ pub(super) struct Moved {
 
 impl Audience {
     pub(super) fn new(group: Group, bell: Arc<Bell>) -> Self {
-        Self { group, bell, sessions: 0, resting: Vec::new(), speakers: 0 }
+        Self { group, bell, sessions: 0, resting: Vec::new(), speakers: 0, work: 0, heavy: false }
     }
 
     /// A session begins to rest; returns its place.
@@ -55,8 +57,19 @@ impl Audience {
     pub(super) fn begin(&mut self) -> usize {
         self.bell.hush();
         self.speakers = 0;
-        self.group.begin(self.resting.len() <= FEW);
+        self.heavy = std::mem::take(&mut self.work) >= HEAVY;
+        self.group.begin();
         self.resting.len()
+    }
+
+    /// A visit to one of its sessions took so much work.
+    pub(super) fn worked(&mut self, bytes: usize) {
+        self.work += bytes;
+    }
+
+    /// Whether its rounds wait for all others.
+    pub(super) fn is_heavy(&self) -> bool {
+        self.heavy || self.work >= HEAVY
     }
 
     /// The next of so many that are left, and how many are left then.

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering::*};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Wake, Waker};
+use std::time::Instant;
 
 use futures_util::task::AtomicWaker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
@@ -29,6 +30,15 @@ pub(super) enum Due {
     Audience(usize),
 }
 
+/// Visits to an audience.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Round {
+    pub(super) audience: usize,
+    /// How many of those who rest are still to be visited.
+    pub(super) left: usize,
+    pub(super) began: Instant,
+}
+
 /// Wakes a session or an audience.
 #[derive(Debug)]
 pub(super) struct Bell {
@@ -36,6 +46,8 @@ pub(super) struct Bell {
     due: Due,
     /// It is to be visited already.
     rung: AtomicBool,
+    /// The last visit was expensive. Read and written by the shard alone; here it takes no memory of its own.
+    heavy: AtomicBool,
 }
 
 impl Queue {
@@ -65,12 +77,22 @@ impl Queue {
 
 impl Bell {
     pub(super) fn new(queue: &Arc<Queue>, due: Due) -> Arc<Self> {
-        Arc::new(Self { queue: queue.clone(), due, rung: AtomicBool::new(false) })
+        Arc::new(Self { queue: queue.clone(), due, rung: AtomicBool::new(false), heavy: AtomicBool::new(false) })
     }
 
     /// Marks as to be visited without telling the queue; returns whether it was not.
     pub(super) fn ring_silently(&self) -> bool {
         !self.rung.swap(true, AcqRel)
+    }
+
+    /// Remembers whether the last visit was expensive.
+    pub(super) fn set_heavy(&self, heavy: bool) {
+        self.heavy.store(heavy, Relaxed);
+    }
+
+    /// Whether the last visit was expensive.
+    pub(super) fn is_heavy(&self) -> bool {
+        self.heavy.load(Relaxed)
     }
 
     /// The visit begins: whatever comes from now on needs another one.

@@ -1,0 +1,76 @@
+//! A node's knowledge of one channel as it receives it: the newest batch of each publisher, and the backlog while it
+//! catches up. Whoever has the lock of all receptions may read and change it.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering::*};
+
+use bytes::Bytes;
+
+/// Nodes remembered of one channel. Restarted nodes have new numbers, so old ones pile up on a channel that lives long.
+const NODES: usize = 1024;
+
+/// Bytes held back for one channel while it catches up. What is beyond is dropped, and read from the history instead.
+const BACKLOG_BYTES: usize = 4 * 1024 * 1024;
+
+/// How this node hears one channel.
+#[derive(Debug, Default)]
+pub(super) struct Reception {
+    /// The epoch and number of the newest message heard, by publishing node.
+    pub(super) heard: HashMap<u64, (u64, u64)>,
+    /// Payloads that wait until the channel has caught up; `None` if it has.
+    pub(super) backlog: Option<Backlog>,
+    /// Tells the time that it began to hold back from all others.
+    pub(super) round: u64,
+    /// It has been live: what is missing from then on was missed, even if there was no history yet.
+    pub(super) was_live: bool,
+    /// Where what is known of the history that is being heard begins: before it something was jumped over, which may still
+    /// come, or those who said it are not remembered.
+    pub(super) known_from: u64,
+    /// The epoch of the history that was heard before this one.
+    pub(super) left: u64,
+    /// An offset has been given out twice: Redis has lost the end of this history, and others have gone on with it.
+    pub(super) rewound: bool,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Backlog {
+    pub(super) payloads: Vec<Bytes>,
+    pub(super) bytes: usize,
+    pub(super) overflowed: bool,
+}
+
+impl Reception {
+    /// Begins to hold back; returns the round's number.
+    pub(super) fn hold(&mut self, rounds: &AtomicU64) -> u64 {
+        self.backlog = Some(Backlog::default());
+        self.round = rounds.fetch_add(1, Relaxed) + 1;
+        self.round
+    }
+
+    /// Takes note of a batch whose offset was heard before: it should have been this batch.
+    pub(super) fn repeated(&mut self, node: u64, epoch: u64, offset: u64, number: u64) {
+        let heard = self.heard.get(&node).is_some_and(|(before, newest)| *before != epoch || *newest >= number);
+        self.rewound |= !heard && !self.heard.is_empty() && offset >= self.known_from;
+    }
+
+    /// Remembers the newest of a node, and where it is.
+    pub(super) fn hear(&mut self, node: u64, epoch: u64, number: u64, offset: u64) {
+        if self.heard.len() >= NODES && !self.heard.contains_key(&node) {
+            self.heard.clear();
+            self.known_from = offset;
+        }
+        self.heard.insert(node, (epoch, number));
+    }
+}
+
+impl Backlog {
+    /// Adds a payload, or drops all if they are too many.
+    pub(super) fn push(&mut self, payload: Bytes) {
+        self.bytes += payload.len();
+        if self.bytes > BACKLOG_BYTES {
+            *self = Self { overflowed: true, ..Self::default() };
+        } else {
+            self.payloads.push(payload);
+        }
+    }
+}

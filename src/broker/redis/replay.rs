@@ -1,0 +1,199 @@
+//! Reading histories that a node does not have for its clients. Once for all that want the same: a feed is filled
+//! backwards as far as anybody needs and it can hold, and of what it cannot hold, each page is read once at a time.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use tokio::sync::oneshot::Sender;
+use tracing::warn;
+
+use super::super::envelope::Payload;
+use super::Backoff;
+use super::pages::{PageSize, Reader};
+use crate::hub::{Channel, Page, Reading, Wanted};
+use crate::message::{Batch, MessageId};
+
+/// Reads for clients.
+pub(super) struct Replay<'a> {
+    reader: &'a Reader<'a>,
+    shared: Mutex<Shared>,
+}
+
+/// Reads that are under way, and the clients that wait for them. Channels by their publisher id: one that went and came again is another.
+#[derive(Default)]
+struct Shared {
+    fills: HashMap<u64, Fill>,
+    /// By the offset with which a page begins.
+    pages: HashMap<(u64, u64), Vec<Sender<Page>>>,
+}
+
+/// A feed that is being filled.
+struct Fill {
+    /// The lowest offset that anybody wants.
+    from: u64,
+    waiting: Vec<Sender<()>>,
+}
+
+impl<'a> Replay<'a> {
+    pub(super) fn new(reader: &'a Reader<'a>) -> Self {
+        Self { reader, shared: Mutex::default() }
+    }
+
+    /// Answers a request, or leaves that to the one that reads the same.
+    pub(super) async fn answer(&self, Reading { channel, wanted }: Reading) {
+        match wanted {
+            Wanted::Newest(answer) => self.newest(&channel, answer).await,
+            Wanted::Fill(from, done) => {
+                if self.begins_fill(&channel, from, done) {
+                    self.fill(&channel).await;
+                }
+            }
+            Wanted::Page(from, answer) => {
+                if self.begins_page(&channel, from, answer) {
+                    self.page(&channel, from).await;
+                }
+            }
+        }
+    }
+
+    async fn newest(&self, channel: &Channel, answer: Sender<MessageId>) {
+        match self.reader.newest(&channel.name).await {
+            // The client may have left just now.
+            Ok(newest) => drop(answer.send(newest)),
+            // A client that is not answered goes on without.
+            Err(error) => tell(channel, &error),
+        }
+    }
+
+    /// Adds one who waits; returns whether nobody fills the feed yet.
+    fn begins_fill(&self, channel: &Channel, from: u64, done: Sender<()>) -> bool {
+        match self.lock().fills.entry(channel.publisher) {
+            Entry::Occupied(mut entry) => {
+                let fill = entry.get_mut();
+                fill.from = fill.from.min(from);
+                fill.waiting.push(done);
+                false
+            }
+            Entry::Vacant(entry) => {
+                entry.insert(Fill { from, waiting: vec![done] });
+                true
+            }
+        }
+    }
+
+    /// Fills a feed until nobody wants more, or no more is to be had.
+    async fn fill(&self, channel: &Channel) {
+        let (mut size, mut backoff) = (PageSize::unknown(), Backoff::default());
+        while let Some((begins, most)) = self.unfilled(channel) {
+            let epoch = channel.feed.begins().0;
+            let turn = channel.paging.lock().await;
+            let page = self.reader.read_back(&channel.name, begins, most, &mut size).await;
+            drop(turn);
+            match page {
+                Ok((payloads, is_all)) => {
+                    // At a hole, or where there is no room. Older pages are for those who read them one by one.
+                    if !payloads.into_iter().all(|payload| prepend(channel, payload)) {
+                        channel.feed.seal(epoch, channel.feed.begins().1);
+                    } else if is_all {
+                        channel.feed.exhaust(epoch, channel.feed.begins().1);
+                    }
+                    if is_all {
+                        self.end_fill(channel);
+                        return;
+                    }
+                }
+                Err(error) => {
+                    tell(channel, &error);
+                    tokio::time::sleep(backoff.next()).await;
+                }
+            }
+        }
+    }
+
+    /// Before which offset the feed still lacks something that somebody waits for, and how many messages of it; if there is
+    /// nothing, those who wait are answered.
+    fn unfilled(&self, channel: &Channel) -> Option<(u64, u64)> {
+        let mut shared = self.lock();
+        let fill = shared.fills.get_mut(&channel.publisher)?;
+        fill.waiting.retain(|waiting| !waiting.is_closed());
+        let wanted = !fill.waiting.is_empty();
+        let missing = channel.feed.has_room_before().filter(|begins| wanted && *begins > fill.from);
+        let Some(begins) = missing else {
+            drop(shared);
+            self.end_fill(channel);
+            return None;
+        };
+        Some((begins, begins - fill.from))
+    }
+
+    fn end_fill(&self, channel: &Channel) {
+        let fill = self.lock().fills.remove(&channel.publisher);
+        for waiting in fill.into_iter().flat_map(|fill| fill.waiting) {
+            // As above.
+            let _ = waiting.send(());
+        }
+    }
+
+    /// Adds one who waits; returns whether nobody reads this page yet.
+    fn begins_page(&self, channel: &Channel, from: u64, answer: Sender<Page>) -> bool {
+        let mut shared = self.lock();
+        let waiting = shared.pages.entry((channel.publisher, from)).or_default();
+        waiting.push(answer);
+        waiting.len() == 1
+    }
+
+    /// Reads a page for all who want it, until there is one or nobody waits any more.
+    async fn page(&self, channel: &Channel, from: u64) {
+        let key = (channel.publisher, from);
+        let mut backoff = Backoff::default();
+        let page = loop {
+            let turn = channel.paging.lock().await;
+            let page = self.reader.read(&channel.name, from, &mut PageSize::unknown()).await;
+            drop(turn);
+            match page {
+                Ok(page) => {
+                    let batches = page.payloads.into_iter().filter_map(decode).map(|mut batch| {
+                        channel.feed.charge_page(&mut batch);
+                        Arc::new(batch)
+                    });
+                    let batches = batches.collect();
+                    break Page { epoch: page.epoch, batches };
+                }
+                Err(error) => tell(channel, &error),
+            }
+            tokio::time::sleep(backoff.next()).await;
+            let mut shared = self.lock();
+            if shared.pages.get(&key).is_none_or(|waiting| waiting.iter().all(Sender::is_closed)) {
+                shared.pages.remove(&key);
+                return;
+            }
+        };
+        for answer in self.lock().pages.remove(&key).unwrap_or_default() {
+            // As above.
+            let _ = answer.send(page.clone());
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn prepend(channel: &Channel, payload: Bytes) -> bool {
+    decode(payload).is_some_and(|batch| channel.feed.prepend(batch))
+}
+
+fn decode(payload: Bytes) -> Option<Batch> {
+    let Payload::Batch(envelope) = Payload::decode(payload) else { return None };
+    let (epoch, offset) = (envelope.epoch, envelope.offset);
+    let published_ns = envelope.published_ns;
+    let mut batch = envelope.into_batch(false).build(published_ns);
+    (batch.epoch, batch.offset, batch.span) = (epoch, offset, batch.len() as u64);
+    Some(batch)
+}
+
+fn tell(channel: &Channel, error: &anyhow::Error) {
+    warn!(channel = channel.name.as_str(), "cannot read history: {error:#}");
+}

@@ -1,0 +1,194 @@
+//! Filling a feed backwards: batches that the broker's history has from before the window. They take room that nothing
+//! else needs, and push nothing out.
+
+use std::sync::Arc;
+
+use super::{Feed, Retention, Window};
+use crate::budget::Part;
+use crate::message::Batch;
+
+impl Feed {
+    /// The epoch, 0 if none is known, and the offset of the first message in the window, or of the next if it is empty.
+    pub fn begins(&self) -> (u64, u64) {
+        let window = self.lock();
+        (window.epoch, window.begins())
+    }
+
+    /// Whether the window is empty.
+    pub fn is_empty(&self) -> bool {
+        self.lock().batches.is_empty()
+    }
+
+    /// Mean size of the batches in the window, in bytes.
+    pub fn mean_batch(&self) -> Option<usize> {
+        let window = self.lock();
+        window.bytes.checked_div(window.batches.len())
+    }
+
+    /// The offset before which batches may be prepended; `None` if there is no room for any.
+    pub fn has_room_before(&self) -> Option<u64> {
+        let window = self.lock();
+        window.has_room_before(&self.retention).then(|| window.begins())
+    }
+
+    /// Adds a batch before the window, as far as the retention allows; returns whether it did. The batch has to end where
+    /// the window begins.
+    pub fn prepend(&self, mut batch: Batch) -> bool {
+        let mut window = self.lock();
+        let bytes = window.bytes + batch.weight();
+        let fits = window.has_room_before(&self.retention)
+            && (batch.epoch, batch.end()) == (window.epoch, window.begins())
+            && bytes <= self.retention.bytes.min(self.retention.history_bytes);
+        if fits {
+            batch.charge(&self.budget, Part::Feeds);
+            self.bytes_gauge.add(batch.weight() as i64);
+            window.bytes = bytes;
+            window.messages += batch.len();
+            window.raw_bytes += batch.raw().len();
+            window.first -= 1;
+            window.lowest = window.first;
+            window.batches.push_front(Arc::new(batch));
+        }
+        fits
+    }
+
+    /// Counts a batch that is read for clients and does not fit the feed.
+    pub fn charge_page(&self, batch: &mut Batch) {
+        batch.charge(&self.budget, Part::Pages);
+    }
+
+    /// The broker's history has nothing before `offset`, with which the window begins: nobody needs to ask for it.
+    pub fn exhaust(&self, epoch: u64, offset: u64) {
+        let mut window = self.lock();
+        if (window.epoch, window.begins()) == (epoch, offset) {
+            window.history_from = offset;
+        }
+    }
+
+    /// The batch before the window cannot be prepended, and so none before that.
+    pub fn seal(&self, epoch: u64, offset: u64) {
+        let mut window = self.lock();
+        if (window.epoch, window.begins()) == (epoch, offset) {
+            window.lowest = 0;
+        }
+    }
+}
+
+impl Window {
+    /// The offset of the first message of the newest history.
+    pub(super) fn begins(&self) -> u64 {
+        self.kept_from(0)
+    }
+
+    /// Whether the broker's history is known to have nothing before the window.
+    pub(super) fn is_exhausted(&self) -> bool {
+        self.history_from > 0 && self.history_from >= self.begins()
+    }
+
+    /// Never in a window that has dropped a batch: a reader that lagged out, and does not know yet, would take the one that
+    /// gets its sequence number for it.
+    fn has_room_before(&self, retention: &Retention) -> bool {
+        self.epoch != 0
+            && self.first == self.lowest
+            && self.messages < retention.messages
+            && self.bytes < retention.bytes.min(retention.history_bytes)
+            && self.batches.front().is_none_or(|front| front.epoch == self.epoch && front.gap.is_none())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::feed::{Found, Start, Taken};
+    use crate::message::{BatchBuilder, Kind, MessageId};
+    use crate::metrics::Gauge;
+
+    fn batch(epoch: u64, offsets: std::ops::Range<u64>) -> Batch {
+        let mut builder = BatchBuilder::default();
+        offsets.clone().for_each(|offset| builder.push(Kind::Text, offset.to_string().as_bytes(), 0));
+        let mut batch = builder.build(0);
+        (batch.epoch, batch.offset, batch.span) = (epoch, offsets.start, offsets.end - offsets.start);
+        batch
+    }
+
+    fn feed(messages: usize, bytes: usize) -> (Arc<Feed>, Gauge) {
+        let retention = Retention { messages, bytes, history_bytes: bytes, ttl: Duration::from_secs(60) };
+        let feed = Arc::new(Feed::for_test(retention));
+        let gauge = feed.bytes_gauge.clone();
+        feed.jump(7, 100);
+        (feed, gauge)
+    }
+
+    fn texts(feed: &Arc<Feed>, start: Start) -> Vec<String> {
+        let Found::Here { mut cursor, .. } = feed.find(start) else { panic!("it is not here") };
+        let mut texts = Vec::new();
+        let mut taken = Taken::new();
+        while cursor.take_now(&mut taken) == Ok(true) {
+            let mut behind = cursor.messages_behind();
+            for batch in &taken {
+                let messages = batch.messages().skip(std::mem::take(&mut behind));
+                texts.extend(messages.map(|(_, text)| String::from_utf8_lossy(text).into_owned()));
+            }
+            cursor.skip(&taken);
+            taken.clear();
+        }
+        texts
+    }
+
+    #[test]
+    fn what_is_prepended_is_read_before_what_came_first() {
+        let (feed, gauge) = feed(1000, 10_000);
+        let mut follower = feed.follow();
+        assert!(matches!(feed.find(Start::Last(3)), Found::Earlier { offset: 97, kept_from: 100, gone: false, .. }));
+        assert!(feed.prepend(batch(7, 98..100)));
+        feed.accept(7, batch(7, 100..101), None);
+        assert!(feed.prepend(batch(7, 90..98)));
+        assert_eq!(texts(&feed, Start::Last(3)), ["98", "99", "100"]);
+        assert_eq!(texts(&feed, Start::After(MessageId { epoch: 7, offset: 96 })), ["97", "98", "99", "100"]);
+        let mut taken = Taken::new();
+        assert!(follower.take_now(&mut taken) == Ok(true) && taken.len() == 1, "who follows gets only what came since");
+        assert_eq!(taken[0].offset, 100);
+        assert_eq!(gauge.get(), feed.bytes() as i64);
+    }
+
+    #[test]
+    fn only_what_fits_is_prepended() {
+        let (feed, _) = feed(5, 10_000);
+        assert!(!feed.prepend(batch(8, 98..100)), "of another history");
+        assert!(!feed.prepend(batch(7, 97..99)), "one is missing between");
+        assert!(feed.prepend(batch(7, 96..100)));
+        assert!(feed.prepend(batch(7, 90..96)), "five are kept at least");
+        assert!(
+            !feed.prepend(batch(7, 89..90)) && feed.has_room_before().is_none(),
+            "and no batch more than that takes"
+        );
+        let (feed, _) = self::feed(1000, 300);
+        assert!(feed.prepend(batch(7, 99..100)));
+        assert!(!feed.prepend(batch(7, 89..99)), "too many bytes");
+    }
+
+    #[test]
+    fn a_window_that_has_dropped_a_batch_is_not_filled() {
+        let (feed, _) = feed(1000, 1000);
+        for offset in 100..200 {
+            feed.accept(7, batch(7, offset..offset + 1), None);
+        }
+        let (_, begins) = feed.begins();
+        assert!(begins > 100 && !feed.prepend(batch(7, begins - 1..begins)));
+    }
+
+    #[test]
+    fn nobody_asks_for_what_the_history_does_not_have() {
+        let (feed, _) = feed(1000, 10_000);
+        feed.exhaust(7, 99);
+        assert!(matches!(feed.find(Start::Last(3)), Found::Earlier { gone: false, .. }), "it begins elsewhere by now");
+        feed.exhaust(7, 100);
+        assert!(texts(&feed, Start::Last(3)).is_empty());
+        let after = Start::After(MessageId { epoch: 7, offset: 50 });
+        assert!(matches!(feed.find(after), Found::Earlier { gone: true, kept_from: 100, .. }));
+        feed.jump(8, 5);
+        assert!(matches!(feed.find(Start::Last(3)), Found::Earlier { gone: false, .. }), "another history");
+    }
+}

@@ -1,0 +1,127 @@
+//! Whose request it is: the connection a request came on, the client's address behind proxies, and what both may do.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use axum::extract::Request;
+use axum::http::HeaderMap;
+use ipnet::IpNet;
+
+use crate::metrics::Way;
+use crate::ws::gate::address::{Place, Source};
+use crate::ws::gate::{Full, Gate, Permit};
+use crate::ws::handshake::Refusal;
+use crate::ws::rate::PublishRates;
+
+/// A connection to the public port, as its requests see it; in their extensions.
+#[derive(Debug)]
+pub struct Connection {
+    peer: SocketAddr,
+    /// Its one place, until it becomes something else than HTTP; an error if it is only told that it is too many.
+    permit: Result<Mutex<Option<Permit>>, Full>,
+    /// Its address' limits, if anything is limited by address and it is no proxy's.
+    source: Option<Arc<Source>>,
+    publish: PublishRates,
+}
+
+/// Networks whose `X-Forwarded-For` is believed.
+#[derive(Debug)]
+pub struct Proxies(Vec<IpNet>);
+
+/// The sender of a request.
+#[derive(Debug)]
+pub struct Caller {
+    /// The client's address.
+    pub ip: IpAddr,
+    connection: Arc<Connection>,
+    /// Its place among those of its address, if it came through a proxy.
+    place: Option<Place>,
+}
+
+impl Connection {
+    pub(super) fn admitted(peer: SocketAddr, permit: Permit, publish: PublishRates) -> Self {
+        let source = permit.source().cloned();
+        Self { peer, permit: Ok(Mutex::new(Some(permit))), source, publish }
+    }
+
+    pub(super) fn turned_away(peer: SocketAddr, full: Full) -> Self {
+        Self { peer, permit: Err(full), source: None, publish: PublishRates::new(Default::default()) }
+    }
+}
+
+impl Proxies {
+    /// Those of these networks.
+    pub fn new(networks: Vec<IpNet>) -> Self {
+        Self(networks)
+    }
+
+    /// Whether this is a proxy's address.
+    pub fn has(&self, ip: IpAddr) -> bool {
+        let ip = ip.to_canonical();
+        self.0.iter().any(|network| network.contains(&ip))
+    }
+
+    /// The client's address: that of the connection, or what trusted proxies say. Each proxy appends the address it saw,
+    /// so the last one that is not itself a proxy's is the client's; anybody can write what stands before it.
+    fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+        let peer = peer.to_canonical();
+        if !self.has(peer) {
+            return peer;
+        }
+        let forwarded = headers.get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok());
+        let hops: Vec<&str> = forwarded.flat_map(|value| value.split(',')).collect();
+        let hops = hops.into_iter().rev().map_while(address).map(|ip| ip.to_canonical());
+        let mut client = peer;
+        for hop in hops {
+            client = hop;
+            if !self.has(hop) {
+                break;
+            }
+        }
+        client
+    }
+}
+
+/// An address as proxies write it, some with the port.
+fn address(hop: &str) -> Option<IpAddr> {
+    let hop = hop.trim();
+    hop.parse().ok().or_else(|| hop.parse::<SocketAddr>().ok().map(|address| address.ip()))
+}
+
+impl Caller {
+    /// The sender of this request, if it may be answered: its connection is one of those allowed, and its address is below
+    /// its limits. The request counts.
+    pub(super) fn of(request: &Request, proxies: &Proxies, gate: &Gate) -> Result<Self, Refusal> {
+        let connection = request.extensions().get::<Arc<Connection>>().cloned();
+        let connection = connection.ok_or(Refusal::Unreadable("a request without a connection"))?;
+        let ip = proxies.client(connection.peer.ip(), request.headers());
+        if let Err(full) = connection.permit {
+            return Err(Refusal::TurnedAway(full));
+        }
+        let place = if proxies.has(connection.peer.ip()) && !proxies.has(ip) { gate.place(ip)? } else { None };
+        let caller = Self { ip, connection, place };
+        if caller.source().is_some_and(|source| !source.allows_message()) {
+            return Err(Refusal::Rate("too many requests and messages a second from your address"));
+        }
+        Ok(caller)
+    }
+
+    /// The limits of the client's address, if anything is limited by address.
+    fn source(&self) -> Option<&Arc<Source>> {
+        self.place.as_ref().map(Place::source).or(self.connection.source.as_ref())
+    }
+
+    /// How fast it may publish: a proxy's connection is that of many clients, so that they are told apart by address.
+    pub(super) fn publish_rates(&self) -> &PublishRates {
+        self.place.as_ref().map_or(&self.connection.publish, |place| place.source().publish_rates())
+    }
+
+    /// The connection's place, as it becomes something else than HTTP.
+    pub fn into_permit(self, way: Way) -> Result<Permit, Refusal> {
+        let permit = self.connection.permit.as_ref().ok();
+        let permit = permit.and_then(|permit| permit.lock().unwrap_or_else(PoisonError::into_inner).take());
+        let mut permit = permit.ok_or(Refusal::Malformed("this connection cannot be upgraded"))?;
+        permit.become_client(way, self.place);
+        Ok(permit)
+    }
+}
