@@ -15,7 +15,7 @@ use crate::support::redis::Redis;
 use crate::support::v1::V1Client;
 use crate::support::{on_both_brokers, until};
 
-on_both_brokers!(every_answer_comes_before_the_close, a_key_that_left_the_history_is_new,);
+on_both_brokers!(every_answer_comes_before_the_close, a_key_that_left_the_history_is_new, a_key_belongs_to_its_message,);
 
 const V1: &str = "Sec-WebSocket-Protocol: echocast.v1\r\n";
 
@@ -69,6 +69,36 @@ async fn every_answer_comes_before_the_close(mut cluster: Cluster) {
     }
 }
 
+async fn a_key_belongs_to_its_message(cluster: Cluster) {
+    let mut listener = cluster.client(1, "/a").await;
+    let key = [("Idempotency-Key", "k")];
+    let (status, _, first) = post(cluster.node(0).address, "/a", &key, b"mine").await;
+    assert_eq!(status, 200);
+    for node in 0..2 {
+        let address = cluster.node(node).address;
+        let (status, _, again) = post(address, "/a", &key, b"mine").await;
+        assert_eq!((status, &again), (200, &first), "a repetition");
+        let octets = [key[0], ("Content-Type", "application/octet-stream")];
+        for (headers, body) in [(&key[..], &b"yours"[..]), (&key[..], b""), (&octets[..], b"mine")] {
+            let (status, _, why) = post(address, "/a", headers, body).await;
+            assert!(status == 409 && why.contains("Idempotency-Key"), "{status} {why}");
+        }
+        let mut client = V1Client::connect(&cluster.node(node).url("/a?echo=false")).await;
+        client.send(json!({ "data": "yours", "key": "k", "ref": "1" })).await;
+        client.send(json!({ "data": "mine", "key": "k", "ref": "2" })).await;
+        client.send(json!({ "data": "yours", "key": "k" })).await;
+        client.send(json!({ "data": format!("behind {node}"), "ref": "3" })).await;
+        let refused = client.answer("1").await;
+        assert!(refused["error"].as_str().unwrap().contains("key"), "{refused}");
+        let first: Value = serde_json::from_str(&first).unwrap();
+        assert_eq!(client.answer("2").await, json!({ "ack": "2", "id": first["id"] }));
+        assert!(client.answer("3").await["id"].is_string());
+    }
+    listener.expect(["mine", "behind 0", "behind 1"]).await;
+    assert_eq!(cluster.metric("echocast_handshakes_refused_total{reason=\"key_taken\"}").await, 6.0);
+    assert_eq!(cluster.metric("echocast_messages_lost_total{cause=\"refused\"}").await, 2.0, "those without a ref");
+}
+
 async fn a_key_that_left_the_history_is_new(cluster: Cluster) {
     // The default history has 1,000 messages.
     let mut client = V1Client::connect(&cluster.node(0).url("/a?echo=false")).await;
@@ -90,7 +120,7 @@ async fn references_count_in_the_inbox_like_messages() {
     let mut client = v1(&cluster, "?echo=false").await;
     let redis = cluster.redis.as_ref().unwrap();
     redis.pause().await;
-    let frame = masked(0x81, format!("{{\"data\":\"\",\"ref\":\"{}\"}}", "r".repeat(100_000)).as_bytes());
+    let frame = masked(0x81, format!("{{\"data\":\"\",\"ref\":\"{}\"}}", "r".repeat(256)).as_bytes()).repeat(400);
     let mut sent = 0;
     while let Ok(written) = tokio::time::timeout(Duration::from_secs(1), client.stream.write_all(&frame)).await {
         written.unwrap();
@@ -125,16 +155,19 @@ async fn a_key_lives_as_long_as_its_message_and_no_longer_than_history() {
 async fn what_is_sent_again_after_a_lost_answer_is_kept_once() {
     let cluster = Cluster::redis(1, &[]).await;
     let (node, redis) = (cluster.node(0), cluster.redis.as_ref().unwrap());
-    publish(node.address, "/a", "x").await;
+    assert_eq!(post(node.address, "/a", &[("Idempotency-Key", "taken")], b"x").await.0, 200);
     let mut client = v1(&cluster, "?echo=false").await;
     redis.pause().await;
-    let mut bytes = masked(0x81, br#"{"data":"keyed","key":"k","ref":"1"}"#);
+    let mut bytes = masked(0x81, br#"{"data":"is refused","key":"taken","ref":"0"}"#);
+    bytes.extend(masked(0x81, br#"{"data":"keyed","key":"k","ref":"1"}"#));
     bytes.extend(masked(0x81, br#"{"data":"plain","ref":"2"}"#));
     bytes.extend(masked(0x81, br#"{"data":"no answer wanted"}"#));
     client.send(&bytes).await;
     // Longer than the node waits for an answer; what it sent lies in Redis' socket.
     tokio::time::sleep(Duration::from_secs(5)).await;
     redis.unpause().await;
+    let refused: Value = serde_json::from_slice(&client.read_frame().await.1).unwrap();
+    assert!(refused["error"].is_string() && refused["ref"] == "0", "{refused}");
     let mut ids = Vec::new();
     for _ in 0..2 {
         let answer: Value = serde_json::from_slice(&client.read_frame().await.1).unwrap();

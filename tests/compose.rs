@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::compose::crowd::{Crowd, End};
 use crate::compose::project::{COMMIT, OBSERVE, Project, Replica, compose_command, docker, run};
+use crate::manifests::memory::{assert_node_fits, assert_redis_fits, bytes};
 use crate::support::client::http_get;
 use crate::support::program::Program;
 
@@ -16,6 +17,9 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Of the replicas, the one that is killed.
 const VICTIM: usize = 0;
+
+/// With the profile, sorted.
+const SERVICES: [&str; 5] = ["balancer", "grafana", "node", "prometheus", "redis"];
 
 /// So many clients on each replica, at least.
 const EACH: usize = 3;
@@ -27,6 +31,31 @@ async fn the_compose_file_is_clean_with_and_without_its_profile() {
         let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
         assert!(output.status.success() && said.is_empty(), "{profile:?}: {said}");
     }
+}
+
+#[tokio::test]
+async fn every_service_has_a_limit_of_memory_that_holds_what_is_put_into_it() {
+    let output = run(compose_command(&[OBSERVE, &["config", "--format", "json"]].concat())).await;
+    let config: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let services = config["services"].as_object().unwrap();
+    let limit = |service: &str| {
+        let limit = services[service]["deploy"]["resources"]["limits"]["memory"].as_str();
+        bytes(limit.unwrap_or_else(|| panic!("{service} has no limit")))
+    };
+    let mut limits: Vec<(&str, u64)> = services.keys().map(|name| (name.as_str(), limit(name))).collect();
+    limits.sort_unstable();
+    assert_eq!(limits.iter().map(|(name, _)| *name).collect::<Vec<_>>(), SERVICES);
+
+    let haproxy = include_str!("../deploy/balancer/haproxy.cfg");
+    let connections = haproxy.lines().find_map(|line| line.trim().strip_prefix("maxconn ")).unwrap().parse().unwrap();
+    let memory = bytes(services["node"]["environment"]["ECHOCAST_MEMORY"].as_str().unwrap());
+    assert_node_fits("a node", memory, connections, limit("node"));
+    // Each connection with both buffers, of 16 KiB by default, and its two sockets.
+    let [needed, given] = [connections * (32 + 2 * 5) * 1024, limit("balancer")];
+    assert!(needed <= given && given < 2 * needed, "the balancer needs {needed} of {given} bytes");
+    let redis: Vec<&str> =
+        services["redis"]["command"].as_array().unwrap().iter().map(|word| word.as_str().unwrap()).collect();
+    assert_redis_fits("redis", &redis, limit("redis"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -52,6 +81,11 @@ async fn a_composed_cluster_survives_what_happens_to_clusters() {
 async fn replicas_are_healthy_and_locked_in(project: &Project) {
     let replicas = project.replicas().await;
     assert_eq!(replicas.len(), 3);
+    for service in ["balancer", "node", "redis"] {
+        for details in project.inspect(service).await {
+            assert!(details["HostConfig"]["Memory"].as_u64().unwrap() > 0, "{service} runs without its limit");
+        }
+    }
     for Replica { details, .. } in &replicas {
         assert_eq!(details["State"]["Health"]["Status"], "healthy");
         assert_eq!(details["Config"]["User"], "65532:65532");

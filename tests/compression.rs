@@ -6,7 +6,10 @@ use crate::support::client::{RawClient, TestClient, handshake, masked};
 use crate::support::cluster::Cluster;
 use crate::support::on_both_brokers;
 
-on_both_brokers!(a_message_is_deflated_for_whoever_understands_it_and_plain_for_others);
+on_both_brokers!(
+    a_message_is_deflated_for_whoever_understands_it_and_plain_for_others,
+    the_largest_message_is_deflated_in_json_however_much_it_is_escaped,
+);
 
 const TAIL: [u8; 4] = [0, 0, 0xff, 0xff];
 
@@ -91,4 +94,32 @@ async fn what_inflates_to_too_much_or_not_at_all_ends_the_connection_and_costs_n
     assert_eq!(client.close_code().await, 1002);
     bystander.say("still here").await;
     bystander.expect(["still here"]).await;
+}
+
+async fn the_largest_message_is_deflated_in_json_however_much_it_is_escaped(cluster: Cluster) {
+    let extra = "Sec-WebSocket-Extensions: permessage-deflate\r\nSec-WebSocket-Protocol: echocast.v1\r\n";
+    let address = cluster.node(0).address;
+    let mut client = RawClient::connect(address).await;
+    client.send(handshake(address, "/a", extra).as_bytes()).await;
+    client.read_head().await;
+    client.read_frame().await;
+    let frame = format!("{{\"data\":\"{}\",\"key\":\"{}\"}}", "\\u0001".repeat(65_536), "\\u0001".repeat(256));
+    let mut listener = cluster.client(1, "/a").await;
+    client.send(&masked(0xc1, &deflated(frame.as_bytes()))).await;
+    listener.expect(["\u{1}".repeat(65_536).as_str()]).await;
+    let (first, payload) = client.read_frame().await;
+    assert_eq!(first, 0xc1, "text, deflated");
+    let said: serde_json::Value = serde_json::from_slice(&inflated(&payload, 15)).unwrap();
+    assert_eq!(said["data"].as_str().unwrap().len(), 65_536);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_without_compression_takes_no_offer_of_it() {
+    let cluster = Cluster::embedded(&["--deflate", "off"]).await;
+    let address = cluster.node(0).address;
+    let mut client = RawClient::connect(address).await;
+    client.send(handshake(address, "/a", "Sec-WebSocket-Extensions: permessage-deflate\r\n").as_bytes()).await;
+    assert!(!client.read_head().await.contains("sec-websocket-extensions"));
+    client.send(&masked(0xc1, &deflated(b"hello"))).await;
+    assert_eq!(client.close_code().await, 1002);
 }

@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(600);
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_autobahn_testsuite_finds_nothing() {
     // As it ships, but that group 9 sends 16 MiB at once.
-    let node = NodeProcess::start(&["--max-message", "16MiB"]).await;
+    let node = NodeProcess::start(&["--max-message", "16MiB", "--history-bytes", "16MiB"]).await;
     let spec = include_str!("conformance/spec.json").replace("PORT", &node.address.port().to_string());
     let suite = GenericImage::new("crossbario/autobahn-testsuite", "25.10.1")
         .with_wait_for(WaitFor::exit(Default::default()))

@@ -1,5 +1,7 @@
 //! What cannot be had any more is told where it is missing, and how much, if that can be known.
 
+use ::redis::AsyncCommands;
+use ::redis::streams::StreamRangeReply;
 use serde_json::json;
 
 use crate::support::cluster::Cluster;
@@ -46,8 +48,10 @@ async fn holes_in_the_history_are_told_where_they_are() {
         ids.push(publish(cluster.node(0).address, "/a", &text(number)).await);
     }
     let mut redis = cluster.redis.as_ref().unwrap().connect().await;
-    let mut delete = ::redis::cmd("XDEL");
-    delete.arg("echocast:{a}:history").arg("6-0").arg("7-0").exec_async(&mut redis).await.unwrap();
+    let two: StreamRangeReply = redis.xrange("echocast:{a}:history", "6", "7").await.unwrap();
+    let two: Vec<String> = two.ids.into_iter().map(|entry| entry.id).collect();
+    let deleted: u64 = redis.xdel("echocast:{a}:history", &two).await.unwrap();
+    assert_eq!(deleted, 2);
     let mut client = V1Client::connect(&format!("{}?since={}", cluster.node(0).url("/a"), ids[0])).await;
     client.expect((1..5).map(text).collect::<Vec<_>>().iter().map(String::as_str)).await;
     assert_eq!(client.next().await, json!({ "event": "gap", "missed": 2 }));

@@ -139,7 +139,7 @@ async fn no_more_clients_connect_than_allowed_and_places_are_given_back() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn addresses_are_limited_one_by_one_and_seen_through_trusted_proxies() {
-    let node = TestNode::start(&["--max-connections-per-ip", "1", "--trusted-proxy", "127.0.0.0/8,10.0.0.0/8"]).await;
+    let node = TestNode::start(&["--address-connections", "1", "--trusted-proxy", "127.0.0.0/8,10.0.0.0/8"]).await;
     let url = node.url("/");
     let by = async |forwarded: &str| TestClient::try_connect(&url, &[("x-forwarded-for", forwarded)]).await;
     let _one = by("192.0.2.1").await.unwrap();
@@ -149,7 +149,7 @@ async fn addresses_are_limited_one_by_one_and_seen_through_trusted_proxies() {
     assert_eq!(by("198.51.100.9, 192.0.2.2").await.err().unwrap().0, 429);
     let _three = by("192.0.2.1, 192.0.2.3").await.unwrap();
 
-    let direct = TestNode::start(&["--max-connections-per-ip", "1"]).await;
+    let direct = TestNode::start(&["--address-connections", "1"]).await;
     let _mine = TestClient::connect(&direct.url("/")).await;
     let forged = [("x-forwarded-for", "192.0.2.1")];
     assert_eq!(TestClient::try_connect(&direct.url("/"), &forged).await.err().unwrap().0, 429);

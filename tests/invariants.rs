@@ -83,7 +83,7 @@ async fn the_readme_lists_every_flag_with_its_default() {
         }
         flags += 1;
     }
-    assert_eq!(flags, 21);
+    assert_eq!(flags, 27);
 }
 
 #[tokio::test]

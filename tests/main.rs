@@ -32,3 +32,4 @@ mod compose;
 mod manifests;
 mod release;
 mod faults;
+mod hostile;

@@ -1,6 +1,10 @@
 //! The Kubernetes manifests: every overlay and every choice of components renders, fits the API's schemas, passes a policy
 //! checker, and means the same ports, paths, settings and times as the program.
 
+#[path = "manifests/dependencies.rs"]
+mod dependencies;
+#[path = "manifests/memory.rs"]
+pub mod memory;
 #[path = "manifests/reach.rs"]
 mod reach;
 #[path = "manifests/references.rs"]

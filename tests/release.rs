@@ -8,6 +8,7 @@ use echocast::config::Config;
 use echocast::{COMMIT, VERSION};
 use serde_json::Value;
 
+use crate::manifests::memory::{assert_node_fits, bytes};
 use crate::manifests::rendered::{CHECKERS, checker, run};
 use crate::support::client::http_get;
 use crate::support::program::{Program, echocast};
@@ -46,13 +47,16 @@ fn the_unit_is_sound_keeps_the_node_in_and_waits_for_its_drain() {
     let seconds = unit.lines().find_map(|line| line.strip_prefix("TimeoutStopSec=")).unwrap().parse().unwrap();
     let defaults = Config::from_args([]).unwrap();
     assert!(Duration::from_secs(seconds) > defaults.drain_delay + defaults.shutdown_grace);
+    let value = |name: &str| unit.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+    let files = value("LimitNOFILE=").parse().unwrap();
+    assert_node_fits("the unit", bytes(value("Environment=ECHOCAST_MEMORY=")), files, bytes(value("MemoryMax=")));
 }
 
 #[test]
 fn workflows_are_sound_pinned_and_ask_for_no_more_than_they_need() {
     let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/.github/workflows");
     let workflows: Vec<_> = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
-    assert_eq!(workflows.len(), 2, "{workflows:?}");
+    assert_eq!(workflows.len(), 3, "{workflows:?}");
 
     let mut schema = checker("check-jsonschema");
     schema.args(["--builtin-schema", "vendor.github-workflows"]).args(&workflows);

@@ -2,14 +2,16 @@
 
 use std::time::Duration;
 
+use echocast::broker::envelope::{Envelope, Said};
 use serde_json::{Value, json};
 
 use crate::support::client::{TestClient, http};
 use crate::support::cluster::Cluster;
 use crate::support::events::{EventStream, post, publish};
 use crate::support::node::TestNode;
-use crate::support::on_both_brokers;
+use crate::support::redis::Redis;
 use crate::support::v1::V1Client;
+use crate::support::{on_both_brokers, until};
 
 on_both_brokers!(
     a_client_that_comes_back_gets_exactly_what_it_missed_on_any_node,
@@ -23,6 +25,7 @@ on_both_brokers!(
     who_does_not_want_its_own_messages_hears_all_others,
     the_newest_messages_come_first_on_every_transport,
     a_drain_is_announced_to_whoever_can_be_told,
+    a_place_that_nobody_has_reached_is_a_gap,
 );
 
 fn texts(range: std::ops::Range<u32>) -> Vec<String> {
@@ -119,9 +122,9 @@ async fn a_key_is_kept_once_and_answered_with_the_first_id(cluster: Cluster) {
     let mut client = V1Client::connect(&cluster.node(0).url("/a")).await;
     client.send(json!({ "data": "once", "ref": "1", "key": "k" })).await;
     let first = client.answer("1").await;
-    client.send(json!({ "data": "not again", "ref": "2", "key": "k" })).await;
+    client.send(json!({ "data": "once", "ref": "2", "key": "k" })).await;
     assert_eq!(client.answer("2").await["id"], first["id"]);
-    let (status, _, body) = post(cluster.node(1).address, "/a", &[("Idempotency-Key", "k")], b"nor here").await;
+    let (status, _, body) = post(cluster.node(1).address, "/a", &[("Idempotency-Key", "k")], b"once").await;
     assert_eq!((status, serde_json::from_str::<Value>(&body).unwrap()["id"].clone()), (200, first["id"].clone()));
     client.say("other").await;
     listener.expect(["once", "other"]).await;
@@ -263,23 +266,61 @@ async fn without_history_nothing_has_an_id_and_acknowledgements_still_come() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_place_that_another_node_has_reached_is_waited_for() {
-    let cluster = Cluster::redis(2, &[]).await;
-    let id = publish(cluster.node(0).address, "/a", "x").await;
+    let cluster = Cluster::redis(1, &[]).await;
+    let node = cluster.node(0);
+    let mut listener = cluster.client(0, "/a").await;
+    let id = publish(node.address, "/a", "x").await;
+    listener.expect(["x"]).await;
+    // Another node's message, which Redis holds, and whose delivery to this node takes long.
     let (epoch, offset) = id.split_once('-').unwrap();
-    let next = format!("{epoch}-{}", offset.parse::<u64>().unwrap() + 1);
-    let url = format!("{}?since={next}", cluster.node(1).url("/a"));
+    let said = Said { payload: "y".into(), ..Said::default() };
+    let envelope = Envelope {
+        epoch: u64::from_str_radix(epoch, 16).unwrap(),
+        offset: 2,
+        node: 7,
+        number: 1,
+        messages: vec![said],
+        ..Envelope::default()
+    };
+    assert_eq!(offset, "1");
+    let redis = cluster.redis.as_ref().unwrap();
+    redis.tell(&["HSET", "echocast:{a}:meta", "offset", "2"]).await;
+    let asked = asked_for_the_newest(redis).await;
+    let next = format!("{epoch}-2");
+    let url = format!("{}?since={next}", node.url("/a"));
     let coming = tokio::spawn(async move { V1Client::connect(&url).await });
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    assert_eq!(publish(cluster.node(0).address, "/a", "y").await, next);
+    until("the node has asked", async || asked_for_the_newest(redis).await > asked).await;
+    redis.publish("echocast:{a}", &envelope.encode_payload()).await;
     let mut client = coming.await.unwrap();
     assert_eq!((&client.welcome["id"], &client.welcome["recovered"]), (&json!(next), &json!(true)));
-    publish(cluster.node(0).address, "/a", "z").await;
+    publish(node.address, "/a", "z").await;
     client.expect(["z"]).await;
+}
+
+/// How often Redis was asked where a history ends.
+async fn asked_for_the_newest(redis: &Redis) -> u64 {
+    let mut connection = redis.connect().await;
+    let info: String = ::redis::cmd("INFO").arg("commandstats").query_async(&mut connection).await.unwrap();
+    let calls =
+        info.lines().find_map(|line| line.strip_prefix("cmdstat_hmget:calls=")?.split(',').next()?.parse().ok());
+    calls.unwrap_or(0)
+}
+
+async fn a_place_that_nobody_has_reached_is_a_gap(cluster: Cluster) {
+    let id = publish_all(&cluster, "/a", 0..3).await;
+    let epoch = id.split_once('-').unwrap().0;
+    for node in 0..2 {
+        let url = format!("{}?since={epoch}-999999999", cluster.node(node).url("/a"));
+        let mut client = V1Client::connect(&url).await;
+        assert_eq!(client.welcome["recovered"], false);
+        assert_eq!(client.next().await, json!({ "event": "gap", "missed": null }));
+        client.expect(["0", "1", "2"]).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_does_not_read_its_history_keeps_nobody_from_theirs() {
-    let cluster = Cluster::redis(1, &["--feed-bytes", "64KiB"]).await;
+    let cluster = Cluster::redis(1, &["--feed-bytes", "64KiB", "--history-bytes", "16MiB"]).await;
     let address = cluster.node(0).address;
     let first = publish(address, "/a", "first").await;
     let text = "x".repeat(60_000);

@@ -12,6 +12,7 @@ pub mod node;
 pub mod process;
 pub mod program;
 pub mod proxy;
+pub mod pty;
 pub mod redis;
 pub mod screen;
 pub mod v1;

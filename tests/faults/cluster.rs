@@ -21,11 +21,15 @@ use crate::support::{soon, until};
 /// Enough to be on all masters, whatever the test does.
 const CHANNELS: usize = 40;
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_master_that_dies_is_followed_by_its_replica_and_nothing_is_lost_silently() {
+async fn stage() -> Stage<Fleet> {
     let fleet = Fleet::cluster().await;
     let url = fleet.cluster_url();
-    let stage = Stage::over(fleet, url).await;
+    Stage::over(fleet, url).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_master_that_dies_is_followed_by_its_replica_and_nothing_is_lost_silently() {
+    let stage = stage().await;
     let outcome = Play::begin(&stage.addresses, STEADY)
         .await
         .through(async {
@@ -41,9 +45,7 @@ async fn a_master_that_dies_is_followed_by_its_replica_and_nothing_is_lost_silen
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slot_that_moves_under_load_loses_nothing() {
-    let fleet = Fleet::cluster().await;
-    let url = fleet.cluster_url();
-    let stage = Stage::over(fleet, url).await;
+    let stage = stage().await;
     let outcome = Play::begin(&stage.addresses, STEADY)
         .await
         .through(async {
@@ -209,7 +211,7 @@ async fn a_master_that_is_dead_for_good_keeps_no_channel_of_the_others_waiting()
     let node = TestNode::start(&["--redis-url", &fleet.cluster_url()]).await;
     let other = channels_of(&fleet, 7001, 1).await.remove(0);
     // More than are read at the same time cannot be read when it dies.
-    fleet.cli(&["-p", "7000", "acl", "setuser", "echocast", "-xrange"]).await;
+    fleet.cli(&["-p", "7000", "acl", "setuser", "echocast", "-hmget"]).await;
     let mut waiting = JoinSet::new();
     for name in channels_of(&fleet, 7000, 100).await {
         let url = node.url(&name);

@@ -45,11 +45,6 @@ impl Scene {
         id
     }
 
-    async fn tell_redis(&self, command: &[&str]) {
-        let mut connection = self.redis.connect().await;
-        redis::cmd(command[0]).arg(&command[1..]).exec_async(&mut connection).await.unwrap();
-    }
-
     /// The first speaker says this while the listener's node hears nothing, and Redis `forgets` it.
     async fn lose(&self, texts: &[&str], forgets: &[&str]) {
         let before = self.ears.metric(RECONNECTS).await;
@@ -58,7 +53,7 @@ impl Scene {
         for text in texts {
             self.say(0, text).await;
         }
-        self.tell_redis(forgets).await;
+        self.redis.tell(forgets).await;
         self.network.reset();
         self.network.calm();
         until("the listener's node is back", async || self.ears.metric(RECONNECTS).await > before).await;
@@ -75,7 +70,7 @@ const RELOAD: &[&str] = &["DEBUG", "RELOAD", "NOSAVE"];
 async fn what_only_its_publisher_knows_is_told_to_the_last_message_when_it_says_more() {
     let mut scene = Scene::start(&[]).await;
     let first = scene.say_and_hear(0, "first").await;
-    scene.tell_redis(&["SAVE"]).await;
+    scene.redis.tell(&["SAVE"]).await;
     scene.lose(&["lost", "lost, too"], RELOAD).await;
     scene.say(0, "more").await;
     scene.hears_a_gap(2).await;
@@ -94,7 +89,7 @@ async fn what_only_its_publisher_knows_is_told_to_the_last_message_when_it_says_
 async fn a_publisher_that_redis_has_forgotten_altogether_is_believed() {
     let mut scene = Scene::start(&[]).await;
     scene.say_and_hear(1, "others").await;
-    scene.tell_redis(&["SAVE"]).await;
+    scene.redis.tell(&["SAVE"]).await;
     scene.lose(&["lost"], RELOAD).await;
     scene.say(0, "more").await;
     scene.hears_a_gap(1).await;
@@ -106,7 +101,7 @@ async fn where_others_got_the_ids_of_what_was_lost_the_history_begins_anew() {
     for known in [true, false] {
         let mut scene = Scene::start(&[]).await;
         let first = scene.say_and_hear(usize::from(!known), "first").await;
-        scene.tell_redis(&["SAVE"]).await;
+        scene.redis.tell(&["SAVE"]).await;
         scene.lose(&["lost"], RELOAD).await;
         for text in ["others", "do not", "know"] {
             scene.say_and_hear(1, text).await;
@@ -142,11 +137,11 @@ async fn what_everybody_has_heard_is_no_loss_whoever_goes_on() {
     let mut scene = Scene::start(&[]).await;
     let mut other = V1Client::connect(&scene.speakers[1].url("/a")).await;
     scene.say_and_hear(0, "first").await;
-    scene.tell_redis(&["SAVE"]).await;
+    scene.redis.tell(&["SAVE"]).await;
     scene.say_and_hear(0, "second").await;
     let second = scene.say_and_hear(0, "third").await;
     other.expect(["first", "second", "third"]).await;
-    scene.tell_redis(RELOAD).await;
+    scene.redis.tell(RELOAD).await;
     for (speaker, text) in [(1, "fourth"), (0, "fifth"), (1, "sixth")] {
         scene.say_and_hear(speaker, text).await;
         other.expect([text]).await;

@@ -68,12 +68,12 @@ impl Fault {
                 sleep(time).await;
                 stage.redis.restart().await;
             }
-            Self::ConnectionsKilled(kind) => stage.tell_redis(&["CLIENT", "KILL", "TYPE", kind]).await,
-            Self::ScriptsFlushed => stage.tell_redis(&["SCRIPT", "FLUSH"]).await,
+            Self::ConnectionsKilled(kind) => stage.redis.tell(&["CLIENT", "KILL", "TYPE", kind]).await,
+            Self::ScriptsFlushed => stage.redis.tell(&["SCRIPT", "FLUSH"]).await,
             Self::RedisFull(time) => {
-                stage.tell_redis(&["CONFIG", "SET", "maxmemory", "1mb"]).await;
+                stage.redis.tell(&["CONFIG", "SET", "maxmemory", "1mb"]).await;
                 sleep(time).await;
-                stage.tell_redis(&["CONFIG", "SET", "maxmemory", "0"]).await;
+                stage.redis.tell(&["CONFIG", "SET", "maxmemory", "0"]).await;
             }
             Self::BadPath(node, delay, loss, time) => {
                 stage.networks[node].lossy(delay, loss);

@@ -77,7 +77,7 @@ async fn a_redis_that_comes_back_with_older_data_loses_nothing_silently() {
     let outcome = Play::begin(&stage.addresses, STEADY)
         .await
         .through(async {
-            stage.tell_redis(&["SAVE"]).await;
+            stage.redis.tell(&["SAVE"]).await;
             // Said, heard, and then forgotten by Redis, which counts on from before it.
             sleep(Duration::from_secs(2)).await;
             stage.redis.kill().await;
@@ -96,7 +96,7 @@ async fn a_redis_with_older_data_that_first_hears_of_a_node_that_knows_no_newer_
         .through(async {
             // What this node knows is as old as what Redis will have; the others know better, but come back later.
             stage.networks[0].lose_path();
-            stage.tell_redis(&["SAVE"]).await;
+            stage.redis.tell(&["SAVE"]).await;
             sleep(Duration::from_secs(1)).await;
             stage.networks[1..].iter().for_each(|network| network.still());
             stage.redis.kill().await;
@@ -174,8 +174,8 @@ async fn connections_killed_all_the_time_lose_nothing() {
         .through(async {
             let began = Instant::now();
             while began.elapsed() < Duration::from_secs(10) {
-                stage.tell_redis(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
-                stage.tell_redis(&["CLIENT", "KILL", "TYPE", "normal"]).await;
+                stage.redis.tell(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
+                stage.redis.tell(&["CLIENT", "KILL", "TYPE", "normal"]).await;
                 sleep(Duration::from_millis(200)).await;
             }
         })
@@ -194,9 +194,9 @@ async fn a_flood_that_overruns_the_output_buffer_loses_nothing() {
         .await
         .through(async {
             // Less than a batch of two: Redis ends a subscription whenever that much waits for it.
-            stage.tell_redis(&["CONFIG", "SET", "client-output-buffer-limit", "pubsub 16384 16384 0"]).await;
+            stage.redis.tell(&["CONFIG", "SET", "client-output-buffer-limit", "pubsub 16384 16384 0"]).await;
             sleep(Duration::from_secs(4)).await;
-            stage.tell_redis(&["CONFIG", "SET", "client-output-buffer-limit", "pubsub 33554432 8388608 60"]).await;
+            stage.redis.tell(&["CONFIG", "SET", "client-output-buffer-limit", "pubsub 33554432 8388608 60"]).await;
         })
         .await;
     outcome.print("flood that overruns the output buffer");
@@ -213,7 +213,7 @@ async fn flushed_scripts_lose_nothing() {
         .await
         .through(async {
             for _ in 0..20 {
-                stage.tell_redis(&["SCRIPT", "FLUSH"]).await;
+                stage.redis.tell(&["SCRIPT", "FLUSH"]).await;
                 sleep(Duration::from_millis(100)).await;
             }
         })
@@ -232,8 +232,8 @@ async fn a_redis_without_memory_refuses_and_afterwards_all_goes_on() {
     let outcome = Play::begin(&stage.addresses, STEADY)
         .await
         .through(async {
-            stage.tell_redis(&["CONFIG", "SET", "maxmemory-policy", "noeviction"]).await;
-            stage.tell_redis(&["CONFIG", "SET", "maxmemory", "1mb"]).await;
+            stage.redis.tell(&["CONFIG", "SET", "maxmemory-policy", "noeviction"]).await;
+            stage.redis.tell(&["CONFIG", "SET", "maxmemory", "1mb"]).await;
             sleep(Duration::from_secs(2)).await;
             for node in &stage.nodes {
                 let answer = post(node.address, "/full").await;
@@ -242,7 +242,7 @@ async fn a_redis_without_memory_refuses_and_afterwards_all_goes_on() {
                     "{answer}"
                 );
             }
-            stage.tell_redis(&["CONFIG", "SET", "maxmemory", "0"]).await;
+            stage.redis.tell(&["CONFIG", "SET", "maxmemory", "0"]).await;
             for node in &stage.nodes {
                 until("posting works again", async || post(node.address, "/full").await.starts_with("HTTP/1.1 200 "))
                     .await;

@@ -66,12 +66,6 @@ impl Stage {
         let urls = (0..nodes).map(|index| format!("redis://{}", address(index))).collect();
         Self::told(urls, redis, networks, flags).await
     }
-
-    /// A command to Redis without an interesting answer.
-    pub async fn tell_redis(&self, command: &[&str]) {
-        let mut redis = self.redis.connect().await;
-        redis::cmd(command[0]).arg(&command[1..]).exec_async(&mut redis).await.unwrap();
-    }
 }
 
 impl<R> Stage<R> {

@@ -19,10 +19,14 @@ type Json<T> = T extends string ? \`\${T}\`
   : T extends object ? { [Key in keyof T]: Json<T[Key]> } : T;
 type Target = { refId: string; datasource: grafana.DataSourceRef; expr: string; legendFormat: string; instant: boolean;
   range: boolean; format?: 'heatmap' | 'table' };
-type Kind<Type, Options, Custom> = Omit<grafana.Panel, 'type' | 'options' | 'targets' | 'fieldConfig'> & {
+// One series drawn in another way, as a limit is.
+type Override<Custom> = { matcher: { id: 'byName'; options: string }; properties: ({ id: 'color'; value: grafana.FieldColor }
+  | { [Key in keyof Custom & string]: { id: \`custom.\${Key}\`; value: Custom[Key] } }[keyof Custom & string])[] };
+type Kind<Type, Options, Custom, Overrides = []> = Omit<grafana.Panel, 'type' | 'options' | 'targets' | 'fieldConfig'> & {
   type: Type; options: Partial<Options>; targets: Target[];
-  fieldConfig: { defaults: Omit<grafana.FieldConfig, 'custom'> & { custom?: Partial<Custom> }; overrides: [] } };
-type Panel = grafana.RowPanel | Kind<'stat', Stat.Options, never> | Kind<'timeseries', TimeSeries.Options, TimeSeries.FieldConfig>
+  fieldConfig: { defaults: Omit<grafana.FieldConfig, 'custom'> & { custom?: Partial<Custom> }; overrides: Overrides } };
+type Lines = Kind<'timeseries', TimeSeries.Options, TimeSeries.FieldConfig, Override<Required<TimeSeries.FieldConfig>>[]>;
+type Panel = grafana.RowPanel | Kind<'stat', Stat.Options, never> | Lines
   | Kind<'heatmap', Heatmap.Options, Heatmap.FieldConfig> | Kind<'table', Table.Options, Table.FieldConfig>
   | Kind<'state-timeline', StateTimeline.Options, StateTimeline.FieldConfig>;
 type Annotation = Omit<grafana.AnnotationQuery, 'target'> & { target: { refId: string; expr: string }; titleFormat: string };

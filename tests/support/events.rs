@@ -46,7 +46,7 @@ impl EventStream {
                     return Some(event);
                 }
             }
-            if !self.read_chunk().await {
+            if !self.read_some().await {
                 return None;
             }
         }
@@ -63,20 +63,17 @@ impl EventStream {
         id
     }
 
-    /// One chunk of the response; false at its end.
-    async fn read_chunk(&mut self) -> bool {
-        let mut size = Vec::new();
-        soon("a chunk", async {
-            while !size.ends_with(b"\r\n") {
-                size.push(self.client.stream.read_u8().await.unwrap());
+    /// Reads some of the response; false at its end.
+    async fn read_some(&mut self) -> bool {
+        let mut bytes = Vec::new();
+        // More of a character may be on its way.
+        while bytes.is_empty() || std::str::from_utf8(&bytes).is_err() {
+            if soon("some of the stream", self.client.stream.read_buf(&mut bytes)).await.unwrap() == 0 {
+                return false;
             }
-        })
-        .await;
-        let size = usize::from_str_radix(std::str::from_utf8(&size).unwrap().trim_end(), 16).unwrap();
-        let mut chunk = vec![0; size + 2];
-        soon("the rest of a chunk", self.client.stream.read_exact(&mut chunk)).await.unwrap();
-        self.text.push_str(std::str::from_utf8(&chunk[..size]).unwrap());
-        size > 0
+        }
+        self.text.push_str(std::str::from_utf8(&bytes).unwrap());
+        true
     }
 }
 

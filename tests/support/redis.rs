@@ -70,6 +70,11 @@ impl Redis {
         redis::Client::open(self.url()).unwrap().get_multiplexed_async_connection().await.unwrap()
     }
 
+    /// A command without an interesting answer.
+    pub async fn tell(&self, command: &[&str]) {
+        redis::cmd(command[0]).arg(&command[1..]).exec_async(&mut self.connect().await).await.unwrap();
+    }
+
     /// `PUBLISH`; returns how many subscribers Redis gave it to.
     pub async fn publish(&self, channel: &str, payload: &[u8]) -> u64 {
         self.connect().await.publish(channel, payload).await.unwrap()

@@ -44,8 +44,10 @@ impl V1Client {
 
     /// Says something; returns what its acknowledgement calls it. What else comes first is left out.
     pub async fn say(&mut self, text: &str) -> String {
-        self.send(json!({ "data": text, "ref": text })).await;
-        self.answer(text).await["id"].as_str().unwrap().to_owned()
+        // As long as a reference may be: its beginning.
+        let reference: String = text.chars().take(64).collect();
+        self.send(json!({ "data": text, "ref": reference })).await;
+        self.answer(&reference).await["id"].as_str().unwrap().to_owned()
     }
 
     /// The answer to what was said under this reference; what else comes first is left out.
