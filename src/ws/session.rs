@@ -456,6 +456,11 @@ impl Session {
         self.said
     }
 
+    /// Whether its first visit may be expensive: what was said before has to be encoded for it.
+    pub(super) fn begins_heavy(&self) -> bool {
+        self.reader.format != Format::RAW && self.cursor.is_replaying()
+    }
+
     /// The feed it reads.
     pub(super) fn feed(&self) -> &Arc<Feed> {
         &self.membership.channel().feed

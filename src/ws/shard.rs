@@ -279,8 +279,9 @@ impl Shard {
         let bell = Bell::new(&self.queue, Due::Session(key));
         let waker = bell.clone().into();
         bell.ring_silently();
+        bell.set_heavy(session.begins_heavy());
         vacant.insert(Housed { session, waker, bell, audience, place: None, _token: token });
-        self.due.push_back(Due::Session(key));
+        self.enqueue(Due::Session(key));
     }
 
     fn visit(&mut self, key: usize) {
