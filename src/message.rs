@@ -110,6 +110,11 @@ impl Batch {
         known.then(|| MessageId { epoch: self.epoch, offset: self.offset + index as u64 })
     }
 
+    /// When it was published, in milliseconds since 1970.
+    pub fn time_ms(&self) -> u64 {
+        self.published_ns / 1_000_000
+    }
+
     /// The offset that comes next after it.
     pub fn end(&self) -> u64 {
         self.offset + self.span

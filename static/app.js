@@ -53,7 +53,7 @@ function start() {
   channel.addEventListener('waiting', disconnected);
   channel.addEventListener('closed', disconnected);
   channel.addEventListener('gap', ({ missed }) => addNote(gapWords(missed)));
-  channel.addEventListener('message', ({ data }) => heard(data));
+  channel.addEventListener('message', heard);
   channel.publish(HELLO).catch(({ message }) => addNote(`not posted (${message}):`, HELLO));
 }
 
@@ -186,10 +186,11 @@ let unseen = 0; // messages that came while the reader was looking further up
 let following = true; // the reader is at the end, and stays there
 const shown = log.getElementsByClassName('message');
 const clock = new Intl.DateTimeFormat(undefined, { timeStyle: 'medium', hourCycle: 'h23' });
+const calendar = new Intl.DateTimeFormat(undefined, { dateStyle: 'short', timeStyle: 'medium', hourCycle: 'h23' });
 
-function heard(data) {
+function heard({ data, time }) {
   total += 1;
-  enqueue({ data, at: new Date() });
+  enqueue({ data, at: new Date(time) });
 }
 
 function addNote(note, quote) {
@@ -217,7 +218,8 @@ function render() {
 function messageLine({ data, at }) {
   const time = document.createElement('time');
   time.dateTime = at.toISOString();
-  time.textContent = clock.format(at);
+  const isToday = at.toDateString() === new Date().toDateString();
+  time.textContent = (isToday ? clock : calendar).format(at);
   const line = document.createElement('div');
   const isText = typeof data === 'string';
   line.className = isText ? 'message' : 'message binary';

@@ -10,7 +10,8 @@ const STABLE_MS = 5_000; // a connection this old starts the backoff anew; a ser
  * A subscription that reconnects for ever. It hears every message once and in order; where some are missing it is told.
  * Events, with their properties:
  *
- * - `message` `{ data, id }`: a string or a Uint8Array. `id` is null if the server cannot replay it.
+ * - `message` `{ data, id, time }`: a string or a Uint8Array. `id` is null if the server cannot replay it. `time` is when
+ *   it was published, in milliseconds since 1970 by the clock of the server's machine.
  * - `gap` `{ missed }`: so many messages are missing here; null if nobody knows how many.
  *
  * and one named like the `state` whenever that changes:
@@ -221,13 +222,13 @@ export class Channel extends EventTarget {
     else if (!frame.event) this.#message(frame);
   }
 
-  #message({ id = null, data, base64 }) {
+  #message({ id = null, time = Date.now(), data, base64 }) {
     if (id) {
       if (!isNewer(id, this.#id) || this.#own.has(id)) return;
       this.#id = id;
       this.#passOwn();
     }
-    this.#dispatch('message', { data: data ?? Uint8Array.from(atob(base64), (byte) => byte.charCodeAt(0)), id });
+    this.#dispatch('message', { data: data ?? Uint8Array.from(atob(base64), (byte) => byte.charCodeAt(0)), id, time });
   }
 
   #acknowledged(ref, id) {

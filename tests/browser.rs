@@ -1,5 +1,7 @@
 //! The page in a real Chromium: what people see, type and are told, and that it comes back when its node does.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
@@ -11,6 +13,7 @@ use crate::support::program::{Program, echocast};
 use crate::support::proxy::Proxy;
 use crate::support::redis::free_port;
 use crate::support::until;
+use crate::support::v1::V1Client;
 
 /// A browser without a window has no pointer; with a fine one, pages may take the focus when they open.
 const MOUSE: &str = "--blink-settings=primaryPointerType=4,availablePointerTypes=4";
@@ -251,6 +254,25 @@ async fn a_message_the_server_does_not_take_stays_with_its_writer() {
     page.has("messages", told, true).await;
     page.is_open().await;
     page.shows(&[HELLO]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_shows_when_a_message_was_published() {
+    let node = TestNode::start(&[]).await;
+    let mut client = V1Client::connect(&node.url("/past")).await;
+    client.say("long ago").await;
+    let chromium = Chromium::start().await;
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    let page = chromium.open(&page_of(&node, "/past?last=1")).await;
+    page.shows(&["long ago", HELLO]).await;
+    let mut again = V1Client::connect(&node.url("/past?last=2")).await;
+    for place in ["first", "last"] {
+        let time = again.next().await["time"].as_u64().unwrap();
+        let shown = format!(
+            "return Date.parse(document.querySelector('#messages .message:{place}-child time').dateTime) === {time}"
+        );
+        page.becomes(&shown, &json!(true)).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -24,6 +24,7 @@ on_both_brokers!(
     binary_is_base64_in_json_and_back,
     who_does_not_want_its_own_messages_hears_all_others,
     the_newest_messages_come_first_on_every_transport,
+    a_message_keeps_the_time_at_which_it_was_published,
     a_drain_is_announced_to_whoever_can_be_told,
     a_place_that_nobody_has_reached_is_a_gap,
 );
@@ -210,6 +211,26 @@ async fn the_newest_messages_come_first_on_every_transport(cluster: Cluster) {
     let body: Value = serde_json::from_str(&body).unwrap();
     assert_eq!((&body["recovered"], &body["missed"], &body["more"]), (&json!(true), &json!(0), &json!(false)));
     assert_eq!(body["messages"].as_array().unwrap().len(), 2);
+}
+
+async fn a_message_keeps_the_time_at_which_it_was_published(cluster: Cluster) {
+    let now_ms = || std::time::UNIX_EPOCH.elapsed().unwrap().as_millis() as u64;
+    let before = now_ms();
+    let mut here = V1Client::connect(&cluster.node(0).url("/a")).await;
+    here.send(json!({ "data": "text" })).await;
+    here.send(json!({ "base64": "AP8=" })).await;
+    let (text, binary) = (here.next().await, here.next().await);
+    let times = [&text, &binary].map(|message| message["time"].as_u64().unwrap());
+    assert!(before <= times[0] && times[0] <= times[1] && times[1] <= now_ms(), "{times:?}");
+    // Later, and on every node, it is still the same.
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    for node in &cluster.nodes {
+        let mut late = V1Client::connect(&node.url("/a?last=2")).await;
+        assert_eq!([late.next().await, late.next().await], [text.clone(), binary.clone()]);
+        let (_, _, body) = http(node.address, "GET", "/a?last=2", &[("Accept", "application/json")]).await;
+        let body: Value = serde_json::from_str(&body).unwrap();
+        assert_eq!(body["messages"], json!([text, binary]));
+    }
 }
 
 async fn a_drain_is_announced_to_whoever_can_be_told(mut cluster: Cluster) {

@@ -129,7 +129,7 @@ impl List {
         if self.messages > 0 {
             self.json.push(b',');
         }
-        put_json(batch.id(index), kind, payload, &mut self.json);
+        put_json(batch.id(index), batch.time_ms(), kind, payload, &mut self.json);
         self.messages += 1;
         if self.json.len() - self.gave_way >= TURN_BYTES {
             self.gave_way = self.json.len();

@@ -106,7 +106,7 @@ fn write_items(batch: &Batch, format: Format, bytes: &mut Vec<u8>, ends: &mut Ve
             Shape::Raw => put_frame(kind, payload, format.deflate, bytes),
             Shape::V1 => {
                 json.clear();
-                put_json(batch.id(index), kind, payload, &mut json);
+                put_json(batch.id(index), batch.time_ms(), kind, payload, &mut json);
                 put_frame(Kind::Text, &json, format.deflate, bytes);
             }
             Shape::Events => put_event(batch.id(index), kind, payload, bytes),
@@ -145,12 +145,13 @@ pub fn put_gap(format: Format, missed: Option<u64>, out: &mut Vec<u8>) {
     }
 }
 
-/// Writes a message as a JSON object.
-pub fn put_json(id: Option<MessageId>, kind: Kind, payload: &[u8], out: &mut Vec<u8>) {
+/// Writes a message as a JSON object. `time_ms` is when it was published, in milliseconds since 1970.
+pub fn put_json(id: Option<MessageId>, time_ms: u64, kind: Kind, payload: &[u8], out: &mut Vec<u8>) {
     out.push(b'{');
     if let Some(id) = id {
         put(out, format_args!("\"id\":\"{id}\","));
     }
+    put(out, format_args!("\"time\":{time_ms},"));
     match std::str::from_utf8(payload) {
         Ok(text) if kind == Kind::Text => {
             out.extend_from_slice(b"\"data\":");
@@ -206,7 +207,7 @@ mod tests {
     fn encoded(format: Format, messages: &[(Kind, &[u8])]) -> Bytes {
         let mut builder = BatchBuilder::default();
         messages.iter().for_each(|(kind, payload)| builder.push(*kind, payload, 0));
-        let mut batch = builder.build(0);
+        let mut batch = builder.build(1_767_225_600_123_999_999);
         (batch.epoch, batch.offset, batch.span) = (0xab, 5, messages.len() as u64);
         let Encoded { bytes, ends } = Encoded::new(&batch, format);
         assert_eq!((ends.len(), ends.last()), (messages.len(), Some(&(bytes.len() as u32))));
@@ -214,10 +215,10 @@ mod tests {
     }
 
     #[test]
-    fn json_is_framed_and_escaped_and_has_ids() {
+    fn json_is_framed_and_escaped_and_has_ids_and_times() {
         let bytes = encoded(Format::V1, &[(Kind::Text, b"a\"\n"), (Kind::Binary, &[0, 255])]);
-        let first = r#"{"id":"00000000000000ab-5","data":"a\"\n"}"#;
-        let second = r#"{"id":"00000000000000ab-6","base64":"AP8="}"#;
+        let first = r#"{"id":"00000000000000ab-5","time":1767225600123,"data":"a\"\n"}"#;
+        let second = r#"{"id":"00000000000000ab-6","time":1767225600123,"base64":"AP8="}"#;
         let mut expected = Vec::new();
         for json in [first, second] {
             expected.extend([0x81, json.len() as u8]);
