@@ -21,6 +21,7 @@ mod ops;
 mod monitoring;
 mod browser;
 mod node_clients;
+mod clients;
 mod module;
 mod cli;
 mod traces;
