@@ -159,6 +159,31 @@ impl Refusal {
         }
     }
 
+    /// Whether the same request may succeed soon although nothing changes on its side.
+    pub fn is_temporary(&self) -> bool {
+        match self {
+            Self::Rate(_)
+            | Self::Channels
+            | Self::Memory
+            | Self::Draining
+            | Self::BrokerAway
+            | Self::Busy(_)
+            | Self::Unconfirmed => true,
+            Self::BadChannel(_)
+            | Self::Malformed(_)
+            | Self::Version
+            | Self::Origin(_)
+            | Self::Host(_)
+            | Self::HeadTooLarge(_)
+            | Self::Method
+            | Self::TooLarge(_)
+            | Self::Unreadable(_)
+            | Self::KeyTaken
+            | Self::Full(_)
+            | Self::TurnedAway(_) => false,
+        }
+    }
+
     /// The answer: a status and one line that says why.
     pub fn response(&self) -> Response {
         let (status, extra) = match self {
