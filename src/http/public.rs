@@ -118,6 +118,9 @@ impl Public {
         if handshake::is_meant(request.headers()) {
             return self.door.enter(name, caller, request).await;
         }
+        if handshake::is_stripped(request.headers()) {
+            return Err(Refusal::NoUpgrade);
+        }
         match (request.method(), Wanted::of(request.headers())) {
             (&Method::POST, _) => publish::publish(self, name, &caller, request).await,
             (&Method::OPTIONS, _) => Ok((StatusCode::NO_CONTENT, [(header::ALLOW, METHODS)]).into_response()),
