@@ -90,24 +90,30 @@ async fn every_library_is_told_that_the_node_leaves(mut cluster: Cluster) {
 }
 
 async fn an_event_source_hears_everything_and_resumes_by_itself(cluster: Cluster) {
+    for library in ["eventsource", "event-source-polyfill"] {
+        hears_and_resumes(&cluster, library, &format!("/stream/{library}")).await;
+    }
+}
+
+async fn hears_and_resumes(cluster: &Cluster, library: &str, path: &str) {
     let proxy = Proxy::start(cluster.node(0).address).await;
     let mut command = Command::new("node");
-    command.args(["../node/hear.mjs", "eventsource", &format!("http://{}/stream", proxy.address)]).current_dir(FOLDER);
+    command.args(["../node/hear.mjs", library, &format!("http://{}{path}", proxy.address)]).current_dir(FOLDER);
     let mut source = Program::start(command);
     source.prints(["open"]).await;
-    say_all(&cluster, "/stream").await;
+    say_all(cluster, path).await;
     for message in messages() {
         source.prints([line(&message).as_str()]).await;
     }
     proxy.lead_to(None);
     proxy.cut();
-    say_all(&cluster, "/stream").await;
+    say_all(cluster, path).await;
     proxy.lead_to(Some(cluster.node(1).address));
     source.prints(["open"]).await;
     for message in messages() {
         source.prints([line(&message).as_str()]).await;
     }
-    assert_eq!(source.finish().await.code, Some(0));
+    assert_eq!(source.finish().await.code, Some(0), "{library}");
 }
 
 async fn say_all(cluster: &Cluster, path: &str) {

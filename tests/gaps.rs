@@ -2,7 +2,7 @@
 
 use ::redis::AsyncCommands;
 use ::redis::streams::StreamRangeReply;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::cluster::Cluster;
 use crate::support::events::publish;

@@ -81,6 +81,25 @@ async fn what_is_no_handshake_is_refused_with_a_line_that_says_why() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_handshake_that_lost_its_upgrade_on_the_way_is_told_so() {
+    let node = TestNode::start(&[]).await;
+    let whole = handshake(node.address, "/", "Accept: text/html, */*\r\n");
+    let stripped = whole.replace("Upgrade: websocket\r\n", "");
+    for request in [
+        stripped.clone(),
+        stripped.replace("Connection: Upgrade", "Connection: close"),
+        stripped.replace("Connection: Upgrade", "Connection: close").replace("HTTP/1.1", "HTTP/1.0"),
+        stripped.replace("Connection: Upgrade\r\n", ""),
+        whole.replace("Upgrade: websocket", "Upgrade: h2c"),
+        stripped.replace("text/html, */*", "text/event-stream"),
+    ] {
+        let (status, why) = refused_request(&node, &request).await;
+        assert!(status == 426 && why.contains("Upgrade: websocket") && why.contains("proxy"), "{request}\n{why}");
+    }
+    assert_eq!(node.metric("echocast_handshakes_refused_total{reason=\"no_upgrade\"}").await, 6.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bad_channel_names_are_refused_with_400_and_counted() {
     let node = TestNode::start(&[]).await;
     let long = format!("/{}", "x".repeat(129));

@@ -4,6 +4,7 @@
 mod support;
 
 mod handshake;
+mod streams;
 mod protocol;
 mod compression;
 mod resume;

@@ -10,7 +10,7 @@ use axum::response::Response;
 
 use super::connection::Caller;
 use super::handover::Handover;
-use super::public::Public;
+use super::public::{Public, Sharing};
 use super::query;
 use crate::channel::ChannelName;
 use crate::feed::Start;
@@ -38,7 +38,7 @@ pub(super) async fn events(
     tracing::debug!(channel = name.as_str(), %ip, "event stream");
 
     let mut response = head();
-    public.share(&mut response, request.headers().get(header::ORIGIN).cloned());
+    public.share(&mut response, Sharing::of(request.headers()));
     let mut greeting = written(&response);
     greeting.extend_from_slice(b":ok\n\n");
     if let Some(id) = subscription.newest.filter(|_| start == Start::Newest) {
@@ -66,9 +66,19 @@ pub(super) fn head() -> Response {
     let mut response = Response::new(Body::empty());
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    // What nginx asks for, or it would collect events before it passes them on.
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform"));
+    // Proxies that compress would hold events back until they have enough of them: `no-transform` forbids it.
+    // nginx buffers answers unless this header of its own forbids that.
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    response
+}
+
+/// An empty stream that ends at once, for a rejection that may pass soon. `EventSource` never reconnects after a status
+/// other than 200, but it does after the end of a stream.
+pub(super) fn come_back(public: &Public, rejection: &Refusal) -> Response {
+    let mut response = head();
+    let retry_ms = public.door.shared.retry_ms();
+    *response.body_mut() = Body::from(format!("retry: {retry_ms}\n: {rejection}\n\n"));
     response
 }
 

@@ -45,17 +45,34 @@ pub fn router(public: Public) -> Router {
 }
 
 async fn any(State(public): State<Arc<Public>>, request: Request) -> Response {
-    let origin = request.headers().get(header::ORIGIN).cloned();
+    let sharing = Sharing::of(request.headers());
+    let wants_events = request.method() == Method::GET && Wanted::of(request.headers()) == Wanted::Events;
     let answered = timeout(public.patience(), public.answer(request)).await;
     let mut response = answered.unwrap_or(Err(Refusal::BrokerAway)).unwrap_or_else(|refusal| {
         public.count(&refusal);
-        refusal.response()
+        if wants_events && refusal.is_temporary() { events::come_back(&public, &refusal) } else { refusal.response() }
     });
-    public.share(&mut response, origin);
+    public.share(&mut response, sharing);
     response
 }
 
+/// The request's headers by which a browser asks whether a page of another origin may read the answer.
+#[derive(Debug)]
+pub(super) struct Sharing {
+    origin: Option<HeaderValue>,
+    /// Headers that the page wants to send, in a preflight's `Access-Control-Request-Headers`.
+    headers: Option<HeaderValue>,
+}
+
+impl Sharing {
+    pub(super) fn of(headers: &HeaderMap) -> Self {
+        let get = |name| headers.get(name).cloned();
+        Self { origin: get(header::ORIGIN), headers: get(header::ACCESS_CONTROL_REQUEST_HEADERS) }
+    }
+}
+
 /// What a GET asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Wanted {
     Events,
     Page,
@@ -101,6 +118,9 @@ impl Public {
         if handshake::is_meant(request.headers()) {
             return self.door.enter(name, caller, request).await;
         }
+        if handshake::is_stripped(request.headers()) {
+            return Err(Refusal::NoUpgrade);
+        }
         match (request.method(), Wanted::of(request.headers())) {
             (&Method::POST, _) => publish::publish(self, name, &caller, request).await,
             (&Method::OPTIONS, _) => Ok((StatusCode::NO_CONTENT, [(header::ALLOW, METHODS)]).into_response()),
@@ -128,19 +148,26 @@ impl Public {
     }
 
     /// Lets pages of allowed origins read the answer, as they may open WebSockets.
-    pub(super) fn share(&self, response: &mut Response, origin: Option<HeaderValue>) {
-        let Some(origin) = origin else { return };
+    pub(super) fn share(&self, response: &mut Response, sharing: Sharing) {
+        let Some(origin) = sharing.origin else { return };
         let headers = response.headers_mut();
+        headers.append(header::VARY, HeaderValue::from_static("origin, access-control-request-headers"));
         let allowed = match &self.door.allow_origin {
             None => HeaderValue::from_static("*"),
-            Some(_) if self.door.allows(&origin) => origin,
+            Some(_) if self.door.allows(&origin) => {
+                // Never with `*`: any page could use its visitor's cookies.
+                headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
+                origin
+            }
             Some(_) => return,
         };
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, allowed);
         headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(METHODS));
-        let asked = "authorization, content-type, idempotency-key, last-event-id, traceparent";
-        headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static(asked));
+        // Every header that is asked for, because tracing libraries add many of their own. No header grants anything here.
+        let ours =
+            || HeaderValue::from_static("authorization, content-type, idempotency-key, last-event-id, traceparent");
+        headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, sharing.headers.unwrap_or_else(ours));
+        headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("retry-after"));
         headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("3600"));
-        headers.append(header::VARY, HeaderValue::from_static("origin"));
     }
 }

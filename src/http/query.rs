@@ -9,10 +9,12 @@ use crate::message::MessageId;
 /// The header in which event streams say what they heard last.
 const LAST_EVENT_ID: &str = "last-event-id";
 
-/// Where to begin: after `Last-Event-ID`, after `since`, with the newest `last`, or with the newest.
+/// Where to begin: after `Last-Event-ID`, `lastEventId` or `since`, with the newest `last`, or with the newest.
+/// A client that reconnects keeps its first `since` in the URL, so the header and `lastEventId` win over it.
 pub fn start(query: &str, headers: &HeaderMap) -> Start {
-    let last_event = headers.get(LAST_EVENT_ID).and_then(|id| id.to_str().ok()).filter(|id| !id.is_empty());
-    if let Some(id) = last_event.map(str::to_owned).or_else(|| value(query, "since")) {
+    let id = headers.get(LAST_EVENT_ID).and_then(|id| id.to_str().ok()).map(str::to_owned).filter(|id| !id.is_empty());
+    let named = |key| value(query, key).filter(|id| !id.is_empty());
+    if let Some(id) = id.or_else(|| named("lastEventId")).or_else(|| named("since")) {
         // One that we did not give is of a history that we do not have.
         return Start::After(id.parse().unwrap_or(MessageId { epoch: u64::MAX, offset: 0 }));
     }

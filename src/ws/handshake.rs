@@ -59,6 +59,12 @@ pub enum Refusal {
     BadChannel(#[from] crate::channel::BadName),
     #[error("not a websocket handshake: {0}")]
     Malformed(&'static str),
+    #[error(
+        "a websocket handshake without its header `Upgrade: websocket`; a proxy on the way has probably removed it \
+        (nginx passes it with `proxy_http_version 1.1`, `proxy_set_header Upgrade $http_upgrade` and \
+        `proxy_set_header Connection upgrade`)"
+    )]
+    NoUpgrade,
     #[error("this server speaks websocket version 13")]
     Version,
     #[error("pages of origin {0:?} may not connect here")]
@@ -114,9 +120,10 @@ impl Refusal {
     pub const NO_HTTP: &str = "no_http";
 
     /// The values of the metric's label.
-    pub const LABELS: [&str; 19] = [
+    pub const LABELS: [&str; 20] = [
         "bad_channel",
         "malformed",
+        "no_upgrade",
         "version",
         "origin",
         "method",
@@ -141,6 +148,7 @@ impl Refusal {
         match self {
             Self::BadChannel(_) => "bad_channel",
             Self::Malformed(_) => "malformed",
+            Self::NoUpgrade => "no_upgrade",
             Self::Version => "version",
             Self::Origin(_) | Self::Host(_) => "origin",
             Self::HeadTooLarge(_) => "head_too_large",
@@ -159,10 +167,37 @@ impl Refusal {
         }
     }
 
+    /// Whether the same request may succeed soon although nothing changes on its side.
+    pub fn is_temporary(&self) -> bool {
+        match self {
+            Self::Rate(_)
+            | Self::Channels
+            | Self::Memory
+            | Self::Draining
+            | Self::BrokerAway
+            | Self::Busy(_)
+            | Self::Unconfirmed => true,
+            Self::BadChannel(_)
+            | Self::Malformed(_)
+            | Self::NoUpgrade
+            | Self::Version
+            | Self::Origin(_)
+            | Self::Host(_)
+            | Self::HeadTooLarge(_)
+            | Self::Method
+            | Self::TooLarge(_)
+            | Self::Unreadable(_)
+            | Self::KeyTaken
+            | Self::Full(_)
+            | Self::TurnedAway(_) => false,
+        }
+    }
+
     /// The answer: a status and one line that says why.
     pub fn response(&self) -> Response {
         let (status, extra) = match self {
             Self::BadChannel(_) | Self::Malformed(_) | Self::Unreadable(_) => (StatusCode::BAD_REQUEST, None),
+            Self::NoUpgrade => (StatusCode::UPGRADE_REQUIRED, Some((header::UPGRADE, "websocket"))),
             Self::Version => (StatusCode::UPGRADE_REQUIRED, Some((header::SEC_WEBSOCKET_VERSION, "13"))),
             Self::Origin(_) | Self::Host(_) => (StatusCode::FORBIDDEN, None),
             Self::HeadTooLarge(_) => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, None),
@@ -191,6 +226,11 @@ impl Refusal {
 /// Whether a request means to become a WebSocket.
 pub fn is_meant(headers: &HeaderMap) -> bool {
     has_token(headers, header::UPGRADE, "websocket")
+}
+
+/// Whether a request is a WebSocket handshake without its `Upgrade`, which proxies remove by default.
+pub fn is_stripped(headers: &HeaderMap) -> bool {
+    headers.contains_key(header::SEC_WEBSOCKET_KEY) && !is_meant(headers)
 }
 
 impl Door {
