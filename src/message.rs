@@ -182,7 +182,7 @@ impl Batch {
         self.charge = Some(charge);
     }
 
-    /// What it costs to keep, in bytes; what other formats cost only as far as [`Self::grow`] has taken it in.
+    /// Bytes that it takes in memory; those of other formats only as far as [`Self::grow`] has taken them in.
     pub fn weight(&self) -> usize {
         self.own_weight() + self.grown.load(Relaxed)
     }

@@ -187,7 +187,7 @@ async fn chromium_talks_without_our_module(cluster: Cluster) {
     page.becomes("return heard", &json!(expected)).await;
 }
 
-/// What is said: both kinds, empty, long enough to be deflated, and longer than one frame of many libraries.
+/// The messages of a conversation: both kinds, empty, long enough to be deflated, and longer than one frame of many libraries.
 fn messages() -> Vec<Message> {
     let long: String = (0..6000).map(|number| format!("{number:>9}\u{e9}")).collect();
     vec![

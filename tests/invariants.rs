@@ -37,7 +37,7 @@ fn libraries_stay_behind_the_modules_that_own_them() {
     let borders: [(&[&str], &[&str]); 4] = [
         (&["redis::", "deadpool_redis::"], &["broker/redis"]),
         (&["axum::"], &["http", "ws/handshake.rs"]),
-        (&["clap::"], &["config.rs", "bin/"]),
+        (&["clap::"], &["config/settings.rs", "bin/"]),
         (&["prometheus::"], &["metrics.rs", "http/ops.rs"]),
     ];
     let mut uses = 0;

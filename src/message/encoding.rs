@@ -87,7 +87,7 @@ impl Encoded {
         })
     }
 
-    /// What it costs to keep, in bytes.
+    /// Bytes that it takes in memory.
     pub(super) fn weight(&self) -> usize {
         self.bytes.len() + size_of_val(&*self.ends) + size_of::<Self>()
     }

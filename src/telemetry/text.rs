@@ -70,7 +70,7 @@ mod tests {
 
     use super::*;
 
-    /// What a subscriber has written.
+    /// The lines that a subscriber has written.
     #[derive(Clone, Default)]
     struct Log(Arc<Mutex<Vec<u8>>>);
 

@@ -37,9 +37,9 @@ pub const VERSION: HeaderName = HeaderName::from_static("echocast-version");
 /// What a handshake needs of its node.
 #[derive(Debug)]
 pub struct Door {
-    /// What sessions share.
+    /// The parts of a node that all sessions use.
     pub shared: Arc<Shared>,
-    /// Who polls them.
+    /// The tasks that poll the sessions.
     pub shards: Arc<Shards>,
     /// How many may enter.
     pub gate: Arc<Gate>,

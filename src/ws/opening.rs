@@ -29,15 +29,15 @@ const LEAST_RATE: u64 = 4 * 1024;
 /// A session that begins.
 #[derive(Debug)]
 pub struct Opening {
-    /// What sessions share.
+    /// The parts of a node that all sessions use.
     pub shared: Arc<Shared>,
-    /// Who polls them.
+    /// The tasks that poll the sessions.
     pub shards: Arc<Shards>,
     /// Whether anybody is served any more.
     pub shutdown: Shutdown,
     /// The client's place in its channel.
     pub subscription: Subscription,
-    /// What it asked for.
+    /// The options that the client asked for.
     pub wishes: Wishes,
     /// Its place among the connections.
     pub permit: Permit,

@@ -2,32 +2,38 @@
 //! socket, answers pings, notices death, ends with a close. Its shard polls it when something has happened; an idle session
 //! is some three hundred bytes and holds no buffer.
 
+mod ending;
 mod hearing;
+mod keepalive;
+mod lagging;
+mod shared;
+mod tally;
 mod undecoded;
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
+pub use self::shared::Shared;
+pub(super) use self::tally::Tally;
 use self::undecoded::Undecoded;
 use super::close::CloseReason;
 use super::closing::{Closing, Step};
-use super::frame::{self, Decoder, Limits};
+use super::frame::{self, Decoder};
 use super::gate::Permit;
 use super::outgoing::{Control, Outgoing, Reader};
-use super::pulse::{Pulse, Seat};
-use super::rate::{PublishLimits, PublishRates};
+use super::pulse::Seat;
+use super::rate::PublishRates;
 use super::socket::Socket;
 use super::v1;
-use crate::config::SlowClient;
 use crate::feed::{Cursor, Feed, News, Taken};
-use crate::hub::{Answer, Hub, Membership};
-use crate::message::{Format, Shape, now_ns, put_gap};
-use crate::metrics::{LossCause, Metrics, Way};
+use crate::hub::{Answer, Membership};
+use crate::message::{Format, Shape, now_ns};
+use crate::metrics::Way;
 
 /// Rounds of reading and writing before other sessions get their turn.
 const ROUNDS: usize = 8;
@@ -35,93 +41,13 @@ const ROUNDS: usize = 8;
 /// One delivery in this many is timed: two clock readings would cost more than the rest of the bookkeeping.
 const TIMED_DELIVERY: u64 = 16;
 
-/// What all sessions of a node share.
-#[derive(Debug)]
-pub struct Shared {
-    /// Where messages go.
-    pub hub: Arc<Hub>,
-    /// Where things are counted.
-    pub metrics: Arc<Metrics>,
-    /// Wakes WebSockets to ping and to leave.
-    pub pulse: Arc<Pulse>,
-    /// Wakes event streams to comment and to leave.
-    pub event_pulse: Arc<Pulse>,
-    /// What a client may say at once.
-    pub limits: Limits,
-    /// How fast a client may publish.
-    pub publish: PublishLimits,
-    /// What happens to slow readers.
-    pub slow_client: SlowClient,
-    /// Whether each message is logged.
-    pub log_messages: bool,
-    /// Tells this node from others.
-    pub node: u64,
-    /// Gives connections that do not want to hear themselves a number each.
-    pub senders: AtomicU32,
-}
-
-/// What many sessions have sent together: counted at once, for counting each write would cost all cores the same memory.
-#[derive(Debug, Default)]
-pub(super) struct Tally {
-    websocket: Sent,
-    events: Sent,
-    /// Bytes that were inflated, parsed or encoded in the current visit.
-    pub(super) work: usize,
-}
-
-#[derive(Debug, Default)]
-struct Sent {
-    bytes: u64,
-    messages: u64,
-}
-
-/// Visits of the keepalive after which a reader that lagged out in the middle of an item is closed.
-const STUCK_VISITS: u8 = 2;
-
-/// Work of one visit after which other sessions get their turn, in bytes that are inflated, parsed or encoded.
-pub(super) const VISIT_WORK: usize = 256 * 1024;
-
-/// What a client asked for beside its channel.
+/// Options of a client beside its channel.
 #[derive(Clone, Copy, Debug)]
 pub struct Wishes {
     /// How messages look to it.
     pub format: Format,
     /// Whether it hears its own messages.
     pub echo: bool,
-}
-
-impl Tally {
-    /// Counts it, and begins anew.
-    pub(super) fn count(&mut self, metrics: &Metrics) {
-        for (sent, transport) in [(&mut self.websocket, &metrics.websocket), (&mut self.events, &metrics.events)] {
-            let Sent { bytes, messages } = std::mem::take(sent);
-            if bytes > 0 {
-                transport.sent_bytes.inc_by(bytes);
-                transport.delivered.inc_by(messages);
-            }
-        }
-    }
-
-    /// Whether a session has used its visit up.
-    fn is_used_up(&self) -> bool {
-        self.work >= VISIT_WORK
-    }
-
-    fn sent(&mut self, way: Way) -> &mut Sent {
-        if way == Way::Events { &mut self.events } else { &mut self.websocket }
-    }
-}
-
-impl Shared {
-    /// How long a client that is sent away should wait, in milliseconds: not all of a slot at the same moment, and not so
-    /// short that event streams, which keep it for good, would hurry after every failure.
-    pub fn retry_ms(&self) -> u64 {
-        rand::random_range(500..1500)
-    }
-
-    fn pulse(&self, way: Way) -> &Arc<Pulse> {
-        if way == Way::Events { &self.event_pulse } else { &self.pulse }
-    }
 }
 
 /// A connected client.
@@ -231,68 +157,6 @@ impl Session {
         ControlFlow::Continue(())
     }
 
-    /// Does what is due when the pulse came by.
-    fn visit(&mut self, context: &Context<'_>) -> ControlFlow<Ended> {
-        let way = self.way();
-        let seat = self.seat.get_or_insert_with(|| self.shared.pulse(way).join(context.waker()));
-        let visits = seat.visits().min(1) as u16;
-        if seat.is_cut_off() {
-            return ControlFlow::Break(CloseReason::Drain);
-        }
-        if self.closing.is_some() {
-            return ControlFlow::Continue(());
-        }
-        if seat.is_sent_away() {
-            let retry_ms = self.shared.retry_ms();
-            match self.reader.format.shape {
-                Shape::V1 => self.control.push_text(v1::drain(retry_ms).as_bytes()),
-                Shape::Events => self.control.push_framed(format!("retry: {retry_ms}\n\n").as_bytes()),
-                Shape::Raw => {}
-            }
-            self.begin_close(CloseReason::Drain, "restarting, come back");
-            return ControlFlow::Continue(());
-        }
-        if visits == 0 {
-            return ControlFlow::Continue(());
-        }
-        let rhythm = self.shared.pulse(way).rhythm();
-        self.visits_since_ping += visits;
-        let ping_is_due = self.visits_since_ping >= rhythm.ping_visits;
-        if ping_is_due {
-            self.visits_since_ping = 0;
-        }
-        if self.is_stuck() {
-            self.shared.metrics.slow_clients.with_label_values(&[SlowClient::Disconnect.label()]).inc();
-            self.begin_close(CloseReason::Slow, "too slow, come back");
-            return ControlFlow::Continue(());
-        }
-        if way == Way::Events {
-            if ping_is_due && self.control.waiting() == 0 {
-                // Proxies end streams that are silent.
-                self.control.push_framed(b":\n\n");
-            }
-            return ControlFlow::Continue(());
-        }
-        if self.holds_too_long() {
-            self.begin_close(CloseReason::Rate, "the rest of your message did not come in time");
-            return ControlFlow::Continue(());
-        }
-        self.silent_visits = self.silent_visits.map(|before| before + visits);
-        if !self.shared.hub.inbox().has_room_for(self.membership.channel()) {
-            // It is not read from now, so it cannot be heard to answer.
-            self.silent_visits = self.silent_visits.map(|_| 0);
-        }
-        if self.silent_visits.is_some_and(|silent| silent >= rhythm.dead_visits) {
-            self.begin_close(CloseReason::PingTimeout, "no answer to a ping");
-            return ControlFlow::Continue(());
-        }
-        if ping_is_due {
-            self.silent_visits.get_or_insert(0);
-            self.control.push(frame::Control::Ping(&[]));
-        }
-        ControlFlow::Continue(())
-    }
-
     /// Writes once; pending if there is nothing to write or the client does not take more now.
     fn write(&mut self, context: &mut Context<'_>, news: News<'_>, tally: &mut Tally) -> ControlFlow<Ended, Poll<()>> {
         let mut own = Taken::new();
@@ -359,93 +223,6 @@ impl Session {
         ControlFlow::Continue(if all { Poll::Pending } else { Poll::Ready(()) })
     }
 
-    /// The feed has moved on without this reader. A frame that was begun is ended first: its batch goes into `taken`
-    /// and its end is returned. Then the reader is closed or skipped ahead.
-    fn lagged(&mut self, taken: &mut Taken) -> Option<usize> {
-        let policy = self.shared.slow_client;
-        let unfinished = self.cursor.unfinished_item(self.reader.format);
-        if policy == SlowClient::Disconnect {
-            self.shared.metrics.slow_clients.with_label_values(&[policy.label()]).inc();
-            // One that was ending anyway ends here, with what it has.
-            match &mut self.closing {
-                Some(_) => self.say_close(),
-                None => self.begin_close(CloseReason::Slow, "too slow, come back"),
-            }
-        } else if unfinished.is_none() {
-            self.shared.metrics.slow_clients.with_label_values(&[policy.label()]).inc();
-            let missed = self.cursor.skip_to_newest();
-            self.shared.metrics.lost(LossCause::SlowClient, missed.unwrap_or(0));
-            let mut mark = Vec::new();
-            put_gap(self.reader.format, missed, &mut mark);
-            self.control.push_framed(&mark);
-        }
-        let (batch, end) = unfinished?;
-        taken.push(batch);
-        Some(end)
-    }
-
-    fn begin_close(&mut self, reason: CloseReason, text: &str) {
-        self.begin_close_with(reason, reason.code(), text.to_owned());
-    }
-
-    fn begin_close_with(&mut self, reason: CloseReason, code: u16, text: String) {
-        self.closing = Some(Box::new(Closing::new(reason, code, text)));
-        if matches!(reason, CloseReason::Slow | CloseReason::PingTimeout) {
-            self.say_close();
-        }
-    }
-
-    /// Puts the close frame behind the frame that was begun; no message follows.
-    fn say_close(&mut self) {
-        let way = self.way();
-        if let Some(closing) = self.closing.as_deref_mut() {
-            if way == Way::WebSocket {
-                self.control.push(frame::Control::Close(Some((closing.code, &closing.text))));
-            }
-            closing.step = Step::Say;
-            self.cursor.retire();
-        }
-    }
-
-    /// Takes an ending as far as it goes now.
-    fn close_on(&mut self, context: &mut Context<'_>) -> ControlFlow<Ended> {
-        let Some(closing) = self.closing.as_deref_mut() else { return ControlFlow::Continue(()) };
-        let item_ended = self.cursor.unfinished_item(self.reader.format).is_none();
-        let late = closing.is_late(context);
-        match &mut closing.step {
-            Step::Deliver { until } => {
-                *until = until.or_else(|| self.cursor.confirmed(self.said));
-                let answered = self.answers.as_ref().is_none_or(|answers| answers.owed == 0);
-                if late || (answered && until.is_some_and(|until| self.cursor.position() >= until)) {
-                    closing.extend();
-                    self.say_close();
-                    context.waker().wake_by_ref();
-                }
-            }
-            _ if late => {
-                // It does not read: the kernel would keep for minutes what it has not taken.
-                self.socket.reset_on_close();
-                return ControlFlow::Break(closing.reason);
-            }
-            Step::Say if self.control.waiting() == 0 && item_ended => {
-                if self.socket.end().is_err() || closing.hung_up {
-                    return ControlFlow::Break(closing.reason);
-                }
-                closing.step = Step::Linger;
-                context.waker().wake_by_ref();
-            }
-            Step::Say | Step::Linger => {}
-        }
-        ControlFlow::Continue(())
-    }
-
-    /// Whether it has lagged out and not ended the item that it was in for two visits of the keepalive: until then nothing
-    /// lets go of that batch, also where slow clients are skipped ahead.
-    fn is_stuck(&mut self) -> bool {
-        self.stuck_visits = if self.cursor.is_stuck() { self.stuck_visits + 1 } else { 0 };
-        self.stuck_visits >= STUCK_VISITS
-    }
-
     /// Whether its group brings what comes.
     pub(super) fn rests(&self) -> bool {
         self.reads_on() && self.cursor.rests()
@@ -475,18 +252,8 @@ impl Session {
         way(self.reader.format)
     }
 
-    fn reason_or_disconnected(&self) -> CloseReason {
-        self.closing.as_ref().map_or(CloseReason::Disconnected, |closing| closing.reason)
-    }
-
     pub(super) fn socket(&mut self) -> &mut Socket {
         &mut self.socket
-    }
-
-    /// Counts what it ended for.
-    pub(super) fn end(&self, reason: CloseReason) {
-        self.shared.metrics.of(self.way()).closed(reason.label());
-        tracing::debug!(reason = reason.label(), "disconnected");
     }
 }
 

@@ -252,51 +252,41 @@ ATTACKS = {
 }
 
 
+def says(*steps, forever=None):
+    """These steps; then the connection stays as it is, or says the same without end."""
+
+    def conversation():
+        for step in steps:
+            yield step
+        while forever:
+            yield forever
+
+    return conversation
+
+
 def asks(request):
-    """One request; then the connection stays as it is."""
-
-    def conversation():
-        yield request
-
-    return conversation
-
-
-def repeats(chunk):
-    def conversation():
-        while True:
-            yield chunk
-
-    return conversation
-
-
-def publishes(path, frames, protocol=None):
-    """The same frames without end."""
-
-    def conversation():
-        yield wire.upgrade(f"{path}?echo=false", wire.DEFLATE, protocol)
-        yield ANSWER
-        while True:
-            yield frames
-
-    return conversation
-
-
-def sends_once(path, frames, protocol=None):
-    def conversation():
-        yield wire.upgrade(f"{path}?echo=false", wire.DEFLATE, protocol)
-        yield ANSWER
-        yield frames
-
-    return conversation
+    return says(request)
 
 
 def leaves_after_an_answer(request):
-    def conversation():
-        yield request
-        yield ANSWER
-        yield END
+    return says(request, ANSWER, END)
 
-    return conversation
+
+def repeats(chunk):
+    return says(forever=chunk)
+
+
+def publishes(path, frames, protocol=None):
+    return says(publisher(path, protocol), ANSWER, forever=frames)
+
+
+def sends_once(path, frames, protocol=None):
+    return says(publisher(path, protocol), ANSWER, frames)
+
+
+def publisher(path, protocol=None):
+    """The handshake of a client that does not want to hear itself."""
+    return wire.upgrade(f"{path}?echo=false", wire.DEFLATE, protocol)
 
 
 def publish_on(attacker, channels, frames):

@@ -1,0 +1,76 @@
+//! The end of a session: from the reason to the last byte.
+
+use std::ops::ControlFlow;
+use std::task::Context;
+
+use super::{CloseReason, Closing, Ended, Session, Step};
+use crate::metrics::Way;
+use crate::ws::frame;
+
+impl Session {
+    /// Begins an end with the reason's own close code.
+    pub(super) fn begin_close(&mut self, reason: CloseReason, text: &str) {
+        self.begin_close_with(reason, reason.code(), text.to_owned());
+    }
+
+    pub(super) fn begin_close_with(&mut self, reason: CloseReason, code: u16, text: String) {
+        self.closing = Some(Box::new(Closing::new(reason, code, text)));
+        if matches!(reason, CloseReason::Slow | CloseReason::PingTimeout) {
+            self.say_close();
+        }
+    }
+
+    /// Puts the close frame behind the frame that was begun; no message follows.
+    pub(super) fn say_close(&mut self) {
+        let way = self.way();
+        if let Some(closing) = self.closing.as_deref_mut() {
+            if way == Way::WebSocket {
+                self.control.push(frame::Control::Close(Some((closing.code, &closing.text))));
+            }
+            closing.step = Step::Say;
+            self.cursor.retire();
+        }
+    }
+
+    /// Takes an ending as far as it goes now.
+    pub(super) fn close_on(&mut self, context: &mut Context<'_>) -> ControlFlow<Ended> {
+        let Some(closing) = self.closing.as_deref_mut() else { return ControlFlow::Continue(()) };
+        let item_ended = self.cursor.unfinished_item(self.reader.format).is_none();
+        let late = closing.is_late(context);
+        match &mut closing.step {
+            Step::Deliver { until } => {
+                *until = until.or_else(|| self.cursor.confirmed(self.said));
+                let answered = self.answers.as_ref().is_none_or(|answers| answers.owed == 0);
+                if late || (answered && until.is_some_and(|until| self.cursor.position() >= until)) {
+                    closing.extend();
+                    self.say_close();
+                    context.waker().wake_by_ref();
+                }
+            }
+            _ if late => {
+                // It does not read: the kernel would keep for minutes what it has not taken.
+                self.socket.reset_on_close();
+                return ControlFlow::Break(closing.reason);
+            }
+            Step::Say if self.control.waiting() == 0 && item_ended => {
+                if self.socket.end().is_err() || closing.hung_up {
+                    return ControlFlow::Break(closing.reason);
+                }
+                closing.step = Step::Linger;
+                context.waker().wake_by_ref();
+            }
+            Step::Say | Step::Linger => {}
+        }
+        ControlFlow::Continue(())
+    }
+
+    pub(super) fn reason_or_disconnected(&self) -> CloseReason {
+        self.closing.as_ref().map_or(CloseReason::Disconnected, |closing| closing.reason)
+    }
+
+    /// Counts the reason for which it ended.
+    pub(in crate::ws) fn end(&self, reason: CloseReason) {
+        self.shared.metrics.of(self.way()).closed(reason.label());
+        tracing::debug!(reason = reason.label(), "disconnected");
+    }
+}

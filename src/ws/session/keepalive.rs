@@ -1,0 +1,79 @@
+//! The visits of the pulse: pings, comments in event streams, and the ends that come with time.
+
+use std::ops::ControlFlow;
+use std::task::Context;
+
+use super::{CloseReason, Ended, Session, frame, v1};
+use crate::config::SlowClient;
+use crate::message::Shape;
+use crate::metrics::Way;
+
+impl Session {
+    /// Does what is due when the pulse came by.
+    pub(super) fn visit(&mut self, context: &Context<'_>) -> ControlFlow<Ended> {
+        let way = self.way();
+        let seat = self.seat.get_or_insert_with(|| self.shared.pulse(way).join(context.waker()));
+        let visits = seat.visits().min(1) as u16;
+        if seat.is_cut_off() {
+            return ControlFlow::Break(CloseReason::Drain);
+        }
+        if self.closing.is_some() {
+            return ControlFlow::Continue(());
+        }
+        if seat.is_sent_away() {
+            self.send_away();
+        } else if visits > 0 {
+            self.look_after(way, visits);
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn send_away(&mut self) {
+        let retry_ms = self.shared.retry_ms();
+        match self.reader.format.shape {
+            Shape::V1 => self.control.push_text(v1::drain(retry_ms).as_bytes()),
+            Shape::Events => self.control.push_framed(format!("retry: {retry_ms}\n\n").as_bytes()),
+            Shape::Raw => {}
+        }
+        self.begin_close(CloseReason::Drain, "restarting, come back");
+    }
+
+    /// Pings when that is due, and ends a session that keeps others from something or does not answer.
+    fn look_after(&mut self, way: Way, visits: u16) {
+        let rhythm = self.shared.pulse(way).rhythm();
+        self.visits_since_ping += visits;
+        let ping_is_due = self.visits_since_ping >= rhythm.ping_visits;
+        if ping_is_due {
+            self.visits_since_ping = 0;
+        }
+        if self.is_stuck() {
+            self.shared.metrics.slow_clients.with_label_values(&[SlowClient::Disconnect.label()]).inc();
+            self.begin_close(CloseReason::Slow, "too slow, come back");
+            return;
+        }
+        if way == Way::Events {
+            if ping_is_due && self.control.waiting() == 0 {
+                // Proxies end streams that are silent.
+                self.control.push_framed(b":\n\n");
+            }
+            return;
+        }
+        if self.holds_too_long() {
+            self.begin_close(CloseReason::Rate, "the rest of your message did not come in time");
+            return;
+        }
+        self.silent_visits = self.silent_visits.map(|before| before + visits);
+        if !self.shared.hub.inbox().has_room_for(self.membership.channel()) {
+            // It is not read from now, so it cannot be heard to answer.
+            self.silent_visits = self.silent_visits.map(|_| 0);
+        }
+        if self.silent_visits.is_some_and(|silent| silent >= rhythm.dead_visits) {
+            self.begin_close(CloseReason::PingTimeout, "no answer to a ping");
+            return;
+        }
+        if ping_is_due {
+            self.silent_visits.get_or_insert(0);
+            self.control.push(frame::Control::Ping(&[]));
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! The parts of a node that all its sessions use.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+
+use crate::config::SlowClient;
+use crate::hub::Hub;
+use crate::metrics::{Metrics, Way};
+use crate::ws::frame::Limits;
+use crate::ws::pulse::Pulse;
+use crate::ws::rate::PublishLimits;
+
+/// The parts of a node that all its sessions use.
+#[derive(Debug)]
+pub struct Shared {
+    /// Where messages go.
+    pub hub: Arc<Hub>,
+    /// Where things are counted.
+    pub metrics: Arc<Metrics>,
+    /// Wakes WebSockets to ping and to leave.
+    pub pulse: Arc<Pulse>,
+    /// Wakes event streams to comment and to leave.
+    pub event_pulse: Arc<Pulse>,
+    /// Bounds of a client's messages.
+    pub limits: Limits,
+    /// How fast a client may publish.
+    pub publish: PublishLimits,
+    /// The fate of slow readers.
+    pub slow_client: SlowClient,
+    /// Whether each message is logged.
+    pub log_messages: bool,
+    /// Tells this node from others.
+    pub node: u64,
+    /// Gives connections that do not want to hear themselves a number each.
+    pub senders: AtomicU32,
+}
+
+impl Shared {
+    /// How long a client that is sent away should wait, in milliseconds: not all of a slot at the same moment, and not so
+    /// short that event streams, which keep it for good, would hurry after every failure.
+    pub fn retry_ms(&self) -> u64 {
+        rand::random_range(500..1500)
+    }
+
+    pub(super) fn pulse(&self, way: Way) -> &Arc<Pulse> {
+        if way == Way::Events { &self.event_pulse } else { &self.pulse }
+    }
+}
