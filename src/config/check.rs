@@ -43,7 +43,7 @@ impl Check {
         let result = value.parse::<ByteSize>().map(|size| size.as_u64() as usize);
         let result = result
             .map_err(|_| "not a size like 65536, 64KiB or 8MiB".to_owned())
-            .and_then(|size| if size < least { Err(format!("at least {least} bytes")) } else { Ok(size) });
+            .and_then(|size| if size < least { Err(format!("at least {}", ByteSize(least as u64))) } else { Ok(size) });
         self.parsed(flag, value, result, least)
     }
 
