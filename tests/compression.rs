@@ -1,8 +1,8 @@
 //! permessage-deflate: what is deflated arrives as it was, on both sides, and what inflates to too much is refused.
 
-use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
+use flate2::{Decompress, FlushDecompress};
 
-use crate::support::client::{RawClient, TestClient, handshake, masked};
+use crate::support::client::{RawClient, TestClient, deflated, handshake, masked};
 use crate::support::cluster::Cluster;
 use crate::support::on_both_brokers;
 
@@ -27,14 +27,6 @@ async fn offering(cluster: &Cluster, node: usize, offer: &str, answer: &str) -> 
 async fn plain_offer(cluster: &Cluster) -> RawClient {
     let answer = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
     offering(cluster, 0, "permessage-deflate; client_max_window_bits", answer).await
-}
-
-fn deflated(payload: &[u8]) -> Vec<u8> {
-    let mut output = Vec::with_capacity(payload.len() + 1024);
-    let mut state = Compress::new(Compression::default(), false);
-    state.compress_vec(payload, &mut output, FlushCompress::Sync).unwrap();
-    output.truncate(output.len() - TAIL.len());
-    output
 }
 
 fn inflated(payload: &[u8], bits: u8) -> Vec<u8> {

@@ -1,9 +1,7 @@
 //! Strangers make nobody else wait. Each test keeps one channel or client busy, or stuck, and asserts that
 //! others go on; how late they are, `tests/bench/hostile` measures.
 
-use flate2::{Compress, Compression, FlushCompress};
-
-use crate::support::client::{RawClient, TestClient, handshake, masked};
+use crate::support::client::{RawClient, TestClient, deflated, handshake, masked};
 use crate::support::cluster::Cluster;
 use crate::support::events::EventStream;
 use crate::support::node::TestNode;
@@ -11,7 +9,7 @@ use crate::support::{on_both_brokers, soon, until};
 
 on_both_brokers!(
     an_event_stream_that_is_not_read_is_closed_as_slow_and_delays_nobody,
-    a_slow_reader_is_skipped_ahead_in_every_format,
+    a_slow_reader_is_skipped_ahead_and_told_in_every_format_that_can_tell,
 );
 
 const SLOW: &str = "echocast_slow_clients_total{policy=\"disconnect\"}";
@@ -20,19 +18,7 @@ const STREAMS: &str = "echocast_connections{transport=\"sse\"}";
 
 /// A frame that inflates to 64 KiB.
 fn large() -> Vec<u8> {
-    let mut output = Vec::with_capacity(1024);
-    let mut state = Compress::new(Compression::best(), false);
-    state.compress_vec(&[b'a'; 65_000], &mut output, FlushCompress::Sync).unwrap();
-    output.truncate(output.len() - 4);
-    masked(0xc1, &output)
-}
-
-async fn flooding(node: &TestNode, path: &str) -> RawClient {
-    let mut client = RawClient::connect(node.address).await;
-    let extra = "Sec-WebSocket-Extensions: permessage-deflate\r\n";
-    client.send(handshake(node.address, &format!("{path}?echo=false"), extra).as_bytes()).await;
-    assert!(client.read_head().await.starts_with("HTTP/1.1 101 "));
-    client
+    masked(0xc1, &deflated(&[b'a'; 65_000]))
 }
 
 /// Sends 40 large messages and waits until the node has them.
@@ -56,7 +42,7 @@ async fn an_event_stream_that_is_not_read_is_closed_as_slow_and_delays_nobody(cl
     let mut reading = EventStream::open(node.address, "/honest", None).await;
     assert_eq!(reading.next().await.unwrap().data, "", "where it would go on");
     let mut honest = cluster.client(1, "/honest").await;
-    let mut stranger = flooding(node, "/evil").await;
+    let mut stranger = RawClient::deflating(node.address, "/evil", "").await;
     let message = large();
     let slow = async || cluster.node(0).metric(SLOW).await >= 1.0;
     // In the end far more than its socket and the feed hold.
@@ -74,13 +60,15 @@ async fn an_event_stream_that_is_not_read_is_closed_as_slow_and_delays_nobody(cl
     until("only the stream that reads is left", async || node.metric(STREAMS).await == 1.0).await;
 }
 
-async fn a_slow_reader_is_skipped_ahead_in_every_format(cluster: Cluster) {
+async fn a_slow_reader_is_skipped_ahead_and_told_in_every_format_that_can_tell(cluster: Cluster) {
     let redis = cluster.redis.as_ref().map(|redis| redis.url());
     let mut flags = vec!["--slow-client", "skip", "--feed-bytes", "1MiB"];
     flags.extend(redis.iter().flat_map(|url| ["--redis-url", url.as_str()]));
     let node = TestNode::start(&flags).await;
     let mut stream = unread_stream(&node, "/a").await;
-    let mut stranger = flooding(&node, "/a").await;
+    let mut v1 = RawClient::connect(node.address).await;
+    v1.send(handshake(node.address, "/a", "Sec-WebSocket-Protocol: echocast.v1\r\n").as_bytes()).await;
+    let mut stranger = RawClient::deflating(node.address, "/a", "").await;
     let message = large();
     // 50 MiB: far more than its socket and the feed hold.
     for _ in 0..20 {
@@ -88,15 +76,22 @@ async fn a_slow_reader_is_skipped_ahead_in_every_format(cluster: Cluster) {
     }
     let mut honest = TestClient::connect(&node.url("/a")).await;
     honest.say("the last").await;
-    let text = soon("it reads on to the newest", async {
-        let mut text = Vec::new();
-        while !text.ends_with(b"data: the last\n\n") {
-            tokio::io::AsyncReadExt::read_buf(&mut stream.stream, &mut text).await.unwrap();
+    let heard = heard_up_to(&mut stream, "data: the last\n\n").await;
+    assert!(heard.contains("\n\nevent: gap\ndata: {\"missed\":"), "it is told how much it has missed");
+    let heard = heard_up_to(&mut v1, "\"data\":\"the last\"}").await;
+    assert!(heard.contains("{\"event\":\"gap\",\"missed\":"), "it is told how much it has missed");
+    // Perhaps once more while they read on, on a busy machine.
+    assert!(node.metric("echocast_slow_clients_total{policy=\"skip\"}").await >= 2.0);
+}
+
+/// Everything that comes up to this text.
+async fn heard_up_to(client: &mut RawClient, end: &str) -> String {
+    let mut heard = Vec::new();
+    soon(end, async {
+        while !heard.ends_with(end.as_bytes()) {
+            tokio::io::AsyncReadExt::read_buf(&mut client.stream, &mut heard).await.unwrap();
         }
-        String::from_utf8(text).unwrap()
     })
     .await;
-    assert!(text.contains("\n\nevent: gap\ndata: {\"missed\":"), "it is told how much it has missed");
-    // Perhaps once more while it reads on, on a busy machine.
-    assert!(node.metric("echocast_slow_clients_total{policy=\"skip\"}").await >= 1.0);
+    String::from_utf8_lossy(&heard).into_owned()
 }

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use flate2::{Compress, Compression, FlushCompress};
 use futures_util::{SinkExt, StreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -110,6 +111,15 @@ pub struct RawClient {
 }
 
 impl RawClient {
+    /// A WebSocket whose messages are deflated, and which does not hear itself. `extra` are further headers.
+    pub async fn deflating(address: SocketAddr, path: &str, extra: &str) -> Self {
+        let mut client = Self::connect(address).await;
+        let extra = format!("Sec-WebSocket-Extensions: permessage-deflate\r\n{extra}");
+        client.send(handshake(address, &format!("{path}?echo=false"), &extra).as_bytes()).await;
+        assert!(client.read_head().await.starts_with("HTTP/1.1 101 "));
+        client
+    }
+
     pub async fn connect(address: SocketAddr) -> Self {
         Self { stream: soon("connecting", TcpStream::connect(address)).await.unwrap() }
     }
@@ -176,6 +186,16 @@ pub fn handshake(host: SocketAddr, path: &str, extra: &str) -> String {
         "GET {path} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
          Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n{extra}\r\n"
     )
+}
+
+/// A payload as permessage-deflate has it.
+pub fn deflated(payload: &[u8]) -> Vec<u8> {
+    let mut output = Vec::with_capacity(payload.len() + 1024);
+    let mut state = Compress::new(Compression::best(), false);
+    state.compress_vec(payload, &mut output, FlushCompress::Sync).unwrap();
+    // The end of a sync flush is left out.
+    output.truncate(output.len() - 4);
+    output
 }
 
 /// A frame as clients send it: first byte, mask, payload.
