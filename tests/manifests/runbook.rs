@@ -1,6 +1,9 @@
-//! The runbook's kubectl commands: what they name is in the manifests. That they do what it says is not known here.
+//! The runbook: everything that its kubectl commands name is in the manifests, and it knows every reason of a refusal.
+//! Whether the commands do what it says is not known here.
 
 use std::fs;
+
+use echocast::ws::handshake::Refusal;
 
 use super::pod;
 use super::rendered::{DEPLOY, RENDERED, find};
@@ -39,6 +42,16 @@ fn the_runbook_names_what_is_there() {
                 _ => {}
             }
         }
+    }
+}
+
+#[test]
+fn the_runbook_explains_every_reason_of_a_refusal() {
+    let runbook = fs::read_to_string(format!("{DEPLOY}/README.md")).unwrap();
+    let (_, chapter) = runbook.split_once("\n### EchocastHandshakesRefused\n").unwrap();
+    let chapter = chapter.split("\n### ").next().unwrap();
+    for reason in Refusal::LABELS {
+        assert!(chapter.contains(&format!("`{reason}`")), "{reason}");
     }
 }
 
