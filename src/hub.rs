@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc};
 
-use self::inbox::Outbox;
 pub use self::inbox::{INBOX_BYTES, INBOX_MESSAGES, Inbox, Outgoing, Publication};
+use self::inbox::{Outbox, Parked};
 pub use self::keys::{KeyTaken, Keys};
 pub use self::receipt::{Answer, Outcome, Receipt, Unpublished};
 pub use self::subscription::{BrokerAway, Page, Reading, Subscription, Wanted};
@@ -91,12 +91,14 @@ pub struct Channel {
     /// What of it the broker holds and has not brought back.
     pub unheard: Unheard,
     outbox: Mutex<Outbox>,
-    /// Whose turn it is to read a page of its history: one at a time, so that other channels' pages come in between.
+    /// Held while a page of its history is read: one at a time, so that other channels' pages come in between.
     pub paging: tokio::sync::Mutex<()>,
     /// Those of its messages, where the node itself keeps its history.
     keys: Mutex<Keys>,
     /// Bytes of this channel in the inbox.
     waiting: AtomicUsize,
+    /// Its sessions that found no room there.
+    parked: Mutex<Parked>,
     live: AtomicBool,
     became_live: Notify,
     _charge: Charge,
@@ -227,7 +229,7 @@ impl Hub {
         let Some((_, name)) = channels.idle.pop_first() else { return false };
         if let Some(entry) = channels.by_name.remove(&name) {
             self.metrics.channels.dec();
-            if entry.wanted || self.keep_idle {
+            if entry.wanted {
                 self.interest.tell(Change::Gone(entry.channel));
             }
         }
@@ -283,6 +285,7 @@ impl Channel {
             paging: tokio::sync::Mutex::default(),
             keys: Mutex::new(Keys::new(budget)),
             waiting: AtomicUsize::new(0),
+            parked: Mutex::default(),
             _charge: budget.charge(Part::Feeds, CHANNEL_BYTES),
             publisher: rand::random(),
             unheard: Unheard::default(),

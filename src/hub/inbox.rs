@@ -212,16 +212,34 @@ pub struct Inbox {
     limit: usize,
     /// Bytes from which on it takes nothing of any channel.
     crowded: usize,
-    parked: Mutex<Parked>,
+    /// Channels with sessions that found no room, each once.
+    parked: Mutex<Vec<Arc<Channel>>>,
     budget: Arc<Budget>,
     metrics: Arc<Metrics>,
 }
 
-#[derive(Debug, Default)]
-struct Parked {
+/// Sessions of one channel that found no room.
+#[derive(Debug)]
+pub(super) struct Parked {
     wakers: Vec<Waker>,
-    /// Counts the times that everybody was woken, so that a session knows whether it is still on the list.
+    /// Counts the times that they were woken, so that a session knows whether it is still on the list.
     round: u64,
+    /// The channel is on the inbox's list.
+    listed: bool,
+}
+
+impl Default for Parked {
+    fn default() -> Self {
+        // Sessions begin with round 0, in which they are on no list.
+        Self { wakers: Vec::new(), round: 1, listed: false }
+    }
+}
+
+impl Parked {
+    fn take(&mut self) -> Vec<Waker> {
+        self.round += 1;
+        std::mem::take(&mut self.wakers)
+    }
 }
 
 impl Inbox {
@@ -233,7 +251,7 @@ impl Inbox {
             ready: Notify::new(),
             messages: AtomicUsize::new(0),
             bytes: AtomicUsize::new(0),
-            parked: Mutex::new(Parked { wakers: Vec::new(), round: 1 }),
+            parked: Mutex::default(),
             budget,
             metrics,
         }
@@ -294,33 +312,40 @@ impl Inbox {
         let crossed = held >= self.crowded && held - *bytes < self.crowded;
         self.budget.give_back(Part::Inbox, *bytes);
         self.metrics.inbox_depth.sub(*count as i64);
-        if self.has_room() || waiting == 0 || crossed {
+        if self.has_room() || crossed {
             self.wake_parked();
+        } else if waiting == 0 {
+            // Others wait for the inbox, these for their channel.
+            let wakers = lock(&channel.parked).take();
+            wakers.into_iter().for_each(Waker::wake);
         }
     }
 
-    /// Wakes the sessions that found no room.
+    /// Wakes all sessions that found no room.
     pub fn wake_parked(&self) {
-        let mut parked = lock(&self.parked);
-        if parked.wakers.is_empty() {
-            return;
+        let channels = std::mem::take(&mut *lock(&self.parked));
+        for channel in channels {
+            let mut parked = lock(&channel.parked);
+            parked.listed = false;
+            let wakers = parked.take();
+            drop(parked);
+            wakers.into_iter().for_each(Waker::wake);
         }
-        parked.round += 1;
-        let wakers = std::mem::take(&mut parked.wakers);
-        drop(parked);
-        wakers.into_iter().for_each(Waker::wake);
     }
 
     /// Whether a session of this channel may read from its socket. If not, its task is woken when it may; `round` remembers
     /// that it waits already and begins as 0.
-    pub fn may_read(&self, channel: &Channel, context: &Context<'_>, round: &mut u64) -> bool {
+    pub fn may_read(&self, channel: &Arc<Channel>, context: &Context<'_>, round: &mut u64) -> bool {
         if self.has_room_for(channel) {
             return true;
         }
-        let mut parked = lock(&self.parked);
+        let mut parked = lock(&channel.parked);
         if *round != parked.round {
             parked.wakers.push(context.waker().clone());
             *round = parked.round;
+        }
+        if !std::mem::replace(&mut parked.listed, true) {
+            lock(&self.parked).push(channel.clone());
         }
         drop(parked);
         if !self.budget.has_room() {
