@@ -16,10 +16,15 @@ pub(in super::super) struct Queue {
     turns: VecDeque<ChannelName>,
     /// Channels of which nothing but one small batch waits: they come before all others, whose batches take Redis long.
     quick: VecDeque<ChannelName>,
+    /// Batches taken from there since one of the others was.
+    quick_run: usize,
 }
 
 /// A small batch, in bytes: Redis has taken it before anybody could notice.
 const QUICK_BYTES: usize = 16 * 1024;
+
+/// Small batches in a row, so that those of all others are never kept waiting for good: as many bytes as a large one.
+const QUICK_RUN: usize = 16;
 
 impl Queue {
     pub(in super::super) fn is_empty(&self) -> bool {
@@ -44,7 +49,9 @@ impl Queue {
             let place = turns.iter().position(|name| !waiting.contains(name))?;
             turns.remove(place)
         };
-        let name = take(&mut self.quick).or_else(|| take(&mut self.turns))?;
+        let quick = if self.quick_run < QUICK_RUN { take(&mut self.quick) } else { None };
+        self.quick_run = if quick.is_some() { self.quick_run + 1 } else { 0 };
+        let name = quick.or_else(|| take(&mut self.turns)).or_else(|| take(&mut self.quick))?;
         let batches = self.by_channel.get_mut(&name)?;
         let next = batches.pop_front();
         if batches.is_empty() {
@@ -57,7 +64,7 @@ impl Queue {
 
     /// Takes everything; within each channel in order.
     pub(in super::super) fn take(&mut self) -> impl Iterator<Item = Outgoing> + use<> {
-        let Self { mut by_channel, turns, quick } = std::mem::take(self);
+        let Self { mut by_channel, turns, quick, .. } = std::mem::take(self);
         quick.into_iter().chain(turns).filter_map(move |name| by_channel.remove(&name)).flatten()
     }
 }
@@ -120,5 +127,17 @@ mod tests {
         }
         let order = std::iter::from_fn(|| queue.next(&HashSet::new())).map(|it| it.channel.name.to_string());
         assert_eq!(order.collect::<Vec<_>>(), ["small", "large", "larger"]);
+        for name in std::iter::once("large".to_owned()).chain((0..40).map(|number| format!("small{number}"))) {
+            let visit = hub.visit(&ChannelName::new(&name).expect("a name")).expect("room");
+            let bytes = if name == "large" { 100_000 } else { 10 };
+            visit.channel().publish(hub.inbox()).push(Kind::Binary, &vec![7; bytes], 0);
+        }
+        queue.extend(hub.inbox().try_take());
+        let mut order = std::iter::from_fn(|| queue.next(&HashSet::new())).map(|it| it.channel.name.to_string());
+        assert_eq!(
+            order.position(|name| name == "large"),
+            Some(QUICK_RUN),
+            "nor do small ones keep it waiting for good"
+        );
     }
 }
