@@ -6,6 +6,7 @@ use axum::http::{Method, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 
 use super::public::Public;
 use super::query;
@@ -44,9 +45,7 @@ pub(super) async fn snapshot(public: &Public, name: &ChannelName, request: Reque
     if start != Start::Newest {
         let mut list = List { json: Vec::new(), messages: 0, gave_way: 0, missed: Some(0), lagged: false };
         answer["recovered"] = subscription.recovered.into();
-        let turn = public.collecting.acquire().await;
-        list.collect(subscription).await?;
-        drop(turn);
+        list.collect(subscription, &public.collecting).await?;
         answer["missed"] = list.missed.map_or(Value::Null, Value::from);
         answer["more"] = (list.is_full() || list.lagged).into();
         public.door.shared.metrics.http.delivered.inc_by(list.messages);
@@ -94,8 +93,10 @@ struct List {
 
 impl List {
     /// Everything from where the subscription begins to now, as far as it fits.
-    async fn collect(&mut self, mut subscription: Subscription) -> Result<(), Refusal> {
+    async fn collect(&mut self, mut subscription: Subscription, collecting: &Semaphore) -> Result<(), Refusal> {
         while let Some(older) = subscription.older().await? {
+            // Not while it waits for the broker: one slow history must not keep all others waiting.
+            let _turn = collecting.acquire().await;
             self.miss(older.gap);
             for (batch, index) in older.messages() {
                 self.add(batch, index).await;
@@ -104,6 +105,7 @@ impl List {
                 }
             }
         }
+        let _turn = collecting.acquire().await;
         let (_membership, mut cursor) = subscription.into_live();
         let mut taken = Taken::new();
         // Who asks for the newest does not wait for what comes.
