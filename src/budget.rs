@@ -21,7 +21,7 @@ pub enum Part {
     Input,
     /// Keys of messages, where the node itself keeps them.
     Keys,
-    /// Batches read from a history for clients that resume.
+    /// Batches read from a history for clients that resume, and batches that wait until a channel has caught up.
     Pages,
     /// Answers to requests that are being written.
     Answers,
@@ -45,12 +45,15 @@ impl Part {
 }
 
 /// `--memory` where nothing else limits the process, in bytes.
-const DEFAULT_LIMIT: usize = 512 * 1024 * 1024;
+pub const DEFAULT_LIMIT: usize = 512 * 1024 * 1024;
+
+/// The least `--memory`, in bytes: below it a few busy channels would have no window worth the name.
+pub const LEAST_LIMIT: usize = 16 * 1024 * 1024;
 
 /// The default of `--memory`, in bytes: a third of the container's limit, if that is lower, because connections, kernel
 /// buffers and what the allocator keeps need as much again.
 pub fn default_limit() -> usize {
-    container::memory_limit().map_or(DEFAULT_LIMIT, |limit| DEFAULT_LIMIT.min(limit / 3))
+    container::memory_limit().map_or(DEFAULT_LIMIT, |limit| (limit / 3).clamp(LEAST_LIMIT, DEFAULT_LIMIT))
 }
 
 /// Counts the bytes that messages take in a node.
@@ -140,6 +143,14 @@ impl Budget {
     pub fn await_room(&self) {
         self.awaited.store(true, SeqCst);
         self.changed.notify_one();
+    }
+
+    /// Whether there is room now; if not, [`Self::changed`] returns once there is.
+    pub fn has_room_now(&self) -> bool {
+        self.has_room() || {
+            self.awaited.store(true, SeqCst);
+            self.used.load(SeqCst) < self.limit
+        }
     }
 
     /// Waits until somebody waits for room, or there is room again. There is one waiter.

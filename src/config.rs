@@ -151,6 +151,14 @@ mod tests {
     }
 
     #[test]
+    fn the_memory_has_room_for_some_of_the_largest_messages() {
+        let flags = ["--memory=16MiB", "--max-message=4MiB", "--history-bytes=4MiB"];
+        assert!(Config::from_args(flags).is_ok());
+        let complaints = Config::from_args([flags[0], "--max-message=5MiB", "--history=0"]).expect_err("too large").0;
+        assert!(complaints.len() == 1 && complaints[0].starts_with("--memory: less"), "{complaints:?}");
+    }
+
+    #[test]
     fn a_password_is_never_repeated_in_a_complaint() {
         let complaints = Config::from_args(["--redis-url=redis://:secret@host/x"]).expect_err("the path is no number");
         assert!(!complaints.to_string().contains("secret"), "{complaints}");

@@ -7,13 +7,14 @@ use ipnet::IpNet;
 
 use super::check::Check;
 use super::{Complaints, Config, LogFormat, Settings, SlowClient, Switch};
+use crate::budget::{DEFAULT_LIMIT, LEAST_LIMIT};
 use crate::feed::Retention;
 
 /// The largest message over Redis, in bytes: half of what its `client-output-buffer-limit pubsub` allows by default.
 const REDIS_MESSAGE: usize = 16 * 1024 * 1024;
 
-/// The least `--memory`, in bytes: below it a few busy channels would have no window worth the name.
-const LEAST_MEMORY: usize = 16 * 1024 * 1024;
+/// Largest messages that `--memory` has room for at least: one that arrives takes twice its size, and is in the inbox, too.
+const MESSAGES_IN_MEMORY: usize = 4;
 
 impl Settings {
     /// Checks every setting; all complaints at once.
@@ -38,7 +39,7 @@ impl Settings {
                 bytes: check.size("--feed-bytes", &self.feed_bytes, 1024),
                 ttl: period(&mut check, "--history-ttl", &self.history_ttl),
             },
-            memory: self.memory.as_deref().map(|memory| check.size("--memory", memory, LEAST_MEMORY)),
+            memory: self.memory.as_deref().map(|memory| check.size("--memory", memory, LEAST_LIMIT)),
             max_message: check.size("--max-message", &self.max_message, 1),
             max_connections: check.limit("--max-connections", &self.max_connections),
             address_connections: check.limit("--address-connections", &self.address_connections),
@@ -84,6 +85,11 @@ impl Settings {
             config.retention.messages == 0 || config.retention.history_bytes >= config.max_message,
             "--history-bytes",
             "less than --max-message: a history could not keep a single message of that size",
+        );
+        check.that(
+            config.max_message <= config.memory.unwrap_or(DEFAULT_LIMIT) / MESSAGES_IN_MEMORY,
+            "--memory",
+            "less than four times --max-message: one message would take all of it while it arrives",
         );
         check.that(
             config.listen != config.ops_listen || config.listen.port() == 0,
