@@ -291,7 +291,7 @@ async fn wake_readers(hub: Arc<Hub>) {
     loop {
         hub.budget().changed().await;
         hub.make_room();
-        if hub.budget().has_room() {
+        if hub.budget().has_room_now() {
             hub.inbox().wake_parked();
         }
     }

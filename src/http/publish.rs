@@ -58,11 +58,12 @@ pub(super) async fn publish(
     if !public.status.is_up() {
         return Err(Refusal::BrokerAway);
     }
-    let visit = shared.hub.visit(name)?;
+    // First: a channel that comes to be may take the place of another's history.
     if !shared.hub.budget().has_room() {
         shared.hub.make_room();
         return Err(Refusal::Memory);
     }
+    let visit = shared.hub.visit(name)?;
     if !shared.hub.inbox().has_room_for(visit.channel()) {
         return Err(Refusal::Busy("too much is waiting to be published".to_owned()));
     }
@@ -77,6 +78,7 @@ pub(super) async fn publish(
     let trace = parts.headers.get(TRACEPARENT).and_then(|trace| trace.to_str().ok());
     let publication = visit.channel().publish(shared.hub.inbox());
     publication.continuing(telemetry::continued(trace)).push_with(kind, &body, 0, key, Some(receipt));
+    drop((body, charge));
     match timeout(BROKER_PATIENCE, answered.recv()).await {
         Ok(Some(answer)) => match answer.outcome {
             Ok(id) => Ok(Json(json!({ "id": id.map(|id| id.to_string()) })).into_response()),

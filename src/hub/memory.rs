@@ -26,8 +26,14 @@ impl Hub {
         if futile.is_some_and(|at| at.elapsed() < FUTILE_PAUSE) {
             return;
         }
-        // Other parts of the budget may be the large ones: feeds never give back more than half of what they hold.
-        let wanted = self.budget.excess().min(self.budget.part(Part::Feeds) / 2);
+        // Other parts of the budget may be the large ones: feeds keep an eighth of the limit whatever those take, and give
+        // back no more than half of what they hold at once.
+        let feeds = self.budget.part(Part::Feeds);
+        if feeds <= self.budget.limit() / 8 {
+            *futile = Some(Instant::now());
+            return;
+        }
+        let wanted = self.budget.excess().min(feeds / 2);
         let idle = self.empty_idle_channels(wanted);
         self.metrics.shed(Shed::Idle, idle);
         let shortened = self.shorten_largest(wanted.saturating_sub(idle));

@@ -235,8 +235,12 @@ impl Subscription {
             }
         };
         let from = *offset;
-        self.membership.hub.room_for_page().await?;
-        let page = if gone { None } else { self.membership.ask(|answer| Wanted::Page(from, answer)).await };
+        let page = if gone {
+            None
+        } else {
+            self.membership.hub.room_for_page().await?;
+            self.membership.ask(|answer| Wanted::Page(from, answer)).await
+        };
         let page = page.unwrap_or_default();
         let mut batches = page.batches;
         batches.retain(|batch| batch.epoch == *epoch && batch.end() > *offset && batch.offset < kept_from);

@@ -73,12 +73,13 @@ impl Relay {
         let mut receptions = self.lock();
         let reception = receptions.entry(name).or_default();
         match &mut reception.backlog {
-            Some(backlog) => backlog.push(payload),
+            Some(backlog) => backlog.push(payload, self.link.hub.budget()),
             None => {
                 let missing = self.take(&channel, reception, payload, true).err();
                 if missing.is_some() || reception.rewound {
                     let round = reception.hold(&self.rounds);
-                    missing.into_iter().for_each(|payload| reception.backlog.get_or_insert_default().push(payload));
+                    let backlog = reception.backlog.get_or_insert_default();
+                    missing.into_iter().for_each(|payload| backlog.push(payload, self.link.hub.budget()));
                     self.request(Request { channel, round, backoff: Backoff::default() });
                 }
             }
@@ -233,13 +234,13 @@ impl Relay {
         let mut rest = Backlog::default();
         for payload in payloads {
             if missing {
-                rest.push(payload);
+                rest.push(payload, self.link.hub.budget());
             } else if let Err(payload) = self.take(channel, reception, payload, true) {
                 if forced {
                     self.take_anyway(channel, reception, payload, true);
                 } else {
                     missing = true;
-                    rest.push(payload);
+                    rest.push(payload, self.link.hub.budget());
                 }
             }
         }

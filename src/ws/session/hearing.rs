@@ -86,7 +86,7 @@ impl Session {
     }
 
     /// A client that does not read its pongs and answers gets no new ones: its socket is looked at again once they are
-    /// written. The same where many answers are still to come.
+    /// written. Nor is it read while [`OWED_ANSWERS`] of its messages wait for their answers.
     fn may_read(&mut self, context: &Context<'_>) -> bool {
         let answers = self.answers.as_ref();
         answers.is_none_or(|answers| answers.receiver.is_empty() && answers.owed < OWED_ANSWERS)
@@ -101,7 +101,8 @@ impl Session {
             return;
         }
         let held = self.decoder.held_bytes();
-        let before = self.undecoded.as_ref().map_or(0, |undecoded| undecoded.visits);
+        // Dropped first, so that nothing counts twice.
+        let before = self.undecoded.take().map_or(0, |undecoded| undecoded.visits);
         self.undecoded = Undecoded::new(rest, held, self.shared.hub.budget());
         if let Some(undecoded) = self.undecoded.as_deref_mut().filter(|_| !completed) {
             undecoded.visits = before;

@@ -31,7 +31,10 @@ impl Undecoded {
     /// Drops the first bytes, which are decoded. Now the decoder holds `held`; returns whether to keep it.
     pub(super) fn advance(&mut self, taken: usize, held: usize) -> bool {
         self.bytes.drain(..taken);
-        self.charge.set(self.bytes.len() + held);
+        if self.bytes.is_empty() {
+            self.bytes = Vec::new();
+        }
+        self.charge.set(self.bytes.capacity() + held);
         !self.bytes.is_empty() || held >= LEAST
     }
 }

@@ -1,16 +1,23 @@
 //! A node's knowledge of one channel as it receives it: the newest batch of each publisher, and the backlog while it
-//! catches up. Whoever has the lock of all receptions may read and change it.
+//! catches up. The lock of all receptions protects it.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::*};
 
 use bytes::Bytes;
+
+use crate::budget::{Budget, Charge, Part};
 
 /// Nodes remembered of one channel. Restarted nodes have new numbers, so old ones pile up on a channel that lives long.
 const NODES: usize = 1024;
 
 /// Bytes held back for one channel while it catches up. What is beyond is dropped, and read from the history instead.
 const BACKLOG_BYTES: usize = 4 * 1024 * 1024;
+
+/// As many of them are held back even if the memory budget has no room: a channel that drops each message could never
+/// catch up.
+const LEAST_BACKLOG: usize = 64 * 1024;
 
 /// How this node hears one channel.
 #[derive(Debug, Default)]
@@ -37,6 +44,7 @@ pub(super) struct Backlog {
     pub(super) payloads: Vec<Bytes>,
     pub(super) bytes: usize,
     pub(super) overflowed: bool,
+    charge: Option<Charge>,
 }
 
 impl Reception {
@@ -64,10 +72,12 @@ impl Reception {
 }
 
 impl Backlog {
-    /// Adds a payload, or drops all if they are too many.
-    pub(super) fn push(&mut self, payload: Bytes) {
+    /// Adds a payload, or drops all if they are too many or the memory budget has no room for them.
+    pub(super) fn push(&mut self, payload: Bytes, budget: &Arc<Budget>) {
         self.bytes += payload.len();
-        if self.bytes > BACKLOG_BYTES {
+        let charge = self.charge.get_or_insert_with(|| budget.charge(Part::Pages, 0));
+        charge.grow(payload.len());
+        if self.bytes > BACKLOG_BYTES || (self.bytes > LEAST_BACKLOG && !charge.has_room()) {
             *self = Self { overflowed: true, ..Self::default() };
         } else {
             self.payloads.push(payload);
