@@ -208,6 +208,7 @@ impl Feed {
         let mut window = self.lock();
         if window.epoch != epoch {
             window.history_from = 0;
+            window.sealed = false;
         }
         if (window.epoch, window.next_offset) != (epoch, next_offset) {
             // Something came, although not here.

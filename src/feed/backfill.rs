@@ -69,7 +69,7 @@ impl Feed {
     pub fn seal(&self, epoch: u64, offset: u64) {
         let mut window = self.lock();
         if (window.epoch, window.begins()) == (epoch, offset) {
-            window.lowest = 0;
+            window.sealed = true;
         }
     }
 }
@@ -89,6 +89,7 @@ impl Window {
     /// gets its sequence number for it.
     fn has_room_before(&self, retention: &Retention) -> bool {
         self.epoch != 0
+            && !self.sealed
             && self.first == self.lowest
             && self.messages < retention.messages
             && self.bytes < retention.bytes.min(retention.history_bytes)

@@ -21,6 +21,8 @@ pub(super) struct Window {
     pub(super) first: u64,
     /// The lowest sequence number that was ever given, which none gets again.
     pub(super) lowest: u64,
+    /// The batch before the window cannot be prepended, and so none before that.
+    pub(super) sealed: bool,
     /// Offset of the oldest message that the broker's history had when all of it before the window was read; 0 if unknown.
     pub(super) history_from: u64,
     pub(super) bytes: usize,
@@ -70,6 +72,7 @@ impl Window {
             batches: VecDeque::new(),
             first: FIRST,
             lowest: FIRST,
+            sealed: false,
             history_from: 0,
             bytes: 0,
             messages: 0,
