@@ -30,8 +30,8 @@ pub enum Kind {
 /// one Redis command; a single larger message is a batch of its own.
 pub const BATCH_BYTES: usize = 256 * 1024;
 
-/// Tells the contents of messages apart: SHA-1 of the kind and the payload. Who finds two with the same digest harms only
-/// the keys that are his.
+/// Tells the contents of messages apart: SHA-1 of the kind and the payload. A client that finds two with the same digest
+/// harms only its own keys.
 pub type Digest = [u8; 20];
 
 /// A batch of so many bytes is worth a copy that takes no more memory than it needs.

@@ -1,4 +1,4 @@
-//! Whose request it is: the connection a request came on, the client's address behind proxies, and what both may do.
+//! The sender of a request: the connection it came on, the client's address behind proxies, and the limits of both.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,7 +17,8 @@ use crate::ws::rate::PublishRates;
 #[derive(Debug)]
 pub struct Connection {
     peer: SocketAddr,
-    /// Its one place, until it becomes something else than HTTP; an error if it is only told that it is too many.
+    /// Its one place, until it becomes something else than HTTP; an error if it is one too many and only waits
+    /// for its 429.
     permit: Result<Mutex<Option<Permit>>, Full>,
     /// Its address' limits, if anything is limited by address and it is no proxy's.
     source: Option<Arc<Source>>,

@@ -103,7 +103,7 @@ pub struct Server {
 pub struct Admission {
     /// How many may be open.
     pub gate: Arc<Gate>,
-    /// Whose address is not that of their clients.
+    /// Networks of trusted proxies, whose address is not that of their clients.
     pub proxies: Arc<Proxies>,
     /// Counters of connections without a request.
     pub unheard: Unheard,

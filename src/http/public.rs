@@ -30,9 +30,9 @@ pub struct Public {
     pub door: Door,
     /// How the broker is.
     pub status: Arc<Status>,
-    /// Whose `X-Forwarded-For` is believed.
+    /// Networks of proxies whose `X-Forwarded-For` is believed.
     pub proxies: Arc<Proxies>,
-    /// Whose turn it is to collect an answer: see [`COLLECTORS`].
+    /// Permits to collect an answer: see [`COLLECTORS`].
     pub collecting: Semaphore,
 }
 

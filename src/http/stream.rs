@@ -97,7 +97,7 @@ impl Stream {
         self.io.as_ref().map(TokioIo::inner).ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 
-    /// Takes in what became of a write; an error if it waits and the client's credit is used up.
+    /// Records the result of a write; an error if it waits and the client's credit is used up.
     fn note(&mut self, context: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         self.exchange.set_flushed(false);
         match written {
@@ -237,7 +237,7 @@ impl Drop for Stream {
 }
 
 /// Makes the close of a connection a reset.
-pub(super) fn reset(stream: &TcpStream) {
+pub fn reset(stream: &TcpStream) {
     if let Err(error) = stream.set_zero_linger() {
         tracing::debug!("cannot reset a connection: {error}");
     }

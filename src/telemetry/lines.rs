@@ -1,5 +1,5 @@
-//! Standard error for the JSON log. What the library leaves raw in JSON, which is everything but C0, is escaped here:
-//! people read that on terminals, too.
+//! Standard error for the JSON log. The JSON library escapes only C0. This module escapes all other control characters,
+//! because people read logs on terminals, too.
 
 use std::io::{self, Stderr, Write};
 

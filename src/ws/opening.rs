@@ -15,6 +15,7 @@ use super::shard::Shards;
 use super::socket::Socket;
 use crate::config::SlowClient;
 use crate::feed::Cursor;
+use crate::http::stream::{LEAST_RATE, reset};
 use crate::hub::{Membership, Subscription};
 use crate::message::Format;
 use crate::metrics::Transport;
@@ -22,9 +23,6 @@ use crate::shutdown::Shutdown;
 
 /// How long a client may take nothing of what it is sent.
 const STALL_PATIENCE: Duration = Duration::from_secs(20);
-
-/// Bytes a second that a client takes on average at least: until then it keeps a page of a history in memory.
-const LEAST_RATE: u64 = 4 * 1024;
 
 /// A session that begins.
 #[derive(Debug)]
@@ -71,8 +69,7 @@ impl Opening {
                 if reason == CloseReason::Slow {
                     shared.metrics.slow_clients.with_label_values(&[SlowClient::Disconnect.label()]).inc();
                     // Closed in order, the kernel would keep for minutes what it has not taken.
-                    let reset = stream.set_zero_linger();
-                    reset.unwrap_or_else(|error| tracing::debug!("cannot reset a socket: {error}"));
+                    reset(&stream);
                 }
                 transport.closed(reason.label());
             }

@@ -55,7 +55,7 @@ async fn concurrently<'a, T>(
     }
 }
 
-/// Tries again later. Others have its turn meanwhile: a history that cannot be read keeps nobody from theirs.
+/// Tries again later. Other channels are read meanwhile.
 fn again(relay: &Arc<Relay>, mut request: Request, error: &anyhow::Error) {
     let (pause, relay) = (request.backoff.next(), relay.clone());
     let channel = request.channel.name.as_str();
