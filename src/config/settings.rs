@@ -72,7 +72,7 @@ pub struct Settings {
 
     /// Memory that messages may take in this node: feeds with all their encodings, the inbox, unfinished messages, keys, and
     /// answers being written. When it is short, histories of channels without clients go first, then the largest feeds get
-    /// shorter, then sockets are not read and requests get 503. At least four times --max-message.
+    /// shorter, then sockets are not read and requests get 503. At least four of the largest messages.
     /// Default: 512MiB, or a third of the container's limit if that is lower
     #[arg(long, env = "ECHOCAST_MEMORY", value_name = "SIZE", help_heading = "Limits")]
     pub(super) memory: Option<String>,
