@@ -309,19 +309,20 @@ impl Relay {
             // Late: that history has been given up. If it was not heard, its publisher's next number will tell.
             return true;
         }
-        if let Some((before, newest)) = reception.heard.get(&node)
+        if let Some(newest) = reception.heard.get_mut(&node)
             && channel.feed.expects() == (epoch, offset)
         {
-            if last <= *newest {
+            if last <= newest.number {
                 // Heard from a Redis that has lost it, and published again because its publisher got no answer.
                 channel.feed.jump(epoch, offset + count as u64);
+                newest.moved(last, offset);
                 if own {
                     channel.feed.confirm(last);
                 }
                 return true;
             }
-            if *before != epoch {
-                self.missed(channel, number.saturating_sub(newest + 1));
+            if newest.epoch != epoch {
+                self.missed(channel, number.saturating_sub(newest.number + 1));
             }
         }
         if reception.was_live && channel.feed.expects().0 == 0 && offset == 1 && number > 1 {
@@ -351,8 +352,8 @@ impl Relay {
         let (count, last) = (messages.len(), number + messages.len() as u64 - 1);
         match reception.heard.get(&node) {
             // Published again because the first answer was lost.
-            Some((_, newest)) if last <= *newest => return,
-            Some((_, newest)) => self.missed(channel, number.saturating_sub(newest + 1)),
+            Some(newest) if last <= newest.number => return,
+            Some(newest) => self.missed(channel, number.saturating_sub(newest.number + 1)),
             None => {}
         }
         reception.hear(node, 0, last, 0);

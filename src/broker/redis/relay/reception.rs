@@ -22,8 +22,8 @@ const LEAST_BACKLOG: usize = 64 * 1024;
 /// How this node hears one channel.
 #[derive(Debug, Default)]
 pub(super) struct Reception {
-    /// The epoch and number of the newest message heard, by publishing node.
-    pub(super) heard: HashMap<u64, (u64, u64)>,
+    /// The newest batch heard, by publishing node.
+    pub(super) heard: HashMap<u64, Newest>,
     /// Payloads that wait until the channel has caught up; `None` if it has.
     pub(super) backlog: Option<Backlog>,
     /// Tells the time that it began to hold back from all others.
@@ -37,6 +37,25 @@ pub(super) struct Reception {
     pub(super) left: u64,
     /// An offset has been given out twice: Redis has lost the end of this history, and others have gone on with it.
     pub(super) rewound: bool,
+}
+
+/// The newest batch that was heard from a node.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Newest {
+    pub(super) epoch: u64,
+    /// The number of its last message.
+    pub(super) number: u64,
+    /// The offset of its first message.
+    offset: u64,
+}
+
+impl Newest {
+    /// The batch that ends with this number has another offset now.
+    pub(super) fn moved(&mut self, number: u64, offset: u64) {
+        if self.number == number {
+            self.offset = offset;
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -55,9 +74,12 @@ impl Reception {
         self.round
     }
 
-    /// Takes note of a batch whose offset was heard before: it should have been this batch.
+    /// Takes note of a batch whose offset was heard before: it should have been this batch. One that was heard at another
+    /// offset was published again, because its publisher got no answer from a Redis that has lost it.
     pub(super) fn repeated(&mut self, node: u64, epoch: u64, offset: u64, number: u64) {
-        let heard = self.heard.get(&node).is_some_and(|(before, newest)| *before != epoch || *newest >= number);
+        let heard = self.heard.get(&node).is_some_and(|newest| {
+            newest.epoch != epoch || newest.number > number || (newest.number == number && newest.offset == offset)
+        });
         self.rewound |= !heard && !self.heard.is_empty() && offset >= self.known_from;
     }
 
@@ -67,7 +89,7 @@ impl Reception {
             self.heard.clear();
             self.known_from = offset;
         }
-        self.heard.insert(node, (epoch, number));
+        self.heard.insert(node, Newest { epoch, number, offset });
     }
 }
 
@@ -81,6 +103,32 @@ impl Backlog {
             *self = Self { overflowed: true, ..Self::default() };
         } else {
             self.payloads.push(payload);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_at_the_place_of_another_shows_that_the_history_went_on_from_before_its_end() {
+        let heard = || {
+            let mut reception = Reception::default();
+            reception.hear(1, 7, 5, 10);
+            reception.hear(2, 7, 3, 15);
+            reception
+        };
+        for (node, number, offset, rewound) in [
+            (1, 5, 10, false), // as it was heard
+            (1, 4, 9, false),  // before that
+            (1, 6, 11, true),  // never heard
+            (3, 1, 11, true),  // never heard of its node
+            (1, 5, 12, true),  // heard, but elsewhere
+        ] {
+            let mut reception = heard();
+            reception.repeated(node, 7, offset, number);
+            assert_eq!(reception.rewound, rewound, "{node} {number} at {offset}");
         }
     }
 }
