@@ -188,7 +188,7 @@ impl Map {
     }
 
     fn put(&mut self, said: Said, id: Id, source: &str, verdict: &mut Verdict) {
-        let rank = self.epochs.iter().position(|epoch| *epoch == id.epoch).unwrap_or_else(|| {
+        let rank = self.rank(id.epoch).unwrap_or_else(|| {
             self.epochs.push(id.epoch);
             self.epochs.len() - 1
         });
@@ -209,8 +209,11 @@ impl Map {
     }
 
     fn knows(&self, id: Id) -> bool {
-        let rank = self.epochs.iter().position(|epoch| *epoch == id.epoch);
-        rank.is_some_and(|rank| self.owners.contains_key(&(rank, id.offset)))
+        self.rank(id.epoch).is_some_and(|rank| self.owners.contains_key(&(rank, id.offset)))
+    }
+
+    fn rank(&self, epoch: u64) -> Option<usize> {
+        self.epochs.iter().position(|known| *known == epoch)
     }
 
     /// What a listener heard, in the order it did.
@@ -231,8 +234,10 @@ impl Map {
         for event in &hearing.events {
             match event {
                 Event::Gap { missed } => open.push((last, missed.is_some())),
-                Event::Heard { said, .. } => {
-                    let to = self.places.get(said).copied();
+                Event::Heard { said, id, .. } => {
+                    // Where this listener heard it: others may have heard it in another history.
+                    let here = id.and_then(|id| Some((self.rank(id.epoch)?, id.offset)));
+                    let to = here.or_else(|| self.places.get(said).copied());
                     for (from, known) in open.drain(..) {
                         let epoch = |place: Option<Place>| place.map(|place| place.0);
                         let anything = !known && epoch(from) < epoch(to);

@@ -74,6 +74,22 @@ fn a_new_history_may_miss_anything_of_the_old_one_if_that_was_told() {
 }
 
 #[test]
+fn a_gap_is_where_its_listener_heard_the_message_before_it_even_if_others_heard_that_in_another_history() {
+    let place = |epoch, offset| Some(Id { epoch, offset });
+    let line = |id| Line { due: Instant::now(), acknowledged: Some(id) };
+    let lines = [line(place(1, 1)), line(place(2, 1)), line(place(2, 2))];
+    let heard = |number, id| Event::Heard { said: Said { speaker: 0, number }, id, at: Instant::now() };
+    let (mut it, mut other) = (hearing(&[]), hearing(&[]));
+    it.events = vec![heard(1, place(1, 2)), Event::Gap { missed: None }, heard(2, place(2, 2))];
+    other.events = vec![heard(0, place(1, 1)), heard(1, place(2, 1)), heard(2, place(2, 2))];
+    let verdict = audit(&[&lines], &[&it, &other], false);
+    assert_eq!((verdict.missing, verdict.told), (0, 1), "{:?}", verdict.complaints);
+    it.events.remove(1);
+    let verdict = audit(&[&lines], &[&it, &other], false);
+    assert_eq!(verdict.missing, 1, "{:?}", verdict.complaints);
+}
+
+#[test]
 fn repetitions_are_found_with_the_same_id_and_with_another() {
     assert_eq!(judge(2, &hearing(&[Ok((0, 1)), Ok((1, 2)), Ok((1, 2))])), [0, 1, 0, 0, 0]);
     // Heard twice, at two places, and the acknowledgement names only one of them.
