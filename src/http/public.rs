@@ -126,7 +126,7 @@ impl Public {
             (&Method::OPTIONS, _) => Ok((StatusCode::NO_CONTENT, [(header::ALLOW, METHODS)]).into_response()),
             (&Method::GET, Wanted::Events) => events::events(self, name, caller, request).await,
             (&Method::GET | &Method::HEAD, Wanted::Snapshot) => snapshot::snapshot(self, name, request).await,
-            (&Method::HEAD, Wanted::Events) => Ok(events::head()),
+            (&Method::HEAD, Wanted::Events) => events::answer_head(&request),
             (&Method::GET | &Method::HEAD, Wanted::Page) => Ok(page::page()),
             (&Method::GET | &Method::HEAD, _) => {
                 let text = "here are a page (text/html), text/event-stream, application/json and websockets\n";

@@ -15,6 +15,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::connection::Caller;
 use super::public::Public;
+use super::query::{self, BadParameter};
 use super::stream::LEAST_RATE;
 use crate::budget::{Charge, Part};
 use crate::channel::ChannelName;
@@ -32,9 +33,9 @@ const BODY_PATIENCE: Duration = Duration::from_secs(10);
 const BROKER_PATIENCE: Duration = Duration::from_secs(10);
 
 /// The header that gives a message its key.
-const KEY: &str = "idempotency-key";
+const KEY: &str = "Idempotency-Key";
 
-/// The header that names the trace it belongs to.
+/// The header that names the trace it belongs to. One that means nothing is ignored, as its specification asks for.
 const TRACEPARENT: &str = "traceparent";
 
 pub(super) async fn publish(
@@ -46,6 +47,8 @@ pub(super) async fn publish(
     public.door.admit(request.method(), request.headers())?;
     let shared = &public.door.shared;
     let (parts, body) = request.into_parts();
+    // They mean nothing here. But it is one address for all requests, and wrong in one is wrong in all.
+    query::subscribe_options(parts.uri.query().unwrap_or_default(), &parts.headers)?;
     let key = key(&parts.headers)?;
     if !caller.publish_rates().allows_message() {
         return Err(Refusal::Rate("too many messages a second on one connection"));
@@ -75,7 +78,7 @@ pub(super) async fn publish(
     shared.metrics.http.received.inc();
     let (answers, mut answered) = mpsc::unbounded_channel();
     let receipt = Receipt { reference: String::new(), answers };
-    let trace = parts.headers.get(TRACEPARENT).and_then(|trace| trace.to_str().ok());
+    let trace = query::header(&parts.headers, TRACEPARENT).ok().flatten().and_then(|trace| trace.to_str().ok());
     let publication = visit.channel().publish(shared.hub.inbox());
     publication.continuing(telemetry::continued(trace)).push_with(kind, &body, 0, key, Some(receipt));
     drop((body, charge));
@@ -119,10 +122,10 @@ fn is_octets(headers: &HeaderMap) -> bool {
     kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/octet-stream"))
 }
 
-fn key(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
-    let Some(key) = headers.get(KEY) else { return Ok(None) };
+fn key(headers: &HeaderMap) -> Result<Option<String>, BadParameter> {
+    let Some(key) = query::header(headers, KEY)? else { return Ok(None) };
     match key.to_str() {
         Ok(key) if (1..=MAX_KEY).contains(&key.len()) => Ok(Some(key.to_owned())),
-        _ => Err(Refusal::Unreadable("an Idempotency-Key has 1 to 256 characters of ASCII")),
+        _ => Err(BadParameter { name: KEY, why: "it has 1 to 256 characters of ASCII" }),
     }
 }
