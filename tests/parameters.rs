@@ -13,6 +13,7 @@ use crate::support::v1::V1Client;
 on_both_brokers!(
     a_parameter_is_honoured_in_the_same_way_by_every_kind_of_subscription,
     a_value_that_means_nothing_is_refused_by_name_for_every_kind_of_request,
+    a_body_is_text_if_it_can_be_and_its_publisher_does_not_ask_otherwise,
 );
 
 /// A query, headers, and which of four messages come first; 0 is a gap. `$2` is the id of the second message.
@@ -151,6 +152,51 @@ async fn a_value_that_means_nothing_is_refused_by_name_for_every_kind_of_request
     let refused = node.metric("echocast_handshakes_refused_total{reason=\"bad_parameter\"}").await;
     assert_eq!(refused, 5.0 * REFUSED.len() as f64);
     assert_eq!(node.metric("echocast_messages_received_total{transport=\"http\"}").await, 0.0);
+}
+
+async fn a_body_is_text_if_it_can_be_and_its_publisher_does_not_ask_otherwise(cluster: Cluster) {
+    let mut listener = cluster.client(1, "/a").await;
+    let utf8 = "gr\u{fc}\u{df}e".as_bytes();
+    let octets = ("Content-Type", "application/octet-stream");
+    let text = ("Content-Type", "text/plain; charset=utf-8");
+    for (headers, body, is_text) in [
+        (&[][..], utf8, true),
+        (&[octets], utf8, true),
+        (&[octets], b"", true),
+        (&[("Content-Type", "Application/Octet-Stream; x=y")], b"{}", true),
+        (&[("Content-Type", "application/x-www-form-urlencoded")], b"a=b", true),
+        (&[("Content-Type", "")], b"\0", true),
+        (&[], b"\xff", false),
+        (&[text], &utf8[..3], false),
+        (&[octets], &[0, 255], false),
+        (&[("Echocast-Kind", "binary")], utf8, false),
+        (&[("echocast-kind", " Binary "), text], b"", false),
+        (&[("Echocast-Kind", "binary"), ("Echocast-Kind", "binary")], b"x", false),
+        (&[("Echocast-Kind", "binary")], b"\xff", false),
+        (&[("Echocast-Kind", "TEXT"), octets], utf8, true),
+        (&[("Echocast-Kind", "text")], b"", true),
+    ] {
+        let (status, _, answer) = post(cluster.node(0).address, "/a", headers, body).await;
+        assert_eq!(status, 200, "{headers:?} {answer}");
+        let message = listener.next().await;
+        assert_eq!((message.is_text(), &message.into_data()[..]), (is_text, body), "{headers:?}");
+    }
+    for (kinds, body) in [
+        (&["text"][..], &b"\xff"[..]),
+        (&["Text"], &utf8[..3]),
+        (&[""], b"x"),
+        (&["json"], b"x"),
+        (&["text, text"], b"x"),
+        (&["text", "binary"], b"x"),
+        (&["\u{e9}"], b"x"),
+    ] {
+        let headers: Vec<_> = kinds.iter().map(|kind| ("Echocast-Kind", *kind)).collect();
+        let (status, _, why) = post(cluster.node(0).address, "/a", &headers, body).await;
+        assert!(status == 400 && why.starts_with("bad value of Echocast-Kind: "), "{kinds:?} {why}");
+    }
+    // Nothing of those came.
+    publish(cluster.node(0).address, "/a", "the end").await;
+    listener.expect(["the end"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
