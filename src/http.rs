@@ -13,3 +13,4 @@ mod events;
 mod publish;
 mod snapshot;
 pub mod query;
+mod percent;
