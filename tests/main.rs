@@ -5,6 +5,7 @@ mod support;
 
 mod handshake;
 mod streams;
+mod connections;
 mod protocol;
 mod compression;
 mod resume;

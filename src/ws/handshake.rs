@@ -388,7 +388,8 @@ fn protocol(headers: &HeaderMap) -> (Shape, Option<HeaderValue>) {
     (Shape::Raw, offered.first().and_then(|first| HeaderValue::from_str(first).ok()))
 }
 
-fn has_token(headers: &HeaderMap, name: HeaderName, token: &str) -> bool {
+/// Whether one of a header's values, which are lists, has this word.
+pub(crate) fn has_token(headers: &HeaderMap, name: HeaderName, token: &str) -> bool {
     values(headers, name).flat_map(|value| value.split(',')).any(|part| part.trim().eq_ignore_ascii_case(token))
 }
 
