@@ -6,6 +6,7 @@ mod support;
 mod handshake;
 mod parameters;
 mod streams;
+mod connections;
 mod protocol;
 mod compression;
 mod resume;

@@ -405,7 +405,8 @@ fn protocol(headers: &HeaderMap) -> Result<(Shape, Option<HeaderValue>), BadPara
     Ok((Shape::Raw, offered.first().and_then(|first| HeaderValue::from_bytes(first).ok())))
 }
 
-fn has_token(headers: &HeaderMap, name: HeaderName, token: &str) -> bool {
+/// Whether one of a header's values, which are lists, has this word.
+pub(crate) fn has_token(headers: &HeaderMap, name: HeaderName, token: &str) -> bool {
     values(headers, name).flat_map(|value| value.split(',')).any(|part| part.trim().eq_ignore_ascii_case(token))
 }
 
