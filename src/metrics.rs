@@ -1,10 +1,11 @@
-//! Every metric of a node, one field each; its doc comment and its help text say the same. One registry a node, no
-//! globals, so that several nodes can live in one process. Hot paths count once per batch or per read, not per message.
+//! Every metric of a node, one field each, whose doc comment is the metric's help text. One registry a node, no globals, so that several nodes can live in one process. Hot paths count once per batch or per read, not per message.
+
+mod register;
 
 use prometheus::core::{AtomicU64, GenericCounter, GenericCounterVec};
-use prometheus::{HistogramOpts, HistogramVec, IntGaugeVec, Opts, Registry, TextEncoder};
+use prometheus::{IntGaugeVec, Registry, TextEncoder};
 
-use crate::budget::Part;
+use self::register::{doubling, registered};
 
 /// A number that only grows.
 pub type Counter = GenericCounter<AtomicU64>;
@@ -12,68 +13,96 @@ pub type Counter = GenericCounter<AtomicU64>;
 pub type Gauge = prometheus::IntGauge;
 /// A distribution.
 pub type Histogram = prometheus::Histogram;
-type Counters = GenericCounterVec<AtomicU64>;
+/// Counters told apart by labels.
+pub type Counters = GenericCounterVec<AtomicU64>;
+/// Gauges told apart by labels.
+pub type Gauges = IntGaugeVec;
 
 /// Ways to reach clients.
 const TRANSPORTS: [&str; 3] = ["websocket", "sse", "http"];
 
-/// Seconds from 50 µs to about 13 s, doubling.
-fn latency_buckets() -> Vec<f64> {
-    (0..19).map(|power| 50e-6 * f64::from(1u32 << power)).collect()
+/// Seconds from 50 µs to about 13 s.
+fn latencies() -> Vec<f64> {
+    doubling(50e-6, 19)
 }
 
-/// The metrics of one node.
-#[derive(Debug)]
-pub struct Metrics {
-    registry: Registry,
+registered! {
+    /// Metrics by transport, of which each [`Transport`] has its own.
+    struct ByTransport {
+        /// Clients connected now.
+        connections: Gauges = "echocast_connections", &["transport"];
+        /// Clients that have connected.
+        opened: Counters = "echocast_connections_opened_total", &["transport"];
+        /// Clients that have gone, by reason.
+        closed: Counters = "echocast_connections_closed_total", &["transport", "reason"];
+        /// Messages from this node's clients.
+        received: Counters = "echocast_messages_received_total", &["transport"];
+        /// Bytes read from clients: from the sockets of WebSockets, else of requests' bodies.
+        received_bytes: Counters = "echocast_received_bytes_total", &["transport"];
+        /// Messages written to clients: one message to a thousand clients counts a thousand.
+        delivered: Counters = "echocast_messages_delivered_total", &["transport"];
+        /// Bytes written to clients: to the sockets of WebSockets, else of answers' bodies.
+        sent_bytes: Counters = "echocast_sent_bytes_total", &["transport"];
+    }
+}
+
+registered! {
+    /// The metrics of one node.
+    pub struct Metrics {
+        /// Clients that may be connected at once (--max-connections); 0 is no limit.
+        connections_limit: Gauge = "echocast_connections_limit";
+        /// Connections refused before they were clients, by reason.
+        handshakes_refused: Counters = "echocast_handshakes_refused_total", &["reason"];
+        /// Channels with a client on this node, or lately with one.
+        channels: Gauge = "echocast_channels";
+        /// Messages that came from the broker.
+        messages_relayed: Counter = "echocast_messages_relayed_total";
+        /// Messages known to be lost, by cause.
+        messages_lost: Counters = "echocast_messages_lost_total", &["cause"];
+        /// Messages that this node had missed and got from the history.
+        messages_recovered: Counter = "echocast_messages_recovered_total";
+        /// Clients that came back for what they missed: recovered, or gap if something was gone.
+        resumes: Counters = "echocast_resumes_total", &["result"];
+        /// Readers that lagged out of their channel's feed, by what was done with them.
+        slow_clients: Counters = "echocast_slow_clients_total", &["policy"];
+        /// Messages said on this node and not yet held by the broker.
+        inbox_depth: Gauge = "echocast_inbox_depth";
+        /// Messages in a batch given to the broker.
+        batch_messages: Histogram = "echocast_batch_messages", doubling(1.0, 13);
+        /// Seconds from taking a batch out of the inbox until the broker holds it.
+        publish_seconds: Histogram = "echocast_publish_seconds", latencies();
+        /// Seconds from a batch's publish time until this node's feed has it.
+        relay_seconds: Histogram = "echocast_relay_seconds", latencies();
+        /// Seconds from a batch's publish time until its bytes are handed to the kernel; one delivery in 16 is measured,
+        /// replays are not.
+        delivery_seconds: Histogram = "echocast_delivery_seconds", latencies();
+        /// 1 while the broker is reachable.
+        broker_up: Gauge = "echocast_broker_up";
+        /// Seconds for a probe to go through the broker and come back.
+        broker_roundtrip: Histogram = "echocast_broker_roundtrip_seconds", latencies();
+        /// Times the broker's connection was lost and made again.
+        broker_reconnects: Counter = "echocast_broker_reconnects_total";
+        /// Bytes held in feeds.
+        feed_bytes: Gauge = "echocast_feed_bytes";
+        /// Bytes that messages take in this node, by part.
+        memory: Gauges = "echocast_memory_bytes", &["part"];
+        /// Bytes that messages may take in this node (--memory).
+        memory_limit: Gauge = "echocast_memory_limit";
+        /// Bytes given up because the memory budget was short: of idle channels, or of the largest feeds.
+        memory_shed: Counters = "echocast_memory_shed_bytes_total", &["what"];
+        /// 1 from the stop signal on.
+        draining: Gauge = "echocast_draining";
+        /// Always 1; the labels say what is running.
+        build_info: Gauges = "echocast_build_info", &["version", "commit"];
+    }
     /// What goes over WebSockets.
-    pub websocket: Transport,
+    websocket: Transport;
     /// What goes over event streams.
-    pub events: Transport,
+    events: Transport;
     /// What goes over single requests.
-    pub http: Transport,
-    /// Clients that may be connected at once; 0 is no limit.
-    pub connections_limit: Gauge,
-    /// Connections refused before they were clients, by reason.
-    pub handshakes_refused: Counters,
-    /// Channels with a client on this node, or lately with one.
-    pub channels: Gauge,
-    /// Messages that came from the broker.
-    pub messages_relayed: Counter,
-    /// Messages known to be lost, by cause.
-    pub messages_lost: Counters,
-    /// Messages that a node had missed and got from the history.
-    pub messages_recovered: Counter,
-    /// Clients that came back for what they missed, by whether nothing was missing.
-    pub resumes: Counters,
-    /// Readers that lagged out of their channel's feed, by what was done with them.
-    pub slow_clients: Counters,
-    /// Messages said on this node and not yet held by the broker.
-    pub inbox_depth: Gauge,
-    /// Messages in a batch given to the broker.
-    pub batch_messages: Histogram,
-    /// Seconds from taking a batch out of the inbox until the broker holds it.
-    pub publish_seconds: Histogram,
-    /// Seconds from a batch's publish time until this node's feed has it.
-    pub relay_seconds: Histogram,
-    /// Seconds from a batch's publish time until its bytes are handed to the kernel; one delivery in 16 is measured, replays are not.
-    pub delivery_seconds: Histogram,
-    /// 1 while the broker is reachable.
-    pub broker_up: Gauge,
-    /// Seconds for a probe to go through the broker and come back.
-    pub broker_roundtrip: Histogram,
-    /// Times the broker's connection was lost and made again.
-    pub broker_reconnects: Counter,
-    /// Bytes held in feeds.
-    pub feed_bytes: Gauge,
-    /// Bytes that messages take in this node, by part.
-    pub memory: IntGaugeVec,
-    /// Bytes that messages may take in this node: `--memory`.
-    pub memory_limit: Gauge,
-    /// Bytes that were given up because the memory budget was short, by what they were.
-    pub memory_shed: Counters,
-    /// 1 from the stop signal on.
-    pub draining: Gauge,
+    http: Transport;
+    /// All of these, to be read.
+    registry: Registry;
 }
 
 /// What is counted of one way to reach clients.
@@ -156,129 +185,14 @@ impl Metrics {
     /// labels can have, so that every series exists from the start.
     pub fn new(closed_reasons: &[&str], refused_reasons: &[&str], slow_policies: &[&str]) -> prometheus::Result<Self> {
         let registry = Registry::new();
-        let make = Make(&registry);
-        let connections = make.gauges("echocast_connections", "Clients connected now.", &["transport"])?;
-        let closed = make.counters(
-            "echocast_connections_closed_total",
-            "Clients that have gone, by reason.",
-            &["transport", "reason"],
-        )?;
-        let counters = |name, help| make.counters(name, help, &["transport"]);
-        let opened = counters("echocast_connections_opened_total", "Clients that have connected.")?;
-        let received = counters("echocast_messages_received_total", "Messages from this node's clients.")?;
-        let received_bytes = counters(
-            "echocast_received_bytes_total",
-            "Bytes read from clients: from the sockets of WebSockets, else of requests' bodies.",
-        )?;
-        let delivered = counters(
-            "echocast_messages_delivered_total",
-            "Messages written to clients: one message to a thousand clients counts a thousand.",
-        )?;
-        let sent_bytes = counters(
-            "echocast_sent_bytes_total",
-            "Bytes written to clients: to the sockets of WebSockets, else of answers' bodies.",
-        )?;
-        let [websocket, events, http] = TRANSPORTS.map(|label| Transport {
-            connections: connections.with_label_values(&[label]),
-            opened: opened.with_label_values(&[label]),
-            received: received.with_label_values(&[label]),
-            received_bytes: received_bytes.with_label_values(&[label]),
-            delivered: delivered.with_label_values(&[label]),
-            sent_bytes: sent_bytes.with_label_values(&[label]),
-            label,
-            closed: closed.clone(),
-        });
-        let build =
-            make.gauges("echocast_build_info", "Always 1; the labels say what is running.", &["version", "commit"])?;
-        build.with_label_values(&[crate::VERSION, crate::COMMIT]).set(1);
+        let by_transport = ByTransport::register(&registry)?;
+        let [websocket, events, http] = TRANSPORTS.map(|label| by_transport.of(label));
         #[cfg(target_os = "linux")]
         registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
-        let metrics = Self {
-            websocket,
-            events,
-            http,
-            connections_limit: make.gauge(
-                "echocast_connections_limit",
-                "Clients that may be connected at once (--max-connections); 0 is no limit.",
-            )?,
-            handshakes_refused: make.counters(
-                "echocast_handshakes_refused_total",
-                "Connections refused before they were clients, by reason.",
-                &["reason"],
-            )?,
-            channels: make.gauge("echocast_channels", "Channels with a client on this node, or lately with one.")?,
-            messages_relayed: make.counter("echocast_messages_relayed_total", "Messages that came from the broker.")?,
-            messages_lost: make.counters(
-                "echocast_messages_lost_total",
-                "Messages known to be lost, by cause.",
-                &["cause"],
-            )?,
-            messages_recovered: make.counter(
-                "echocast_messages_recovered_total",
-                "Messages that this node had missed and got from the history.",
-            )?,
-            resumes: make.counters(
-                "echocast_resumes_total",
-                "Clients that came back for what they missed: recovered, or gap if something was gone.",
-                &["result"],
-            )?,
-            slow_clients: make.counters(
-                "echocast_slow_clients_total",
-                "Readers that lagged out of their channel's feed, by what was done with them.",
-                &["policy"],
-            )?,
-            inbox_depth: make
-                .gauge("echocast_inbox_depth", "Messages said on this node and not yet held by the broker.")?,
-            batch_messages: make.histogram(
-                "echocast_batch_messages",
-                "Messages in a batch given to the broker.",
-                (0..13).map(|power| f64::from(1u32 << power)).collect(),
-            )?,
-            publish_seconds: make.histogram(
-                "echocast_publish_seconds",
-                "Seconds from taking a batch out of the inbox until the broker holds it.",
-                latency_buckets(),
-            )?,
-            relay_seconds: make.histogram(
-                "echocast_relay_seconds",
-                "Seconds from a batch's publish time until this node's feed has it.",
-                latency_buckets(),
-            )?,
-            delivery_seconds: make.histogram(
-                "echocast_delivery_seconds",
-                "Seconds from a batch's publish time until its bytes are handed to the kernel; one delivery in 16 is measured, replays are not.",
-                latency_buckets(),
-            )?,
-            broker_up: make.gauge("echocast_broker_up", "1 while the broker is reachable.")?,
-            broker_roundtrip: make.histogram(
-                "echocast_broker_roundtrip_seconds",
-                "Seconds for a probe to go through the broker and come back.",
-                latency_buckets(),
-            )?,
-            broker_reconnects: make.counter(
-                "echocast_broker_reconnects_total",
-                "Times the broker's connection was lost and made again.",
-            )?,
-            feed_bytes: make.gauge("echocast_feed_bytes", "Bytes held in feeds.")?,
-            memory: make.gauges(
-                "echocast_memory_bytes",
-                "Bytes that messages take in this node, by part.",
-                &["part"],
-            )?,
-            memory_limit: make.gauge(
-                "echocast_memory_limit",
-                "Bytes that messages may take in this node (--memory).",
-            )?,
-            memory_shed: make.counters(
-                "echocast_memory_shed_bytes_total",
-                "Bytes given up because the memory budget was short: of idle channels, or of the largest feeds.",
-                &["what"],
-            )?,
-            draining: make.gauge("echocast_draining", "1 from the stop signal on.")?,
-            registry,
-        };
+        let metrics = Self::register(&registry.clone(), websocket, events, http, registry)?;
+        metrics.build_info.with_label_values(&[crate::VERSION, crate::COMMIT]).set(1);
         for reason in closed_reasons {
-            closed.with_label_values(&[metrics.websocket.label, reason]);
+            by_transport.closed.with_label_values(&[metrics.websocket.label, reason]);
         }
         for reason in refused_reasons {
             metrics.handshakes_refused.with_label_values(&[reason]);
@@ -289,14 +203,11 @@ impl Metrics {
         for policy in slow_policies {
             metrics.slow_clients.with_label_values(&[policy]);
         }
-        for part in Part::ALL {
-            metrics.memory.with_label_values(&[part.label()]);
-        }
         for what in [Shed::Idle, Shed::Feeds] {
             metrics.shed(what, 0);
         }
         for cause in LossCause::ALL {
-            metrics.messages_lost.with_label_values(&[cause.label()]);
+            metrics.lost(cause, 0);
         }
         Ok(metrics)
     }
@@ -335,37 +246,17 @@ impl Metrics {
     }
 }
 
-/// Makes metrics and registers them.
-struct Make<'a>(&'a Registry);
-
-impl Make<'_> {
-    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<Counters> {
-        let made = Counters::new(Opts::new(name, help), labels)?;
-        self.0.register(Box::new(made.clone()))?;
-        Ok(made)
-    }
-
-    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntGaugeVec> {
-        let made = IntGaugeVec::new(Opts::new(name, help), labels)?;
-        self.0.register(Box::new(made.clone()))?;
-        Ok(made)
-    }
-
-    fn counter(&self, name: &str, help: &str) -> prometheus::Result<Counter> {
-        let made = Counter::new(name, help)?;
-        self.0.register(Box::new(made.clone()))?;
-        Ok(made)
-    }
-
-    fn gauge(&self, name: &str, help: &str) -> prometheus::Result<Gauge> {
-        let made = Gauge::new(name, help)?;
-        self.0.register(Box::new(made.clone()))?;
-        Ok(made)
-    }
-
-    fn histogram(&self, name: &str, help: &str, buckets: Vec<f64>) -> prometheus::Result<Histogram> {
-        let made = HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets), &[])?;
-        self.0.register(Box::new(made.clone()))?;
-        Ok(made.with_label_values::<&str>(&[]))
+impl ByTransport {
+    fn of(&self, label: &'static str) -> Transport {
+        Transport {
+            connections: self.connections.with_label_values(&[label]),
+            opened: self.opened.with_label_values(&[label]),
+            received: self.received.with_label_values(&[label]),
+            received_bytes: self.received_bytes.with_label_values(&[label]),
+            delivered: self.delivered.with_label_values(&[label]),
+            sent_bytes: self.sent_bytes.with_label_values(&[label]),
+            label,
+            closed: self.closed.clone(),
+        }
     }
 }
