@@ -131,7 +131,7 @@ mod tests {
             let data = vec![Value::BulkString(b"p:{a}".into()), Value::BulkString(payload.into())];
             ears.hear(PushInfo { kind: PushKind::Message, data });
         };
-        let round = relay.hold(&channel.name);
+        let round = relay.hold(channel);
         (0..100).for_each(|_| hear(&[b'x'; 64 * 1024]));
         relay.subscribed(channel, round);
         let before = channel.feed.bytes();
@@ -144,9 +144,9 @@ mod tests {
         let (relay, membership) = relay(1000);
         let channel = membership.channel();
         let request = |round| Request { channel: channel.clone(), round, backoff: Backoff::default() };
-        let went = request(relay.hold(&channel.name));
-        relay.forget(&channel.name);
-        let came = request(relay.hold(&channel.name));
+        let went = request(relay.hold(channel));
+        relay.forget(channel);
+        let came = request(relay.hold(channel));
         assert!(!relay.is_current(&went) && relay.is_current(&came));
         assert_eq!(relay.release(&went, true), Release::Superseded);
         let messages = vec![Said { payload: "x".into(), ..Said::default() }];

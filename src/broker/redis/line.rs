@@ -57,11 +57,7 @@ pub(super) async fn keep(
         server.up.send_replace(false);
         link.status.set(redis.topology.map().is_up());
         // Who comes and goes while there is no line is in the list of all channels when there is one again.
-        while let Ok(change) = told.try_recv() {
-            if !change.is_new() {
-                relay.forget(&change.channel().name);
-            }
-        }
+        while told.try_recv().is_ok() {}
         let Some(Err(error)) = ended else { return };
         channels(redis, link, &server).iter().for_each(|channel| relay.unsubscribed(channel));
         redis.topology.doubt();
@@ -171,7 +167,7 @@ impl<'a> Line<'a> {
 
     async fn subscribe(&mut self, channels: &[Arc<Channel>]) -> anyhow::Result<()> {
         for some in channels.chunks(SUBSCRIBE_AT_ONCE) {
-            let rounds: Vec<u64> = some.iter().map(|channel| self.relay.hold(&channel.name)).collect();
+            let rounds: Vec<u64> = some.iter().map(|channel| self.relay.hold(channel)).collect();
             let answers = self.ask("SUBSCRIBE", self.pubsub(some)).await?;
             for ((channel, round), answer) in some.iter().zip(rounds).zip(answers) {
                 match answer {
@@ -197,7 +193,6 @@ impl<'a> Line<'a> {
                 .into_iter()
                 .find_map(|answer| answer.err().filter(|it| !is_elsewhere(it)))
                 .map_or(Ok(()), |error| Err(error).context("unsubscribing"))?;
-            some.iter().for_each(|channel| self.relay.forget(&channel.name));
         }
         Ok(())
     }

@@ -30,11 +30,15 @@ pub(super) struct Relay {
     /// How long Redis keeps a history after its last message; zero if it keeps none. With history offsets tell what is
     /// missing, without it only the numbers of nodes do.
     kept_for: Duration,
-    receptions: Mutex<HashMap<ChannelName, Reception>>,
+    receptions: Mutex<Receptions>,
     /// Counts the times that any channel began to hold back: also one that has been forgotten in between.
     rounds: AtomicU64,
     requests: UnboundedSender<Request>,
 }
+
+/// Channels that are subscribed to or will be. Made and dropped with a channel's object, whatever becomes of its
+/// subscription meanwhile: one that comes again begins with what is there then, and has missed nothing.
+type Receptions = HashMap<ChannelName, (Arc<Channel>, Reception)>;
 
 /// A channel has to catch up. At most one for each time that it began to hold back.
 #[derive(Debug)]
@@ -68,19 +72,18 @@ impl Relay {
     /// Takes a payload that Redis delivered.
     pub(super) fn deliver(&self, pubsub: &str, payload: Bytes) {
         let Some(name) = self.names.channel(pubsub) else { return };
-        // Lately unsubscribed, and this was on its way.
-        let Some(channel) = self.link.hub.find(&name) else { return };
         let mut receptions = self.lock();
-        let reception = receptions.entry(name).or_default();
+        // Lately unsubscribed, and this was on its way.
+        let Some((channel, reception)) = receptions.get_mut(&name) else { return };
         match &mut reception.backlog {
             Some(backlog) => backlog.push(payload, self.link.hub.budget()),
             None => {
-                let missing = self.take(&channel, reception, payload, true).err();
+                let missing = self.take(channel, reception, payload, true).err();
                 if missing.is_some() || reception.rewound {
                     let round = reception.hold(&self.rounds);
                     let backlog = reception.backlog.get_or_insert_default();
                     missing.into_iter().for_each(|payload| backlog.push(payload, self.link.hub.budget()));
-                    self.request(Request { channel, round, backoff: Backoff::default() });
+                    self.request(Request { channel: channel.clone(), round, backoff: Backoff::default() });
                 }
             }
         }
@@ -88,9 +91,19 @@ impl Relay {
         self.link.hub.make_room();
     }
 
-    /// Holds back what arrives on a channel from now on.
-    pub(super) fn hold(&self, name: &ChannelName) -> u64 {
-        self.lock().entry(name.clone()).or_default().hold(&self.rounds)
+    /// Holds back what arrives on a channel from now on; returns the round's number, 0 if the channel is there no more.
+    pub(super) fn hold(&self, channel: &Arc<Channel>) -> u64 {
+        let mut receptions = self.lock();
+        let is_there = self.link.hub.find(&channel.name).is_some_and(|there| Arc::ptr_eq(&there, channel));
+        if !is_there {
+            return 0;
+        }
+        let new = || (channel.clone(), Reception::default());
+        let (held, reception) = receptions.entry(channel.name.clone()).or_insert_with(new);
+        if !Arc::ptr_eq(held, channel) {
+            (*held, *reception) = new();
+        }
+        reception.hold(&self.rounds)
     }
 
     /// Redis delivers a channel from now on: with history it catches up, without it goes live with what was held back.
@@ -104,9 +117,9 @@ impl Relay {
     }
 
     /// Redis does not deliver a channel for now, nor is what it misses read: where that failed, it would keep others waiting.
-    pub(super) fn unsubscribed(&self, channel: &Channel) {
+    pub(super) fn unsubscribed(&self, channel: &Arc<Channel>) {
         channel.set_live(false);
-        self.hold(&channel.name);
+        self.hold(channel);
     }
 
     /// Has a channel catch up.
@@ -260,7 +273,7 @@ impl Relay {
 
     /// Whether a channel is live for the first time when it has caught up.
     pub(super) fn is_first(&self, name: &ChannelName) -> bool {
-        self.lock().get(name).is_none_or(|reception| !reception.was_live)
+        self.lock().get(name).is_none_or(|(_, reception)| !reception.was_live)
     }
 
     /// Whether no newer request has taken over.
@@ -268,9 +281,12 @@ impl Relay {
         request.current(&mut self.lock()).is_some()
     }
 
-    /// Forgets a channel that has no clients here any more.
-    pub(super) fn forget(&self, name: &ChannelName) {
-        self.lock().remove(name);
+    /// Forgets a channel that has no clients here any more, unless another one has its name by now.
+    pub(super) fn forget(&self, channel: &Arc<Channel>) {
+        let mut receptions = self.lock();
+        if receptions.get(&channel.name).is_some_and(|(held, _)| Arc::ptr_eq(held, channel)) {
+            receptions.remove(&channel.name);
+        }
     }
 
     /// Appends what a payload holds, if it is next; gives it back if something before it is missing. How long it took is
@@ -373,13 +389,14 @@ impl Relay {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<ChannelName, Reception>> {
+    fn lock(&self) -> MutexGuard<'_, Receptions> {
         self.receptions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Request {
-    fn current<'a>(&self, receptions: &'a mut HashMap<ChannelName, Reception>) -> Option<&'a mut Reception> {
-        receptions.get_mut(&self.channel.name).filter(|reception| reception.round == self.round)
+    fn current<'a>(&self, receptions: &'a mut Receptions) -> Option<&'a mut Reception> {
+        let (_, reception) = receptions.get_mut(&self.channel.name)?;
+        (reception.round == self.round).then_some(reception)
     }
 }
