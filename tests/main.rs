@@ -9,6 +9,7 @@ mod protocol;
 mod compression;
 mod resume;
 mod gaps;
+mod foreign;
 mod acknowledged;
 mod frames;
 mod broadcast;
