@@ -10,6 +10,7 @@ mod compression;
 mod resume;
 mod gaps;
 mod foreign;
+mod poison;
 mod acknowledged;
 mod frames;
 mod broadcast;
