@@ -54,6 +54,8 @@ pub struct Config {
     pub ping_interval: Duration,
     /// Silence after a ping that counts as death.
     pub ping_timeout: Duration,
+    /// How long an HTTP connection is kept between two requests.
+    pub idle_timeout: Duration,
     /// Between the stop signal and closing listeners.
     pub drain_delay: Duration,
     /// Time over which clients are sent away.

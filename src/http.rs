@@ -1,7 +1,9 @@
 //! HTTP on both ports: the accept loop they share, the public routes and what is behind them, and the ops routes.
 
 pub mod listen;
+pub mod keep_alive;
 pub mod stream;
+mod exchange;
 pub mod handover;
 pub mod resets;
 pub mod connection;
@@ -13,3 +15,4 @@ mod events;
 mod publish;
 mod snapshot;
 pub mod query;
+mod percent;

@@ -21,6 +21,7 @@ use crate::broker::{self, Broker, Embedded, Link, Status};
 use crate::budget::{self, Budget};
 use crate::config::{Config, SlowClient, Switch};
 use crate::http::connection::Proxies;
+use crate::http::keep_alive::KeepAlive;
 use crate::http::listen::{Admission, Server, Unheard, bind};
 use crate::http::resets::Resets;
 use crate::http::{ops, public};
@@ -161,15 +162,18 @@ impl Node {
         });
         let ops = ops::router(ops::Ops { metrics: metrics.clone(), status, shutdown: shutdown.clone() });
         let resets = Resets::new(descriptors().reserve);
+        let keep_alive = KeepAlive::new(config.idle_timeout);
         let serve_public = Server {
             router: public,
             admission: Some(Admission { gate, proxies, unheard, too_many, resets, slow }),
+            keep_alive: keep_alive.clone(),
             stop: shutdown.listeners.clone(),
             connections: shutdown.sessions.clone(),
         };
         let serving = tokio::spawn(serve_public.serve(listener));
         let (ops_stop, ops_connections) = (shutdown.ops.clone(), TaskTracker::new());
-        let serve_ops = Server { router: ops, admission: None, stop: ops_stop, connections: ops_connections };
+        let serve_ops =
+            Server { router: ops, admission: None, keep_alive, stop: ops_stop, connections: ops_connections };
         let ops_serving = tokio::spawn(serve_ops.serve(ops_listener));
 
         let outcome = tokio::select! {

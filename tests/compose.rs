@@ -6,6 +6,8 @@ mod project;
 
 use std::time::Duration;
 
+use echocast::config::Config;
+
 use crate::compose::crowd::{Crowd, End};
 use crate::compose::project::{COMMIT, OBSERVE, Project, Replica, compose_command, docker, run};
 use crate::manifests::memory::{assert_node_fits, assert_redis_fits, bytes};
@@ -30,6 +32,17 @@ async fn the_compose_file_is_clean_with_and_without_its_profile() {
         let output = run(compose_command(&[profile, &["config", "--quiet"]].concat())).await;
         let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
         assert!(output.status.success() && said.is_empty(), "{profile:?}: {said}");
+    }
+}
+
+#[test]
+fn the_balancer_keeps_its_clients_for_longer_than_the_nodes_tell_them() {
+    let told = Config::from_args([]).unwrap().idle_timeout;
+    let haproxy = include_str!("../deploy/balancer/haproxy.cfg");
+    for timeout in ["timeout http-keep-alive ", "timeout client "] {
+        let kept: Vec<_> = haproxy.lines().filter_map(|line| line.trim().strip_prefix(timeout)).collect();
+        assert_eq!(kept.len(), 1, "{timeout}");
+        assert!(humantime::parse_duration(kept[0]).unwrap() > told, "{timeout}{}", kept[0]);
     }
 }
 

@@ -4,7 +4,9 @@
 mod support;
 
 mod handshake;
+mod parameters;
 mod streams;
+mod connections;
 mod protocol;
 mod compression;
 mod resume;

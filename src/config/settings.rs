@@ -145,6 +145,16 @@ pub struct Settings {
         help_heading = "Life and death"
     )]
     pub(super) ping_timeout: String,
+    /// How long an HTTP connection is kept between requests, told in Keep-Alive, on both ports; longer than what stands
+    /// in front keeps it
+    #[arg(
+        long,
+        env = "ECHOCAST_IDLE_TIMEOUT",
+        default_value = "75s",
+        value_name = "TIME",
+        help_heading = "Life and death"
+    )]
+    pub(super) idle_timeout: String,
     /// Between the stop signal and closing the port: time for balancers to notice /readyz
     #[arg(
         long,

@@ -16,6 +16,9 @@ const REDIS_MESSAGE: usize = 16 * 1024 * 1024;
 /// Largest messages that `--memory` has room for at least: one that arrives takes twice its size, and is in the inbox, too.
 const MESSAGES_IN_MEMORY: usize = 4;
 
+/// The least `--idle-timeout`: clients are told whole seconds.
+const LEAST_IDLE: Duration = Duration::from_secs(1);
+
 impl Settings {
     /// Checks every setting; all complaints at once.
     pub fn validate(&self) -> Result<Config, Complaints> {
@@ -56,6 +59,7 @@ impl Settings {
             ),
             ping_interval: period(&mut check, "--ping-interval", &self.ping_interval),
             ping_timeout: period(&mut check, "--ping-timeout", &self.ping_timeout),
+            idle_timeout: check.time("--idle-timeout", &self.idle_timeout, LEAST_IDLE),
             drain_delay: any_time(&mut check, "--drain-delay", &self.drain_delay),
             drain_period: any_time(&mut check, "--drain-period", &self.drain_period),
             shutdown_grace: any_time(&mut check, "--shutdown-grace", &self.shutdown_grace),

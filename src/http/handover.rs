@@ -4,25 +4,17 @@
 use std::convert::Infallible;
 use std::fmt;
 use std::future::pending;
-use std::sync::atomic::{AtomicBool, Ordering::*};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::net::TcpStream;
 
+use super::exchange::Exchange;
+
 /// A request's way to its connection's socket; in the request's extensions.
 #[derive(Clone, Debug)]
 pub struct Handover(Arc<Exchange>);
-
-/// State that a connection's stream, its requests and its task share.
-#[derive(Debug)]
-pub(super) struct Exchange {
-    /// Nothing that was written waits in the kernel. Written by the stream.
-    flushed: AtomicBool,
-    /// The task that gets the socket. Written by a request, taken by the connection's task.
-    successor: Mutex<Option<Successor>>,
-}
 
 /// Goes on with the socket, and with the bytes that were read from it and belong to no request.
 pub(super) struct Successor(Box<dyn FnOnce(TcpStream, Bytes) -> BoxFuture<'static, ()> + Send>);
@@ -38,7 +30,7 @@ impl Handover {
     where
         F: FnOnce(TcpStream, Bytes) -> BoxFuture<'static, ()> + Send + 'static,
     {
-        *self.0.successor.lock().unwrap_or_else(PoisonError::into_inner) = Some(Successor(Box::new(run)));
+        self.0.offer(Successor(Box::new(run)));
         let _withdrawn = Withdrawn(&self.0);
         pending().await
     }
@@ -50,30 +42,6 @@ struct Withdrawn<'a>(&'a Exchange);
 impl Drop for Withdrawn<'_> {
     fn drop(&mut self) {
         self.0.withdraw();
-    }
-}
-
-impl Exchange {
-    pub(super) fn new() -> Arc<Self> {
-        Arc::new(Self { flushed: AtomicBool::new(true), successor: Mutex::default() })
-    }
-
-    pub(super) fn set_flushed(&self, flushed: bool) {
-        self.flushed.store(flushed, Relaxed);
-    }
-
-    /// The task that gets the socket, if somebody wants it and nothing waits to be written. The connection's task asks after each
-    /// poll of the HTTP server, which polls the request, so that no other wake is needed.
-    pub(super) fn successor(&self) -> Option<Successor> {
-        if !self.flushed.load(Relaxed) {
-            return None;
-        }
-        self.withdraw()
-    }
-
-    /// The same, whether or not something waits to be written: the request is over.
-    fn withdraw(&self) -> Option<Successor> {
-        self.successor.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 

@@ -1,6 +1,7 @@
 //! Listening and serving HTTP/1.1: our own accept loop, because axum's has no time limit on headers and none on their
 //! size. What is answered is the router's.
 
+use std::convert::Infallible;
 use std::error::Error;
 use std::future::poll_fn;
 use std::io;
@@ -18,7 +19,6 @@ use axum::extract::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1::{self, Parts};
 use hyper::service::{Service, service_fn};
-use hyper_util::rt::TokioTimer;
 use hyper_util::service::TowerToHyperService;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
@@ -27,17 +27,22 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::connection::{Connection, Proxies};
-use super::handover::{Exchange, Handover, Successor};
+use super::exchange::Exchange;
+use super::handover::{Handover, Successor};
+use super::keep_alive::{self, HeadTimer, KeepAlive, Patience};
 use super::resets::Resets;
 use super::stream::{Stream, UNSENT_BYTES};
 use crate::metrics::Counter;
 use crate::ws::gate::Gate;
 
-/// A request's head has arrived within this time, or the connection is closed; also how long one may idle between two.
+/// A request's head has arrived within this time, or the connection is closed.
 const HEAD_PATIENCE: Duration = Duration::from_secs(10);
 
 /// The same for a connection that is only told that it is too many.
 const FAREWELL_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Both time limits of such a connection.
+const FAREWELL: Patience = Patience { head: FAREWELL_PATIENCE, idle: FAREWELL_PATIENCE };
 
 /// Connections accepted in a row before other tasks get their turn.
 const ACCEPTS: u32 = 32;
@@ -92,6 +97,8 @@ pub struct Server {
     pub router: Router,
     /// The connection limits; `None` is no limit.
     pub admission: Option<Admission>,
+    /// How long a connection is kept between two requests.
+    pub keep_alive: KeepAlive,
     /// No new connections from then on; each open one ends after its current answer.
     pub stop: CancellationToken,
     /// The tasks of its connections.
@@ -140,23 +147,27 @@ impl Server {
         }
     }
 
+    fn patience(&self) -> Patience {
+        Patience { head: HEAD_PATIENCE, idle: self.keep_alive.idle() }
+    }
+
     /// Serves a connection, tells it that it is too many, or resets it.
     fn take_in(&self, stream: TcpStream, peer: SocketAddr) {
         let Some(Admission { gate, proxies, too_many, resets, .. }) = &self.admission else {
-            self.connections.spawn(Served::new(self, None, HEAD_PATIENCE).run(stream));
+            self.connections.spawn(Served::new(self, None, self.patience()).run(stream));
             return;
         };
         match gate.accept(peer.ip(), proxies.has(peer.ip())) {
             Ok(permit) => {
                 let connection = Connection::admitted(peer, permit, gate.publish_rates());
-                self.connections.spawn(Served::new(self, Some(connection), HEAD_PATIENCE).run(stream));
+                self.connections.spawn(Served::new(self, Some(connection), self.patience()).run(stream));
             }
             Err(full) => {
                 too_many.inc();
                 tracing::debug!(%peer, "refused: {full}");
                 let Some(turned_away) = gate.turn_away(peer.ip()) else { return resets.push(stream) };
                 let connection = Connection::turned_away(peer, full);
-                let served = Served::new(self, Some(connection), FAREWELL_PATIENCE);
+                let served = Served::new(self, Some(connection), FAREWELL);
                 self.connections.spawn(async move {
                     let _turned_away = turned_away;
                     let _ = timeout(2 * FAREWELL_PATIENCE, served.run(stream)).await;
@@ -171,30 +182,37 @@ struct Served {
     server: Server,
     /// In the extensions of its requests.
     connection: Option<Arc<Connection>>,
-    /// How long a head may take to arrive.
-    patience: Duration,
+    /// How long it may wait for a request.
+    patience: Patience,
 }
 
 impl Served {
-    fn new(server: &Server, connection: Option<Connection>, patience: Duration) -> Self {
+    fn new(server: &Server, connection: Option<Connection>, patience: Patience) -> Self {
         Self { server: server.clone(), connection: connection.map(Arc::new), patience }
     }
 
     async fn run(self, stream: TcpStream) {
         let Self { server, connection: caller, patience } = self;
         let router = TowerToHyperService::new(server.router);
+        let (keep_alive, stop) = (&server.keep_alive, &server.stop);
         let heard = AtomicBool::new(false);
         let exchange = Exchange::new();
         let service = service_fn(async |request: hyper::Request<Incoming>| {
             let mut request: Request = request.map(Body::new);
             heard.store(true, Relaxed);
+            let kept = keep_alive::is_wanted(&request);
             let extensions = request.extensions_mut();
             extensions.insert(Handover::new(exchange.clone()));
             caller.iter().for_each(|caller| drop(extensions.insert(caller.clone())));
-            router.call(request).await
+            let mut response = router.call(request).await?;
+            if kept && !stop.is_cancelled() {
+                keep_alive.tell(&mut response);
+            }
+            Ok::<_, Infallible>(response)
         });
         let mut builder = http1::Builder::new();
-        builder.timer(TokioTimer::new()).header_read_timeout(patience).max_buf_size(BUFFER_BYTES);
+        builder.timer(HeadTimer::new(exchange.clone(), patience)).header_read_timeout(patience.head);
+        builder.max_buf_size(BUFFER_BYTES);
         let stream = Stream::new(stream, exchange.clone());
         let mut connection = builder.serve_connection(stream, service).with_upgrades();
         let end = tokio::select! {

@@ -21,7 +21,7 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::handover::Exchange;
+use super::exchange::Exchange;
 
 /// Bytes that the kernel may hold unsent on one connection before it takes no more.
 pub(super) const UNSENT_BYTES: u32 = 128 * 1024;
@@ -183,7 +183,9 @@ impl Read for Stream {
         context: &mut Context<'_>,
         buffer: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
-        self.io()?.poll_read(context, buffer)
+        let read = self.io()?.poll_read(context, buffer);
+        self.exchange.note_read(read.is_ready());
+        read
     }
 }
 

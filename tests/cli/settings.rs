@@ -25,6 +25,7 @@ const SETTINGS: &str = "
     --slow-client disconnect
     --ping-interval 20s
     --ping-timeout 20s
+    --idle-timeout 75s
     --allow-origin *
     --trusted-proxy
     --drain-delay 0s

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::Handover;
+use crate::http::keep_alive::KeepAlive;
 use crate::http::listen::{Server, bind};
 
 /// More than the kernel takes of an answer that nobody reads.
@@ -36,7 +37,9 @@ fn start() -> (SocketAddr, TaskTracker) {
     let listener = bind(([127, 0, 0, 1], 0).into()).expect("a free port");
     let address = listener.local_addr().expect("an address");
     let connections = TaskTracker::new();
-    let server = Server { router, admission: None, stop: CancellationToken::new(), connections: connections.clone() };
+    let keep_alive = KeepAlive::new(Duration::from_secs(75));
+    let stop = CancellationToken::new();
+    let server = Server { router, admission: None, keep_alive, stop, connections: connections.clone() };
     tokio::spawn(server.serve(listener));
     (address, connections)
 }
