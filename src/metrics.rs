@@ -160,6 +160,8 @@ pub enum LossCause {
     Broker,
     /// A payload with the magic that could not be read; counted as one message.
     Malformed,
+    /// Batches of another history than the one that Redis holds: of another deployment, replayed, or forged.
+    Foreign,
     /// The node ended before the broker took it.
     Shutdown,
     /// Redis would not have it, and nobody could be told.
@@ -167,13 +169,15 @@ pub enum LossCause {
 }
 
 impl LossCause {
-    const ALL: [Self; 5] = [Self::SlowClient, Self::Broker, Self::Malformed, Self::Shutdown, Self::Refused];
+    const ALL: [Self; 6] =
+        [Self::SlowClient, Self::Broker, Self::Malformed, Self::Foreign, Self::Shutdown, Self::Refused];
 
     fn label(self) -> &'static str {
         match self {
             Self::SlowClient => "slow_client",
             Self::Broker => "broker",
             Self::Malformed => "malformed",
+            Self::Foreign => "foreign",
             Self::Shutdown => "shutdown",
             Self::Refused => "refused",
         }

@@ -11,6 +11,8 @@ mod protocol;
 mod compression;
 mod resume;
 mod gaps;
+mod foreign;
+mod poison;
 mod acknowledged;
 mod frames;
 mod broadcast;

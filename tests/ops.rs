@@ -39,7 +39,7 @@ async fn counters_add_up(cluster: Cluster) {
     assert!(count("echocast_publish_seconds_count").await > 0.0);
     assert!(count("echocast_feed_bytes").await > 0.0);
     assert_eq!(count("echocast_broker_up").await, nodes);
-    for cause in ["slow_client", "broker", "malformed", "shutdown"] {
+    for cause in ["slow_client", "broker", "malformed", "foreign", "shutdown"] {
         assert_eq!(count(&format!("echocast_messages_lost_total{{cause=\"{cause}\"}}")).await, 0.0);
     }
     for mut client in clients {

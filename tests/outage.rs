@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use crate::support::client::TestClient;
 use crate::support::cluster::Cluster;
+use crate::support::events::publish;
 use crate::support::node::TestNode;
 use crate::support::redis::Redis;
 use crate::support::until;
+use crate::support::v1::V1Client;
 
 /// Waits until every node says how its broker is.
 async fn broker(cluster: &Cluster, up: bool) {
@@ -91,4 +93,54 @@ async fn a_node_may_start_before_its_redis_and_is_ready_once_it_is_there() {
     let mut client = TestClient::connect(&node.url("/")).await;
     client.say("hello").await;
     client.expect(["hello"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_channel_left_in_an_outage_has_missed_nothing_when_it_is_joined_again() {
+    // Several, because only some are giving the subscription up when the link breaks: others notice by their probes.
+    const NODES: usize = 5;
+    let mut cluster = Cluster::redis(1, &["--history", "5"]).await;
+    let redis = cluster.redis.as_ref().unwrap().url();
+    for _ in 0..NODES {
+        // A second channel pushes out the one that was left.
+        let flags = ["--redis-url", &redis, "--history", "5", "--max-channels", "1"];
+        cluster.nodes.push(TestNode::start(&flags).await);
+    }
+    let mut clients = Vec::new();
+    for index in 1..=NODES {
+        clients.push(cluster.client(index, "/a").await);
+    }
+    publish(cluster.node(0).address, "/a", "before").await;
+    for client in &mut clients {
+        client.expect(["before"]).await;
+    }
+    drop(clients);
+    until("they have left", async || cluster.metric("echocast_connections{transport=\"websocket\"}").await == 0.0)
+        .await;
+    cluster.redis.as_ref().unwrap().pause().await;
+    let others: Vec<_> = (1..=NODES)
+        .map(|index| {
+            let url = cluster.node(index).url("/other");
+            tokio::spawn(async move { TestClient::try_connect(&url, &[]).await.map(drop) })
+        })
+        .collect();
+    broker(&cluster, false).await;
+    cluster.redis.as_ref().unwrap().unpause().await;
+    broker(&cluster, true).await;
+    for other in others {
+        // Let in or refused: it only had to come.
+        let _ = other.await.unwrap();
+    }
+    for number in 0..12 {
+        publish(cluster.node(0).address, "/a", &number.to_string()).await;
+    }
+    for index in 1..=NODES {
+        until("it is let in", async || {
+            TestClient::try_connect(&cluster.node(index).url("/a?last=12"), &[]).await.is_ok()
+        })
+        .await;
+        let mut client = V1Client::connect(&cluster.node(index).url("/a?last=12")).await;
+        client.expect(["7", "8", "9", "10", "11"]).await;
+    }
+    assert_eq!(cluster.metric("echocast_messages_lost_total{cause=\"broker\"}").await, 0.0);
 }

@@ -9,6 +9,10 @@ use crate::message::{BatchBuilder, Kind};
 /// What a payload of ours begins with. No UTF-8 text does: the first byte asks for a continuation the second is not.
 pub const MAGIC: [u8; 2] = [0xEC, 0x01];
 
+/// The highest offset, and the highest number of a message among those of its node: fifteen digits, which the numbers of
+/// Redis' scripts hold exactly, and a million messages a second for thirty years. What is beyond is nonsense.
+pub const HIGHEST: u64 = 999_999_999_999_999;
+
 /// A batch on its way between nodes.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Envelope {
@@ -59,11 +63,21 @@ pub enum Payload {
     Batch(Envelope),
     /// Somebody else's message, such as `redis-cli PUBLISH`.
     Foreign(Kind, Bytes),
-    /// Begins with the magic but is no batch, or an empty one, or has text that is none.
+    /// Begins with the magic but is no batch, or an empty one, or has text that is none or numbers that cannot be.
     Malformed,
 }
 
 impl Envelope {
+    /// The offset of its last message.
+    pub fn last_offset(&self) -> u64 {
+        self.offset + self.messages.len() as u64 - 1
+    }
+
+    /// The number of its last message.
+    pub fn last_number(&self) -> u64 {
+        self.number + self.messages.len() as u64 - 1
+    }
+
     /// The payload to publish.
     pub fn encode_payload(&self) -> Vec<u8> {
         let mut payload = Vec::with_capacity(MAGIC.len() + self.encoded_len());
@@ -71,6 +85,11 @@ impl Envelope {
         // A Vec grows as it must, so this cannot fail.
         self.encode_raw(&mut payload);
         payload
+    }
+
+    fn is_sound(&self) -> bool {
+        let ends = [self.offset, self.number].map(|first| first.saturating_add(self.messages.len() as u64));
+        !self.messages.is_empty() && ends.iter().all(|end| *end <= HIGHEST) && self.messages.iter().all(Said::is_sound)
     }
 
     /// The messages, framed. `own`: whether this node published them, and so knows their senders.
@@ -93,9 +112,7 @@ impl Payload {
             return Self::Foreign(kind, payload);
         }
         match Envelope::decode(payload.slice(MAGIC.len()..)) {
-            Ok(envelope) if !envelope.messages.is_empty() && envelope.messages.iter().all(Said::is_sound) => {
-                Self::Batch(envelope)
-            }
+            Ok(envelope) if envelope.is_sound() => Self::Batch(envelope),
             _ => Self::Malformed,
         }
     }
@@ -145,5 +162,9 @@ mod tests {
         let not_text = Said { payload: vec![0xff].into(), ..Said::default() };
         let lie = Envelope { messages: vec![not_text], ..Envelope::default() };
         assert!(matches!(Payload::decode(lie.encode_payload().into()), Payload::Malformed));
+        for (offset, number) in [(u64::MAX, 1), (HIGHEST, 1), (1, u64::MAX), (1 << 53, 1)] {
+            let beyond = Envelope { offset, number, ..envelope() };
+            assert!(matches!(Payload::decode(beyond.encode_payload().into()), Payload::Malformed));
+        }
     }
 }

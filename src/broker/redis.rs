@@ -5,6 +5,7 @@
 
 mod address;
 mod catch_up;
+mod complaints;
 mod ears;
 mod history;
 mod lane;
@@ -28,6 +29,7 @@ use super::{Broker, Link};
 use crate::channel::ChannelName;
 use crate::feed::Retention;
 use address::Address;
+use complaints::Complaints;
 use relay::Relay;
 use server::Server;
 use topology::Topology;
@@ -53,6 +55,7 @@ pub struct Redis {
     names: Names,
     node: u64,
     retention: Retention,
+    complaints: Arc<Complaints>,
 }
 
 impl Redis {
@@ -63,7 +66,8 @@ impl Redis {
     /// If the address cannot be used.
     pub fn new(url: &str, prefix: &str, retention: Retention) -> anyhow::Result<Self> {
         let topology = Topology::new(Address::parse(url).context("--redis-url")?);
-        Ok(Self { topology, names: Names { prefix: prefix.into() }, node: rand::random(), retention })
+        let names = Names::new(prefix, topology.database());
+        Ok(Self { topology, names, node: rand::random(), retention, complaints: Arc::new(Complaints::new()) })
     }
 
     /// Whether an address can be used; what is wrong is told without its password.
@@ -79,7 +83,7 @@ impl Broker for Redis {
     async fn run(self, link: Link, stop: CancellationToken) {
         let (requests, requested) = tokio::sync::mpsc::unbounded_channel();
         let kept_for = if self.retention.messages > 0 { self.retention.ttl + META_OUTLIVES } else { Duration::ZERO };
-        let relay = Arc::new(Relay::new(link.clone(), self.names.clone(), kept_for, requests));
+        let relay = Arc::new(Relay::new(link.clone(), self.names.clone(), self.complaints.clone(), kept_for, requests));
         let Some(readings) = link.hub.readings() else { return tracing::error!("this hub has a broker already") };
         // The publisher ends first: until then its own messages come back over the subscription.
         let published = CancellationToken::new();
@@ -133,12 +137,20 @@ impl Redis {
 #[derive(Clone, Debug)]
 struct Names {
     prefix: Arc<str>,
+    /// What names of pub/sub channels begin with: Redis has these once for all databases, so that the number of any but 0 is
+    /// part of it.
+    pubsub_prefix: Arc<str>,
 }
 
 impl Names {
+    fn new(prefix: &str, database: i64) -> Self {
+        let pubsub_prefix = if database == 0 { prefix.into() } else { format!("{prefix}:db{database}").into() };
+        Self { prefix: prefix.into(), pubsub_prefix }
+    }
+
     /// The pub/sub channel of a channel. The braces keep all names of a channel in one cluster slot.
     fn pubsub(&self, channel: &ChannelName) -> String {
-        format!("{}:{{{channel}}}", self.prefix)
+        format!("{}:{{{channel}}}", self.pubsub_prefix)
     }
 
     /// The stream that keeps a channel's history: an entry a batch, its id the offset of the batch's last message, and the
@@ -166,7 +178,7 @@ impl Names {
 
     /// The channel that a pub/sub channel belongs to.
     fn channel(&self, pubsub: &str) -> Option<ChannelName> {
-        let name = pubsub.strip_prefix(&*self.prefix)?.strip_prefix(":{")?.strip_suffix('}')?;
+        let name = pubsub.strip_prefix(&*self.pubsub_prefix)?.strip_prefix(":{")?.strip_suffix('}')?;
         ChannelName::new(name).ok()
     }
 }

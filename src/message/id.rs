@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 /// A message of a channel's history.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Default, Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MessageId {
     /// Which history it belongs to; changes only when a history is lost as a whole.
     pub epoch: u64,

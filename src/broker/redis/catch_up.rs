@@ -10,6 +10,7 @@ use futures_util::stream::FuturesUnordered;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tracing::warn;
 
+use super::super::envelope::Payload;
 use super::Redis;
 use super::pages::{PageSize, Reader};
 use super::relay::{Relay, Release, Request};
@@ -56,10 +57,9 @@ async fn concurrently<'a, T>(
 }
 
 /// Tries again later. Other channels are read meanwhile.
-fn again(relay: &Arc<Relay>, mut request: Request, error: &anyhow::Error) {
+fn again(reader: &Reader<'_>, relay: &Arc<Relay>, mut request: Request, error: &anyhow::Error) {
     let (pause, relay) = (request.backoff.next(), relay.clone());
-    let channel = request.channel.name.as_str();
-    warn!(channel, retry_ms = pause.as_millis() as u64, "cannot read history: {error:#}");
+    reader.complain(&request.channel.name, error);
     tokio::spawn(async move {
         tokio::time::sleep(pause).await;
         relay.request(request);
@@ -70,17 +70,17 @@ fn again(relay: &Arc<Relay>, mut request: Request, error: &anyhow::Error) {
 async fn arrive(reader: &Reader<'_>, relay: &Arc<Relay>, request: Request, behind: &UnboundedSender<Request>) {
     // The backlog may not have fit; then it ends elsewhere by now.
     for _ in 0..2 {
-        if !relay.is_current(&request) {
+        if !relay.ask(&request) {
             return;
         }
         let newest = match reader.newest(&request.channel.name).await {
             Ok(newest) => newest,
-            Err(error) => return again(relay, request, &error),
+            Err(error) => return again(reader, relay, request, &error),
         };
-        if !relay.begin(&request, newest.epoch, newest.offset + 1) {
+        if !relay.begin(&request, &newest) {
             break;
         }
-        if relay.release(&request, false) != Release::Again {
+        if relay.release(&request, &newest) != Release::Again {
             return;
         }
     }
@@ -90,7 +90,7 @@ async fn arrive(reader: &Reader<'_>, relay: &Arc<Relay>, request: Request, behin
 
 async fn try_catch_up(reader: &Reader<'_>, relay: &Arc<Relay>, request: Request) {
     if let Err(error) = catch_up(reader, relay, &request).await {
-        again(relay, request, &error);
+        again(reader, relay, request, &error);
     }
 }
 
@@ -100,11 +100,11 @@ async fn catch_up(reader: &Reader<'_>, relay: &Relay, request: &Request) -> anyh
     let mut size = PageSize::like(&channel.feed);
     // Nobody missed a message that came before the first client was let in.
     let first = relay.is_first(&channel.name);
-    // How far it had come when what was held back did not fit. A batch is in the history before it is delivered, so what
-    // is still missing after reading once more is gone for good.
-    let mut stuck_at = None;
+    // Behind the last page, if there may be more: what it held may be nothing that brings the feed forward.
+    let mut next = None;
+    let mut unreadable = 0;
     look_back(reader, relay, request, &mut size).await?;
-    while relay.is_current(request) {
+    while relay.ask(request) {
         let (epoch, next_offset) = channel.feed.expects();
         if relay.is_rewound(request) {
             warn!(channel = channel.name.as_str(), "redis has lost the end of a history and given offsets out again");
@@ -112,33 +112,47 @@ async fn catch_up(reader: &Reader<'_>, relay: &Relay, request: &Request) -> anyh
             relay.abandoned(request);
         }
         // With the newest that was heard, which must still be what it was.
-        let from = if epoch == 0 { 0 } else { next_offset - 1 };
-        let page = reader.read(&channel.name, from, &mut size).await?;
-        if epoch != 0 && page.epoch != 0 && epoch != page.epoch {
+        let heard = (if epoch == 0 { 0 } else { next_offset - 1 }, 0);
+        let page = reader.read(&channel.name, next.take().unwrap_or(heard), &mut size).await?;
+        let newest = page.newest;
+        if epoch != 0 && newest.id.epoch != 0 && epoch != newest.id.epoch {
             // Another history: from its beginning, as far as it is kept.
-            relay.lose(request, page.epoch, 1);
+            relay.lose(request, newest.id.epoch, 1);
             continue;
         }
         for payload in page.payloads {
-            let messages = relay.recover(request, payload, !first);
+            let Payload::Batch(batch) = Payload::decode(payload) else {
+                unreadable += 1;
+                continue;
+            };
+            if !newest.has(&batch) {
+                unreadable += 1;
+                continue;
+            }
+            let messages = relay.recover(request, batch, !first);
             if !first {
                 relay.recovered(messages);
             }
             channel.feed.settled().await;
         }
-        if page.is_full || relay.is_rewound(request) {
+        next = page.next;
+        if relay.is_rewound(request) {
+            next = None;
+            continue;
+        }
+        if next.is_some() {
             continue;
         }
         // What the history no longer has although it was there.
-        if page.epoch != 0 && page.next_offset > channel.feed.expects().1 {
-            relay.lose(request, page.epoch, page.next_offset);
+        let feed = channel.feed.expects();
+        if newest.id.epoch != 0 && (feed.0 != newest.id.epoch || newest.id.offset >= feed.1) {
+            relay.lose(request, newest.id.epoch, newest.id.offset + 1);
         }
-        let reached = channel.feed.expects();
-        if relay.release(request, stuck_at == Some(reached)) != Release::Again {
+        if relay.release(request, &newest) != Release::Again {
             break;
         }
-        stuck_at = Some(channel.feed.expects());
     }
+    relay.count_unreadable(channel, unreadable);
     Ok(())
 }
 

@@ -101,6 +101,8 @@ mod tests {
 
     use super::super::super::envelope::{Envelope, Said};
     use super::super::super::{Link, Status};
+    use super::super::complaints::Complaints;
+    use super::super::history::Newest;
     use super::super::relay::{Release, Request};
     use super::super::{Backoff, Names};
     use super::*;
@@ -118,8 +120,8 @@ mod tests {
         let membership = hub.join(&ChannelName::new("a").expect("a name")).expect("room");
         let link = Link { hub, status: Status::new(metrics.clone()), metrics };
         let (requests, _) = tokio::sync::mpsc::unbounded_channel();
-        let kept_for = Duration::from_secs(history as u64);
-        (Arc::new(Relay::new(link, Names { prefix: "p".into() }, kept_for, requests)), membership)
+        let (complaints, kept_for) = (Arc::new(Complaints::new()), Duration::from_secs(history as u64));
+        (Arc::new(Relay::new(link, Names::new("p", 0), complaints, kept_for, requests)), membership)
     }
 
     #[test]
@@ -131,7 +133,7 @@ mod tests {
             let data = vec![Value::BulkString(b"p:{a}".into()), Value::BulkString(payload.into())];
             ears.hear(PushInfo { kind: PushKind::Message, data });
         };
-        let round = relay.hold(&channel.name);
+        let round = relay.hold(channel);
         (0..100).for_each(|_| hear(&[b'x'; 64 * 1024]));
         relay.subscribed(channel, round);
         let before = channel.feed.bytes();
@@ -143,15 +145,15 @@ mod tests {
     fn who_catches_up_with_a_channel_that_went_leaves_the_one_alone_that_came_after_it() {
         let (relay, membership) = relay(1000);
         let channel = membership.channel();
-        let request = |round| Request { channel: channel.clone(), round, backoff: Backoff::default() };
-        let went = request(relay.hold(&channel.name));
-        relay.forget(&channel.name);
-        let came = request(relay.hold(&channel.name));
-        assert!(!relay.is_current(&went) && relay.is_current(&came));
-        assert_eq!(relay.release(&went, true), Release::Superseded);
+        let request = |round| Request { channel: channel.clone(), round, backoff: Backoff::default(), unbroken: false };
+        let went = request(relay.hold(channel));
+        relay.forget(channel);
+        let came = request(relay.hold(channel));
+        assert!(!relay.ask(&went) && relay.ask(&came));
+        assert_eq!(relay.release(&went, &Newest::default()), Release::Superseded);
         let messages = vec![Said { payload: "x".into(), ..Said::default() }];
         let said = Envelope { epoch: 1, offset: 1, node: 1, number: 1, messages, ..Envelope::default() };
-        assert_eq!(relay.recover(&went, said.encode_payload().into(), true), 0);
-        assert_eq!(relay.recover(&came, said.encode_payload().into(), true), 1);
+        assert_eq!(relay.recover(&went, said.clone(), true), 0);
+        assert_eq!(relay.recover(&came, said, true), 1);
     }
 }

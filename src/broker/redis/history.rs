@@ -4,65 +4,122 @@ use bytes::Bytes;
 use redis::aio::ConnectionLike;
 use redis::{RedisResult, cmd};
 
-use super::super::envelope::Payload;
+use super::super::envelope::{Envelope, HIGHEST, Payload};
 use super::Names;
 use crate::channel::ChannelName;
 use crate::message::MessageId;
 
+/// The field of the meta hash that says [`Newest::after_loss`].
+const AFTER_LOSS: &str = "torn";
+
 /// Batches looked at at once when one is searched.
 const SEARCH: usize = 64;
 
-/// Some of a history, and where it ends.
-pub(super) struct Excerpt {
-    /// 0 if there is no history.
-    pub(super) epoch: u64,
-    /// The offset of the message that comes next.
-    pub(super) next_offset: u64,
-    /// Oldest first.
-    pub(super) payloads: Vec<Bytes>,
-    /// As many as were asked for: there may be more.
-    pub(super) is_full: bool,
+/// The end of a history, as Redis holds it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Newest {
+    /// The newest message; [`MessageId::START`] if there is no history.
+    pub(super) id: MessageId,
+    /// It began because the end of another one was lost.
+    pub(super) after_loss: bool,
 }
 
+/// Some of a history, and where it ends.
+pub(super) struct Excerpt {
+    pub(super) newest: Newest,
+    /// Oldest first.
+    pub(super) payloads: Vec<Bytes>,
+    /// Behind the last of them, if there are as many as were asked for: there may be more.
+    pub(super) next: Option<EntryId>,
+}
+
+/// A place in a history's stream: an offset and, as the second half of an entry's id, the bytes up to there.
+pub(super) type EntryId = (u64, u64);
+
 /// The fields of the meta hash, if there is one.
-type MetaValues = (Option<Vec<u8>>, Option<u64>);
+type MetaValues = (Option<Vec<u8>>, Option<Vec<u8>>, Option<Vec<u8>>);
 
-/// An entry of the stream: its id, and its one field with its value.
-type Entry = (String, (String, Vec<u8>));
+/// An entry of the stream: its id, and its fields with their values. Ours have one.
+type Entry = (String, Vec<Vec<u8>>);
 
-/// The newest message; [`MessageId::START`] if there is no history.
+/// The newest message.
 pub(super) async fn newest(
     connection: &mut impl ConnectionLike,
     names: &Names,
     name: &ChannelName,
-) -> RedisResult<MessageId> {
+) -> RedisResult<Newest> {
     let mut get = cmd("HMGET");
-    get.arg(names.meta(name)).arg("epoch").arg("offset");
-    let (epoch, offset) = get.query_async::<MetaValues>(connection).await?;
-    Ok(MessageId { epoch: read_epoch(epoch), offset: offset.unwrap_or(0) })
+    get.arg(names.meta(name)).arg("epoch").arg("offset").arg(AFTER_LOSS);
+    Ok(if_ours(get.query_async(connection).await)?.map(Newest::read).unwrap_or_default())
 }
 
-/// The oldest batches that reach up to `from` or beyond, at most `count`.
+/// The oldest batches from this place on, at most `count`.
 pub(super) async fn read(
     connection: &mut impl ConnectionLike,
     names: &Names,
     name: &ChannelName,
-    from: u64,
+    from: EntryId,
     count: usize,
 ) -> RedisResult<Excerpt> {
     let mut pipeline = redis::pipe();
     // Together, so that they tell of the same moment.
     pipeline.atomic();
-    pipeline.cmd("HMGET").arg(names.meta(name)).arg("epoch").arg("offset");
+    pipeline.cmd("HMGET").arg(names.meta(name)).arg("epoch").arg("offset").arg(AFTER_LOSS);
+    let from = format!("{}-{}", from.0, from.1);
     pipeline.cmd("XRANGE").arg(names.stream(name)).arg(from).arg("+").arg("COUNT").arg(count);
-    let ((epoch, offset), entries) = pipeline.query_async::<(MetaValues, Vec<Entry>)>(connection).await?;
-    let is_full = entries.len() == count;
-    let payloads = entries.into_iter().map(|(_, (_, payload))| payload.into()).collect();
-    Ok(Excerpt { epoch: read_epoch(epoch), next_offset: offset.unwrap_or(0) + 1, payloads, is_full })
+    let Some((meta, entries)) = if_ours::<(MetaValues, Vec<Entry>)>(pipeline.query_async(connection).await)? else {
+        let newest = newest(connection, names, name).await?;
+        return Ok(Excerpt { newest, payloads: Vec::new(), next: None });
+    };
+    let next = if entries.len() == count { entries.last().and_then(|(id, _)| after(id)) } else { None };
+    Ok(Excerpt { newest: Newest::read(meta), payloads: entries.into_iter().map(payload).collect(), next })
 }
 
-fn read_epoch(bytes: Option<Vec<u8>>) -> u64 {
-    bytes.and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes)
+impl Newest {
+    /// Fields that make no sense are no history: what is published next begins one, see `publish.lua`.
+    fn read((epoch, offset, after_loss): MetaValues) -> Self {
+        let epoch = epoch.and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes);
+        let digits = offset.filter(|bytes| bytes.iter().all(u8::is_ascii_digit));
+        let offset = digits.and_then(|digits| String::from_utf8(digits).ok()?.parse().ok());
+        match offset.filter(|offset| *offset < HIGHEST && epoch != 0) {
+            Some(offset) => Self { id: MessageId { epoch, offset }, after_loss: after_loss.is_some() },
+            None => Self::default(),
+        }
+    }
+
+    /// Whether Redis holds this batch, or has held it in this history.
+    pub(super) fn has(&self, batch: &Envelope) -> bool {
+        batch.epoch == self.id.epoch && batch.offset > 0 && batch.last_offset() <= self.id.offset
+    }
+
+    /// The same of a payload.
+    pub(super) fn holds(&self, payload: &Bytes) -> bool {
+        matches!(Payload::decode(payload.clone()), Payload::Batch(batch) if self.has(&batch))
+    }
+}
+
+/// `None` if there is a key of another type: somebody else's, which holds nothing for us. What is published is refused for
+/// that, in words; whoever comes to hear is let in.
+fn if_ours<T>(result: RedisResult<T>) -> RedisResult<Option<T>> {
+    match result {
+        Err(error) if error.code() == Some("WRONGTYPE") => Ok(None),
+        result => result.map(Some),
+    }
+}
+
+/// The place behind an entry.
+fn after(id: &str) -> Option<EntryId> {
+    let (offset, bytes) = id.split_once('-')?;
+    let (offset, bytes) = (offset.parse::<u64>().ok()?, bytes.parse::<u64>().ok()?);
+    bytes.checked_add(1).map(|bytes| (offset, bytes)).or_else(|| Some((offset.checked_add(1)?, 0)))
+}
+
+/// What the one field of an entry holds; nothing if it has others, because somebody else has written it.
+fn payload((_, fields): Entry) -> Bytes {
+    match <[Vec<u8>; 2]>::try_from(fields) {
+        Ok([_, payload]) => payload.into(),
+        Err(_) => Bytes::new(),
+    }
 }
 
 /// The newest batches that end at `upto` or before, at most `count`.
@@ -75,8 +132,8 @@ pub(super) async fn read_back(
 ) -> RedisResult<Vec<Bytes>> {
     let mut range = cmd("XREVRANGE");
     range.arg(names.stream(name)).arg(upto).arg("-").arg("COUNT").arg(count);
-    let entries: Vec<Entry> = range.query_async(connection).await?;
-    Ok(entries.into_iter().map(|(_, (_, payload))| payload.into()).collect())
+    let entries: Vec<Entry> = if_ours(range.query_async(connection).await)?.unwrap_or_default();
+    Ok(entries.into_iter().map(payload).collect())
 }
 
 /// Begins a new history, unless somebody has: nobody can say any more what is at which place of this one. What publishers
@@ -95,7 +152,7 @@ pub(super) async fn abandon(
 
 /// KEYS: meta hash, history stream, set of keys. ARGV: the old epoch and a new one.
 const ABANDON: &str = "if redis.call('HGET', KEYS[1], 'epoch') == ARGV[1] then
-  redis.call('HSET', KEYS[1], 'epoch', ARGV[2], 'offset', '0', 'jumped', '0', 'bytes', '0', 'floor', '0')
+  redis.call('HSET', KEYS[1], 'epoch', ARGV[2], 'offset', '0', 'jumped', '0', 'bytes', '0', 'floor', '0', 'torn', '1')
   redis.call('DEL', KEYS[2], KEYS[3])
 end";
 
@@ -113,12 +170,11 @@ pub(super) async fn find(
         let entries: Vec<Entry> = page.query_async(connection).await?;
         let Some((oldest, _)) = entries.last() else { return Ok(None) };
         upto = format!("({oldest}");
-        for (_, (_, payload)) in entries {
-            if let Payload::Batch(batch) = Payload::decode(payload.into())
+        for entry in entries {
+            if let Payload::Batch(batch) = Payload::decode(payload(entry))
                 && (batch.node, batch.number) == (node, number)
             {
-                let offset = batch.offset + batch.messages.len() as u64 - 1;
-                return Ok(Some(MessageId { epoch: batch.epoch, offset }));
+                return Ok(Some(MessageId { epoch: batch.epoch, offset: batch.last_offset() }));
             }
         }
     }

@@ -23,6 +23,7 @@ use self::pace::Pace;
 pub(super) use self::queue::Queue;
 use super::super::Link;
 use super::super::envelope::{Envelope, Said};
+use super::complaints::Trouble;
 use super::history::find;
 use super::line::is_elsewhere;
 use super::server::{self, Server};
@@ -46,6 +47,9 @@ const LOOKUPS: usize = 64;
 
 /// The script's third answer: the batch has been published, now or before.
 const PUBLISHED: u8 = 1;
+
+/// The same: it has been published, in a history that began anew because the channel's keys made no sense.
+const BEGUN_ANEW: u8 = 3;
 
 /// The same: its key belongs to another message.
 const KEY_TAKEN: u8 = 2;
@@ -247,6 +251,7 @@ impl<'a> Lane<'a> {
         said: &mut UnboundedReceiver<Arc<Channel>>,
     ) -> Option<RedisError> {
         let (mut left, mut error) = (Vec::new(), None::<RedisError>);
+        let mut refused_for_good = HashMap::new();
         let mut lookups = LOOKUPS;
         for (mut this, answer) in std::mem::take(&mut self.load.sending).into_iter().zip(answers) {
             let refused = match answer {
@@ -265,9 +270,16 @@ impl<'a> Lane<'a> {
                 Some(before) if refused.code() == Some("OUTOFORDER") && Cure::of(before) == Cure::Full => {
                     before.clone()
                 }
+                // Behind one that will never be taken, because of its channel, they will not be either.
+                _ if refused.code() == Some("OUTOFORDER") => {
+                    refused_for_good.get(&this.outgoing.channel.publisher).cloned().unwrap_or(refused)
+                }
                 _ => refused,
             };
             let cure = Cure::of(&refused);
+            if matches!(refused.code(), Some("WRONGTYPE" | "NOPERM")) && cure == Cure::Never {
+                refused_for_good.insert(this.outgoing.channel.publisher, refused.clone());
+            }
             if cure == Cure::Never || (cure == Cure::Full && this.outgoing.has_receipts()) {
                 self.refuse(&mut this.outgoing, &refused, cure == Cure::Never);
             } else {
@@ -307,7 +319,7 @@ impl<'a> Lane<'a> {
     fn refuse(&self, outgoing: &mut Outgoing, error: &RedisError, loudly: bool) {
         let detail = error.detail().map_or_else(|| error.to_string(), str::to_owned);
         let why = Unpublished::Refused(format!("redis says {detail}"));
-        if loudly {
+        if loudly && self.redis.complaints.may(Trouble::Refused, &outgoing.channel.name) {
             tracing::error!(channel = outgoing.channel.name.as_str(), messages = outgoing.count, "{why}");
         }
         if !outgoing.has_receipts() {
@@ -336,7 +348,14 @@ impl<'a> Lane<'a> {
             return Ok(None);
         }
         let Outgoing { channel, .. } = &sending.outgoing;
-        let Ok((epoch, offset, outcome)) = from_redis_value::<(Vec<u8>, u64, u8)>(answer) else { return Ok(None) };
+        let Ok((epoch, offset, mut outcome)) = from_redis_value::<(Vec<u8>, u64, u8)>(answer) else { return Ok(None) };
+        if outcome == BEGUN_ANEW {
+            outcome = PUBLISHED;
+            if self.redis.complaints.may(Trouble::Unreadable, &channel.name) {
+                let channel = channel.name.as_str();
+                warn!(channel, "began a new history: somebody else had written to this channel's keys in redis");
+            }
+        }
         let Ok(epoch) = epoch.try_into().map(u64::from_le_bytes) else { return Ok(None) };
         let id = MessageId { epoch, offset };
         if outcome != PUBLISHED {

@@ -16,6 +16,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tracing::{info, warn};
 
 use super::super::Link;
+use super::complaints::Trouble;
 use super::ears::Ears;
 use super::relay::Relay;
 use super::server::{self, Server};
@@ -34,6 +35,9 @@ const LONG_OUTAGE: Duration = Duration::from_secs(2);
 /// After such an outage, without history, time for the other nodes to subscribe again before anybody publishes: what
 /// Redis delivers before a node has subscribed never reaches that node. As long as the longest backoff, and as much again for looking up a name.
 const SETTLE: Duration = Duration::from_secs(2);
+
+/// Probes after which channels are asked for again that were forbidden: somebody may have changed what the user may do.
+const FORBIDDEN_PROBES: u64 = 5;
 
 /// Channels named in one SUBSCRIBE.
 const SUBSCRIBE_AT_ONCE: usize = 1000;
@@ -57,11 +61,7 @@ pub(super) async fn keep(
         server.up.send_replace(false);
         link.status.set(redis.topology.map().is_up());
         // Who comes and goes while there is no line is in the list of all channels when there is one again.
-        while let Ok(change) = told.try_recv() {
-            if !change.is_new() {
-                relay.forget(&change.channel().name);
-            }
-        }
+        while told.try_recv().is_ok() {}
         let Some(Err(error)) = ended else { return };
         channels(redis, link, &server).iter().for_each(|channel| relay.unsubscribed(channel));
         redis.topology.doubt();
@@ -93,6 +93,8 @@ struct Line<'a> {
     probes: u64,
     /// Channels that the server says it does not have, although the map may say so.
     refused: Vec<Arc<Channel>>,
+    /// Channels that the node's Redis user must not subscribe to, or not yet.
+    forbidden: Vec<Arc<Channel>>,
 }
 
 impl<'a> Line<'a> {
@@ -116,7 +118,17 @@ impl<'a> Line<'a> {
         });
         let mut connection = server::connect(&server.info, &config).await?;
         redis.topology.check(&mut connection).await?;
-        let mut this = Self { redis, link, relay, server, connection, ears, probes: 0, refused: Vec::new() };
+        let mut this = Self {
+            redis,
+            link,
+            relay,
+            server,
+            connection,
+            ears,
+            probes: 0,
+            refused: Vec::new(),
+            forbidden: Vec::new(),
+        };
         server.begin_subscription();
         let channels = channels(redis, link, server);
         let probe = this.ears.probe.clone();
@@ -171,7 +183,7 @@ impl<'a> Line<'a> {
 
     async fn subscribe(&mut self, channels: &[Arc<Channel>]) -> anyhow::Result<()> {
         for some in channels.chunks(SUBSCRIBE_AT_ONCE) {
-            let rounds: Vec<u64> = some.iter().map(|channel| self.relay.hold(&channel.name)).collect();
+            let rounds: Vec<u64> = some.iter().map(|channel| self.relay.hold(channel)).collect();
             let answers = self.ask("SUBSCRIBE", self.pubsub(some)).await?;
             for ((channel, round), answer) in some.iter().zip(rounds).zip(answers) {
                 match answer {
@@ -179,6 +191,13 @@ impl<'a> Line<'a> {
                     Err(error) if self.redis.topology.is_cluster() && is_elsewhere(&error) => {
                         self.refused.push(channel.clone());
                         self.redis.topology.doubt();
+                    }
+                    Err(error) if is_forbidden(&error) => {
+                        if self.redis.complaints.may(Trouble::Forbidden, &channel.name) {
+                            let channel = channel.name.as_str();
+                            warn!(channel, "nobody can come to this channel: redis does not let us subscribe: {error}");
+                        }
+                        self.forbidden.push(channel.clone());
                     }
                     Err(error) => return Err(error).context("subscribing"),
                 }
@@ -197,27 +216,33 @@ impl<'a> Line<'a> {
                 .into_iter()
                 .find_map(|answer| answer.err().filter(|it| !is_elsewhere(it)))
                 .map_or(Ok(()), |error| Err(error).context("unsubscribing"))?;
-            some.iter().for_each(|channel| self.relay.forget(&channel.name));
         }
         Ok(())
     }
 
     /// Asks for what concerns these pub/sub channels; returns an answer for each.
     async fn ask(&mut self, command: &str, names: Vec<String>) -> anyhow::Result<Vec<RedisResult<Value>>> {
-        let count = names.len();
-        if !self.redis.topology.is_cluster() {
+        let is_cluster = self.redis.topology.is_cluster();
+        if !is_cluster {
             let asked = match command {
-                "SUBSCRIBE" => self.connection.subscribe(names).await,
-                _ => self.connection.unsubscribe(names).await,
+                "SUBSCRIBE" => self.connection.subscribe(&names).await,
+                _ => self.connection.unsubscribe(&names).await,
             };
-            asked.with_context(|| command.to_lowercase())?;
-            return Ok((0..count).map(|_| Ok(Value::Okay)).collect());
+            match asked {
+                // One that is forbidden, and Redis does all or nothing.
+                Err(error) if is_forbidden(&error) => {}
+                asked => {
+                    asked.with_context(|| command.to_lowercase())?;
+                    return Ok(names.iter().map(|_| Ok(Value::Okay)).collect());
+                }
+            }
         }
-        // One command could name only channels of one slot.
+        // One by one; in a Cluster, because a command could name only channels of one slot.
         let mut pipeline = redis::pipe();
         pipeline.ignore_errors();
+        let command = if is_cluster { format!("S{command}") } else { command.to_owned() };
         for name in names {
-            pipeline.cmd(&format!("S{command}")).arg(name);
+            pipeline.cmd(&command).arg(name);
         }
         self.ears.asking.store(true, Release);
         let answers = pipeline.query_async(&mut self.connection).await;
@@ -255,6 +280,9 @@ impl<'a> Line<'a> {
             () = self.ears.deaf.notified() => bail!("connection lost"),
         }
         self.link.metrics.broker_roundtrip.observe(sent.elapsed().as_secs_f64());
+        if self.probes.is_multiple_of(FORBIDDEN_PROBES) {
+            self.refused.append(&mut self.forbidden);
+        }
         if !self.refused.is_empty() {
             let refused = std::mem::take(&mut self.refused);
             let addresses: HashSet<usize> = refused.iter().map(|channel| Arc::as_ptr(channel).addr()).collect();
@@ -269,6 +297,11 @@ impl<'a> Line<'a> {
 /// Whether a node of a Cluster says that it does not have what was asked for, or not at the moment.
 pub(super) fn is_elsewhere(error: &RedisError) -> bool {
     matches!(error.code(), Some("MOVED" | "ASK" | "TRYAGAIN" | "CLUSTERDOWN"))
+}
+
+/// Whether the node's Redis user must not do this. If it is about one channel, the others are not concerned.
+fn is_forbidden(error: &RedisError) -> bool {
+    error.code() == Some("NOPERM")
 }
 
 impl Drop for Line<'_> {

@@ -55,12 +55,13 @@ fn line<'a>(lines: &'a Lines, server: &Arc<Server>) -> Option<&'a UnboundedSende
 }
 
 fn tell(map: &Map, lines: &Lines, relay: &Relay, change: Change) {
-    let name = &change.channel().name;
-    match map.owner(name).and_then(|server| line(lines, server)) {
+    // At once: the line may be busy or broken, and would not get to it.
+    if let Change::Gone(channel) = &change {
+        relay.forget(channel);
+    }
+    if let Some(line) = map.owner(&change.channel().name).and_then(|server| line(lines, server)) {
         // Its receiver lives as long as its server has channels.
-        Some(line) => drop(line.send(change)),
-        None if change.is_new() => {}
-        None => relay.forget(name),
+        drop(line.send(change));
     }
 }
 

@@ -8,13 +8,14 @@ use bytes::Bytes;
 use redis::RedisResult;
 use redis::aio::MultiplexedConnection;
 use tokio::sync::{Semaphore, SemaphorePermit};
+use tracing::warn;
 
 use super::Redis;
-use super::history::{self, Excerpt};
+use super::complaints::Trouble;
+use super::history::{self, EntryId, Excerpt, Newest};
 use super::server::Server;
 use crate::channel::ChannelName;
 use crate::feed::Feed;
-use crate::message::MessageId;
 
 /// Bytes that a page should have, if batches are as large as those of the page before.
 const PAGE_BYTES: usize = 512 * 1024;
@@ -41,6 +42,11 @@ pub(super) struct Reader<'a> {
     permits: Semaphore,
 }
 
+/// Whether what was asked failed for the connection: what Redis has answered, even if it is an error, says that this works.
+fn is_broken<T>(result: &RedisResult<T>) -> bool {
+    result.as_ref().is_err_and(|error| error.code().is_none())
+}
+
 /// How many batches of one history make a page.
 pub(super) struct PageSize {
     /// Bytes of a batch, from those seen.
@@ -60,17 +66,17 @@ impl<'a> Reader<'a> {
     }
 
     /// The newest message of a history. It waits for no page.
-    pub(super) async fn newest(&self, name: &ChannelName) -> anyhow::Result<MessageId> {
+    pub(super) async fn newest(&self, name: &ChannelName) -> anyhow::Result<Newest> {
         let server = self.server(name)?;
         let newest = history::newest(&mut server.connection().await?, &self.redis.names, name).await;
-        if newest.is_err() {
+        if is_broken(&newest) {
             server.forget_connection().await;
         }
         self.checked(newest)
     }
 
-    /// The oldest batches that reach up to `from` or beyond.
-    pub(super) async fn read(&self, name: &ChannelName, from: u64, size: &mut PageSize) -> anyhow::Result<Excerpt> {
+    /// The oldest batches from this place on.
+    pub(super) async fn read(&self, name: &ChannelName, from: EntryId, size: &mut PageSize) -> anyhow::Result<Excerpt> {
         let count = size.batches();
         let mut turn = self.turn(name, size.permits(count)).await?;
         let page = history::read(&mut turn.connection, &self.redis.names, name, from, count).await;
@@ -112,7 +118,7 @@ impl<'a> Reader<'a> {
     pub(super) async fn abandon(&self, name: &ChannelName, epoch: u64) -> anyhow::Result<()> {
         let server = self.server(name)?;
         let abandoned = history::abandon(&mut server.connection().await?, &self.redis.names, name, epoch).await;
-        if abandoned.is_err() {
+        if is_broken(&abandoned) {
             server.forget_connection().await;
         }
         self.checked(abandoned)
@@ -129,7 +135,7 @@ impl<'a> Reader<'a> {
 
     /// It has been read.
     async fn end<T>(&self, turn: Turn<'_>, page: RedisResult<T>) -> anyhow::Result<T> {
-        if page.is_err() {
+        if is_broken(&page) {
             turn.server.forget_page_connection().await;
         }
         self.checked(page)
@@ -137,6 +143,13 @@ impl<'a> Reader<'a> {
 
     fn server(&self, name: &ChannelName) -> anyhow::Result<Arc<Server>> {
         self.redis.topology.map().owner(name).cloned().context("no server is known that has this channel")
+    }
+
+    /// Says that a history cannot be read, and why, but not too often.
+    pub(super) fn complain(&self, name: &ChannelName, error: &anyhow::Error) {
+        if self.redis.complaints.may(Trouble::Reading, name) {
+            warn!(channel = name.as_str(), "cannot read history, trying again: {error:#}");
+        }
     }
 
     fn checked<T>(&self, result: RedisResult<T>) -> anyhow::Result<T> {

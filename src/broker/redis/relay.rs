@@ -7,7 +7,7 @@ mod reception;
 use std::collections::HashMap;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::mpsc::UnboundedSender;
@@ -15,6 +15,8 @@ use tokio::sync::mpsc::UnboundedSender;
 use self::reception::{Backlog, Reception};
 use super::super::Link;
 use super::super::envelope::{Envelope, Payload};
+use super::complaints::{Complaints, Trouble};
+use super::history::Newest;
 use super::{Backoff, Names};
 use crate::channel::ChannelName;
 use crate::feed::Accepted;
@@ -23,18 +25,26 @@ use crate::message::{BatchBuilder, now_ns};
 use crate::metrics::LossCause;
 use crate::telemetry;
 
+/// More messages than a node can have missed: what tells of more was not counted.
+const MOST_MISSED: u64 = 10_000_000_000;
+
 #[derive(Debug)]
 pub(super) struct Relay {
     link: Link,
     names: Names,
+    complaints: Arc<Complaints>,
     /// How long Redis keeps a history after its last message; zero if it keeps none. With history offsets tell what is
     /// missing, without it only the numbers of nodes do.
     kept_for: Duration,
-    receptions: Mutex<HashMap<ChannelName, Reception>>,
+    receptions: Mutex<Receptions>,
     /// Counts the times that any channel began to hold back: also one that has been forgotten in between.
     rounds: AtomicU64,
     requests: UnboundedSender<Request>,
 }
+
+/// Channels that are subscribed to or will be. Made and dropped with a channel's object, whatever becomes of its
+/// subscription meanwhile: one that comes again begins with what is there then, and has missed nothing.
+type Receptions = HashMap<ChannelName, (Arc<Channel>, Reception)>;
 
 /// A channel has to catch up. At most one for each time that it began to hold back.
 #[derive(Debug)]
@@ -43,6 +53,8 @@ pub(super) struct Request {
     pub(super) round: u64,
     /// Until it is tried again, if reading fails.
     pub(super) backoff: Backoff,
+    /// It began to hold back at a batch that did not fit, over a subscription that has brought everything up to that.
+    pub(super) unbroken: bool,
 }
 
 /// Whether a channel has caught up.
@@ -57,8 +69,14 @@ pub(super) enum Release {
 }
 
 impl Relay {
-    pub(super) fn new(link: Link, names: Names, kept_for: Duration, requests: UnboundedSender<Request>) -> Self {
-        Self { link, names, kept_for, receptions: Mutex::default(), rounds: AtomicU64::new(0), requests }
+    pub(super) fn new(
+        link: Link,
+        names: Names,
+        complaints: Arc<Complaints>,
+        kept_for: Duration,
+        requests: UnboundedSender<Request>,
+    ) -> Self {
+        Self { link, names, complaints, kept_for, receptions: Mutex::default(), rounds: AtomicU64::new(0), requests }
     }
 
     fn has_history(&self) -> bool {
@@ -66,21 +84,17 @@ impl Relay {
     }
 
     /// Takes a payload that Redis delivered.
-    pub(super) fn deliver(&self, pubsub: &str, payload: Bytes) {
+    pub(super) fn deliver(self: &Arc<Self>, pubsub: &str, payload: Bytes) {
         let Some(name) = self.names.channel(pubsub) else { return };
-        // Lately unsubscribed, and this was on its way.
-        let Some(channel) = self.link.hub.find(&name) else { return };
         let mut receptions = self.lock();
-        let reception = receptions.entry(name).or_default();
+        // Lately unsubscribed, and this was on its way.
+        let Some((channel, reception)) = receptions.get_mut(&name) else { return };
         match &mut reception.backlog {
             Some(backlog) => backlog.push(payload, self.link.hub.budget()),
             None => {
-                let missing = self.take(&channel, reception, payload, true).err();
+                let missing = self.take(channel, reception, payload, true).err();
                 if missing.is_some() || reception.rewound {
-                    let round = reception.hold(&self.rounds);
-                    let backlog = reception.backlog.get_or_insert_default();
-                    missing.into_iter().for_each(|payload| backlog.push(payload, self.link.hub.budget()));
-                    self.request(Request { channel, round, backoff: Backoff::default() });
+                    self.doubt(channel, reception, missing);
                 }
             }
         }
@@ -88,25 +102,90 @@ impl Relay {
         self.link.hub.make_room();
     }
 
-    /// Holds back what arrives on a channel from now on.
-    pub(super) fn hold(&self, name: &ChannelName) -> u64 {
-        self.lock().entry(name.clone()).or_default().hold(&self.rounds)
+    /// Has Redis asked about a payload that does not fit, if there is one, or about a history that was rewound; or drops
+    /// the payload, if Redis was asked about another one just now.
+    fn doubt(self: &Arc<Self>, channel: &Arc<Channel>, reception: &mut Reception, missing: Option<Bytes>) {
+        if let Some(not_before) = reception.not_before().filter(|_| !reception.rewound) {
+            missing.into_iter().for_each(|payload| self.drop_foreign(channel, reception, payload, true));
+            if !std::mem::replace(&mut reception.doubts, true) {
+                let (this, channel) = (self.clone(), channel.clone());
+                tokio::spawn(async move {
+                    tokio::time::sleep_until(not_before.into()).await;
+                    this.ask_again(&channel);
+                });
+            }
+            return;
+        }
+        let round = reception.hold(&self.rounds);
+        let backlog = reception.backlog.get_or_insert_default();
+        missing.into_iter().for_each(|payload| backlog.push(payload, self.link.hub.budget()));
+        self.request(Request { channel: channel.clone(), round, backoff: Backoff::default(), unbroken: true });
+    }
+
+    /// Batches were dropped without asking: one of them may have been the first of what Redis holds by now.
+    fn ask_again(&self, channel: &Arc<Channel>) {
+        let mut receptions = self.lock();
+        let Some((held, reception)) = receptions.get_mut(&channel.name) else { return };
+        if !Arc::ptr_eq(held, channel) || !std::mem::take(&mut reception.doubts) || reception.backlog.is_some() {
+            return;
+        }
+        let round = reception.hold(&self.rounds);
+        self.request(Request { channel: channel.clone(), round, backoff: Backoff::default(), unbroken: true });
+    }
+
+    /// Drops a batch that Redis does not hold. If Redis holds another history, `holds_other`, nothing is missing for that; if
+    /// it holds none, this one may have been lost.
+    fn drop_foreign(&self, channel: &Channel, reception: &Reception, payload: Bytes, holds_other: bool) {
+        let Payload::Batch(batch) = Payload::decode(payload) else { return };
+        if (batch.epoch != 0 && batch.epoch == reception.left) || reception.has_heard(&batch) {
+            // Late: that history has been given up. If it was not heard, its publisher's next number will tell.
+            return;
+        }
+        self.link.metrics.lost(LossCause::Foreign, batch.messages.len() as u64);
+        if !holds_other {
+            channel.feed.mark_gap(None);
+        }
+        if self.complaints.may(Trouble::Foreign, &channel.name) {
+            let (channel, offset, messages) = (channel.name.as_str(), batch.offset, batch.messages.len());
+            tracing::warn!(
+                channel,
+                offset,
+                messages,
+                "dropped a batch that is not of the history that redis holds: another deployment has the same names, or \
+                 somebody has published it by hand"
+            );
+        }
+    }
+
+    /// Holds back what arrives on a channel from now on; returns the round's number, 0 if the channel is there no more.
+    pub(super) fn hold(&self, channel: &Arc<Channel>) -> u64 {
+        let mut receptions = self.lock();
+        let is_there = self.link.hub.find(&channel.name).is_some_and(|there| Arc::ptr_eq(&there, channel));
+        if !is_there {
+            return 0;
+        }
+        let new = || (channel.clone(), Reception::default());
+        let (held, reception) = receptions.entry(channel.name.clone()).or_insert_with(new);
+        if !Arc::ptr_eq(held, channel) {
+            (*held, *reception) = new();
+        }
+        reception.hold(&self.rounds)
     }
 
     /// Redis delivers a channel from now on: with history it catches up, without it goes live with what was held back.
     pub(super) fn subscribed(&self, channel: &Arc<Channel>, round: u64) {
-        let request = Request { channel: channel.clone(), round, backoff: Backoff::default() };
+        let request = Request { channel: channel.clone(), round, backoff: Backoff::default(), unbroken: false };
         if self.has_history() {
             self.request(request);
         } else {
-            self.release(&request, false);
+            self.release(&request, &Newest::default());
         }
     }
 
     /// Redis does not deliver a channel for now, nor is what it misses read: where that failed, it would keep others waiting.
-    pub(super) fn unsubscribed(&self, channel: &Channel) {
+    pub(super) fn unsubscribed(&self, channel: &Arc<Channel>) {
         channel.set_live(false);
-        self.hold(&channel.name);
+        self.hold(channel);
     }
 
     /// Has a channel catch up.
@@ -117,10 +196,15 @@ impl Relay {
 
     /// Takes note of where the history ends. Returns whether nothing was missed: because nobody has waited for anything
     /// here, or nothing was said.
-    pub(super) fn begin(&self, request: &Request, epoch: u64, next_offset: u64) -> bool {
+    pub(super) fn begin(&self, request: &Request, newest: &Newest) -> bool {
         let mut receptions = self.lock();
         let Some(reception) = request.current(&mut receptions) else { return false };
+        let (epoch, next_offset) = (newest.id.epoch, newest.id.offset + 1);
         let feed = &request.channel.feed;
+        if request.unbroken && !reception.rewound {
+            // What is held back tells: see [`Self::release`].
+            return true;
+        }
         if feed.expects() == (epoch, next_offset) && !reception.knows_offsets() {
             return true;
         }
@@ -137,31 +221,23 @@ impl Relay {
         request.current(&mut self.lock()).is_some_and(|reception| reception.knows_offsets())
     }
 
-    /// Takes a payload from the history; what lies between the feed's end and it is lost. Returns how many messages the
-    /// feed has got by that. `late`: whether somebody has been waiting for it.
-    pub(super) fn recover(&self, request: &Request, payload: Bytes, late: bool) -> u64 {
+    /// Takes a batch from the history; what lies between the feed's end and it is lost. Returns how many messages the feed
+    /// has got by that. `late`: whether somebody has been waiting for it.
+    pub(super) fn recover(&self, request: &Request, batch: Envelope, late: bool) -> u64 {
         let mut receptions = self.lock();
         let Some(reception) = request.current(&mut receptions) else { return 0 };
         let channel = &request.channel;
-        let mut from = channel.feed.expects().1;
-        if let Err(payload) = self.take(channel, reception, payload, late) {
-            from = self.take_anyway(channel, reception, payload, late);
+        let (epoch, expected) = channel.feed.expects();
+        if batch.offset > expected || (epoch == 0 && batch.offset > 1) {
+            self.jump(channel, reception, batch.epoch, batch.offset);
+        }
+        let from = channel.feed.expects().1;
+        if !self.take_next(channel, reception, batch, late) {
+            tracing::error!(channel = channel.name.as_str(), offset = from, "a batch does not fit its own place");
         }
         drop(receptions);
         self.link.hub.make_room();
         channel.feed.expects().1 - from
-    }
-
-    /// Takes a batch although something before it is missing, which is lost; returns its offset.
-    fn take_anyway(&self, channel: &Channel, reception: &mut Reception, payload: Bytes, late: bool) -> u64 {
-        if let Payload::Batch(Envelope { epoch, offset, .. }) = Payload::decode(payload.clone()) {
-            self.jump(channel, reception, epoch, offset);
-        }
-        let from = channel.feed.expects().1;
-        if self.take(channel, reception, payload, late).is_err() {
-            tracing::error!(channel = channel.name.as_str(), offset = from, "a batch does not fit its own place");
-        }
-        from
     }
 
     /// What lies before this place cannot be had.
@@ -178,8 +254,7 @@ impl Relay {
         if batch.epoch == request.channel.feed.expects().0
             && let Some(reception) = request.current(&mut self.lock())
         {
-            let last = batch.number + batch.messages.len() as u64 - 1;
-            reception.repeated(batch.node, batch.epoch, batch.offset, last);
+            reception.repeated(batch.node, batch.epoch, batch.offset, batch.last_number());
         }
     }
 
@@ -214,37 +289,50 @@ impl Relay {
 
     /// Messages are missing here that cannot be had.
     fn missed(&self, channel: &Channel, messages: u64) {
-        if messages > 0 {
+        if messages > MOST_MISSED {
+            // Somebody has changed the numbers: nobody knows how many.
+            self.link.metrics.lost(LossCause::Broker, 1);
+            channel.feed.mark_gap(None);
+        } else if messages > 0 {
             self.link.metrics.lost(LossCause::Broker, messages);
             channel.feed.mark_gap(Some(messages));
         }
     }
 
-    /// Lets a channel hear what was held back, if the history it has read reaches so far. `forced`: even if it does not,
-    /// because it never will; what lies between is lost.
-    pub(super) fn release(&self, request: &Request, forced: bool) -> Release {
+    /// Lets a channel hear what was held back, if the feed has everything up to the newest message that Redis held when it
+    /// was last asked. What came before that and is not in that history is dropped: Redis decides.
+    pub(super) fn release(&self, request: &Request, newest: &Newest) -> Release {
         let mut receptions = self.lock();
         let Some(reception) = request.current(&mut receptions) else { return Release::Superseded };
         let channel = &request.channel;
-        let Backlog { payloads, overflowed, .. } = reception.backlog.take().unwrap_or_default();
+        let Backlog { payloads, overflowed, asked, .. } = reception.backlog.take().unwrap_or_default();
         let mut missing = overflowed && self.has_history();
         if overflowed && !missing {
             channel.feed.mark_gap(None);
         }
         let mut rest = Backlog::default();
-        for payload in payloads {
+        for (place, payload) in payloads.into_iter().enumerate() {
             if missing {
                 rest.push(payload, self.link.hub.budget());
-            } else if let Err(payload) = self.take(channel, reception, payload, true) {
-                if forced {
-                    self.take_anyway(channel, reception, payload, true);
-                } else {
-                    missing = true;
-                    rest.push(payload, self.link.hub.budget());
-                }
+                continue;
+            }
+            let Err(payload) = self.take(channel, reception, payload, true) else { continue };
+            if place < asked && !newest.holds(&payload) {
+                self.drop_foreign(channel, reception, payload, newest.id.epoch != 0);
+                reception.judged = Some(Instant::now());
+                continue;
+            }
+            if request.unbroken {
+                self.follow(channel, reception, newest, &payload);
+            }
+            if let Err(payload) = self.take(channel, reception, payload, true) {
+                missing = true;
+                rest.push(payload, self.link.hub.budget());
             }
         }
-        if missing {
+        let (epoch, next_offset) = channel.feed.expects();
+        let behind = newest.id.epoch != 0 && (epoch != newest.id.epoch || next_offset <= newest.id.offset);
+        if missing || behind {
             reception.backlog = Some(rest);
             return Release::Again;
         }
@@ -253,24 +341,59 @@ impl Relay {
         Release::Live
     }
 
+    /// Goes over to the history that Redis holds now, with the first batch of it that came over a subscription that has
+    /// brought everything so far: nothing is missing, unless that history began because Redis had lost something.
+    fn follow(&self, channel: &Channel, reception: &mut Reception, newest: &Newest, payload: &Bytes) {
+        let (before, _) = channel.feed.expects();
+        if newest.after_loss || before == 0 || before == newest.id.epoch {
+            return;
+        }
+        if let Payload::Batch(batch) = Payload::decode(payload.clone())
+            && batch.epoch == newest.id.epoch
+        {
+            (reception.left, reception.known_from) = (before, batch.offset);
+            channel.feed.jump(batch.epoch, batch.offset);
+        }
+    }
+
     /// Counts messages that were missed and are in the feed after all.
     pub(super) fn recovered(&self, messages: u64) {
         self.link.metrics.messages_recovered.inc_by(messages);
     }
 
+    /// Tells of entries that were left out because nobody can read them. The messages that should have been there were
+    /// counted as lost.
+    pub(super) fn count_unreadable(&self, channel: &Channel, entries: u64) {
+        if entries > 0 && self.complaints.may(Trouble::Unreadable, &channel.name) {
+            tracing::warn!(
+                channel = channel.name.as_str(),
+                entries,
+                "a history in redis has entries that are none of ours"
+            );
+        }
+    }
+
     /// Whether a channel is live for the first time when it has caught up.
     pub(super) fn is_first(&self, name: &ChannelName) -> bool {
-        self.lock().get(name).is_none_or(|reception| !reception.was_live)
+        self.lock().get(name).is_none_or(|(_, reception)| !reception.was_live)
     }
 
-    /// Whether no newer request has taken over.
-    pub(super) fn is_current(&self, request: &Request) -> bool {
-        request.current(&mut self.lock()).is_some()
+    /// Takes note that Redis is about to be asked for its newest message. Returns whether no newer request has taken over.
+    pub(super) fn ask(&self, request: &Request) -> bool {
+        let mut receptions = self.lock();
+        let Some(reception) = request.current(&mut receptions) else { return false };
+        if let Some(backlog) = &mut reception.backlog {
+            backlog.asked = backlog.payloads.len();
+        }
+        true
     }
 
-    /// Forgets a channel that has no clients here any more.
-    pub(super) fn forget(&self, name: &ChannelName) {
-        self.lock().remove(name);
+    /// Forgets a channel that has no clients here any more, unless another one has its name by now.
+    pub(super) fn forget(&self, channel: &Arc<Channel>) {
+        let mut receptions = self.lock();
+        if receptions.get(&channel.name).is_some_and(|(held, _)| Arc::ptr_eq(held, channel)) {
+            receptions.remove(&channel.name);
+        }
     }
 
     /// Appends what a payload holds, if it is next; gives it back if something before it is missing. How long it took is
@@ -290,10 +413,12 @@ impl Relay {
             Payload::Malformed => {
                 self.link.metrics.lost(LossCause::Malformed, 1);
                 channel.feed.mark_gap(Some(1));
-                tracing::warn!(
-                    channel = channel.name.as_str(),
-                    "dropped a payload from redis that begins like a batch and is none"
-                );
+                if self.complaints.may(Trouble::Malformed, &channel.name) {
+                    tracing::warn!(
+                        channel = channel.name.as_str(),
+                        "dropped a payload from redis that begins like a batch and is none"
+                    );
+                }
             }
         }
         Ok(())
@@ -302,13 +427,9 @@ impl Relay {
     /// With history: whether it was next, or older.
     fn take_next(&self, channel: &Channel, reception: &mut Reception, envelope: Envelope, timed: bool) -> bool {
         let Envelope { epoch, node, number, offset, published_ns, ref traceparent, ref messages } = envelope;
-        let (count, last) = (messages.len(), number + messages.len() as u64 - 1);
+        let (count, last) = (messages.len(), envelope.last_number());
         let span = telemetry::relay_span("redis", channel.name.as_str(), count, traceparent);
         let own = node == channel.publisher;
-        if epoch == reception.left && epoch != channel.feed.expects().0 {
-            // Late: that history has been given up. If it was not heard, its publisher's next number will tell.
-            return true;
-        }
         if let Some(newest) = reception.heard.get_mut(&node)
             && channel.feed.expects() == (epoch, offset)
         {
@@ -350,7 +471,7 @@ impl Relay {
     /// because Redis gave it none.
     fn take_any(&self, channel: &Channel, reception: &mut Reception, envelope: Envelope) {
         let Envelope { node, number, published_ns, ref traceparent, ref messages, .. } = envelope;
-        let (count, last) = (messages.len(), number + messages.len() as u64 - 1);
+        let (count, last) = (messages.len(), envelope.last_number());
         match reception.heard.get(&node) {
             // Published again because the first answer was lost.
             Some(newest) if last <= newest.number => return,
@@ -380,13 +501,14 @@ impl Relay {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<ChannelName, Reception>> {
+    fn lock(&self) -> MutexGuard<'_, Receptions> {
         self.receptions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Request {
-    fn current<'a>(&self, receptions: &'a mut HashMap<ChannelName, Reception>) -> Option<&'a mut Reception> {
-        receptions.get_mut(&self.channel.name).filter(|reception| reception.round == self.round)
+    fn current<'a>(&self, receptions: &'a mut Receptions) -> Option<&'a mut Reception> {
+        let (_, reception) = receptions.get_mut(&self.channel.name)?;
+        (reception.round == self.round).then_some(reception)
     }
 }

@@ -7,7 +7,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use tokio::sync::oneshot::Sender;
-use tracing::warn;
 
 use super::super::envelope::Payload;
 use super::Backoff;
@@ -61,9 +60,9 @@ impl<'a> Replay<'a> {
     async fn newest(&self, channel: &Channel, answer: Sender<MessageId>) {
         match self.reader.newest(&channel.name).await {
             // The client may have left just now.
-            Ok(newest) => drop(answer.send(newest)),
+            Ok(newest) => drop(answer.send(newest.id)),
             // A client that is not answered goes on without.
-            Err(error) => tell(channel, &error),
+            Err(error) => self.reader.complain(&channel.name, &error),
         }
     }
 
@@ -105,7 +104,7 @@ impl<'a> Replay<'a> {
                     }
                 }
                 Err(error) => {
-                    tell(channel, &error);
+                    self.reader.complain(&channel.name, &error);
                     tokio::time::sleep(backoff.next()).await;
                 }
             }
@@ -150,18 +149,11 @@ impl<'a> Replay<'a> {
         let mut backoff = Backoff::default();
         let page = loop {
             let turn = channel.paging.lock().await;
-            let page = self.reader.read(&channel.name, from, &mut PageSize::unknown()).await;
+            let page = self.read(channel, from).await;
             drop(turn);
             match page {
-                Ok(page) => {
-                    let batches = page.payloads.into_iter().filter_map(decode).map(|mut batch| {
-                        channel.feed.charge_page(&mut batch);
-                        Arc::new(batch)
-                    });
-                    let batches = batches.collect();
-                    break Page { epoch: page.epoch, batches };
-                }
-                Err(error) => tell(channel, &error),
+                Ok(page) => break page,
+                Err(error) => self.reader.complain(&channel.name, &error),
             }
             tokio::time::sleep(backoff.next()).await;
             let mut shared = self.lock();
@@ -173,6 +165,23 @@ impl<'a> Replay<'a> {
         for answer in self.lock().pages.remove(&key).unwrap_or_default() {
             // As above.
             let _ = answer.send(page.clone());
+        }
+    }
+
+    /// Some batches from an offset on. A page of nothing but what nobody can read is not the end: there may be more.
+    async fn read(&self, channel: &Channel, offset: u64) -> anyhow::Result<Page> {
+        let (mut from, mut size) = ((offset, 0), PageSize::unknown());
+        loop {
+            let page = self.reader.read(&channel.name, from, &mut size).await?;
+            let batches = page.payloads.into_iter().filter_map(decode).map(|mut batch| {
+                channel.feed.charge_page(&mut batch);
+                Arc::new(batch)
+            });
+            let batches: Vec<_> = batches.collect();
+            match page.next {
+                Some(next) if batches.is_empty() => from = next,
+                _ => return Ok(Page { epoch: page.newest.id.epoch, batches }),
+            }
         }
     }
 
@@ -192,8 +201,4 @@ fn decode(payload: Bytes) -> Option<Batch> {
     let mut batch = envelope.into_batch(false).build(published_ns);
     (batch.epoch, batch.offset, batch.span) = (epoch, offset, batch.len() as u64);
     Some(batch)
-}
-
-fn tell(channel: &Channel, error: &anyhow::Error) {
-    warn!(channel = channel.name.as_str(), "cannot read history: {error:#}");
 }

@@ -64,6 +64,14 @@ impl Topology {
         self.map.borrow().clone()
     }
 
+    /// The number of the database that has everything.
+    pub(super) fn database(&self) -> i64 {
+        match &self.address {
+            Address::Server(server) | Address::Sentinel { server, .. } => server.redis_settings().db(),
+            Address::Cluster(_) => 0,
+        }
+    }
+
     /// Whether channels are on several servers, and pub/sub is sharded like everything else.
     pub(super) fn is_cluster(&self) -> bool {
         matches!(self.address, Address::Cluster(_))

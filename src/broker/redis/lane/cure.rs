@@ -16,8 +16,11 @@ pub(super) enum Cure {
 impl Cure {
     pub(super) fn of(error: &RedisError) -> Self {
         match error.code() {
-            Some("OOM" | "MISCONF" | "NOREPLICAS" | "NOPERM") => Self::Full,
+            Some("OOM" | "MISCONF" | "NOREPLICAS") => Self::Full,
             Some("ERR" | "WRONGTYPE") => Self::Never,
+            // This channel or its keys, or everything: a user who has lost the right to publish may get it back.
+            Some("NOPERM") if error.detail().is_some_and(|why| why.contains("to access a")) => Self::Never,
+            Some("NOPERM") => Self::Full,
             _ => Self::Again,
         }
     }

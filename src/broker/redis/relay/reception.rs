@@ -4,9 +4,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::*};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::super::super::envelope::Envelope;
 use crate::budget::{Budget, Charge, Part};
 
 /// Nodes remembered of one channel. Restarted nodes have new numbers, so old ones pile up on a channel that lives long.
@@ -18,6 +20,10 @@ const BACKLOG_BYTES: usize = 4 * 1024 * 1024;
 /// As many of them are held back even if the memory budget has no room: a channel that drops each message could never
 /// catch up.
 const LEAST_BACKLOG: usize = 64 * 1024;
+
+/// After Redis has said that it does not hold a batch, time in which batches that do not fit are dropped without asking: a
+/// channel that is flooded with them must neither be held back all the time nor keep Redis busy.
+const DOUBT_PAUSE: Duration = Duration::from_secs(1);
 
 /// How this node hears one channel.
 #[derive(Debug, Default)]
@@ -37,6 +43,10 @@ pub(super) struct Reception {
     pub(super) left: u64,
     /// An offset has been given out twice: Redis has lost the end of this history, and others have gone on with it.
     pub(super) rewound: bool,
+    /// When Redis last said that it does not hold a batch that came.
+    pub(super) judged: Option<Instant>,
+    /// Redis will be asked again, because batches were dropped without that since.
+    pub(super) doubts: bool,
 }
 
 /// The newest batch that was heard from a node.
@@ -64,6 +74,9 @@ pub(super) struct Backlog {
     pub(super) payloads: Vec<Bytes>,
     pub(super) bytes: usize,
     pub(super) overflowed: bool,
+    /// So many of the payloads came before Redis was last asked for its newest message: what of these is not in the
+    /// history then never was, or is no more.
+    pub(super) asked: usize,
     charge: Option<Charge>,
 }
 
@@ -73,6 +86,16 @@ impl Reception {
         self.backlog = Some(Backlog::default());
         self.round = rounds.fetch_add(1, Relaxed) + 1;
         self.round
+    }
+
+    /// When Redis may be asked again about batches that do not fit; `None` if now.
+    pub(super) fn not_before(&self) -> Option<Instant> {
+        self.judged.map(|at| at + DOUBT_PAUSE).filter(|at| *at > Instant::now())
+    }
+
+    /// Whether this very batch, or a later one of its node, was heard before.
+    pub(super) fn has_heard(&self, batch: &Envelope) -> bool {
+        self.heard.get(&batch.node).is_some_and(|newest| newest.number >= batch.last_number())
     }
 
     /// Takes note of a batch whose offset was heard before: it should have been this batch. One that was heard at another
