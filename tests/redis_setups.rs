@@ -1,4 +1,6 @@
-//! Redis behind TLS and with users that may do only what they must.
+//! Redis as operators set it up: behind TLS, with users that may do only what they must, and as what cannot be used.
+
+mod refusals;
 
 use std::path::Path;
 use std::process::Stdio;

@@ -1,11 +1,12 @@
 //! The broker over Redis. It owns what things are called there. [`topology`] knows which server has which channel, from
 //! the [`address`]; [`publish`] gives what the inbox holds to a [`lane`] to each server; [`link`] keeps a [`line`] to each
-//! server and gives what it brings to [`relay`], the only writer of feeds; [`catch_up`] reads from the [`history`], in
+//! server, which [`fitness`] has checked, and gives what it brings to [`relay`], the only writer of feeds; [`catch_up`] reads from the [`history`], in
 //! [`pages`], what the subscriptions did not bring, and [`replay`] what clients want of the time before them.
 
 mod address;
 mod catch_up;
 mod ears;
+mod fitness;
 mod history;
 mod lane;
 mod line;
@@ -88,7 +89,7 @@ impl Broker for Redis {
             published.cancel();
         };
         tokio::select! {
-            () = self.topology.keep() => {}
+            () = self.topology.keep(&link.status) => {}
             () = catch_up::run(&self, &relay, requested, readings) => {}
             _ = async { tokio::join!(subscription, publishing) } => {}
         }
@@ -145,6 +146,11 @@ impl Names {
     /// A pub/sub channel on which a node hears its own probes. No channel can be called that.
     fn probe(&self, node: u64, number: u32) -> String {
         format!("{}:probe:{node:016x}:{number}", self.prefix)
+    }
+
+    /// A key, or a pub/sub channel, for [`fitness`]: in the slot of `tag`, and of no channel.
+    fn rehearsal(&self, tag: &str, kind: &str) -> String {
+        format!("{}:{{{tag}}}:rehearsal:{kind}", self.prefix)
     }
 
     /// The channel that a pub/sub channel belongs to.
