@@ -1,5 +1,6 @@
 //! Redis as operators set it up: behind TLS, with users that may do only what they must, and as what cannot be used.
 
+mod full;
 mod refusals;
 
 use std::path::Path;

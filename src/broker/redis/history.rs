@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use redis::aio::ConnectionLike;
-use redis::{RedisResult, cmd};
+use redis::{ErrorKind, RedisResult, cmd};
 
 use super::super::envelope::Payload;
 use super::Names;
@@ -11,6 +11,9 @@ use crate::message::MessageId;
 
 /// Batches looked at at once when one is searched.
 const SEARCH: usize = 64;
+
+/// Times that a history is read, as long as another one begins meanwhile.
+const EPOCHS_AT_ONCE: usize = 5;
 
 /// Some of a history, and where it ends.
 pub(super) struct Excerpt {
@@ -43,6 +46,9 @@ pub(super) async fn newest(
 }
 
 /// The oldest batches that reach up to `from` or beyond, at most `count`.
+///
+/// # Errors
+/// Also if the history began anew each time that it was read.
 pub(super) async fn read(
     connection: &mut impl ConnectionLike,
     names: &Names,
@@ -51,14 +57,22 @@ pub(super) async fn read(
     count: usize,
 ) -> RedisResult<Excerpt> {
     let mut pipeline = redis::pipe();
-    // Together, so that they tell of the same moment.
-    pipeline.atomic();
+    // No transaction: Redis 7.0 refuses to queue one while it is full, also one that only reads.
     pipeline.cmd("HMGET").arg(names.meta(name)).arg("epoch").arg("offset");
     pipeline.cmd("XRANGE").arg(names.stream(name)).arg(from).arg("+").arg("COUNT").arg(count);
-    let ((epoch, offset), entries) = pipeline.query_async::<(MetaValues, Vec<Entry>)>(connection).await?;
-    let is_full = entries.len() == count;
-    let payloads = entries.into_iter().map(|(_, (_, payload))| payload.into()).collect();
-    Ok(Excerpt { epoch: read_epoch(epoch), next_offset: offset.unwrap_or(0) + 1, payloads, is_full })
+    pipeline.cmd("HGET").arg(names.meta(name)).arg("epoch");
+    for _ in 0..EPOCHS_AT_ONCE {
+        let ((epoch, offset), entries, epoch_after) =
+            pipeline.query_async::<(MetaValues, Vec<Entry>, Option<Vec<u8>>)>(connection).await?;
+        // No epoch comes twice, so the entries are of this one. The offset was read before them: whatever was published up
+        // to there and is not among them is gone.
+        if epoch == epoch_after {
+            let is_full = entries.len() == count;
+            let payloads = entries.into_iter().map(|(_, (_, payload))| payload.into()).collect();
+            return Ok(Excerpt { epoch: read_epoch(epoch), next_offset: offset.unwrap_or(0) + 1, payloads, is_full });
+        }
+    }
+    Err((ErrorKind::Io, "the history began anew each time that it was read").into())
 }
 
 fn read_epoch(bytes: Option<Vec<u8>>) -> u64 {
