@@ -1,8 +1,8 @@
 //! The broker: how what is said on one node is heard on all. This file is its contract.
 
 use std::future::Future;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::*};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -49,6 +49,8 @@ pub struct Status {
     up: AtomicBool,
     has_been_up: AtomicBool,
     changed: Notify,
+    /// Why it is down although something answers.
+    why: Mutex<Option<String>>,
     metrics: Arc<Metrics>,
 }
 
@@ -56,15 +58,33 @@ impl Status {
     /// Down, and never up so far.
     pub fn new(metrics: Arc<Metrics>) -> Arc<Self> {
         let never = || AtomicBool::new(false);
-        Arc::new(Self { up: never(), has_been_up: never(), changed: Notify::new(), metrics })
+        let (changed, why) = (Notify::new(), Mutex::default());
+        Arc::new(Self { up: never(), has_been_up: never(), changed, why, metrics })
     }
 
     /// Tells everybody.
     pub fn set(&self, up: bool) {
         self.up.store(up, Release);
         self.has_been_up.fetch_or(up, Release);
+        if up {
+            self.explain(None);
+        }
         self.metrics.broker_up.set(i64::from(up));
         self.changed.notify_waiters();
+    }
+
+    /// Says why it is down although something answers, for operators; `None` if nothing does.
+    pub fn explain(&self, why: Option<String>) {
+        *self.lock_why() = why;
+    }
+
+    /// Why it is down, if that is known.
+    pub fn why(&self) -> Option<String> {
+        self.lock_why().clone()
+    }
+
+    fn lock_why(&self) -> MutexGuard<'_, Option<String>> {
+        self.why.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether it is up now.

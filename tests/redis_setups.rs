@@ -1,4 +1,8 @@
-//! Redis behind TLS and with users that may do only what they must.
+//! Redis as operators set it up: behind TLS, with users that may do only what they must, and as what cannot be used.
+
+mod documented_user;
+mod full;
+mod refusals;
 
 use std::path::Path;
 use std::process::Stdio;
@@ -8,12 +12,8 @@ use testcontainers::ImageExt;
 use tokio::process::Command;
 
 use crate::support::client::{TestClient, http_get};
-use crate::support::cluster::Cluster;
-use crate::support::fleet::may_do_what_it_must;
-use crate::support::node::TestNode;
 use crate::support::process::NodeProcess;
 use crate::support::redis::Redis;
-use crate::support::until;
 
 /// A certificate authority of our own, and a certificate for this machine.
 async fn certificates(directory: &Path) {
@@ -59,35 +59,4 @@ async fn tls_with_a_private_ca() {
     distrustful.signal("TERM").await;
     let (_, log) = distrustful.ended().await;
     assert!(log.iter().any(|line| line.contains("UnknownIssuer")), "{log:#?}");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_user_who_may_do_only_what_the_readme_says() {
-    let redis = Redis::start().await;
-    let mut connection = redis.connect().await;
-    may_do_what_it_must(&mut connection).await;
-    let url = redis.url().replace("redis://", "redis://echocast:secret@");
-    let mut cluster = Cluster { nodes: Vec::new(), redis: Some(redis) };
-    for history in ["1000", "0"] {
-        cluster.nodes.clear();
-        for _ in 0..2 {
-            cluster.nodes.push(TestNode::start(&["--redis-url", &url, "--history", history]).await);
-        }
-        let (mut here, mut there) = (cluster.client(0, "/").await, cluster.client(1, "/").await);
-        for number in 0..20 {
-            let text = format!("{history} {number}");
-            here.say(&text).await;
-            here.expect([&*text]).await;
-            there.expect([&*text]).await;
-            if number % 10 == 5 {
-                let before = cluster.metric("echocast_broker_reconnects_total").await;
-                let mut kill = redis::cmd("CLIENT");
-                kill.arg("KILL").arg("USER").arg("echocast").exec_async(&mut connection).await.unwrap();
-                let again = async || cluster.metric("echocast_broker_reconnects_total").await >= before + 2.0;
-                until("both are there again", again).await;
-            }
-        }
-    }
-    let denied: Vec<redis::Value> = redis::cmd("ACL").arg("LOG").query_async(&mut connection).await.unwrap();
-    assert!(denied.is_empty(), "{denied:?}");
 }

@@ -1,12 +1,13 @@
 //! The broker over Redis. It owns what things are called there. [`topology`] knows which server has which channel, from
 //! the [`address`]; [`publish`] gives what the inbox holds to a [`lane`] to each server; [`link`] keeps a [`line`] to each
-//! server and gives what it brings to [`relay`], the only writer of feeds; [`catch_up`] reads from the [`history`], in
+//! server, which [`fitness`] has checked, and gives what it brings to [`relay`], the only writer of feeds; [`catch_up`] reads from the [`history`], in
 //! [`pages`], what the subscriptions did not bring, and [`replay`] what clients want of the time before them.
 
 mod address;
 mod catch_up;
 mod complaints;
 mod ears;
+mod fitness;
 mod history;
 mod lane;
 mod line;
@@ -90,8 +91,8 @@ impl Broker for Redis {
         let redis = Arc::new(self);
         // A task each, so that none of them waits while another encodes or decodes. They end with the set.
         let mut tasks = JoinSet::new();
-        let of_topology = redis.clone();
-        tasks.spawn(async move { of_topology.topology.keep().await });
+        let (of_topology, status) = (redis.clone(), link.status.clone());
+        tasks.spawn(async move { of_topology.topology.keep(&status).await });
         let (of_catch_up, of_relay) = (redis.clone(), relay.clone());
         tasks.spawn(async move { catch_up::run(&of_catch_up, &of_relay, requested, readings).await });
         let (of_publishing, of_link, all_published) = (redis.clone(), link.clone(), published.clone());
@@ -174,6 +175,11 @@ impl Names {
     /// A pub/sub channel on which a node hears its own probes. No channel can be called that.
     fn probe(&self, node: u64, number: u32) -> String {
         format!("{}:probe:{node:016x}:{number}", self.prefix)
+    }
+
+    /// A key, or a pub/sub channel, for [`fitness`]: in the slot of `tag`, and of no channel.
+    fn rehearsal(&self, tag: &str, kind: &str) -> String {
+        format!("{}:{{{tag}}}:rehearsal:{kind}", self.prefix)
     }
 
     /// The channel that a pub/sub channel belongs to.

@@ -42,12 +42,21 @@ async fn metrics(State(ops): State<Ops>) -> Response {
 
 /// Ready once the broker has come up, until the node drains. An outage of the broker later is told and does not count:
 /// all nodes share it, so a balancer would lose them all.
-async fn ready(State(ops): State<Ops>) -> (StatusCode, &'static str) {
-    match (ops.shutdown.has_begun(), ops.status.is_up(), ops.status.has_been_up()) {
-        (true, true, _) => (StatusCode::SERVICE_UNAVAILABLE, "draining, broker up\n"),
-        (true, false, _) => (StatusCode::SERVICE_UNAVAILABLE, "draining, broker away\n"),
-        (false, true, _) => (StatusCode::OK, "ready, broker up\n"),
-        (false, false, true) => (StatusCode::OK, "ready, broker away\n"),
-        (false, false, false) => (StatusCode::SERVICE_UNAVAILABLE, "starting, broker not reached yet\n"),
-    }
+async fn ready(State(ops): State<Ops>) -> (StatusCode, String) {
+    let Ops { status, shutdown, .. } = ops;
+    let up = status.is_up();
+    let ever = up || status.has_been_up();
+    let (code, state) = match (shutdown.has_begun(), ever) {
+        (true, _) => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
+        (false, true) => (StatusCode::OK, "ready"),
+        (false, false) => (StatusCode::SERVICE_UNAVAILABLE, "starting"),
+    };
+    let broker = match (up, ever, status.why()) {
+        (true, ..) => "up".to_owned(),
+        (false, true, None) => "away".to_owned(),
+        (false, true, Some(why)) => format!("away, {why}"),
+        (false, false, None) => "not reached yet".to_owned(),
+        (false, false, Some(why)) => format!("not usable, {why}"),
+    };
+    (code, format!("{state}, broker {broker}\n"))
 }

@@ -11,6 +11,9 @@ use testcontainers::{ContainerAsync, GenericImage, ImageExt};
 
 use super::{set_up, soon, until};
 
+/// The Redis of most tests.
+const IMAGE: &str = "redis:8-alpine";
+
 /// What runs in the container: `server PORT OPTIONS…` starts a server, and `$ip` is where it is.
 const PRELUDE: &str = r#"
 ip=$(hostname -i); ip=${ip%% *}
@@ -63,7 +66,12 @@ pub struct Fleet {
 impl Fleet {
     /// A master at port 7000 and Sentinels from 7010 on.
     pub async fn sentinels() -> Self {
-        let fleet = Self::start(SENTINELS).await;
+        Self::sentinels_of(IMAGE).await
+    }
+
+    /// The same of another image of Redis.
+    pub async fn sentinels_of(image: &str) -> Self {
+        let fleet = Self::start(image, SENTINELS).await;
         set_up("the sentinels know each other and the replicas", async || {
             let mut known = Vec::new();
             for port in 7010..7013 {
@@ -85,7 +93,12 @@ impl Fleet {
 
     /// Masters at ports 7000 to 7002, replicas at 7003 to 7005.
     pub async fn cluster() -> Self {
-        let fleet = Self::start(CLUSTER).await;
+        Self::cluster_of(IMAGE).await
+    }
+
+    /// The same of another image of Redis.
+    pub async fn cluster_of(image: &str) -> Self {
+        let fleet = Self::start(image, CLUSTER).await;
         set_up("the cluster is one", async || {
             let mut well = true;
             for port in 7000..7006 {
@@ -110,9 +123,10 @@ impl Fleet {
         fleet
     }
 
-    async fn start(script: &str) -> Self {
+    async fn start(image: &str, script: &str) -> Self {
         let script = format!("{PRELUDE}{script}\necho all started\nexec sleep 1000000");
-        let container = GenericImage::new("redis", "8-alpine")
+        let (name, tag) = image.split_once(':').expect("a tag");
+        let container = GenericImage::new(name, tag)
             .with_wait_for(WaitFor::message_on_stdout("all started"))
             .with_startup_timeout(Duration::from_secs(120))
             .with_cmd(["sh", "-c", &script])

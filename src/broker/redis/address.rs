@@ -82,9 +82,10 @@ fn info(scheme: &str, user: &str, host: &str, database: &str) -> anyhow::Result<
     Ok(ours(format!("{scheme}://{user}{at}{host}/{database}").into_connection_info().map_err(unquoted)?))
 }
 
-/// RESP3, because subscriptions and answers share a connection, and no waiting for full packets.
+/// RESP3, because subscriptions and answers share a connection, and no waiting for full packets. The library's name is not
+/// sent, because Redis 7.0 does not know the command, and users would need a permission for it.
 fn ours(info: ConnectionInfo) -> ConnectionInfo {
-    let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
+    let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3).set_skip_set_lib_name();
     info.set_redis_settings(settings).set_tcp_settings(TcpSettings::default().set_nodelay(true))
 }
 

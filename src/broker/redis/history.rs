@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use redis::aio::ConnectionLike;
-use redis::{RedisResult, cmd};
+use redis::{ErrorKind, RedisResult, cmd};
 
 use super::super::envelope::{Envelope, HIGHEST, Payload};
 use super::Names;
@@ -14,6 +14,9 @@ const AFTER_LOSS: &str = "torn";
 
 /// Batches looked at at once when one is searched.
 const SEARCH: usize = 64;
+
+/// Times that a history is read, as long as another one begins meanwhile.
+const EPOCHS_AT_ONCE: usize = 5;
 
 /// The end of a history, as Redis holds it.
 #[derive(Clone, Copy, Debug, Default)]
@@ -54,6 +57,9 @@ pub(super) async fn newest(
 }
 
 /// The oldest batches from this place on, at most `count`.
+///
+/// # Errors
+/// Also if the history began anew each time that it was read.
 pub(super) async fn read(
     connection: &mut impl ConnectionLike,
     names: &Names,
@@ -62,17 +68,30 @@ pub(super) async fn read(
     count: usize,
 ) -> RedisResult<Excerpt> {
     let mut pipeline = redis::pipe();
-    // Together, so that they tell of the same moment.
-    pipeline.atomic();
+    // No transaction: Redis 7.0 refuses to queue one while it is full, also one that only reads.
     pipeline.cmd("HMGET").arg(names.meta(name)).arg("epoch").arg("offset").arg(AFTER_LOSS);
     let from = format!("{}-{}", from.0, from.1);
     pipeline.cmd("XRANGE").arg(names.stream(name)).arg(from).arg("+").arg("COUNT").arg(count);
-    let Some((meta, entries)) = if_ours::<(MetaValues, Vec<Entry>)>(pipeline.query_async(connection).await)? else {
-        let newest = newest(connection, names, name).await?;
-        return Ok(Excerpt { newest, payloads: Vec::new(), next: None });
-    };
-    let next = if entries.len() == count { entries.last().and_then(|(id, _)| after(id)) } else { None };
-    Ok(Excerpt { newest: Newest::read(meta), payloads: entries.into_iter().map(payload).collect(), next })
+    pipeline.cmd("HGET").arg(names.meta(name)).arg("epoch");
+    for _ in 0..EPOCHS_AT_ONCE {
+        type Answers = (MetaValues, Vec<Entry>, Option<Vec<u8>>);
+        let answers = if_ours::<Answers>(pipeline.query_async(connection).await)?;
+        let Some((meta, entries, epoch_after)) = answers else {
+            let newest = newest(connection, names, name).await?;
+            return Ok(Excerpt { newest, payloads: Vec::new(), next: None });
+        };
+        // No epoch comes twice, so the entries are of this one. The offset was read before them: whatever was published up
+        // to there and is not among them is gone.
+        if meta.0 == epoch_after {
+            let next = if entries.len() == count { entries.last().and_then(|(id, _)| after(id)) } else { None };
+            return Ok(Excerpt {
+                newest: Newest::read(meta),
+                payloads: entries.into_iter().map(payload).collect(),
+                next,
+            });
+        }
+    }
+    Err((ErrorKind::Io, "the history began anew each time that it was read").into())
 }
 
 impl Newest {

@@ -8,10 +8,10 @@ mod queue;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
-use deadpool_redis::{Connection, Manager, Pool};
+use deadpool_redis::{Connection, Manager, Pool, PoolError};
 use prost::Message as _;
 use redis::{Pipeline, RedisError, RedisResult, Script, Value, from_redis_value};
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -27,7 +27,7 @@ use super::complaints::Trouble;
 use super::history::find;
 use super::line::is_elsewhere;
 use super::server::{self, Server};
-use super::{Backoff, META_OUTLIVES, Redis};
+use super::{Backoff, META_OUTLIVES, Redis, fitness};
 use crate::channel::ChannelName;
 use crate::hub::{Channel, Inbox, Outgoing, Unpublished};
 use crate::message::{Digest, Kind, MessageId, now_ns};
@@ -44,6 +44,9 @@ const COMMAND_BYTES: usize = 256;
 
 /// Messages of one pipeline that are looked for in the history after an answer was lost; those beyond have no id.
 const LOOKUPS: usize = 64;
+
+/// How long batches wait for another server to take over from one that refuses them, where there are others.
+const TAKEOVER_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The script's third answer: the batch has been published, now or before.
 const PUBLISHED: u8 = 1;
@@ -93,6 +96,10 @@ pub(super) struct Sending {
     envelope: Envelope,
     /// Tells a repetition from another message under the same key; `None` without a key.
     digest: Option<Digest>,
+    /// Times it was sent without an answer: then it may be published.
+    unanswered: u32,
+    /// When the server refused it first.
+    refused_at: Option<Instant>,
 }
 
 impl<'a> Lane<'a> {
@@ -170,7 +177,7 @@ impl<'a> Lane<'a> {
                 messages: said.collect(),
                 ..Envelope::default()
             };
-            sending.push(Sending { outgoing, envelope, digest });
+            sending.push(Sending { outgoing, envelope, digest, unanswered: 0, refused_at: None });
         }
     }
 
@@ -221,19 +228,25 @@ impl<'a> Lane<'a> {
             self.server.up.subscribe().wait_for(|up| *up).await?;
         }
         if self.connection.is_none() {
-            let connection = self.connection.insert(self.pool.get().await?);
-            self.pace = Pace::default();
-            if self.redis.retention.messages > 0 {
-                // Each time: Redis may have been restarted, or its scripts flushed.
-                self.script.prepare_invoke().load_async(connection).await?;
+            match self.connect().await {
+                Ok(connection) => {
+                    self.connection = Some(connection);
+                    self.pace = Pace::default();
+                }
+                // As it would have answered to each batch.
+                Err(error) if error.code().is_some() => {
+                    return Ok(self.load.sending.iter().map(|_| Err(error.clone())).collect());
+                }
+                Err(error) => return Err(error.into()),
             }
         }
         let connection = self.connection.as_mut().ok_or_else(|| anyhow!("no connection"))?;
-        let sending = &self.load.sending;
+        let sending = &mut self.load.sending;
         let mut pipeline = redis::pipe();
         pipeline.ignore_errors();
         let mut previous = HashMap::new();
-        for sending in sending {
+        for sending in sending.iter_mut() {
+            sending.unanswered += 1;
             let before = previous.insert(sending.envelope.node, sending.outgoing.last());
             self.redis.add(&mut pipeline, self.script.get_hash(), sending, before);
         }
@@ -241,7 +254,21 @@ impl<'a> Lane<'a> {
         let answers: Vec<RedisResult<Value>> = pipeline.query_async(connection).await?;
         self.pace.took(bytes(sending), sent.elapsed());
         anyhow::ensure!(answers.len() == sending.len(), "{} answers to {} commands", answers.len(), sending.len());
+        sending.iter_mut().for_each(|sending| sending.unanswered -= 1);
         Ok(answers)
+    }
+
+    /// A connection that knows the script.
+    async fn connect(&self) -> RedisResult<Connection> {
+        let mut connection = self.pool.get().await.map_err(|error| match error {
+            PoolError::Backend(error) => error,
+            other => RedisError::from(std::io::Error::other(other)),
+        })?;
+        if self.redis.retention.messages > 0 {
+            // Each time: Redis may have been restarted, or its scripts flushed.
+            self.script.prepare_invoke().load_async(&mut connection).await?;
+        }
+        Ok(connection)
     }
 
     /// Takes in the answers; what is left is to be sent again, because of the error that is returned.
@@ -267,7 +294,7 @@ impl<'a> Lane<'a> {
             };
             // Behind one that waits, they wait as long.
             let refused = match &error {
-                Some(before) if refused.code() == Some("OUTOFORDER") && Cure::of(before) == Cure::Full => {
+                Some(before) if refused.code() == Some("OUTOFORDER") && Cure::of(before) != Cure::Again => {
                     before.clone()
                 }
                 // Behind one that will never be taken, because of its channel, they will not be either.
@@ -280,21 +307,36 @@ impl<'a> Lane<'a> {
             if matches!(refused.code(), Some("WRONGTYPE" | "NOPERM")) && cure == Cure::Never {
                 refused_for_good.insert(this.outgoing.channel.publisher, refused.clone());
             }
-            if cure == Cure::Never || (cure == Cure::Full && this.outgoing.has_receipts()) {
+            let waits = !self.is_final(cure, this.refused_at.get_or_insert_with(Instant::now).elapsed());
+            // Nobody is told that it is not published if it may be.
+            let unknown = cure.is_of_server() && this.unanswered > 0;
+            if cure == Cure::Never || (this.outgoing.has_receipts() && !waits && !unknown) {
                 self.refuse(&mut this.outgoing, &refused, cure == Cure::Never);
             } else {
                 left.push(this);
+            }
+            if cure.is_of_server() {
+                self.server.suspect();
             }
             if cure != Cure::Never {
                 error.get_or_insert(refused);
             }
         }
         self.load.sending = left;
-        if let Some(error) = error.as_ref().filter(|error| Cure::of(error) == Cure::Full) {
+        if let Some(error) = error.as_ref().filter(|error| self.is_final(Cure::of(error), Duration::ZERO)) {
             self.take_all(said);
             self.refuse_waiting(error);
         }
         if self.load.sending.is_empty() { None } else { error }
+    }
+
+    /// Whether those who can be told of a refusal are told now, `waited` after it came first.
+    fn is_final(&self, cure: Cure, waited: Duration) -> bool {
+        match cure {
+            Cure::Again => false,
+            Cure::Elsewhere => self.redis.topology.is_one_server() || waited >= TAKEOVER_PATIENCE,
+            Cure::Forbidden | Cure::Full | Cure::Never => true,
+        }
     }
 
     /// While some batches wait for Redis to take anything again, those behind them would wait, too.
@@ -317,8 +359,7 @@ impl<'a> Lane<'a> {
     }
 
     fn refuse(&self, outgoing: &mut Outgoing, error: &RedisError, loudly: bool) {
-        let detail = error.detail().map_or_else(|| error.to_string(), str::to_owned);
-        let why = Unpublished::Refused(format!("redis says {detail}"));
+        let why = Unpublished::Refused(format!("redis says {}", fitness::words(error)));
         if loudly && self.redis.complaints.may(Trouble::Refused, &outgoing.channel.name) {
             tracing::error!(channel = outgoing.channel.name.as_str(), messages = outgoing.count, "{why}");
         }

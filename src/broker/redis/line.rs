@@ -20,7 +20,7 @@ use super::complaints::Trouble;
 use super::ears::Ears;
 use super::relay::Relay;
 use super::server::{self, Server};
-use super::{Backoff, Redis};
+use super::{Backoff, Redis, fitness};
 use crate::hub::{Change, Channel};
 
 /// Time between probes.
@@ -67,6 +67,7 @@ pub(super) async fn keep(
         redis.topology.doubt();
         let pause = backoff.next();
         let server_name = server.name.as_str();
+        link.status.explain(fitness::reason(&error).map(|why| format!("{server_name}: {why}")));
         warn!(server = server_name, retry_ms = pause.as_millis() as u64, "no link to redis: {error:#}");
         tokio::select! {
             () = sleep(pause) => {}
@@ -117,7 +118,7 @@ impl<'a> Line<'a> {
             }
         });
         let mut connection = server::connect(&server.info, &config).await?;
-        redis.topology.check(&mut connection).await?;
+        fitness::check(redis, &mut connection, &ears.probe).await?;
         let mut this = Self {
             redis,
             link,
@@ -280,6 +281,7 @@ impl<'a> Line<'a> {
             () = self.ears.deaf.notified() => bail!("connection lost"),
         }
         self.link.metrics.broker_roundtrip.observe(sent.elapsed().as_secs_f64());
+        fitness::check_again(self.redis, self.server, &self.ears.probe).await?;
         if self.probes.is_multiple_of(FORBIDDEN_PROBES) {
             self.refused.append(&mut self.forbidden);
         }

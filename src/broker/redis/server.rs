@@ -1,7 +1,7 @@
 //! One server as a node knows it: how to connect to it, whether it is heard, and the connection for what is neither
 //! subscribing nor publishing.
 
-use std::sync::atomic::{AtomicU64, Ordering::*};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
 
 use anyhow::Context;
 use redis::aio::MultiplexedConnection;
@@ -23,6 +23,8 @@ pub(super) struct Server {
     pub(super) gone: CancellationToken,
     /// How many subscriptions there have been.
     subscriptions: AtomicU64,
+    /// It refused to publish, for a reason that may hold for all channels.
+    suspect: AtomicBool,
     /// For everything but subscriptions, publishing and pages.
     connection: Shared,
     /// For pages of histories, behind which nothing else is to wait.
@@ -41,6 +43,7 @@ impl Server {
             up: watch::Sender::new(false),
             gone: CancellationToken::new(),
             subscriptions: AtomicU64::new(0),
+            suspect: AtomicBool::new(false),
             connection: Mutex::new(None),
             page_connection: Mutex::new(None),
         }
@@ -49,6 +52,16 @@ impl Server {
     /// There is a new subscription.
     pub(super) fn begin_subscription(&self) {
         self.subscriptions.fetch_add(1, AcqRel);
+    }
+
+    /// It refused to publish: whether it can do that at all is to be checked.
+    pub(super) fn suspect(&self) {
+        self.suspect.store(true, Release);
+    }
+
+    /// Whether it is to be checked; the caller does so.
+    pub(super) fn take_suspicion(&self) -> bool {
+        self.suspect.swap(false, AcqRel)
     }
 
     /// The connection for everything else.

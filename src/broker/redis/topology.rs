@@ -13,8 +13,10 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
+use super::super::Status;
 use super::Backoff;
 use super::address::{self, Address};
+use super::fitness::{self, Unfit};
 use super::server::{Server, config, connect};
 use crate::channel::ChannelName;
 
@@ -77,14 +79,19 @@ impl Topology {
         matches!(self.address, Address::Cluster(_))
     }
 
+    /// Whether the address names one server, which has all channels.
+    pub(super) fn is_one_server(&self) -> bool {
+        matches!(self.address, Address::Server(_))
+    }
+
     /// A server did not do what it should: it may not be the right one any more.
     pub(super) fn doubt(&self) {
         self.trouble.notify_one();
     }
 
-    /// Asks for ever.
-    pub(super) async fn keep(&self) {
-        if matches!(self.address, Address::Server(_)) {
+    /// Asks for ever. `status` learns why nobody could tell.
+    pub(super) async fn keep(&self, status: &Status) {
+        if self.is_one_server() {
             return std::future::pending().await;
         }
         let mut backoff = Backoff::default();
@@ -106,6 +113,9 @@ impl Topology {
                 Err(error) => {
                     let pause = backoff.next();
                     warn!(retry_ms = pause.as_millis() as u64, "cannot learn where redis is: {error:#}");
+                    if self.map().servers.is_empty() {
+                        status.explain(fitness::reason(&error));
+                    }
                     sleep(pause).await;
                 }
             }
@@ -177,19 +187,6 @@ impl Topology {
         }
         self.map.send_replace(Arc::new(Map { servers, slots }));
     }
-
-    /// Whether a server that was connected to may be published to.
-    ///
-    /// # Errors
-    /// If Sentinels named it and it has become a replica, or was not told yet that it is none: what is published on a
-    /// replica reaches nobody else, and is not refused.
-    pub(super) async fn check(&self, connection: &mut MultiplexedConnection) -> anyhow::Result<()> {
-        if matches!(self.address, Address::Sentinel { .. }) {
-            let role: Vec<Value> = redis::cmd("ROLE").query_async(connection).await.context("asking for its role")?;
-            ensure!(text(role.first()).as_deref() == Some("master"), "it is a replica");
-        }
-        Ok(())
-    }
 }
 
 impl Map {
@@ -226,7 +223,7 @@ async fn ask_sentinel(
     let mut question = redis::cmd("SENTINEL");
     question.arg("GET-MASTER-ADDR-BY-NAME").arg(service);
     let answer: Option<(String, u16)> = question.query_async(connection).await?;
-    let (host, port) = answer.with_context(|| format!("this sentinel does not know {service:?}"))?;
+    let (host, port) = answer.ok_or_else(|| Unfit(format!("this sentinel does not know {service:?}")))?;
     Ok(vec![(0, SLOTS - 1, address::at(server, &host, port))])
 }
 
@@ -235,7 +232,9 @@ async fn ask_cluster(connection: &mut MultiplexedConnection, asked: &ConnectionI
     questions.cmd("CLUSTER").arg("INFO").cmd("CLUSTER").arg("SLOTS");
     let (info, ranges): (String, Vec<Vec<Value>>) = questions.query_async(connection).await?;
     // One that is cut off from most others still believes in the map of that time.
-    ensure!(info.contains("cluster_state:ok"), "the cluster is down, or this node is cut off from it");
+    if !info.contains("cluster_state:ok") {
+        return Err(Unfit("the cluster is down, or this node is cut off from it".to_owned()).into());
+    }
     let owners: Option<Owners> = ranges.iter().map(|range| owner(range, asked)).collect();
     let owners = owners.context("an answer of an unknown shape")?;
     ensure!(!owners.is_empty(), "nobody has any slot");
