@@ -19,6 +19,7 @@ mod broadcast;
 mod cluster;
 mod history;
 mod outage;
+mod moved;
 mod redis_setups;
 mod backpressure;
 mod drain;

@@ -16,6 +16,7 @@ mod pages;
 mod publish;
 mod relay;
 mod replay;
+mod round_trips;
 mod server;
 mod topology;
 

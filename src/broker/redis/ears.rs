@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 use tracing::warn;
 
 use super::relay::Relay;
+use super::round_trips::RoundTrips;
 
 /// Called in order, on the connection's own task.
 pub(super) struct Ears {
@@ -18,6 +19,8 @@ pub(super) struct Ears {
     /// The newest probe that came back.
     pub(super) probed: AtomicU64,
     pub(super) heard_probe: Notify,
+    /// Probes of other connections come back over the same channel.
+    round_trips: Arc<RoundTrips>,
     /// Told when the connection ends.
     pub(super) deaf: Notify,
     /// Told when a server has given a slot away, with what was heard there.
@@ -32,11 +35,12 @@ pub(super) struct Ears {
 }
 
 impl Ears {
-    pub(super) fn new(relay: Arc<Relay>, probe: String) -> Self {
+    pub(super) fn new(relay: Arc<Relay>, probe: String, round_trips: Arc<RoundTrips>) -> Self {
         let (heard_probe, deaf, robbed) = (Notify::new(), Notify::new(), Notify::new());
         let (stolen, leaving) = (Mutex::default(), Mutex::default());
         let (asking, closed) = (AtomicBool::new(false), AtomicBool::new(false));
-        Self { relay, probe, probed: AtomicU64::new(0), heard_probe, deaf, robbed, stolen, asking, leaving, closed }
+        let probed = AtomicU64::new(0);
+        Self { relay, probe, probed, heard_probe, round_trips, deaf, robbed, stolen, asking, leaving, closed }
     }
 
     pub(super) fn hear(&self, push: PushInfo) {
@@ -81,9 +85,12 @@ impl Ears {
         let pubsub = String::from_utf8_lossy(&pubsub);
         if pubsub == self.probe {
             // Anybody may publish there; what is no number proves nothing.
-            if let Ok(number) = String::from_utf8_lossy(&payload).parse() {
+            let payload = String::from_utf8_lossy(&payload);
+            if let Ok(number) = payload.parse() {
                 self.probed.store(number, Release);
                 self.heard_probe.notify_one();
+            } else {
+                self.round_trips.came(&payload);
             }
         } else {
             self.relay.deliver(&pubsub, payload.into());
@@ -128,7 +135,7 @@ mod tests {
     fn a_flood_before_a_channel_without_history_is_live_does_not_keep_it_from_that() {
         let (relay, membership) = relay(0);
         let channel = membership.channel();
-        let ears = Ears::new(relay.clone(), "probe".into());
+        let ears = Ears::new(relay.clone(), "probe".into(), Arc::default());
         let hear = |payload: &[u8]| {
             let data = vec![Value::BulkString(b"p:{a}".into()), Value::BulkString(payload.into())];
             ears.hear(PushInfo { kind: PushKind::Message, data });

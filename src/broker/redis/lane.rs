@@ -27,7 +27,7 @@ use super::complaints::Trouble;
 use super::history::find;
 use super::line::is_elsewhere;
 use super::server::{self, Server};
-use super::{Backoff, META_OUTLIVES, Redis, fitness};
+use super::{Backoff, META_OUTLIVES, Redis, fitness, round_trips};
 use crate::channel::ChannelName;
 use crate::hub::{Channel, Inbox, Outgoing, Unpublished};
 use crate::message::{Digest, Kind, MessageId, now_ns};
@@ -70,6 +70,10 @@ pub(super) struct Lane<'a> {
     pool: Pool,
     /// Held across pipelines: the pool checks a connection with a round trip each time it hands it out.
     connection: Option<Connection>,
+    /// The subscription that there was when it was made.
+    subscription: u64,
+    /// Tells its probes from others'.
+    id: u64,
     script: Script,
     pace: Pace,
     load: Load,
@@ -107,7 +111,8 @@ impl<'a> Lane<'a> {
         let manager = Manager::new_with_config(server.info.clone(), server::config())?;
         let pool = Pool::builder(manager).max_size(CONNECTIONS).build()?;
         let script = Script::new(SCRIPT);
-        Ok(Self { server, redis, link, pool, connection: None, script, pace: Pace::default(), load: Load::default() })
+        let (pace, load, id) = (Pace::default(), Load::default(), rand::random_range(1..u64::MAX));
+        Ok(Self { server, redis, link, pool, connection: None, subscription: 0, id, script, pace, load })
     }
 
     /// What it is to publish before anything else.
@@ -125,6 +130,7 @@ impl<'a> Lane<'a> {
                 biased;
                 () = halted.cancelled() => break,
                 count = said.recv_many(&mut channels, usize::MAX) => if count == 0 { return },
+                () = tokio::time::sleep(round_trips::INTERVAL), if self.connection.is_some() => self.probe(halted).await,
             }
             self.load.queue.extend(Inbox::take_from(std::mem::take(&mut channels)));
         }
@@ -143,6 +149,7 @@ impl<'a> Lane<'a> {
                 self.fill_pipeline(published_ns);
             }
             self.send(said, halted).await;
+            self.probe(halted).await;
             // Channels that have something now need not wait until all others have nothing.
             self.take_all(said);
             let seconds = now_ns().saturating_sub(published_ns) as f64 / 1e9;
@@ -203,10 +210,7 @@ impl<'a> Lane<'a> {
                 },
                 Err(error) => error,
             };
-            if let Some(connection) = self.connection.take() {
-                // Not back into the pool, which would wait for an answer from it once more before it makes another.
-                drop(Connection::take(connection));
-            }
+            self.disconnect();
             self.redis.topology.doubt();
             let pause = backoff.next();
             let server = self.server.name.as_str();
@@ -222,12 +226,47 @@ impl<'a> Lane<'a> {
         }
     }
 
+    /// Ends the connection. The next one is another.
+    fn disconnect(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            // Not back into the pool, which would wait for an answer from it once more before it makes another.
+            drop(Connection::take(connection));
+        }
+        self.server.round_trips.end(self.id);
+    }
+
+    /// Publishes a probe, if one is due: see [`round_trips`].
+    async fn probe(&mut self, halted: &CancellationToken) {
+        self.leave_older_connection();
+        let Some(connection) = &mut self.connection else { return };
+        let Some((probe, publish)) = self.server.round_trips.begin(self.id) else { return };
+        let published = tokio::select! {
+            () = halted.cancelled() => return,
+            published = publish.exec_async(connection) => published,
+        };
+        match published {
+            Ok(()) => self.server.round_trips.taken(probe),
+            // It works all the same; if it is about the probe's channel, the subscription's own probe tells.
+            Err(error) if error.code().is_some() => {}
+            Err(_) => self.disconnect(),
+        }
+    }
+
+    /// The subscription may be one to another server by now.
+    fn leave_older_connection(&mut self) {
+        if self.subscription != self.server.subscription() {
+            self.disconnect();
+        }
+    }
+
     async fn try_send(&mut self) -> anyhow::Result<Vec<RedisResult<Value>>> {
         if self.redis.retention.messages == 0 {
             // While our own subscription is down, what we publish would never come back to our own clients.
             self.server.up.subscribe().wait_for(|up| *up).await?;
         }
+        self.leave_older_connection();
         if self.connection.is_none() {
+            self.subscription = self.server.subscription();
             match self.connect().await {
                 Ok(connection) => {
                     self.connection = Some(connection);
@@ -470,5 +509,6 @@ impl Redis {
 impl Drop for Lane<'_> {
     fn drop(&mut self) {
         self.pool.close();
+        self.server.round_trips.end(self.id);
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::*;
 use std::time::Duration;
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, anyhow, bail, ensure};
 use redis::aio::MultiplexedConnection;
 use redis::{RedisError, RedisResult, Value};
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -109,7 +109,7 @@ impl<'a> Line<'a> {
         backoff: &mut Backoff,
         heard_at: &mut Option<Instant>,
     ) -> anyhow::Result<Infallible> {
-        let ears = Arc::new(Ears::new(relay.clone(), redis.probe(server)?));
+        let ears = Arc::new(Ears::new(relay.clone(), redis.probe(server)?, server.round_trips.clone()));
         let config = server::config().set_push_sender({
             let ears = ears.clone();
             move |push| -> Result<(), Infallible> {
@@ -138,6 +138,7 @@ impl<'a> Line<'a> {
             .into_iter()
             .collect::<RedisResult<Vec<_>>>()
             .context("subscribing")?;
+        server.round_trips.subscribed(redis.publish_command(), this.ears.probe.clone());
         this.subscribe(&channels).await?;
         if link.status.has_been_up() {
             link.metrics.broker_reconnects.inc();
@@ -282,6 +283,10 @@ impl<'a> Line<'a> {
         }
         self.link.metrics.broker_roundtrip.observe(sent.elapsed().as_secs_f64());
         fitness::check_again(self.redis, self.server, &self.ears.probe).await?;
+        ensure!(
+            !self.server.round_trips.is_missing(PROBE_PATIENCE),
+            "what is published is not heard: this address leads to another server than before"
+        );
         if self.probes.is_multiple_of(FORBIDDEN_PROBES) {
             self.refused.append(&mut self.forbidden);
         }
@@ -309,5 +314,6 @@ fn is_forbidden(error: &RedisError) -> bool {
 impl Drop for Line<'_> {
     fn drop(&mut self) {
         self.ears.closed.store(true, Release);
+        self.server.round_trips.unsubscribed();
     }
 }

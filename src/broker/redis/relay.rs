@@ -116,10 +116,10 @@ impl Relay {
             }
             return;
         }
-        let round = reception.hold(&self.rounds);
+        let (round, unbroken) = (reception.hold(&self.rounds), reception.is_whole);
         let backlog = reception.backlog.get_or_insert_default();
         missing.into_iter().for_each(|payload| backlog.push(payload, self.link.hub.budget()));
-        self.request(Request { channel: channel.clone(), round, backoff: Backoff::default(), unbroken: true });
+        self.request(Request { channel: channel.clone(), round, backoff: Backoff::default(), unbroken });
     }
 
     /// Batches were dropped without asking: one of them may have been the first of what Redis holds by now.
@@ -129,8 +129,8 @@ impl Relay {
         if !Arc::ptr_eq(held, channel) || !std::mem::take(&mut reception.doubts) || reception.backlog.is_some() {
             return;
         }
-        let round = reception.hold(&self.rounds);
-        self.request(Request { channel: channel.clone(), round, backoff: Backoff::default(), unbroken: true });
+        let (round, unbroken) = (reception.hold(&self.rounds), reception.is_whole);
+        self.request(Request { channel: channel.clone(), round, backoff: Backoff::default(), unbroken });
     }
 
     /// Drops a batch that Redis does not hold. If Redis holds another history, `holds_other`, nothing is missing for that; if
@@ -335,6 +335,10 @@ impl Relay {
         if missing || behind {
             reception.backlog = Some(rest);
             return Release::Again;
+        }
+        if !request.unbroken {
+            // One that came back empty has lost what may have been missed.
+            reception.is_whole = epoch == newest.id.epoch;
         }
         reception.was_live = true;
         channel.set_live(true);

@@ -1,6 +1,7 @@
 //! One server as a node knows it: how to connect to it, whether it is heard, and the connection for what is neither
 //! subscribing nor publishing.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
 
 use anyhow::Context;
@@ -9,6 +10,7 @@ use redis::{AsyncConnectionConfig, Client, ConnectionInfo};
 use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::round_trips::RoundTrips;
 use super::{ANSWER_PATIENCE, CONNECT_PATIENCE};
 
 /// One server, for as long as it owns anything.
@@ -21,6 +23,8 @@ pub(super) struct Server {
     pub(super) up: watch::Sender<bool>,
     /// It owns nothing any more.
     pub(super) gone: CancellationToken,
+    /// Whether what is published there comes back.
+    pub(super) round_trips: Arc<RoundTrips>,
     /// How many subscriptions there have been.
     subscriptions: AtomicU64,
     /// It refused to publish, for a reason that may hold for all channels.
@@ -30,6 +34,9 @@ pub(super) struct Server {
     /// For pages of histories, behind which nothing else is to wait.
     page_connection: Shared,
 }
+
+/// The connection for pages among those that send probes; the others draw their numbers at random.
+const PAGES: u64 = 0;
 
 /// A connection that is made when it is needed. As old as the subscription of this number: what ended that one may have ended
 /// this, too, and nobody was told.
@@ -42,6 +49,7 @@ impl Server {
             info,
             up: watch::Sender::new(false),
             gone: CancellationToken::new(),
+            round_trips: Arc::default(),
             subscriptions: AtomicU64::new(0),
             suspect: AtomicBool::new(false),
             connection: Mutex::new(None),
@@ -52,6 +60,11 @@ impl Server {
     /// There is a new subscription.
     pub(super) fn begin_subscription(&self) {
         self.subscriptions.fetch_add(1, AcqRel);
+    }
+
+    /// The number of the newest subscription. A connection that is older may lead to another server.
+    pub(super) fn subscription(&self) -> u64 {
+        self.subscriptions.load(Acquire)
     }
 
     /// It refused to publish: whether it can do that at all is to be checked.
@@ -76,17 +89,25 @@ impl Server {
 
     /// The connection for pages of histories.
     pub(super) async fn page_connection(&self) -> anyhow::Result<MultiplexedConnection> {
-        self.shared(&self.page_connection).await
+        let mut connection = self.shared(&self.page_connection).await?;
+        if let Some((probe, publish)) = self.round_trips.begin(PAGES)
+            // Otherwise reading will fail, too.
+            && publish.exec_async(&mut connection).await.is_ok()
+        {
+            self.round_trips.taken(probe);
+        }
+        Ok(connection)
     }
 
     /// The same of that.
     pub(super) async fn forget_page_connection(&self) {
         *self.page_connection.lock().await = None;
+        self.round_trips.end(PAGES);
     }
 
     async fn shared(&self, shared: &Shared) -> anyhow::Result<MultiplexedConnection> {
         let mut connection = shared.lock().await;
-        let subscriptions = self.subscriptions.load(Acquire);
+        let subscriptions = self.subscription();
         if let Some((_, connection)) = connection.as_ref().filter(|it| it.0 == subscriptions) {
             return Ok(connection.clone());
         }

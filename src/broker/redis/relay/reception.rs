@@ -43,6 +43,8 @@ pub(super) struct Reception {
     pub(super) left: u64,
     /// An offset has been given out twice: Redis has lost the end of this history, and others have gone on with it.
     pub(super) rewound: bool,
+    /// Redis held the feed's history when this subscription began: what has come since is all there was.
+    pub(super) is_whole: bool,
     /// When Redis last said that it does not hold a batch that came.
     pub(super) judged: Option<Instant>,
     /// Redis will be asked again, because batches were dropped without that since.
