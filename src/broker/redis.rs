@@ -16,6 +16,7 @@ mod publish;
 mod relay;
 mod replay;
 mod server;
+mod tls;
 mod topology;
 
 use std::sync::Arc;
@@ -30,6 +31,7 @@ use crate::feed::Retention;
 use address::Address;
 use relay::Relay;
 use server::Server;
+pub use tls::RedisTls;
 use topology::Topology;
 
 /// How long making a connection may take.
@@ -61,8 +63,8 @@ impl Redis {
     ///
     /// # Errors
     /// If the address cannot be used.
-    pub fn new(url: &str, prefix: &str, retention: Retention) -> anyhow::Result<Self> {
-        let topology = Topology::new(Address::parse(url).context("--redis-url")?);
+    pub fn new(url: &str, tls: RedisTls, prefix: &str, retention: Retention) -> anyhow::Result<Self> {
+        let topology = Topology::new(Address::parse(url).context("--redis-url")?, tls);
         Ok(Self { topology, names: Names { prefix: prefix.into() }, node: rand::random(), retention })
     }
 
