@@ -1,5 +1,5 @@
 //! Every setting of a node: as people write it in [`Settings`], and as the service uses it in [`Config`]. Nothing here
-//! touches the world.
+//! touches the world, but that files named by settings are read to see whether they can be used.
 
 mod check;
 mod settings;
@@ -11,6 +11,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 pub use self::settings::Settings;
+use crate::broker::RedisTls;
 use crate::feed::Retention;
 
 /// Checked settings.
@@ -24,6 +25,8 @@ pub struct Config {
     pub trusted_proxy: Vec<IpNet>,
     /// Redis, or none for the embedded broker.
     pub redis_url: Option<String>,
+    /// Files for TLS towards Redis: `--redis-ca`, `--redis-cert`, `--redis-key`.
+    pub redis_tls: RedisTls,
     /// The beginning of all names in Redis.
     pub redis_prefix: String,
     /// Bounds of histories and feeds: `--history`, `--history-bytes`, `--feed-bytes`, `--history-ttl`.

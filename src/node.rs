@@ -107,7 +107,8 @@ impl Node {
         match self.config.redis_url.clone() {
             None => self.run_with(Embedded::default(), stop).await,
             Some(url) => {
-                let broker = broker::Redis::new(&url, &self.config.redis_prefix, self.config.retention)?;
+                let Config { redis_tls, redis_prefix, retention, .. } = &self.config;
+                let broker = broker::Redis::new(&url, redis_tls.clone(), redis_prefix, *retention)?;
                 self.run_with(broker, stop).await
             }
         }

@@ -1,5 +1,6 @@
 //! Redis as operators set it up: behind TLS, with users that may do only what they must, and as what cannot be used.
 
+mod client_certificates;
 mod documented_user;
 mod full;
 mod refusals;
@@ -15,13 +16,15 @@ use crate::support::client::{TestClient, http_get};
 use crate::support::process::NodeProcess;
 use crate::support::redis::Redis;
 
-/// A certificate authority of our own, and a certificate for this machine.
+/// A certificate authority of our own, a certificate for this machine, and one for a client.
 async fn certificates(directory: &Path) {
     let script = "
         openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj '/CN=a private CA' -keyout ca.key -out ca.crt
         openssl req -newkey rsa:2048 -nodes -subj /CN=redis -keyout redis.key -out redis.csr
         printf 'subjectAltName=IP:127.0.0.1' > extensions
         openssl x509 -req -in redis.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 2 -extfile extensions -out redis.crt
+        openssl req -newkey rsa:2048 -nodes -subj /CN=node -keyout node.key -out node.csr
+        openssl x509 -req -in node.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 2 -extfile extensions -out node.crt
     ";
     let mut shell = Command::new("sh");
     shell.args(["-ec", script]).current_dir(directory).stderr(Stdio::null());

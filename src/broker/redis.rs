@@ -18,6 +18,7 @@ mod relay;
 mod replay;
 mod round_trips;
 mod server;
+mod tls;
 mod topology;
 
 use std::sync::Arc;
@@ -34,6 +35,7 @@ use address::Address;
 use complaints::Complaints;
 use relay::Relay;
 use server::Server;
+pub use tls::RedisTls;
 use topology::Topology;
 
 /// How long making a connection may take.
@@ -66,8 +68,8 @@ impl Redis {
     ///
     /// # Errors
     /// If the address cannot be used.
-    pub fn new(url: &str, prefix: &str, retention: Retention) -> anyhow::Result<Self> {
-        let topology = Topology::new(Address::parse(url).context("--redis-url")?);
+    pub fn new(url: &str, tls: RedisTls, prefix: &str, retention: Retention) -> anyhow::Result<Self> {
+        let topology = Topology::new(Address::parse(url).context("--redis-url")?, tls);
         let names = Names::new(prefix, topology.database());
         Ok(Self { topology, names, node: rand::random(), retention, complaints: Arc::new(Complaints::new()) })
     }

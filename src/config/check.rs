@@ -2,12 +2,14 @@
 
 use std::fmt::Display;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
 use bytesize::ByteSize;
 
-use crate::broker::Redis;
+use super::Settings;
+use crate::broker::{Redis, RedisTls};
 
 /// Collects complaints; what could not be read is replaced by something harmless that is never used.
 pub(super) struct Check(pub(super) Vec<String>);
@@ -96,5 +98,13 @@ impl Check {
         // Not the value: it may hold a password.
         self.0.extend(complaint.map(|complaint| format!("--redis-url: {complaint}")));
         value.to_owned()
+    }
+
+    pub(super) fn redis_tls(&mut self, settings: &Settings) -> RedisTls {
+        let named = |file: &Option<String>| file.as_deref().filter(|file| !file.is_empty()).map(PathBuf::from);
+        let Settings { redis_ca, redis_cert, redis_key, redis_url, .. } = settings;
+        let tls = RedisTls { ca: named(redis_ca), cert: named(redis_cert), key: named(redis_key) };
+        self.0.extend(tls.complaints(redis_url.as_deref()));
+        tls
     }
 }

@@ -29,6 +29,16 @@ pub struct Settings {
     /// Without it, one process serves everybody and nothing else is needed
     #[arg(long, env = "ECHOCAST_REDIS_URL", value_name = "URL", hide_env_values = true, help_heading = "Broker")]
     pub(super) redis_url: Option<String>,
+    /// Certificates of the authorities that may have signed Redis' certificate, in PEM; without it, the system's.
+    /// This file and the next two are read anew for each connection
+    #[arg(long, env = "ECHOCAST_REDIS_CA", value_name = "FILE", help_heading = "Broker")]
+    pub(super) redis_ca: Option<String>,
+    /// This node's own certificate, in PEM, for a Redis that asks its clients for one
+    #[arg(long, env = "ECHOCAST_REDIS_CERT", value_name = "FILE", help_heading = "Broker")]
+    pub(super) redis_cert: Option<String>,
+    /// The private key of that certificate, in PEM
+    #[arg(long, env = "ECHOCAST_REDIS_KEY", value_name = "FILE", help_heading = "Broker")]
+    pub(super) redis_key: Option<String>,
     /// The beginning of all names in Redis
     #[arg(
         long,

@@ -35,6 +35,7 @@ impl Settings {
                     .map_err(|_| "not a network like 10.0.0.0/8")
             }),
             redis_url: self.redis_url.as_deref().filter(|url| !url.is_empty()).map(|url| check.redis_url(url)),
+            redis_tls: check.redis_tls(self),
             redis_prefix: check.prefix(&self.redis_prefix),
             retention: Retention {
                 messages: check.number("--history", &self.history),

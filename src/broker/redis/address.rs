@@ -1,7 +1,7 @@
 //! What `--redis-url` says: one server, the Sentinels that know which server it is, or some nodes of a Cluster. It owns
 //! reading that; asking is [`super::topology`]'s business.
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, anyhow, bail, ensure};
 use redis::io::tcp::TcpSettings;
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion};
 
@@ -29,6 +29,7 @@ impl Address {
             "rediss+cluster" => ("rediss", "cluster"),
             _ => bail!("unknown scheme {scheme}://"),
         };
+        ensure!(!rest.contains('#'), "there is no fragment; in a password # is written %23");
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
         let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
         let (user, hosts) = authority.rsplit_once('@').map_or(("", authority), |(user, hosts)| (user, hosts));
@@ -36,7 +37,7 @@ impl Address {
         ensure!(hosts.iter().all(|host| !host.is_empty()), "no host");
         if kind == "cluster" {
             ensure!(path.is_empty(), "a cluster has only database 0, so there is no path");
-            ensure!(query.is_empty(), "a cluster has no options");
+            refuse_parameters(query)?;
             return Ok(Self::Cluster(all(hosts, |host| info(tls, user, host, ""))?));
         }
         let (service, database) = path.split_once('/').unwrap_or((path, ""));
@@ -55,8 +56,10 @@ impl Address {
     fn server(url: &str) -> anyhow::Result<Self> {
         let parsed = url::Url::parse(url)?;
         ensure!(parsed.host_str().is_some_and(|host| !host.is_empty()), "no host");
+        ensure!(parsed.fragment().is_none(), "there is no fragment; in a password # is written %23");
+        refuse_parameters(parsed.query().unwrap_or_default())?;
         check_database(parsed.path().trim_start_matches('/'))?;
-        Ok(Self::Server(ours(url.into_connection_info().map_err(unquoted)?)))
+        Ok(Self::Server(ours(url.into_connection_info().map_err(unquoted)?)?))
     }
 }
 
@@ -79,14 +82,34 @@ fn info(scheme: &str, user: &str, host: &str, database: &str) -> anyhow::Result<
     let at = if user.is_empty() { "" } else { "@" };
     // The host is checked apart, so that no complaint about it repeats a password.
     url::Url::parse(&format!("{scheme}://{host}")).with_context(|| format!("{host:?}"))?;
-    Ok(ours(format!("{scheme}://{user}{at}{host}/{database}").into_connection_info().map_err(unquoted)?))
+    ours(format!("{scheme}://{user}{at}{host}/{database}").into_connection_info().map_err(unquoted)?)
+}
+
+/// An address that has no parameters must not look as if it had.
+fn refuse_parameters(query: &str) -> anyhow::Result<()> {
+    match query.split('&').find(|pair| !pair.is_empty()) {
+        Some(pair) => Err(unknown_parameter(query, pair.split_once('=').map_or(pair, |(name, _)| name))),
+        None => Ok(()),
+    }
+}
+
+/// Names a parameter, unless it may be the end of a password.
+fn unknown_parameter(query: &str, name: &str) -> anyhow::Error {
+    match name {
+        _ if query.contains('@') => anyhow!("unknown parameters; in a password ? is written %3F"),
+        "db" => anyhow!("the database is no parameter but the path, as in redis://host:6379/2"),
+        _ => anyhow!("unknown parameter {name:?}"),
+    }
 }
 
 /// RESP3, because subscriptions and answers share a connection, and no waiting for full packets. The library's name is not
 /// sent, because Redis 7.0 does not know the command, and users would need a permission for it.
-fn ours(info: ConnectionInfo) -> ConnectionInfo {
-    let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3).set_skip_set_lib_name();
-    info.set_redis_settings(settings).set_tcp_settings(TcpSettings::default().set_nodelay(true))
+fn ours(info: ConnectionInfo) -> anyhow::Result<ConnectionInfo> {
+    let settings = info.redis_settings();
+    let is_whole = settings.username().is_none() || settings.password().is_some();
+    ensure!(is_whole, "a user without a password, which Redis would not be told");
+    let settings = settings.clone().set_protocol(ProtocolVersion::RESP3).set_skip_set_lib_name();
+    Ok(info.set_redis_settings(settings).set_tcp_settings(TcpSettings::default().set_nodelay(true)))
 }
 
 fn check_database(path: &str) -> anyhow::Result<()> {
@@ -99,9 +122,13 @@ fn sentinel_user(query: &str) -> anyhow::Result<String> {
     let (mut user, mut password) = ("", None);
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         match pair.split_once('=') {
-            Some(("sentinel_username", value)) => user = value,
-            Some(("sentinel_password", value)) => password = Some(value),
-            _ => bail!("the options are sentinel_username and sentinel_password"),
+            Some(("sentinel_username", value)) if user.is_empty() => user = value,
+            Some(("sentinel_password", value)) if password.is_none() => password = Some(value),
+            Some(("sentinel_username" | "sentinel_password", _)) => bail!("a parameter is there twice"),
+            other => {
+                let error = unknown_parameter(query, other.map_or(pair, |(name, _)| name));
+                return Err(error.context("the parameters are sentinel_username and sentinel_password"));
+            }
         }
     }
     ensure!(password.is_some() || user.is_empty(), "sentinel_username without sentinel_password");
@@ -168,9 +195,40 @@ mod tests {
             "redis+sentinel://one/mymaster?sentinel_username=secret",
             "redis+cluster://:secret@one,,two",
             "redis+cluster://:secret@one/1",
+            "redis+cluster://:secret@one?db=1",
+            "redis+sentinel://:secret@one/mymaster#1",
+            "redis+sentinel://:sec?secret@one/mymaster",
+            "redis+sentinel://one/mymaster?sentinel_password=secret&sentinel_password=secret",
+            "redis://secret@one",
+            "redis://:secret@one?protocol=resp2",
+            "redis://:secret@one/2/3",
+            "redis://:sec#secret@one",
+            "redis://:sec?secret@one",
+            "rediss://:secret@one#insecure",
         ] {
             let error = format!("{:#}", Address::parse(url).expect_err(url));
             assert!(!error.contains("secret"), "{url}: {error}");
         }
+    }
+
+    #[test]
+    fn no_part_of_an_address_is_ignored() {
+        for (url, why) in [
+            ("redis://one?db=2", "the database is no parameter but the path"),
+            ("rediss://one/1?db=2", "the database is no parameter but the path"),
+            ("redis+sentinel://one/mymaster?db=2", "the database is no parameter but the path"),
+            ("redis://one?protocol=resp3", "unknown parameter \"protocol\""),
+            ("redis://one?timeout=5s", "unknown parameter \"timeout\""),
+            ("redis+cluster://one?timeout", "unknown parameter \"timeout\""),
+            ("rediss://one#insecure", "there is no fragment"),
+            ("rediss+cluster://one#insecure", "there is no fragment"),
+            ("redis://one/two", "the path is the number of a database"),
+            ("redis://me@one", "a user without a password"),
+            ("redis+cluster://me@one,two", "a user without a password"),
+        ] {
+            let error = format!("{:#}", Address::parse(url).expect_err(url));
+            assert!(error.contains(why), "{url}: {error}");
+        }
+        assert_eq!(addresses("redis://one?"), (vec!["one:6379".to_owned()], None));
     }
 }

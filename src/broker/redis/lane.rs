@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
-use deadpool_redis::{Connection, Manager, Pool, PoolError};
+use deadpool_redis::{Connection, Pool, PoolError};
 use prost::Message as _;
 use redis::{Pipeline, RedisError, RedisResult, Script, Value, from_redis_value};
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -26,7 +26,7 @@ use super::super::envelope::{Envelope, Said};
 use super::complaints::Trouble;
 use super::history::find;
 use super::line::is_elsewhere;
-use super::server::{self, Server};
+use super::server::Server;
 use super::{Backoff, META_OUTLIVES, Redis, fitness, round_trips};
 use crate::channel::ChannelName;
 use crate::hub::{Channel, Inbox, Outgoing, Unpublished};
@@ -67,7 +67,7 @@ pub(super) struct Lane<'a> {
     pub(super) server: Arc<Server>,
     redis: &'a Redis,
     link: &'a Link,
-    pool: Pool,
+    pool: Option<Pool>,
     /// Held across pipelines: the pool checks a connection with a round trip each time it hands it out.
     connection: Option<Connection>,
     /// The subscription that there was when it was made.
@@ -108,11 +108,9 @@ pub(super) struct Sending {
 
 impl<'a> Lane<'a> {
     pub(super) fn new(redis: &'a Redis, link: &'a Link, server: Arc<Server>) -> anyhow::Result<Self> {
-        let manager = Manager::new_with_config(server.info.clone(), server::config())?;
-        let pool = Pool::builder(manager).max_size(CONNECTIONS).build()?;
         let script = Script::new(SCRIPT);
         let (pace, load, id) = (Pace::default(), Load::default(), rand::random_range(1..u64::MAX));
-        Ok(Self { server, redis, link, pool, connection: None, subscription: 0, id, script, pace, load })
+        Ok(Self { server, redis, link, pool: None, connection: None, subscription: 0, id, script, pace, load })
     }
 
     /// What it is to publish before anything else.
@@ -272,11 +270,14 @@ impl<'a> Lane<'a> {
                     self.connection = Some(connection);
                     self.pace = Pace::default();
                 }
-                // As it would have answered to each batch.
-                Err(error) if error.code().is_some() => {
-                    return Ok(self.load.sending.iter().map(|_| Err(error.clone())).collect());
-                }
-                Err(error) => return Err(error.into()),
+                Err(error) => match error.downcast::<RedisError>() {
+                    // As it would have answered to each batch.
+                    Ok(error) if error.code().is_some() => {
+                        return Ok(self.load.sending.iter().map(|_| Err(error.clone())).collect());
+                    }
+                    Ok(error) => return Err(error.into()),
+                    Err(error) => return Err(error),
+                },
             }
         }
         let connection = self.connection.as_mut().ok_or_else(|| anyhow!("no connection"))?;
@@ -298,10 +299,12 @@ impl<'a> Lane<'a> {
     }
 
     /// A connection that knows the script.
-    async fn connect(&self) -> RedisResult<Connection> {
-        let mut connection = self.pool.get().await.map_err(|error| match error {
-            PoolError::Backend(error) => error,
-            other => RedisError::from(std::io::Error::other(other)),
+    async fn connect(&mut self) -> anyhow::Result<Connection> {
+        // A new pool, because the files for TLS may be others by now.
+        let pool = self.pool.insert(self.server.pool(CONNECTIONS)?);
+        let mut connection = pool.get().await.map_err(|error| match error {
+            PoolError::Backend(error) => error.into(),
+            other => anyhow::Error::from(other),
         })?;
         if self.redis.retention.messages > 0 {
             // Each time: Redis may have been restarted, or its scripts flushed.
@@ -508,7 +511,7 @@ impl Redis {
 
 impl Drop for Lane<'_> {
     fn drop(&mut self) {
-        self.pool.close();
+        self.pool.iter().for_each(Pool::close);
         self.server.round_trips.end(self.id);
     }
 }

@@ -117,7 +117,7 @@ impl<'a> Line<'a> {
                 Ok(())
             }
         });
-        let mut connection = server::connect(&server.info, &config).await?;
+        let mut connection = server.connect(&config).await?;
         fitness::check(redis, &mut connection, &ears.probe).await?;
         let mut this = Self {
             redis,

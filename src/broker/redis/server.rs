@@ -5,18 +5,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
 
 use anyhow::Context;
+use deadpool_redis::{Manager, Pool};
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, ConnectionInfo};
+use redis::{AsyncConnectionConfig, ConnectionInfo};
 use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::round_trips::RoundTrips;
+use super::tls::RedisTls;
 use super::{ANSWER_PATIENCE, CONNECT_PATIENCE};
 
 /// One server, for as long as it owns anything.
 #[derive(Debug)]
 pub(super) struct Server {
     pub(super) info: ConnectionInfo,
+    tls: Arc<RedisTls>,
     /// Where it is, for maps of servers and for people.
     pub(super) name: String,
     /// Whether this node hears what is published there.
@@ -43,10 +46,11 @@ const PAGES: u64 = 0;
 type Shared = Mutex<Option<(u64, MultiplexedConnection)>>;
 
 impl Server {
-    pub(super) fn new(info: ConnectionInfo) -> Self {
+    pub(super) fn new(info: ConnectionInfo, tls: Arc<RedisTls>) -> Self {
         Self {
             name: info.addr().to_string(),
             info,
+            tls,
             up: watch::Sender::new(false),
             gone: CancellationToken::new(),
             round_trips: Arc::default(),
@@ -65,6 +69,18 @@ impl Server {
     /// The number of the newest subscription. A connection that is older may lead to another server.
     pub(super) fn subscription(&self) -> u64 {
         self.subscriptions.load(Acquire)
+    }
+
+    /// A connection of its own for somebody, as this configures it.
+    pub(super) async fn connect(&self, config: &AsyncConnectionConfig) -> anyhow::Result<MultiplexedConnection> {
+        connect(&self.info, &self.tls, config).await
+    }
+
+    /// Connections that publish. They are made with the files for TLS as these are now.
+    pub(super) fn pool(&self, most: usize) -> anyhow::Result<Pool> {
+        let client = self.tls.client(self.info.clone())?;
+        let manager = Manager::new_with_config(client.get_connection_info().clone(), config())?;
+        Ok(Pool::builder(manager).max_size(most).build()?)
     }
 
     /// It refused to publish: whether it can do that at all is to be checked.
@@ -111,7 +127,7 @@ impl Server {
         if let Some((_, connection)) = connection.as_ref().filter(|it| it.0 == subscriptions) {
             return Ok(connection.clone());
         }
-        let made = connect(&self.info, &config()).await?;
+        let made = self.connect(&config()).await?;
         Ok(connection.insert((subscriptions, made)).1.clone())
     }
 }
@@ -125,8 +141,9 @@ pub(super) fn config() -> AsyncConnectionConfig {
 
 pub(super) async fn connect(
     info: &ConnectionInfo,
+    tls: &RedisTls,
     config: &AsyncConnectionConfig,
 ) -> anyhow::Result<MultiplexedConnection> {
-    let client = Client::open(info.clone())?;
+    let client = tls.client(info.clone())?;
     client.get_multiplexed_async_connection_with_config(config).await.context("connecting")
 }

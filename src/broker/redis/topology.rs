@@ -18,6 +18,7 @@ use super::Backoff;
 use super::address::{self, Address};
 use super::fitness::{self, Unfit};
 use super::server::{Server, config, connect};
+use super::tls::RedisTls;
 use crate::channel::ChannelName;
 
 /// Time between two questions.
@@ -36,6 +37,7 @@ const SLOTS: usize = 16384;
 #[derive(Debug)]
 pub(super) struct Topology {
     address: Address,
+    tls: Arc<RedisTls>,
     map: watch::Sender<Arc<Map>>,
     trouble: Notify,
 }
@@ -49,12 +51,15 @@ pub(super) struct Map {
 }
 
 impl Topology {
-    pub(super) fn new(address: Address) -> Self {
+    pub(super) fn new(address: Address, tls: RedisTls) -> Self {
+        let tls = Arc::new(tls);
         let map = match &address {
-            Address::Server(info) => Map { servers: vec![Arc::new(Server::new(info.clone()))], slots: Vec::new() },
+            Address::Server(info) => {
+                Map { servers: vec![Arc::new(Server::new(info.clone(), tls.clone()))], slots: Vec::new() }
+            }
             Address::Sentinel { .. } | Address::Cluster(_) => Map::default(),
         };
-        Self { address, map: watch::Sender::new(Arc::new(map)), trouble: Notify::new() }
+        Self { address, tls, map: watch::Sender::new(Arc::new(map)), trouble: Notify::new() }
     }
 
     /// The map, and when it changes.
@@ -134,7 +139,7 @@ impl Topology {
             None => {
                 let info = self.who_knows(next);
                 let context = || info.addr().to_string();
-                let connection = connect(&info, &config()).await.with_context(context)?;
+                let connection = connect(&info, &self.tls, &config()).await.with_context(context)?;
                 asked.insert((info, connection))
             }
         };
@@ -168,7 +173,7 @@ impl Topology {
             let name = info.addr().to_string();
             let place = *places.entry(name).or_insert_with_key(|name| {
                 let known = before.servers.iter().find(|server| server.name == *name).cloned();
-                servers.push(known.unwrap_or_else(|| Arc::new(Server::new(info))));
+                servers.push(known.unwrap_or_else(|| Arc::new(Server::new(info, self.tls.clone()))));
                 servers.len() - 1
             });
             if let Some(slots) = slots.get_mut(first..=last) {
