@@ -4,6 +4,8 @@ pub mod listen;
 pub mod keep_alive;
 pub mod stream;
 mod exchange;
+mod body;
+mod farewell;
 pub mod handover;
 pub mod resets;
 pub mod connection;

@@ -8,14 +8,12 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::Poll;
 use std::time::Duration;
 
 use anyhow::Context;
 use axum::Router;
-use axum::body::Body;
-use axum::extract::Request;
+use axum::response::Response;
 use hyper::body::Incoming;
 use hyper::server::conn::http1::{self, Parts};
 use hyper::service::{Service, service_fn};
@@ -26,8 +24,10 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::body;
 use super::connection::{Connection, Proxies};
 use super::exchange::Exchange;
+use super::farewell;
 use super::handover::{Handover, Successor};
 use super::keep_alive::{self, HeadTimer, KeepAlive, Patience};
 use super::resets::Resets;
@@ -147,6 +147,21 @@ impl Server {
         }
     }
 
+    /// Counts a connection that ended badly. `heard`: a request came to be on it.
+    fn note(&self, closed: hyper::Result<()>, heard: bool) {
+        let Err(error) = closed else { return };
+        tracing::debug!("connection failed: {error}");
+        let Some(Admission { unheard, slow, .. }) = &self.admission else { return };
+        match unheard {
+            _ if is_unread(&error) => slow.inc(),
+            // One that was heard before may be silent or talk nonsense now: it was no handshake.
+            _ if heard => {}
+            unheard if error.is_timeout() => unheard.timeout.inc(),
+            unheard if error.is_parse() => unheard.no_http.inc(),
+            _ => {}
+        }
+    }
+
     fn patience(&self) -> Patience {
         Patience { head: HEAD_PATIENCE, idle: self.keep_alive.idle() }
     }
@@ -180,6 +195,7 @@ impl Server {
 /// A connection and what it is served with.
 struct Served {
     server: Server,
+    router: TowerToHyperService<Router>,
     /// In the extensions of its requests.
     connection: Option<Arc<Connection>>,
     /// How long it may wait for a request.
@@ -188,31 +204,19 @@ struct Served {
 
 impl Served {
     fn new(server: &Server, connection: Option<Connection>, patience: Patience) -> Self {
-        Self { server: server.clone(), connection: connection.map(Arc::new), patience }
+        let router = TowerToHyperService::new(server.router.clone());
+        Self { server: server.clone(), router, connection: connection.map(Arc::new), patience }
     }
 
     async fn run(self, stream: TcpStream) {
-        let Self { server, connection: caller, patience } = self;
-        let router = TowerToHyperService::new(server.router);
-        let (keep_alive, stop) = (&server.keep_alive, &server.stop);
-        let heard = AtomicBool::new(false);
+        let Self { server, patience, .. } = &self;
         let exchange = Exchange::new();
-        let service = service_fn(async |request: hyper::Request<Incoming>| {
-            let mut request: Request = request.map(Body::new);
-            heard.store(true, Relaxed);
-            let kept = keep_alive::is_wanted(&request);
-            let extensions = request.extensions_mut();
-            extensions.insert(Handover::new(exchange.clone()));
-            caller.iter().for_each(|caller| drop(extensions.insert(caller.clone())));
-            let mut response = router.call(request).await?;
-            if kept && !stop.is_cancelled() {
-                keep_alive.tell(&mut response);
-            }
-            Ok::<_, Infallible>(response)
-        });
+        let service = service_fn(|request| self.answer(request, &exchange));
         let mut builder = http1::Builder::new();
-        builder.timer(HeadTimer::new(exchange.clone(), patience)).header_read_timeout(patience.head);
-        builder.max_buf_size(BUFFER_BYTES);
+        builder.timer(HeadTimer::new(exchange.clone(), *patience)).header_read_timeout(patience.head);
+        // A client that has sent its request may close its side and wait for the answer. One that has left looks the same until
+        // it is answered, so it is served and counted until then: no request takes longer than its patience.
+        builder.half_close(true).max_buf_size(BUFFER_BYTES);
         let stream = Stream::new(stream, exchange.clone());
         let mut connection = builder.serve_connection(stream, service).with_upgrades();
         let end = tokio::select! {
@@ -233,11 +237,33 @@ impl Served {
                     server.connections.spawn(successor.run(stream, read_buf));
                 }
             }
-            End::Closed(Ok(())) => {}
-            End::Closed(Err(error)) => {
-                failed(&error, heard.load(Relaxed), server.admission.as_ref());
+            End::Closed(closed) => {
+                server.note(closed, exchange.has_heard());
+                if let Some(stream) = connection.into_parts().and_then(|parts| parts.io.into_ended()) {
+                    // With nothing of the HTTP server any more, but still counted.
+                    farewell::say(stream, exchange.is_left_unread(), &server.stop).await;
+                }
             }
         }
+    }
+
+    /// The router's answer, and what it means for the connection.
+    async fn answer(
+        &self,
+        request: hyper::Request<Incoming>,
+        exchange: &Arc<Exchange>,
+    ) -> Result<Response, Infallible> {
+        let mut request = body::received(request, exchange);
+        let kept = keep_alive::is_wanted(&request);
+        let extensions = request.extensions_mut();
+        extensions.insert(Handover::new(exchange.clone()));
+        self.connection.iter().for_each(|connection| drop(extensions.insert(connection.clone())));
+        let mut response = self.router.call(request).await?;
+        body::settle(exchange, &mut response).await;
+        if kept && !self.server.stop.is_cancelled() {
+            self.server.keep_alive.tell(&mut response);
+        }
+        Ok(response)
     }
 }
 
@@ -260,19 +286,6 @@ where
         },
     })
     .await
-}
-
-fn failed(error: &hyper::Error, heard: bool, admission: Option<&Admission>) {
-    tracing::debug!("connection failed: {error}");
-    let Some(Admission { unheard, slow, .. }) = admission else { return };
-    match unheard {
-        _ if is_unread(error) => slow.inc(),
-        // One that was heard before may be silent or talk nonsense now: it was no handshake.
-        _ if heard => {}
-        unheard if error.is_timeout() => unheard.timeout.inc(),
-        unheard if error.is_parse() => unheard.no_http.inc(),
-        _ => {}
-    }
 }
 
 /// Whether the client did not take its answer: see [`Stream`].
