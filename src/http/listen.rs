@@ -1,4 +1,4 @@
-//! Listening and serving HTTP/1.1: our own accept loop, because axum's has no time limit on headers and none on their
+//! Serving HTTP/1.1: our own accept loop, because axum's has no time limit on headers and none on their
 //! size. What is answered is the router's.
 
 use std::convert::Infallible;
@@ -11,14 +11,12 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use anyhow::Context;
 use axum::Router;
 use axum::response::Response;
 use hyper::body::Incoming;
 use hyper::server::conn::http1::{self, Parts};
 use hyper::service::{Service, service_fn};
 use hyper_util::service::TowerToHyperService;
-use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -31,7 +29,7 @@ use super::farewell;
 use super::handover::{Handover, Successor};
 use super::keep_alive::{self, HeadTimer, KeepAlive, Patience};
 use super::resets::Resets;
-use super::stream::{Stream, UNSENT_BYTES};
+use super::stream::Stream;
 use crate::metrics::Counter;
 use crate::ws::gate::Gate;
 
@@ -51,14 +49,6 @@ const ACCEPTS: u32 = 32;
 /// one that is too long is read and answered.
 const BUFFER_BYTES: usize = 64 * 1024;
 
-/// A client whose machine confirms nothing for this long is gone, and so is one that reads nothing although it is sent
-/// something: where there are no pings, nothing else would tell.
-#[cfg(target_os = "linux")]
-const UNREAD_PATIENCE: Duration = Duration::from_secs(60);
-
-/// Connections waiting to be accepted; the kernel lowers it to `net.core.somaxconn`.
-const BACKLOG: i32 = 4096;
-
 /// What a server counts of connections on which no request ever came to be.
 #[derive(Clone, Debug)]
 pub struct Unheard {
@@ -66,28 +56,6 @@ pub struct Unheard {
     pub timeout: Counter,
     /// What came is no HTTP, or its head is too long.
     pub no_http: Counter,
-}
-
-/// A listener whose connections inherit its options, which saves system calls for each.
-///
-/// # Errors
-/// If the address cannot be listened on.
-pub fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    let listen = || {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-        socket.set_reuse_address(true)?;
-        socket.set_nonblocking(true)?;
-        socket.set_tcp_nodelay(true)?;
-        #[cfg(target_os = "linux")]
-        {
-            socket.set_tcp_user_timeout(Some(UNREAD_PATIENCE))?;
-            socket.set_tcp_notsent_lowat(UNSENT_BYTES)?;
-        }
-        socket.bind(&address.into())?;
-        socket.listen(BACKLOG)?;
-        TcpListener::from_std(socket.into())
-    };
-    listen().with_context(|| format!("cannot listen on {address}"))
 }
 
 /// A port's service, and its clients.
@@ -132,7 +100,7 @@ impl Server {
                 () = self.stop.cancelled() => return,
             };
             match accepted {
-                Ok((stream, peer)) => self.take_in(stream, peer),
+                Ok((stream, peer)) => self.take_in(stream, canonical(peer)),
                 // Mostly no file descriptor is left: those who wait are accepted when somebody leaves.
                 Err(error) => {
                     tracing::error!("cannot accept connections: {error}");
@@ -265,6 +233,11 @@ impl Served {
         }
         Ok(response)
     }
+}
+
+/// The address without a trace of the socket's family: a socket of both families has IPv4 addresses written as IPv6 ones.
+fn canonical(peer: SocketAddr) -> SocketAddr {
+    SocketAddr::new(peer.ip().to_canonical(), peer.port())
 }
 
 /// How the HTTP server is done with a connection.

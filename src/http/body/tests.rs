@@ -11,8 +11,9 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::http::bind::bind;
 use crate::http::keep_alive::KeepAlive;
-use crate::http::listen::{Server, bind};
+use crate::http::listen::Server;
 
 /// A server that wants no bodies, its connections and its stop.
 fn start() -> (SocketAddr, TaskTracker, CancellationToken) {
