@@ -8,6 +8,7 @@
 mod backfill;
 mod cursor;
 mod group;
+mod walk;
 mod window;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,6 +21,7 @@ use tokio::time::timeout;
 
 pub use self::cursor::{Cursor, Lagged, TAKE_BATCHES, Taken};
 pub use self::group::{Group, News};
+use self::walk::Walk;
 use self::window::{Seat, SeatState, Window};
 use crate::budget::{Budget, Part};
 use crate::message::{Batch, MessageId};
@@ -27,9 +29,6 @@ use crate::metrics::Gauge;
 
 /// How long the writer waits at most for readers to have their turn: see [`Feed::turn`].
 const TURN_PATIENCE: Duration = Duration::from_secs(1);
-
-/// Seats visited under one lock while waking, so that readers on other workers are not kept from theirs.
-const WAKE_CHUNK: usize = 256;
 
 /// How much a feed keeps.
 #[derive(Clone, Copy, Debug)]
@@ -116,21 +115,24 @@ impl Feed {
 
     /// Adds a batch at the next offsets; returns what its last message is called, if it can be found again. `confirms` is
     /// the number of its last message if this node published it.
-    pub fn append(&self, mut batch: Batch, confirms: Option<u64>) -> Option<MessageId> {
+    pub fn append(&self, batch: Batch, confirms: Option<u64>) -> Option<MessageId> {
+        let last = self.add_next(batch, confirms);
+        self.wake();
+        last
+    }
+
+    fn add_next(&self, mut batch: Batch, confirms: Option<u64>) -> Option<MessageId> {
         let window = self.lock();
         (batch.epoch, batch.offset) = (window.epoch, window.next_offset);
         batch.span = batch.len() as u64;
         let last = batch.id(batch.len() - 1);
-        self.push(window, batch, confirms);
+        self.add(window, batch, confirms);
         last
     }
 
     /// A message that this node published will not come, or has come long ago: whoever waits for it need not.
     pub fn confirm(&self, number: u64) {
-        let mut window = self.lock();
-        if number > window.confirmed {
-            window.confirmed = number;
-            drop(window);
+        if self.lock().confirm(number) {
             self.wake();
         }
     }
@@ -217,7 +219,12 @@ impl Feed {
         (window.epoch, window.next_offset) = (epoch, next_offset);
     }
 
-    fn push(&self, mut window: MutexGuard<'_, Window>, mut batch: Batch, confirms: Option<u64>) {
+    fn push(&self, window: MutexGuard<'_, Window>, batch: Batch, confirms: Option<u64>) {
+        self.add(window, batch, confirms);
+        self.wake();
+    }
+
+    fn add(&self, mut window: MutexGuard<'_, Window>, mut batch: Batch, confirms: Option<u64>) {
         batch.charge(&self.budget, Part::Feeds);
         window.next_offset += batch.span;
         window.confirmed = window.confirmed.max(confirms.unwrap_or(0));
@@ -230,8 +237,6 @@ impl Feed {
         window.batches.push_back(Arc::new(batch));
         window.trim(&self.retention);
         self.bytes_gauge.add(window.bytes as i64 - before);
-        drop(window);
-        self.wake();
     }
 
     /// What the newest message is called; `None` if there are no ids because nobody keeps history.
@@ -328,39 +333,8 @@ impl Feed {
 
     /// Wakes everybody who waits or has lagged out, and learns what is still needed.
     fn wake(&self) {
-        let mut next = 0;
-        let mut needed_from = u64::MAX;
-        let mut woken = 0;
-        self.lock().joined_from = u64::MAX;
-        loop {
-            let mut window = self.lock();
-            let first = window.first;
-            let upto = window.seats.capacity().min(next + WAKE_CHUNK);
-            for key in next..upto {
-                let Some(seat) = window.seats.get_mut(key) else { continue };
-                let lagged = seat.position < first;
-                match seat.state {
-                    SeatState::Told => continue,
-                    SeatState::Waiting => {}
-                    SeatState::Behind if lagged => {}
-                    SeatState::Behind | SeatState::Woken => {
-                        needed_from = needed_from.min(seat.position);
-                        continue;
-                    }
-                }
-                seat.state = SeatState::Woken;
-                seat.waker.wake_by_ref();
-                woken += 1;
-                needed_from = needed_from.min(seat.position);
-            }
-            window.woken += std::mem::take(&mut woken);
-            next = upto;
-            if next >= window.seats.capacity() {
-                // Readers only move forward, so what was learned in earlier chunks at worst keeps too much.
-                window.needed_from = needed_from.min(window.joined_from).min(window.end());
-                return;
-            }
-        }
+        let mut walk = Walk::begin(&mut self.lock());
+        while !walk.step(&mut self.lock()) {}
     }
 
     fn leave(&self, window: &mut Window, seat: usize) {

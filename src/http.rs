@@ -18,3 +18,4 @@ mod events;
 mod publish;
 mod snapshot;
 pub mod query;
+mod percent;

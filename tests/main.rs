@@ -4,6 +4,7 @@
 mod support;
 
 mod handshake;
+mod parameters;
 mod streams;
 mod connections;
 mod protocol;

@@ -159,8 +159,8 @@ async fn binary_is_base64_in_json_and_back(cluster: Cluster) {
     client.send(json!({ "base64": "AP8=" })).await;
     assert_eq!(raw.next().await.into_data(), vec![0, 255]);
     assert_eq!(client.next().await["base64"], "AP8=");
-    let octets = [("Content-Type", "application/octet-stream")];
-    assert_eq!(post(cluster.node(0).address, "/a", &octets, b"text").await.0, 200);
+    let binary = [("Echocast-Kind", "binary")];
+    assert_eq!(post(cluster.node(0).address, "/a", &binary, b"text").await.0, 200);
     assert!(raw.next().await.is_binary());
     assert_eq!(client.next().await["base64"], "dGV4dA==");
 }

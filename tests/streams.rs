@@ -124,6 +124,12 @@ async fn pages_of_listed_origins_may_send_credentials_and_any_header() {
     assert!(!other.1.contains("access-control-allow-"), "{}", other.1);
 
     let open = TestNode::start(&[]).await;
+    // A page may send our own headers, asked or not.
+    let head = http(open.address, "OPTIONS", "/a", &preflight[..1]).await.1;
+    let allowed = head.lines().find_map(|line| line.strip_prefix("access-control-allow-headers: ")).unwrap();
+    for name in ["content-type", "echocast-kind", "idempotency-key", "last-event-id"] {
+        assert!(allowed.split(", ").any(|allowed| allowed == name), "{name}: {allowed}");
+    }
     let head = http(open.address, "OPTIONS", "/a", &preflight).await.1;
     assert!(head.contains("access-control-allow-origin: *") && !head.contains("credentials"), "{head}");
 }

@@ -21,21 +21,35 @@ use std::future::Future;
 use std::time::Duration;
 
 /// How long a test waits for what must happen. Long, because a busy machine is no failure.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long a test waits until what it needs is there: servers that elect, share slots and copy their data take longest
+/// where ten tests set such things up at once.
+const SETUP_PATIENCE: Duration = Duration::from_secs(180);
 
 /// Waits for something that must come.
 pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("not within {PATIENCE:?}: {what}"))
+    within(PATIENCE, what, future).await
+}
+
+async fn within<T>(patience: Duration, what: &str, future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(patience, future).await.unwrap_or_else(|_| panic!("not within {patience:?}: {what}"))
 }
 
 /// Asks again until it is so.
-pub async fn until<F: Future<Output = bool>>(what: &str, mut is_so: impl FnMut() -> F) {
-    soon(what, async {
-        while !is_so().await {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    })
-    .await;
+pub async fn until<F: Future<Output = bool>>(what: &str, is_so: impl FnMut() -> F) {
+    soon(what, asking(is_so)).await;
+}
+
+/// The same of what must be there before a test can begin.
+pub async fn set_up<F: Future<Output = bool>>(what: &str, is_so: impl FnMut() -> F) {
+    within(SETUP_PATIENCE, what, asking(is_so)).await;
+}
+
+async fn asking<F: Future<Output = bool>>(mut is_so: impl FnMut() -> F) {
+    while !is_so().await {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 /// Makes a test of a function for each broker: `on_both_brokers!(name)` needs `async fn name(cluster: Cluster)`, which

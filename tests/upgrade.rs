@@ -2,10 +2,13 @@
 //! envelope, and a way to keep it in Redis, that know less or more than ours. Theirs is heard here, and ours by them.
 
 use bytes::Bytes;
+use futures_util::future::join_all;
 use prost::Message;
 
 use crate::support::cluster::Cluster;
+use crate::support::node::TestNode;
 use crate::support::redis::Redis;
+use crate::support::v1::V1Client;
 
 /// The envelope as it was before messages had keys, senders and traces.
 mod past {
@@ -260,4 +263,54 @@ async fn a_history_that_other_versions_have_written_is_gone_on_with() {
         late.next().await;
         late.expect(["gone on"]).await;
     }
+}
+
+/// A rollout that changes `--history`: nodes that keep one beside those that do not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_with_and_without_history_hear_each_other_in_one_order() {
+    const EACH: usize = 100;
+    let mut cluster = Cluster::over(Redis::start().await, 0, &[]).await;
+    let url = cluster.redis.as_ref().unwrap().url();
+    for history in ["1000", "0", "1000"] {
+        cluster.nodes.push(TestNode::start(&["--redis-url", &url, "--history", history]).await);
+    }
+    // More than one batch before anything was heard, on either side.
+    let mut early = cluster.client(1, "/news").await;
+    for text in ["a", "b"] {
+        early.say(text).await;
+        early.expect([text]).await;
+    }
+    let mut with_ids = V1Client::connect(&cluster.node(0).url("/news")).await;
+    let mut clients = Vec::new();
+    for node in 0..cluster.nodes.len() {
+        clients.push(cluster.client(node, "/news").await);
+    }
+    let heard = join_all(clients.iter_mut().enumerate().map(async |(node, client)| {
+        let mut heard = Vec::new();
+        for number in 0..EACH {
+            client.say(&format!("{node} {number}")).await;
+            heard.push(client.hear().await);
+        }
+        while heard.len() < 3 * EACH {
+            heard.push(client.hear().await);
+        }
+        heard
+    }))
+    .await;
+    assert!(heard.iter().all(|one| *one == heard[0]), "the same order everywhere");
+    let mut ids = Vec::new();
+    for text in &heard[0] {
+        let message = with_ids.next().await;
+        assert_eq!(message["data"], **text, "nothing else, and no gap: {message}");
+        assert_eq!(message["id"].is_null(), text.starts_with('1'), "{message}");
+        ids.extend(message["id"].as_str().map(str::to_owned));
+    }
+    assert_eq!(ids.len(), 2 * EACH);
+    // Of the history, on a node that has not heard the channel so far: what it holds, whole.
+    let cold = TestNode::start(&["--redis-url", &url]).await;
+    let mut resumed = V1Client::connect(&cold.url(&format!("/news?since={}", ids[0]))).await;
+    let kept: Vec<&str> = heard[0].iter().map(String::as_str).filter(|text| !text.starts_with('1')).skip(1).collect();
+    resumed.expect(kept).await;
+    assert_eq!(cluster.metric("echocast_messages_lost_total{cause=\"broker\"}").await, 0.0);
+    assert_eq!(cluster.metric("echocast_broker_reconnects_total").await, 0.0);
 }

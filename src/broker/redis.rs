@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::{Broker, Link};
@@ -82,15 +83,31 @@ impl Broker for Redis {
         let Some(readings) = link.hub.readings() else { return tracing::error!("this hub has a broker already") };
         // The publisher ends first: until then its own messages come back over the subscription.
         let published = CancellationToken::new();
-        let subscription = link::keep(&self, &link, relay.clone(), published.clone());
-        let publishing = async {
-            publish::run(&self, &link, stop).await;
-            published.cancel();
-        };
-        tokio::select! {
-            () = self.topology.keep() => {}
-            () = catch_up::run(&self, &relay, requested, readings) => {}
-            _ = async { tokio::join!(subscription, publishing) } => {}
+        let redis = Arc::new(self);
+        // A task each, so that none of them waits while another encodes or decodes. They end with the set.
+        let mut tasks = JoinSet::new();
+        let of_topology = redis.clone();
+        tasks.spawn(async move { of_topology.topology.keep().await });
+        let (of_catch_up, of_relay) = (redis.clone(), relay.clone());
+        tasks.spawn(async move { catch_up::run(&of_catch_up, &of_relay, requested, readings).await });
+        let (of_publishing, of_link, all_published) = (redis.clone(), link.clone(), published.clone());
+        tasks.spawn(async move {
+            publish::run(&of_publishing, &of_link, stop).await;
+            all_published.cancel();
+        });
+        let of_subscription = link.clone();
+        let subscription =
+            tasks.spawn(async move { link::keep(&redis, &of_subscription, relay, published).await }).id();
+        while let Some(ended) = tasks.join_next_with_id().await {
+            match ended {
+                Ok((id, ())) if id == subscription => break,
+                Ok(_) => {}
+                Err(error) => match error.try_into_panic() {
+                    // Whoever runs this broker is to see it.
+                    Ok(panic) => std::panic::resume_unwind(panic),
+                    Err(_) => break,
+                },
+            }
         }
         link.status.set(false);
     }

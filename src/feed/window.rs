@@ -38,7 +38,9 @@ pub(super) struct Window {
     pub(super) appended: Instant,
     /// The least position of any reader when they were last visited: what lies before it nobody needs.
     pub(super) needed_from: u64,
-    /// The least position of readers that came since that visit began.
+    /// Walks that are visiting readers at the moment.
+    pub(super) walks: usize,
+    /// The least position of readers that came since the first of these began.
     pub(super) joined_from: u64,
     /// Bytes appended since all readers last had their turn.
     pub(super) unsettled: usize,
@@ -82,6 +84,7 @@ impl Window {
             confirmed: 0,
             appended: Instant::now(),
             needed_from: 0,
+            walks: 0,
             joined_from: u64::MAX,
             unsettled: 0,
             woken: 0,
@@ -91,6 +94,13 @@ impl Window {
 
     pub(super) fn end(&self) -> u64 {
         self.first + self.batches.len() as u64
+    }
+
+    /// A message of this number has come back, or need not be waited for; returns whether that is news.
+    pub(super) fn confirm(&mut self, number: u64) -> bool {
+        let is_news = number > self.confirmed;
+        self.confirmed = self.confirmed.max(number);
+        is_news
     }
 
     /// Gives a reader at a position a seat.

@@ -31,8 +31,8 @@ pub(super) async fn events(
     let handover = request.extensions_mut().remove::<Handover>();
     let handover = handover.ok_or(Refusal::Malformed("this connection cannot become an event stream"))?;
     let ip = caller.ip;
-    let start = query::start(request.uri().query().unwrap_or_default(), request.headers());
-    let subscription = door.shared.hub.join(name)?.subscribe(start).await?;
+    let options = query::subscribe_options(request.uri().query().unwrap_or_default(), request.headers())?;
+    let subscription = door.shared.hub.join(name)?.subscribe(options.start).await?;
     // Not before: a connection whose request is refused stays what it is, and counts.
     let permit = caller.into_permit(Way::Events)?;
     tracing::debug!(channel = name.as_str(), %ip, "event stream");
@@ -41,7 +41,7 @@ pub(super) async fn events(
     public.share(&mut response, Sharing::of(request.headers()));
     let mut greeting = written(&response);
     greeting.extend_from_slice(b":ok\n\n");
-    if let Some(id) = subscription.newest.filter(|_| start == Start::Newest) {
+    if let Some(id) = subscription.newest.filter(|_| options.start == Start::Newest) {
         // Nothing to dispatch, but a client that receives nothing until it comes back goes on from here.
         greeting.extend(format!("id: {id}\n\n").bytes());
     }
@@ -61,8 +61,14 @@ pub(super) async fn events(
     match handover.take(move |stream, early| Box::pin(run(stream, early))).await {}
 }
 
+/// The answer to a HEAD: that to the same GET, without its events.
+pub(super) fn answer_head(request: &Request) -> Result<Response, Refusal> {
+    query::subscribe_options(request.uri().query().unwrap_or_default(), request.headers())?;
+    Ok(head())
+}
+
 /// The answer without its events.
-pub(super) fn head() -> Response {
+fn head() -> Response {
     let mut response = Response::new(Body::empty());
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));

@@ -23,6 +23,9 @@ const REQUEST_PATIENCE: Duration = Duration::from_secs(60);
 /// What channels answer to.
 const METHODS: &str = "GET, HEAD, POST, OPTIONS";
 
+/// Headers that pages may send.
+const OUR_HEADERS: &str = "authorization, content-type, echocast-kind, idempotency-key, last-event-id, traceparent";
+
 /// What the public port needs of its node.
 #[derive(Debug)]
 pub struct Public {
@@ -126,7 +129,7 @@ impl Public {
             (&Method::OPTIONS, _) => Ok((StatusCode::NO_CONTENT, [(header::ALLOW, METHODS)]).into_response()),
             (&Method::GET, Wanted::Events) => events::events(self, name, caller, request).await,
             (&Method::GET | &Method::HEAD, Wanted::Snapshot) => snapshot::snapshot(self, name, request).await,
-            (&Method::HEAD, Wanted::Events) => Ok(events::head()),
+            (&Method::HEAD, Wanted::Events) => events::answer_head(&request),
             (&Method::GET | &Method::HEAD, Wanted::Page) => Ok(page::page()),
             (&Method::GET | &Method::HEAD, _) => {
                 let text = "here are a page (text/html), text/event-stream, application/json and websockets\n";
@@ -164,8 +167,7 @@ impl Public {
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, allowed);
         headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(METHODS));
         // Every header that is asked for, because tracing libraries add many of their own. No header grants anything here.
-        let ours =
-            || HeaderValue::from_static("authorization, content-type, idempotency-key, last-event-id, traceparent");
+        let ours = || HeaderValue::from_static(OUR_HEADERS);
         headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, sharing.headers.unwrap_or_else(ours));
         headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("retry-after"));
         headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("3600"));

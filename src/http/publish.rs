@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::Request;
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, HeaderValue};
 use axum::response::{IntoResponse, Response};
 use bytes::BytesMut;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
@@ -15,6 +15,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::connection::Caller;
 use super::public::Public;
+use super::query::{self, BadParameter};
 use super::stream::LEAST_RATE;
 use crate::budget::{Charge, Part};
 use crate::channel::ChannelName;
@@ -38,9 +39,12 @@ const TOO_MANY_BYTES: Refusal = Refusal::Rate("too many bytes a second on one co
 const INBOX_FULL: &str = "too much is waiting to be published";
 
 /// The header that gives a message its key.
-const KEY: &str = "idempotency-key";
+const KEY: &str = "Idempotency-Key";
 
-/// The header that names the trace it belongs to.
+/// The header that says of which kind a message is.
+const KIND: &str = "Echocast-Kind";
+
+/// The header that names the trace it belongs to. One that means nothing is ignored, as its specification asks for.
 const TRACEPARENT: &str = "traceparent";
 
 pub(super) async fn publish(
@@ -52,24 +56,21 @@ pub(super) async fn publish(
     public.door.admit(request.method(), request.headers())?;
     let shared = &public.door.shared;
     let (parts, body) = request.into_parts();
+    // They mean nothing here. But it is one address for all requests, and wrong in one is wrong in all.
+    query::subscribe_options(parts.uri.query().unwrap_or_default(), &parts.headers)?;
     let key = key(&parts.headers)?;
+    let kind = kind(&parts.headers)?;
     if !caller.publish_rates().allows_message() {
         return Err(Refusal::Rate("too many messages a second on one connection"));
     }
     // All that needs no body comes before it: a client that waits with it (`Expect: 100-continue`) need not send it then.
     let body = Announced::new(body, shared.limits.max_message, caller.publish_rates())?;
     check_node(public)?;
-    if !shared.hub.has_place_for(name) {
-        return Err(Refusal::Channels);
-    }
-    if shared.hub.find(name).is_some_and(|channel| !shared.hub.inbox().has_room_for(&channel)) {
-        return Err(Refusal::Busy(INBOX_FULL.to_owned()));
-    }
+    check_channel(public, name)?;
     // Counted while it arrives, and until the inbox has it.
     let mut charge = shared.hub.budget().charge(Part::Input, 0);
     let body = body.whole(&mut charge).await?;
-    let kind =
-        if is_octets(&parts.headers) || simdutf8::basic::from_utf8(&body).is_err() { Kind::Binary } else { Kind::Text };
+    let kind = kind_of(&body, kind)?;
     // Again: a body may take a while. And first, because a channel that comes to be may take the place of another's history.
     check_node(public)?;
     let visit = shared.hub.visit(name)?;
@@ -84,7 +85,7 @@ pub(super) async fn publish(
     shared.metrics.http.received.inc();
     let (answers, mut answered) = mpsc::unbounded_channel();
     let receipt = Receipt { reference: String::new(), answers };
-    let trace = parts.headers.get(TRACEPARENT).and_then(|trace| trace.to_str().ok());
+    let trace = query::header(&parts.headers, TRACEPARENT).ok().flatten().and_then(|trace| trace.to_str().ok());
     let publication = visit.channel().publish(shared.hub.inbox());
     publication.continuing(telemetry::continued(trace)).push_with(kind, &body, 0, key, Some(receipt));
     drop((body, charge));
@@ -107,6 +108,18 @@ fn check_node(public: &Public) -> Result<(), Refusal> {
     if !hub.budget().has_room() {
         hub.make_room();
         return Err(Refusal::Memory);
+    }
+    Ok(())
+}
+
+/// Whether this channel could take a message now, without making it.
+fn check_channel(public: &Public, name: &ChannelName) -> Result<(), Refusal> {
+    let hub = &public.door.shared.hub;
+    if !hub.has_place_for(name) {
+        return Err(Refusal::Channels);
+    }
+    if hub.find(name).is_some_and(|channel| !hub.inbox().has_room_for(&channel)) {
+        return Err(Refusal::Busy(INBOX_FULL.to_owned()));
     }
     Ok(())
 }
@@ -162,15 +175,31 @@ impl<'a> Announced<'a> {
     }
 }
 
-fn is_octets(headers: &HeaderMap) -> bool {
-    let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-    kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/octet-stream"))
+/// The kind that a client asks for, if it does.
+fn kind(headers: &HeaderMap) -> Result<Option<Kind>, BadParameter> {
+    match query::header(headers, KIND)?.map(HeaderValue::as_bytes) {
+        None => Ok(None),
+        Some(kind) if kind.eq_ignore_ascii_case(b"text") => Ok(Some(Kind::Text)),
+        Some(kind) if kind.eq_ignore_ascii_case(b"binary") => Ok(Some(Kind::Binary)),
+        Some(_) => Err(BadParameter { name: KIND, why: "it is text or binary" }),
+    }
 }
 
-fn key(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
-    let Some(key) = headers.get(KEY) else { return Ok(None) };
+/// The kind of a message. Not by `Content-Type`: HTTP libraries choose one that has nothing to do with the message, such as
+/// `application/octet-stream` for a string.
+fn kind_of(body: &[u8], asked: Option<Kind>) -> Result<Kind, BadParameter> {
+    match (asked, simdutf8::basic::from_utf8(body).is_ok()) {
+        (Some(Kind::Text), false) => Err(BadParameter { name: KIND, why: "the body is not UTF-8, so it is no text" }),
+        (Some(kind), _) => Ok(kind),
+        (None, true) => Ok(Kind::Text),
+        (None, false) => Ok(Kind::Binary),
+    }
+}
+
+fn key(headers: &HeaderMap) -> Result<Option<String>, BadParameter> {
+    let Some(key) = query::header(headers, KEY)? else { return Ok(None) };
     match key.to_str() {
         Ok(key) if (1..=MAX_KEY).contains(&key.len()) => Ok(Some(key.to_owned())),
-        _ => Err(Refusal::Unreadable("an Idempotency-Key has 1 to 256 characters of ASCII")),
+        _ => Err(BadParameter { name: KEY, why: "it has 1 to 256 characters of ASCII" }),
     }
 }

@@ -1,31 +1,123 @@
-//! What a request asks of its subscription. Any query is accepted: what we do not understand is somebody else's business.
+//! What a request asks for: the query of a channel's address, and the headers that say the same. A value that means
+//! nothing is refused with its name, in the same way for every kind of request: a client whose `last=abc` is ignored
+//! takes the missing messages for lost ones. Parameters that we do not know are somebody else's business.
 
-use axum::http::HeaderMap;
-use url::form_urlencoded;
+use std::borrow::Cow;
 
+use axum::http::{HeaderMap, HeaderValue};
+
+use super::percent;
 use crate::feed::Start;
 use crate::message::MessageId;
 
-/// The header in which event streams say what they heard last.
-const LAST_EVENT_ID: &str = "last-event-id";
+/// The header in which event streams say what they received last.
+const LAST_EVENT_ID: &str = "Last-Event-ID";
 
-/// Where to begin: after `Last-Event-ID`, `lastEventId` or `since`, with the newest `last`, or with the newest.
-/// A client that reconnects keeps its first `since` in the URL, so the header and `lastEventId` win over it.
-pub fn start(query: &str, headers: &HeaderMap) -> Start {
-    let id = headers.get(LAST_EVENT_ID).and_then(|id| id.to_str().ok()).map(str::to_owned).filter(|id| !id.is_empty());
-    let named = |key| value(query, key).filter(|id| !id.is_empty());
-    if let Some(id) = id.or_else(|| named("lastEventId")).or_else(|| named("since")) {
-        // One that we did not give is of a history that we do not have.
-        return Start::After(id.parse().unwrap_or(MessageId { epoch: u64::MAX, offset: 0 }));
+/// The same in the address, for clients that cannot send headers.
+const LAST_EVENT_ID_PARAMETER: &str = "lastEventId";
+
+/// After an id that we did not give: in a history that we do not have.
+const AFTER_UNKNOWN: Start = Start::After(MessageId { epoch: u64::MAX, offset: 0 });
+
+/// What a client asks of its subscription.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SubscribeOptions {
+    /// Where it begins.
+    pub start: Start,
+    /// Whether this connection receives its own messages.
+    pub echo: bool,
+}
+
+/// A parameter or header whose value means nothing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("bad value of {name}: {why}")]
+pub struct BadParameter {
+    /// Its name, as the documentation writes it.
+    pub name: &'static str,
+    /// The rule that the value breaks.
+    pub why: &'static str,
+}
+
+/// The options in a request's query and headers.
+///
+/// # Errors
+/// If one of them has a value that means nothing, also if another one wins over it.
+pub fn subscribe_options(query: &str, headers: &HeaderMap) -> Result<SubscribeOptions, BadParameter> {
+    let last_event_id = last_event_id(query, headers)?;
+    let since = since(query)?;
+    let last = last(query)?;
+    // A client that reconnects keeps the first `since` in its address, so the header and `lastEventId` win over it.
+    let start = last_event_id.or(since).or(last).unwrap_or(Start::Newest);
+    Ok(SubscribeOptions { start, echo: echo(query)? })
+}
+
+/// The one value of a header; the same value twice is one.
+///
+/// # Errors
+/// If it has several values.
+pub fn header<'a>(headers: &'a HeaderMap, name: &'static str) -> Result<Option<&'a HeaderValue>, BadParameter> {
+    single(name, headers.get_all(name).iter())
+}
+
+/// Event sources send the id that they received last, from whatever answered at this address then. They end for good at a
+/// 400 and have no way to forget the id: one that is none of ours is a gap, as one of a lost history is.
+fn last_event_id(query: &str, headers: &HeaderMap) -> Result<Option<Start>, BadParameter> {
+    let in_header = header(headers, LAST_EVENT_ID)?.map(HeaderValue::as_bytes).filter(|id| !id.is_empty());
+    let in_query = parameter(query, LAST_EVENT_ID_PARAMETER)?.filter(|id| !id.is_empty());
+    let after = |id: &str| id.parse().map_or(AFTER_UNKNOWN, Start::After);
+    let in_header = in_header.map(|id| str::from_utf8(id).map_or(AFTER_UNKNOWN, after));
+    Ok(in_header.or(in_query.as_deref().map(after)))
+}
+
+fn since(query: &str) -> Result<Option<Start>, BadParameter> {
+    const NAME: &str = "since";
+    let Some(id) = parameter(query, NAME)?.filter(|id| !id.is_empty()) else { return Ok(None) };
+    let id = id.parse().map_err(|_| BadParameter { name: NAME, why: "it is the id of a message, or empty" })?;
+    Ok(Some(Start::After(id)))
+}
+
+fn last(query: &str) -> Result<Option<Start>, BadParameter> {
+    const NAME: &str = "last";
+    let Some(count) = parameter(query, NAME)? else { return Ok(None) };
+    if count.is_empty() || !count.bytes().all(|digit| digit.is_ascii_digit()) {
+        return Err(BadParameter { name: NAME, why: "it is a number of messages, in digits" });
     }
-    value(query, "last").and_then(|count| count.parse().ok()).map_or(Start::Newest, Start::Last)
+    // A larger number than there is room for asks for everything.
+    Ok(Some(Start::Last(count.parse().unwrap_or(usize::MAX))))
 }
 
-/// Whether this connection hears its own messages.
-pub fn echo(query: &str) -> bool {
-    value(query, "echo").is_none_or(|echo| echo != "false")
+fn echo(query: &str) -> Result<bool, BadParameter> {
+    const NAME: &str = "echo";
+    match parameter(query, NAME)?.as_deref() {
+        None | Some("true") => Ok(true),
+        Some("false") => Ok(false),
+        Some(_) => Err(BadParameter { name: NAME, why: "it is true or false" }),
+    }
 }
 
-fn value(query: &str, key: &str) -> Option<String> {
-    form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == key).map(|(_, value)| value.into_owned())
+/// The one value of a parameter, decoded; empty if it has no `=`.
+fn parameter<'a>(query: &'a str, name: &'static str) -> Result<Option<Cow<'a, str>>, BadParameter> {
+    let pairs = query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+    let named = pairs.filter(|(key, _)| form_decoded(key).is_some_and(|key| key == name));
+    let values: Option<Vec<_>> = named.map(|(_, value)| form_decoded(value)).collect();
+    let values = values.ok_or(BadParameter { name, why: "it is not percent-encoded UTF-8" })?;
+    single(name, values.into_iter())
+}
+
+/// In queries a plus is a space.
+fn form_decoded(text: &str) -> Option<Cow<'_, str>> {
+    if text.contains('+') {
+        percent::decoded(&text.replace('+', " ")).map(|text| Cow::Owned(text.into_owned()))
+    } else {
+        percent::decoded(text)
+    }
+}
+
+fn single<T: PartialEq>(name: &'static str, mut values: impl Iterator<Item = T>) -> Result<Option<T>, BadParameter> {
+    let Some(first) = values.next() else { return Ok(None) };
+    if values.all(|other| other == first) {
+        Ok(Some(first))
+    } else {
+        Err(BadParameter { name, why: "it is given several times, with different values" })
+    }
 }

@@ -25,9 +25,9 @@ const TURN_BYTES: usize = 16 * 1024;
 
 pub(super) async fn snapshot(public: &Public, name: &ChannelName, request: Request) -> Result<Response, Refusal> {
     public.door.admit(&Method::GET, request.headers())?;
+    let start = query::subscribe_options(request.uri().query().unwrap_or_default(), request.headers())?.start;
     let hub = &public.door.shared.hub;
     let subscribers = hub.followers(name);
-    let start = query::start(request.uri().query().unwrap_or_default(), request.headers());
     // Reserved before it is collected: many answers may be collected at the same time.
     let reserved = if start == Start::Newest { 0 } else { ANSWER_BYTES };
     let mut charge = hub.budget().charge(Part::Answers, reserved);

@@ -36,6 +36,10 @@ impl FromStr for MessageId {
 
     fn from_str(text: &str) -> Result<Self, NoId> {
         let (epoch, offset) = text.split_once('-').ok_or(NoId)?;
+        // Parsing takes a sign, too.
+        if !epoch.starts_with(|c: char| c.is_ascii_hexdigit()) || !offset.starts_with(|c: char| c.is_ascii_digit()) {
+            return Err(NoId);
+        }
         let epoch = u64::from_str_radix(epoch, 16).map_err(|_| NoId)?;
         Ok(Self { epoch, offset: offset.parse().map_err(|_| NoId)? })
     }
@@ -51,7 +55,7 @@ mod tests {
         {
             assert_eq!(id.to_string().parse(), Ok(id));
         }
-        for text in ["", "-", "1", "x-1", "1-", "1-x", "1-2-3", "11111111111111111-1"] {
+        for text in ["", "-", "1", "x-1", "1-", "1-x", "1-2-3", "+1-1", "1-+1", " 1-1", "11111111111111111-1"] {
             assert_eq!(text.parse::<MessageId>(), Err(NoId), "{text}");
         }
     }

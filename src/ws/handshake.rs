@@ -21,6 +21,7 @@ use super::shard::Shards;
 use super::v1;
 use crate::channel::ChannelName;
 use crate::http::connection::Caller;
+use crate::http::query::BadParameter;
 use crate::http::stream::Stream;
 use crate::http::{head, query};
 use crate::hub::{BrokerAway, TooManyChannels};
@@ -57,6 +58,8 @@ pub struct Door {
 pub enum Refusal {
     #[error("{0}")]
     BadChannel(#[from] crate::channel::BadName),
+    #[error("{0}")]
+    BadParameter(#[from] BadParameter),
     #[error("not a websocket handshake: {0}")]
     Malformed(&'static str),
     #[error(
@@ -120,8 +123,9 @@ impl Refusal {
     pub const NO_HTTP: &str = "no_http";
 
     /// The values of the metric's label.
-    pub const LABELS: [&str; 20] = [
+    pub const LABELS: [&str; 21] = [
         "bad_channel",
+        "bad_parameter",
         "malformed",
         "no_upgrade",
         "version",
@@ -147,6 +151,7 @@ impl Refusal {
     pub fn label(&self) -> &'static str {
         match self {
             Self::BadChannel(_) => "bad_channel",
+            Self::BadParameter(_) => "bad_parameter",
             Self::Malformed(_) => "malformed",
             Self::NoUpgrade => "no_upgrade",
             Self::Version => "version",
@@ -178,6 +183,7 @@ impl Refusal {
             | Self::Busy(_)
             | Self::Unconfirmed => true,
             Self::BadChannel(_)
+            | Self::BadParameter(_)
             | Self::Malformed(_)
             | Self::NoUpgrade
             | Self::Version
@@ -196,7 +202,9 @@ impl Refusal {
     /// The answer: a status and one line that says why.
     pub fn response(&self) -> Response {
         let (status, extra) = match self {
-            Self::BadChannel(_) | Self::Malformed(_) | Self::Unreadable(_) => (StatusCode::BAD_REQUEST, None),
+            Self::BadChannel(_) | Self::BadParameter(_) | Self::Malformed(_) | Self::Unreadable(_) => {
+                (StatusCode::BAD_REQUEST, None)
+            }
             Self::NoUpgrade => (StatusCode::UPGRADE_REQUIRED, Some((header::UPGRADE, "websocket"))),
             Self::Version => (StatusCode::UPGRADE_REQUIRED, Some((header::SEC_WEBSOCKET_VERSION, "13"))),
             Self::Origin(_) | Self::Host(_) => (StatusCode::FORBIDDEN, None),
@@ -239,16 +247,15 @@ impl Door {
     pub async fn enter(&self, name: &ChannelName, caller: Caller, mut request: Request) -> Result<Response, Refusal> {
         let accept = check(&request)?;
         self.admit(request.method(), request.headers())?;
-        let wanted = request.uri().query().unwrap_or_default();
-        let start = query::start(wanted, request.headers());
-        let (shape, protocol) = protocol(request.headers());
+        let options = query::subscribe_options(request.uri().query().unwrap_or_default(), request.headers())?;
+        let (shape, protocol) = protocol(request.headers())?;
         let offers = values(request.headers(), header::SEC_WEBSOCKET_EXTENSIONS);
         let deflate = extension::negotiate(offers).filter(|_| self.deflate);
-        let wishes = Wishes { format: Format { shape, deflate }, echo: query::echo(wanted) };
+        let wishes = Wishes { format: Format { shape, deflate }, echo: options.echo };
         let upgrade = request.extensions_mut().remove::<OnUpgrade>();
         let upgrade = upgrade.ok_or(Refusal::Malformed("this connection cannot be upgraded"))?;
         let ip = caller.ip;
-        let subscription = self.shared.hub.join(name)?.subscribe(start).await?;
+        let subscription = self.shared.hub.join(name)?.subscribe(options.start).await?;
         // Not before: a connection whose request is refused stays what it is, and counts.
         let permit = caller.into_permit(Way::WebSocket)?;
         tracing::debug!(channel = name.as_str(), %ip, "connected");
@@ -293,12 +300,15 @@ impl Door {
     }
 
     fn check_origin(&self, method: &Method, headers: &HeaderMap) -> Result<(), Refusal> {
-        match headers.get(header::ORIGIN) {
-            Some(origin) if !self.allows(origin) => Err(Refusal::Origin(readable(origin))),
-            Some(_) => Ok(()),
-            // Browsers send it with everything that publishes, and with every handshake.
-            None => self.check_host(headers, *method == Method::GET && !is_meant(headers)),
+        let mut origins = headers.get_all(header::ORIGIN).iter();
+        if let Some(origin) = origins.find(|origin| !self.allows(origin)) {
+            return Err(Refusal::Origin(readable(origin)));
         }
+        if headers.contains_key(header::ORIGIN) {
+            return Ok(());
+        }
+        // Browsers send it with everything that publishes, and with every handshake.
+        self.check_host(headers, *method == Method::GET && !is_meant(headers))
     }
 
     /// A page whose name was bound anew to this node's address sends no `Origin`, because it takes this node for its own
@@ -361,12 +371,12 @@ fn check(request: &Request) -> Result<HeaderValue, Refusal> {
     if !has_token(headers, header::CONNECTION, "upgrade") {
         return Err(Refusal::Malformed("the Connection header does not say Upgrade"));
     }
-    match headers.get(header::SEC_WEBSOCKET_VERSION) {
+    match query::header(headers, "Sec-WebSocket-Version")? {
         None => return Err(Refusal::Malformed("no Sec-WebSocket-Version")),
         Some(version) if version != "13" => return Err(Refusal::Version),
         Some(_) => {}
     }
-    let key = headers.get(header::SEC_WEBSOCKET_KEY).ok_or(Refusal::Malformed("no Sec-WebSocket-Key"))?;
+    let key = query::header(headers, "Sec-WebSocket-Key")?.ok_or(Refusal::Malformed("no Sec-WebSocket-Key"))?;
     if STANDARD.decode(key).map(|bytes| bytes.len()) != Ok(16) {
         return Err(Refusal::Malformed("the Sec-WebSocket-Key is not 16 bytes in base64"));
     }
@@ -376,16 +386,23 @@ fn check(request: &Request) -> Result<HeaderValue, Refusal> {
 
 /// The format a client gets, and the subprotocol it is told: ours if it offers that, else the first, because what is
 /// inside its messages is between clients.
-fn protocol(headers: &HeaderMap) -> (Shape, Option<HeaderValue>) {
-    let offered = values(headers, header::SEC_WEBSOCKET_PROTOCOL)
-        .flat_map(|value| value.split(','))
-        .map(str::trim)
-        .filter(|protocol| !protocol.is_empty());
-    let offered: Vec<&str> = offered.collect();
-    if offered.contains(&v1::PROTOCOL) {
-        return (Shape::V1, Some(HeaderValue::from_static(v1::PROTOCOL)));
+fn protocol(headers: &HeaderMap) -> Result<(Shape, Option<HeaderValue>), BadParameter> {
+    const NAME: &str = "Sec-WebSocket-Protocol";
+    let bad = |_| BadParameter { name: NAME, why: "it is a list of names, without spaces in them" };
+    let mut offered = Vec::new();
+    for line in headers.get_all(NAME) {
+        // An element may be empty: RFC 9110, section 5.6.1.
+        let elements = line.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+        for protocol in elements.filter(|element| !element.is_empty()) {
+            // Names of subprotocols have the characters of those of headers.
+            HeaderName::from_bytes(protocol).map_err(bad)?;
+            offered.push(protocol);
+        }
     }
-    (Shape::Raw, offered.first().and_then(|first| HeaderValue::from_str(first).ok()))
+    if offered.contains(&v1::PROTOCOL.as_bytes()) {
+        return Ok((Shape::V1, Some(HeaderValue::from_static(v1::PROTOCOL))));
+    }
+    Ok((Shape::Raw, offered.first().and_then(|first| HeaderValue::from_bytes(first).ok())))
 }
 
 /// Whether one of a header's values, which are lists, has this word.

@@ -16,7 +16,7 @@ use super::stage::{FLAGS, LOST, NODES, ROOMY, Stage};
 use crate::support::client::http_get;
 use crate::support::node::metric;
 use crate::support::redis::Redis;
-use crate::support::until;
+use crate::support::{set_up, until};
 
 /// A node in a container, in two networks: clients reach it by one, and it reaches Redis by the other.
 struct Island {
@@ -45,7 +45,8 @@ impl Island {
         let mut this = Self { container, docker, network: network.into(), address: ([0, 0, 0, 0], 8080).into() };
         this.join("bridge").await;
         this.address.set_ip(this.ip("bridge").await);
-        until("the node in the container is ready", async || http_get(this.ops(), "/readyz", &[]).await.0 == 200).await;
+        set_up("the node in the container is ready", async || http_get(this.ops(), "/readyz", &[]).await.0 == 200)
+            .await;
         this
     }
 

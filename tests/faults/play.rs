@@ -24,7 +24,7 @@ const RESUMING: usize = 3;
 pub const STEADY: Manner = Manner { every: Duration::from_millis(20), padding: 0 };
 
 /// How long it may take after a fault until everything is acknowledged, and then until it is heard everywhere.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Steady times around a fault.
 const STEADY_TIME: Duration = Duration::from_secs(1);

@@ -29,7 +29,7 @@ impl TestClient {
     pub async fn try_connect(url: &str, headers: &[(&'static str, &str)]) -> Result<Self, (u16, String)> {
         let mut request = url.into_client_request().unwrap();
         for (name, value) in headers {
-            request.headers_mut().insert(*name, value.parse().unwrap());
+            request.headers_mut().append(*name, http::HeaderValue::from_bytes(value.as_bytes()).unwrap());
         }
         match soon("connecting", connect_async(request)).await {
             Ok((socket, response)) => Ok(Self { socket, response }),

@@ -27,9 +27,15 @@ pub struct Event {
 impl EventStream {
     /// Opens one; the head of the answer is checked.
     pub async fn open(address: SocketAddr, path: &str, last_event_id: Option<&str>) -> Self {
+        let last = last_event_id.map(|id| ("Last-Event-ID", id));
+        Self::open_with(address, path, last.as_slice()).await
+    }
+
+    /// The same with these headers.
+    pub async fn open_with(address: SocketAddr, path: &str, headers: &[(&str, &str)]) -> Self {
         let mut client = RawClient::connect(address).await;
-        let last = last_event_id.map(|id| format!("Last-Event-ID: {id}\r\n")).unwrap_or_default();
-        let head = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nAccept: text/event-stream\r\n{last}\r\n");
+        let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let head = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nAccept: text/event-stream\r\n{headers}\r\n");
         client.send(head.as_bytes()).await;
         let head = client.read_head().await;
         assert!(head.starts_with("HTTP/1.1 200 ") && head.contains("content-type: text/event-stream"), "{head}");

@@ -9,7 +9,7 @@ use testcontainers::core::{ExecCommand, WaitFor};
 use testcontainers::runners::AsyncRunner;
 use testcontainers::{ContainerAsync, GenericImage, ImageExt};
 
-use super::{soon, until};
+use super::{set_up, soon, until};
 
 /// What runs in the container: `server PORT OPTIONS…` starts a server, and `$ip` is where it is.
 const PRELUDE: &str = r#"
@@ -64,7 +64,7 @@ impl Fleet {
     /// A master at port 7000 and Sentinels from 7010 on.
     pub async fn sentinels() -> Self {
         let fleet = Self::start(SENTINELS).await;
-        until("the sentinels know each other and the replicas", async || {
+        set_up("the sentinels know each other and the replicas", async || {
             let mut known = Vec::new();
             for port in 7010..7013 {
                 let state = fleet.cli(&["-p", &port.to_string(), "sentinel", "master", "mymaster"]).await;
@@ -75,7 +75,7 @@ impl Fleet {
             known.iter().all(|known| *known)
         })
         .await;
-        until("the replicas follow", async || {
+        set_up("the replicas follow", async || {
             fleet.cli(&["-p", "7000", "info", "replication"]).await.matches("state=online").count() == 2
         })
         .await;
@@ -86,7 +86,7 @@ impl Fleet {
     /// Masters at ports 7000 to 7002, replicas at 7003 to 7005.
     pub async fn cluster() -> Self {
         let fleet = Self::start(CLUSTER).await;
-        until("the cluster is one", async || {
+        set_up("the cluster is one", async || {
             let mut well = true;
             for port in 7000..7006 {
                 let port = port.to_string();
@@ -97,7 +97,7 @@ impl Fleet {
             well
         })
         .await;
-        until("the replicas follow", async || {
+        set_up("the replicas follow", async || {
             let mut online = 0;
             for port in 7000..7003 {
                 let state = fleet.cli(&["-p", &port.to_string(), "info", "replication"]).await;

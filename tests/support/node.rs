@@ -7,7 +7,7 @@ use echocast::node::Node;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use super::{soon, until};
+use super::{set_up, soon};
 
 /// A running node.
 pub struct TestNode {
@@ -68,7 +68,7 @@ impl TestNode {
     }
 
     pub async fn wait_ready(&self) {
-        until("the node is ready", async || self.get_ops("/readyz").await.0 == 200).await;
+        set_up("the node is ready", async || self.get_ops("/readyz").await.0 == 200).await;
     }
 
     /// Status and body of a path of the ops port.

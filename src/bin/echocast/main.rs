@@ -23,10 +23,18 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// What sysexits.h calls a usage error: settings that cannot be used.
 const USAGE: u8 = 64;
 
+/// Requests for people: they need nothing of ours.
+const BY_HAND: &str = "\
+With curl:
+  curl -N -H 'Accept: text/event-stream' localhost:8080/news         listen
+  curl -d hello localhost:8080/news                                  say something
+  curl -d '{}' -H 'Echocast-Kind: binary' localhost:8080/news        binary; without it UTF-8 is text
+  curl -H 'Accept: application/json' 'localhost:8080/news?last=10'   look";
+
 /// What one client says, every client on every replica hears, in the same order.
 #[derive(Parser)]
 #[command(name = "echocast", version = version(), max_term_width = 100, args_conflicts_with_subcommands = true)]
-#[command(after_help = "Without a subcommand it serves. Every flag of a node is also an environment variable.")]
+#[command(after_help = after_help())]
 struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,
@@ -37,6 +45,7 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// Run a node (what happens without a subcommand, too)
+    #[command(after_help = BY_HAND)]
     Serve(Box<serve::Args>),
     /// Connect, say something, print every message
     Client(client::Args),
@@ -48,6 +57,10 @@ enum Command {
     Top(top::Args),
     /// Ask the local node whether it is ready
     Health(health::Args),
+}
+
+fn after_help() -> String {
+    format!("Without a subcommand it serves. Every flag of a node is also an environment variable.\n\n{BY_HAND}")
 }
 
 fn version() -> String {

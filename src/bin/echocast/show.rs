@@ -23,3 +23,25 @@ pub(crate) fn line_for<'a>(stream: &impl IsTerminal, text: &'a str) -> Cow<'a, s
 pub(crate) fn json_for_output(json: &str) -> Cow<'_, str> {
     if io::stdout().is_terminal() { printable::json(json) } else { Cow::Borrowed(json) }
 }
+
+/// A latency in the unit that gives it three digits.
+pub(crate) fn latency(us: u64) -> String {
+    match us {
+        0..1_000 => format!("{us} µs"),
+        1_000..10_000 => format!("{:.2} ms", us as f64 / 1e3),
+        10_000..1_000_000 => format!("{:.1} ms", us as f64 / 1e3),
+        _ => format!("{:.2} s", us as f64 / 1e6),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn latencies_have_the_unit_that_suits_them() {
+        for (us, shown) in [(7, "7 µs"), (1_234, "1.23 ms"), (45_678, "45.7 ms"), (2_345_678, "2.35 s")] {
+            assert_eq!(latency(us), shown);
+        }
+    }
+}

@@ -3,10 +3,12 @@
 //! what becomes of a batch that Redis does not take: sent again, refused, or handed back because its channel has moved.
 
 mod cure;
+mod pace;
 mod queue;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Instant;
 
 use anyhow::anyhow;
 use deadpool_redis::{Connection, Manager, Pool};
@@ -17,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use self::cure::Cure;
+use self::pace::Pace;
 pub(super) use self::queue::Queue;
 use super::super::Link;
 use super::super::envelope::{Envelope, Said};
@@ -35,9 +38,6 @@ const CONNECTIONS: usize = 2;
 /// What publishes a batch and keeps it: one call, so that history and delivery agree whatever breaks in between.
 const SCRIPT: &str = include_str!("publish.lua");
 
-/// Payload bytes of one pipeline, so that its answer comes long before patience ends.
-const PIPELINE_BYTES: usize = 1024 * 1024;
-
 /// What a command counts beside its payload: it takes Redis about as long as so many bytes.
 const COMMAND_BYTES: usize = 256;
 
@@ -50,6 +50,11 @@ const PUBLISHED: u8 = 1;
 /// The same: its key belongs to another message.
 const KEY_TAKEN: u8 = 2;
 
+/// Bytes of a pipeline.
+fn bytes(sending: &[Sending]) -> usize {
+    sending.iter().map(|it| it.outgoing.bytes + COMMAND_BYTES).sum()
+}
+
 /// Publishes to one server.
 pub(super) struct Lane<'a> {
     pub(super) server: Arc<Server>,
@@ -59,6 +64,7 @@ pub(super) struct Lane<'a> {
     /// Held across pipelines: the pool checks a connection with a round trip each time it hands it out.
     connection: Option<Connection>,
     script: Script,
+    pace: Pace,
     load: Load,
 }
 
@@ -90,7 +96,7 @@ impl<'a> Lane<'a> {
         let manager = Manager::new_with_config(server.info.clone(), server::config())?;
         let pool = Pool::builder(manager).max_size(CONNECTIONS).build()?;
         let script = Script::new(SCRIPT);
-        Ok(Self { server, redis, link, pool, connection: None, script, load: Load::default() })
+        Ok(Self { server, redis, link, pool, connection: None, script, pace: Pace::default(), load: Load::default() })
     }
 
     /// What it is to publish before anything else.
@@ -137,8 +143,8 @@ impl<'a> Lane<'a> {
     fn fill_pipeline(&mut self, published_ns: u64) {
         let Load { sending, queue } = &mut self.load;
         let left: HashSet<ChannelName> = sending.iter().map(|it| it.outgoing.channel.name.clone()).collect();
-        let mut sum: usize = sending.iter().map(|it| it.outgoing.bytes + COMMAND_BYTES).sum();
-        while sum < PIPELINE_BYTES
+        let mut sum = bytes(sending);
+        while sum < self.pace.bytes()
             && let Some(mut outgoing) = queue.next(&left)
         {
             let batch = std::mem::take(&mut outgoing.batch);
@@ -212,6 +218,7 @@ impl<'a> Lane<'a> {
         }
         if self.connection.is_none() {
             let connection = self.connection.insert(self.pool.get().await?);
+            self.pace = Pace::default();
             if self.redis.retention.messages > 0 {
                 // Each time: Redis may have been restarted, or its scripts flushed.
                 self.script.prepare_invoke().load_async(connection).await?;
@@ -226,7 +233,9 @@ impl<'a> Lane<'a> {
             let before = previous.insert(sending.envelope.node, sending.outgoing.last());
             self.redis.add(&mut pipeline, self.script.get_hash(), sending, before);
         }
+        let sent = Instant::now();
         let answers: Vec<RedisResult<Value>> = pipeline.query_async(connection).await?;
+        self.pace.took(bytes(sending), sent.elapsed());
         anyhow::ensure!(answers.len() == sending.len(), "{} answers to {} commands", answers.len(), sending.len());
         Ok(answers)
     }

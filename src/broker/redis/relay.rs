@@ -121,7 +121,7 @@ impl Relay {
         let mut receptions = self.lock();
         let Some(reception) = request.current(&mut receptions) else { return false };
         let feed = &request.channel.feed;
-        if feed.expects() == (epoch, next_offset) && reception.heard.is_empty() {
+        if feed.expects() == (epoch, next_offset) && !reception.knows_offsets() {
             return true;
         }
         if reception.was_live || !feed.is_empty() {
@@ -134,7 +134,7 @@ impl Relay {
 
     /// Whether any batch of this channel has been received here.
     pub(super) fn has_received(&self, request: &Request) -> bool {
-        request.current(&mut self.lock()).is_some_and(|reception| !reception.heard.is_empty())
+        request.current(&mut self.lock()).is_some_and(|reception| reception.knows_offsets())
     }
 
     /// Takes a payload from the history; what lies between the feed's end and it is lost. Returns how many messages the
@@ -346,7 +346,8 @@ impl Relay {
         true
     }
 
-    /// Without history: everything as it comes, but nothing twice.
+    /// Of a node without history: everything as it comes, but nothing twice. It takes no offset here if we have history,
+    /// because Redis gave it none.
     fn take_any(&self, channel: &Channel, reception: &mut Reception, envelope: Envelope) {
         let Envelope { node, number, published_ns, ref traceparent, ref messages, .. } = envelope;
         let (count, last) = (messages.len(), number + messages.len() as u64 - 1);
@@ -356,12 +357,18 @@ impl Relay {
             Some(newest) => self.missed(channel, number.saturating_sub(newest.number + 1)),
             None => {}
         }
-        reception.hear(node, 0, last, 0);
+        reception.hear(node, 0, last, channel.feed.expects().1);
         let span = telemetry::relay_span("redis", channel.name.as_str(), count, traceparent);
         let own = node == channel.publisher;
         let batch = envelope.into_batch(own).build(published_ns);
         let followers = || self.link.hub.followers(&channel.name);
-        telemetry::deliver(&span, followers, || channel.feed.append(batch, own.then_some(last)));
+        telemetry::deliver(&span, followers, || {
+            if self.has_history() {
+                channel.feed.append_foreign(batch);
+            } else {
+                channel.feed.append(batch, own.then_some(last));
+            }
+        });
         self.count(count, Some(published_ns));
     }
 

@@ -1,5 +1,6 @@
 //! A group, its feed and readers that come, write as much as they can, fall behind, lag out and go, in a random order that a
-//! seed decides; what they hear is held against what was said. Threads that do so at the same time are not in it.
+//! seed decides; what they hear is held against what was said. What other threads do at the same time mixes with it one lock
+//! after the other, as it would there: everything they share is behind the feed's lock.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering::*};
@@ -11,8 +12,15 @@ use rand::{RngExt, SeedableRng};
 
 use super::super::window::FIRST;
 use super::*;
+use crate::feed::walk::Walk;
 use crate::feed::{Cursor, Found, Lagged, Retention, SeatState, Start, Taken};
 use crate::message::{BatchBuilder, Format, Kind};
+
+/// The walk that follows an append.
+const APPENDS: usize = 0;
+
+/// The one that follows a confirmation.
+const CONFIRMS: usize = 1;
 
 /// Bytes of a message as a frame.
 const FRAME: usize = 2 + size_of::<u64>();
@@ -54,6 +62,8 @@ struct Shard {
     /// Where each batch begins there, and what it weighs.
     batches: Vec<(usize, usize)>,
     confirmed: u64,
+    /// Of the broker's thread that appends, and of the one that confirms.
+    walks: [Option<Walk>; 2],
 }
 
 impl Shard {
@@ -64,17 +74,21 @@ impl Shard {
         let feed = Arc::new(Feed::for_test(retention));
         let bell = Arc::<Bell>::default();
         let group = Group::new(&feed, bell.clone().into());
-        let (members, said, batches) = Default::default();
-        Self { random, feed, group, bell, members, round: None, calm: false, said, batches, confirmed: 0 }
+        let (members, said, batches, walks) = Default::default();
+        Self { random, feed, group, bell, members, round: None, calm: false, said, batches, confirmed: 0, walks }
     }
 
     fn step(&mut self) {
         match self.random.random_range(0..100) {
             0..20 => self.append(),
-            20..23 => self.pushed(|feed| feed.mark_gap(None)),
-            23..36 => {
-                self.confirmed += 1;
-                self.feed.confirm(self.confirmed);
+            20..23 => {
+                self.finish(APPENDS);
+                self.pushed(|feed| feed.mark_gap(None));
+            }
+            23..30 => self.confirm(),
+            30..36 => {
+                let walk = self.random.random_range(0..2);
+                self.walk(walk);
             }
             36..40 if self.members.len() < 10 => self.join(),
             40..50 => {
@@ -94,7 +108,30 @@ impl Shard {
         }
         let confirms = self.random.random_bool(0.3).then_some(self.confirmed + 1);
         self.confirmed += u64::from(confirms.is_some());
-        self.pushed(|feed| _ = feed.append(batch.build(0), confirms));
+        self.finish(APPENDS);
+        self.pushed(|feed| _ = feed.add_next(batch.build(0), confirms));
+        self.walks[APPENDS] = Some(Walk::begin(&mut self.feed.lock()));
+    }
+
+    fn confirm(&mut self) {
+        self.finish(CONFIRMS);
+        self.confirmed += 1;
+        assert!(self.feed.lock().confirm(self.confirmed));
+        self.walks[CONFIRMS] = Some(Walk::begin(&mut self.feed.lock()));
+    }
+
+    /// Does one step of a walk that is under way; returns whether there was one.
+    fn walk(&mut self, walk: usize) -> bool {
+        let Some(under_way) = &mut self.walks[walk] else { return false };
+        if under_way.step(&mut self.feed.lock()) {
+            self.walks[walk] = None;
+        }
+        true
+    }
+
+    /// A thread does one thing after the other.
+    fn finish(&mut self, walk: usize) {
+        while self.walk(walk) {}
     }
 
     fn pushed(&mut self, push: impl FnOnce(&Feed)) {
@@ -209,6 +246,8 @@ impl Shard {
     /// Everybody comes to rest.
     fn calm_down(&mut self) {
         self.calm = true;
+        self.finish(APPENDS);
+        self.finish(CONFIRMS);
         self.members.values_mut().for_each(Member::has_room);
         let turns = (0..100_000).take_while(|_| self.turn()).count();
         assert!(turns < 100_000, "it never comes to rest");

@@ -18,6 +18,7 @@ use tungstenite::http::{
     header::{SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS},
 };
 
+use super::entrance::enter;
 use super::frames::Shape;
 use super::plan::{Endpoint, Plan};
 use super::progress::Progress;
@@ -113,6 +114,6 @@ async fn open(endpoint: &Endpoint, message: Shape) -> anyhow::Result<Opened> {
         bail!("the server does not deflate messages each by itself");
     }
     let mut early = answer.split_off(head);
-    message.dialect.enter(&mut stream, &mut early).await?;
+    enter(message.dialect, &mut stream, &mut early).await?;
     Ok(Opened { stream: stream.into_std()?, early })
 }

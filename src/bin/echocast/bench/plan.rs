@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use url::Url;
 
-use super::Args;
+use super::args::Args;
 use super::dialect::Dialect;
 use super::frames::Shape;
 use super::processes::Processes;

@@ -36,7 +36,7 @@ impl Progress {
     /// Deliveries a second, and the latency in microseconds that one of a hundred exceeds, once that is known.
     pub(super) fn show(&self, elapsed: Duration, deliveries: f64, p99: Option<u64>) {
         self.0.set_position(elapsed.as_millis() as u64);
-        let p99 = p99.map(|p99| format!(", p99 {}", super::table::latency(p99))).unwrap_or_default();
+        let p99 = p99.map(|p99| format!(", p99 {}", crate::show::latency(p99))).unwrap_or_default();
         self.0.set_message(format!("{} deliveries/s{p99}", HumanCount(deliveries as u64)));
     }
 

@@ -7,6 +7,7 @@ use indicatif::{BinaryBytes, HumanCount};
 
 use super::histogram::Row;
 use super::report::Report;
+use crate::show::latency;
 
 /// Characters of the longest bar.
 const BAR: usize = 40;
@@ -94,16 +95,6 @@ fn verdict(report: &Report) -> &'static str {
     }
 }
 
-/// A latency in the unit that gives it three digits.
-pub(crate) fn latency(us: u64) -> String {
-    match us {
-        0..1_000 => format!("{us} µs"),
-        1_000..10_000 => format!("{:.2} ms", us as f64 / 1e3),
-        10_000..1_000_000 => format!("{:.1} ms", us as f64 / 1e3),
-        _ => format!("{:.2} s", us as f64 / 1e6),
-    }
-}
-
 fn bars(rows: &[Row]) -> impl Iterator<Item = String> {
     let all: u64 = rows.iter().map(|row| row.count).sum();
     let most = rows.iter().map(|row| row.count).max().unwrap_or(0).max(1);
@@ -136,13 +127,6 @@ fn bar(count: u64, most: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn latencies_have_the_unit_that_suits_them() {
-        for (us, shown) in [(7, "7 µs"), (1_234, "1.23 ms"), (45_678, "45.7 ms"), (2_345_678, "2.35 s")] {
-            assert_eq!(latency(us), shown);
-        }
-    }
 
     #[test]
     fn the_longest_bar_is_full_and_the_shortest_is_seen() {

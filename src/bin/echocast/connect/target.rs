@@ -103,7 +103,7 @@ impl Target {
     /// Replaces whatever says where to begin.
     fn beginning_with(&self, place: &str) -> Self {
         let query = self.url.query().unwrap_or_default();
-        let is_place = |pair: &str| matches!(pair.split('=').next(), Some("last" | "since"));
+        let is_place = |pair: &str| matches!(pair.split('=').next(), Some("last" | "since" | "lastEventId"));
         let others = query.split('&').filter(|pair| !pair.is_empty() && !is_place(pair));
         let query = others.chain([place]).collect::<Vec<_>>().join("&");
         let mut target = self.clone();

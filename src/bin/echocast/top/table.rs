@@ -8,7 +8,7 @@ use echocast::telemetry::printable;
 use indicatif::{BinaryBytes, HumanCount};
 
 use super::report::{Figures, Node, Report, Row};
-use crate::bench::latency;
+use crate::show::latency;
 
 /// Titles, and which columns a narrow terminal does without: the largest number goes first.
 const COLUMNS: [(&str, u8); 14] = [

@@ -42,6 +42,7 @@ pub(super) struct Reception {
 /// The newest batch that was heard from a node.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Newest {
+    /// 0 if its node keeps no history.
     pub(super) epoch: u64,
     /// The number of its last message.
     pub(super) number: u64,
@@ -80,7 +81,12 @@ impl Reception {
         let heard = self.heard.get(&node).is_some_and(|newest| {
             newest.epoch != epoch || newest.number > number || (newest.number == number && newest.offset == offset)
         });
-        self.rewound |= !heard && !self.heard.is_empty() && offset >= self.known_from;
+        self.rewound |= !heard && self.knows_offsets() && offset >= self.known_from;
+    }
+
+    /// Whether any batch has been heard that has offsets: those of nodes without history have none.
+    pub(super) fn knows_offsets(&self) -> bool {
+        self.heard.values().any(|newest| newest.epoch != 0)
     }
 
     /// Remembers the newest of a node, and where it is.
