@@ -124,8 +124,9 @@ mod tests {
     #[test]
     fn defaults_are_those_of_the_contract() {
         let config = Config::from_args([]).expect("defaults are valid");
-        assert_eq!(config.listen, SocketAddr::from(([0, 0, 0, 0], 8080)));
-        assert_eq!(config.ops_listen, SocketAddr::from(([0, 0, 0, 0], 8081)));
+        assert_eq!(config.listen, SocketAddr::from(([0; 8], 8080)));
+        assert_eq!(config.ops_listen, SocketAddr::from(([0; 8], 8081)));
+        assert_eq!(config.idle_timeout, Duration::from_secs(75));
         assert_eq!((config.retention.messages, config.retention.bytes), (1000, 8 * 1024 * 1024));
         assert_eq!(config.retention.history_bytes, 4 * 1024 * 1024);
         assert_eq!((config.max_message, config.retention.ttl), (64 * 1024, Duration::from_secs(600)));
@@ -145,6 +146,26 @@ mod tests {
         let mut sorted = named;
         sorted.sort_unstable();
         assert_eq!(sorted, expected);
+    }
+
+    #[test]
+    fn the_ports_are_two_whatever_their_addresses_are() {
+        for (listen, ops) in [
+            ("[::]:80", "[::]:80"),
+            ("[::]:80", "127.0.0.1:80"),
+            ("[::]:80", "[::1]:80"),
+            ("0.0.0.0:80", "[::]:80"),
+            ("127.0.0.1:80", "0.0.0.0:80"),
+            ("127.0.0.1:80", "[::ffff:127.0.0.1]:80"),
+        ] {
+            let complaints = Config::from_args(["--listen", listen, "--ops-listen", ops]).expect_err(ops).0;
+            assert!(complaints.len() == 1 && complaints[0].starts_with("--ops-listen: "), "{complaints:?}");
+        }
+        for (listen, ops) in
+            [("[::]:80", "[::]:81"), ("127.0.0.1:80", "[::1]:80"), ("0.0.0.0:80", "[::1]:80"), ("[::]:0", "[::]:0")]
+        {
+            assert!(Config::from_args(["--listen", listen, "--ops-listen", ops]).is_ok(), "{listen} {ops}");
+        }
     }
 
     #[test]

@@ -1,9 +1,12 @@
 //! HTTP on both ports: the accept loop they share, the public routes and what is behind them, and the ops routes.
 
+pub mod bind;
 pub mod listen;
 pub mod keep_alive;
 pub mod stream;
 mod exchange;
+mod body;
+mod farewell;
 pub mod handover;
 pub mod resets;
 pub mod connection;

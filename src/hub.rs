@@ -180,6 +180,13 @@ impl Hub {
         lock(&self.channels).by_name.get(name).map(|entry| entry.channel.clone())
     }
 
+    /// Whether a client could enter this channel now: it exists, or one more may come to be.
+    pub fn has_place_for(&self, name: &ChannelName) -> bool {
+        let Some(limit) = self.max_channels else { return true };
+        let channels = lock(&self.channels);
+        channels.by_name.len() < limit || !channels.idle.is_empty() || channels.by_name.contains_key(name)
+    }
+
     /// All channels that somebody wants to hear: what the broker subscribes to after it lost its connection.
     pub fn all(&self) -> Vec<Arc<Channel>> {
         let channels = lock(&self.channels);

@@ -8,11 +8,11 @@ use super::{Complaints, Config};
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Where it listens")]
 pub struct Settings {
-    /// Address and port for clients
-    #[arg(long, env = "ECHOCAST_LISTEN", default_value = "0.0.0.0:8080", value_name = "ADDR")]
+    /// Address and port for clients; [::] is every address, of IPv4 and IPv6
+    #[arg(long, env = "ECHOCAST_LISTEN", default_value = "[::]:8080", value_name = "ADDR")]
     pub(super) listen: String,
     /// Address and port for /metrics, /livez and /readyz; keep it from the public
-    #[arg(long, env = "ECHOCAST_OPS_LISTEN", default_value = "0.0.0.0:8081", value_name = "ADDR")]
+    #[arg(long, env = "ECHOCAST_OPS_LISTEN", default_value = "[::]:8081", value_name = "ADDR")]
     pub(super) ops_listen: String,
     /// Networks of proxies whose X-Forwarded-For is believed, separated by commas
     #[arg(

@@ -1,6 +1,6 @@
 //! From settings as they are written to a [`Config`]: each one is read, then those that depend on each other are compared.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -97,9 +97,9 @@ impl Settings {
             "less than four times --max-message: one message would take all of it while it arrives",
         );
         check.that(
-            config.listen != config.ops_listen || config.listen.port() == 0,
+            !are_one(config.listen, config.ops_listen),
             "--ops-listen",
-            "the same as --listen",
+            "the port of --listen, and one address is also the other's",
         );
         check.that(
             config.shutdown_grace >= config.drain_period,
@@ -108,4 +108,12 @@ impl Settings {
         );
         if check.0.is_empty() { Ok(config) } else { Err(Complaints(check.0)) }
     }
+}
+
+/// Whether one socket would take what the other listens on.
+fn are_one(one: SocketAddr, other: SocketAddr) -> bool {
+    let (ip, other_ip) = (one.ip().to_canonical(), other.ip().to_canonical());
+    // The unspecified address of IPv6 is every one of both families.
+    let covers = |all: IpAddr, ip: IpAddr| all == ip || all.is_unspecified() && (all.is_ipv6() || ip.is_ipv4());
+    one.port() == other.port() && one.port() != 0 && (covers(ip, other_ip) || covers(other_ip, ip))
 }

@@ -53,7 +53,7 @@ impl Connection {
 impl Proxies {
     /// Those of these networks.
     pub fn new(networks: Vec<IpNet>) -> Self {
-        Self(networks)
+        Self(networks.into_iter().map(canonical).collect())
     }
 
     /// Whether this is a proxy's address.
@@ -80,6 +80,14 @@ impl Proxies {
             }
         }
         client
+    }
+}
+
+/// A network of IPv4 addresses as one, also if it is written as one of IPv6.
+fn canonical(network: IpNet) -> IpNet {
+    match (network.network().to_canonical(), network.prefix_len().checked_sub(96)) {
+        (ip @ IpAddr::V4(_), Some(length)) => IpNet::new(ip, length).unwrap_or(network),
+        _ => network,
     }
 }
 

@@ -4,6 +4,7 @@
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::body::Rest;
 use super::handover::Successor;
 
 /// One connection's. All of it is read and written by the connection's task, which polls the others.
@@ -17,6 +18,14 @@ pub(super) struct Exchange {
     last_read_brought: AtomicBool,
     /// Something was read since the wait for a head began. Written by the stream, cleared by the clock.
     head_has_begun: AtomicBool,
+    /// The HTTP server waits for a head. Written by the clock, cleared by the request.
+    waits_for_head: AtomicBool,
+    /// A request came to be on this connection.
+    heard: AtomicBool,
+    /// What nobody has read of the request's body. Written as the body is dropped, taken before the answer.
+    rest: Mutex<Option<Rest>>,
+    /// The client may send what nobody will read. Written by the request and its body.
+    left_unread: AtomicBool,
 }
 
 impl Exchange {
@@ -26,6 +35,10 @@ impl Exchange {
             successor: Mutex::default(),
             last_read_brought: AtomicBool::new(false),
             head_has_begun: AtomicBool::new(false),
+            waits_for_head: AtomicBool::new(false),
+            heard: AtomicBool::new(false),
+            rest: Mutex::default(),
+            left_unread: AtomicBool::new(false),
         })
     }
 
@@ -65,10 +78,41 @@ impl Exchange {
     pub(super) fn begin_head(&self) -> bool {
         let begun = self.last_read_brought.load(Relaxed);
         self.head_has_begun.store(begun, Relaxed);
+        self.waits_for_head.store(true, Relaxed);
         begun
     }
 
     pub(super) fn head_has_begun(&self) -> bool {
         self.head_has_begun.load(Relaxed)
+    }
+
+    /// A head is complete.
+    pub(super) fn end_head(&self) {
+        self.waits_for_head.store(false, Relaxed);
+        self.heard.store(true, Relaxed);
+    }
+
+    pub(super) fn has_heard(&self) -> bool {
+        self.heard.load(Relaxed)
+    }
+
+    /// A request's body is dropped, and this was not read of it.
+    pub(super) fn leave(&self, rest: Rest) {
+        *self.rest.lock().unwrap_or_else(PoisonError::into_inner) = Some(rest);
+    }
+
+    pub(super) fn take_rest(&self) -> Option<Rest> {
+        self.rest.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// The client may send more, and nobody will read it: this is the connection's last answer.
+    pub(super) fn leave_unread(&self) {
+        self.left_unread.store(true, Relaxed);
+    }
+
+    /// Whether the client may send more that nobody reads: the rest of a body, or of a head that is no HTTP.
+    pub(super) fn is_left_unread(&self) -> bool {
+        let within_head = self.waits_for_head.load(Relaxed) && self.head_has_begun.load(Relaxed);
+        within_head || self.left_unread.load(Relaxed)
     }
 }

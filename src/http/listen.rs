@@ -1,4 +1,4 @@
-//! Listening and serving HTTP/1.1: our own accept loop, because axum's has no time limit on headers and none on their
+//! Serving HTTP/1.1: our own accept loop, because axum's has no time limit on headers and none on their
 //! size. What is answered is the router's.
 
 use std::convert::Infallible;
@@ -8,30 +8,28 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::Poll;
 use std::time::Duration;
 
-use anyhow::Context;
 use axum::Router;
-use axum::body::Body;
-use axum::extract::Request;
+use axum::response::Response;
 use hyper::body::Incoming;
 use hyper::server::conn::http1::{self, Parts};
 use hyper::service::{Service, service_fn};
 use hyper_util::service::TowerToHyperService;
-use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::body;
 use super::connection::{Connection, Proxies};
 use super::exchange::Exchange;
+use super::farewell;
 use super::handover::{Handover, Successor};
 use super::keep_alive::{self, HeadTimer, KeepAlive, Patience};
 use super::resets::Resets;
-use super::stream::{Stream, UNSENT_BYTES};
+use super::stream::Stream;
 use crate::metrics::Counter;
 use crate::ws::gate::Gate;
 
@@ -51,14 +49,6 @@ const ACCEPTS: u32 = 32;
 /// one that is too long is read and answered.
 const BUFFER_BYTES: usize = 64 * 1024;
 
-/// A client whose machine confirms nothing for this long is gone, and so is one that reads nothing although it is sent
-/// something: where there are no pings, nothing else would tell.
-#[cfg(target_os = "linux")]
-const UNREAD_PATIENCE: Duration = Duration::from_secs(60);
-
-/// Connections waiting to be accepted; the kernel lowers it to `net.core.somaxconn`.
-const BACKLOG: i32 = 4096;
-
 /// What a server counts of connections on which no request ever came to be.
 #[derive(Clone, Debug)]
 pub struct Unheard {
@@ -66,28 +56,6 @@ pub struct Unheard {
     pub timeout: Counter,
     /// What came is no HTTP, or its head is too long.
     pub no_http: Counter,
-}
-
-/// A listener whose connections inherit its options, which saves system calls for each.
-///
-/// # Errors
-/// If the address cannot be listened on.
-pub fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    let listen = || {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-        socket.set_reuse_address(true)?;
-        socket.set_nonblocking(true)?;
-        socket.set_tcp_nodelay(true)?;
-        #[cfg(target_os = "linux")]
-        {
-            socket.set_tcp_user_timeout(Some(UNREAD_PATIENCE))?;
-            socket.set_tcp_notsent_lowat(UNSENT_BYTES)?;
-        }
-        socket.bind(&address.into())?;
-        socket.listen(BACKLOG)?;
-        TcpListener::from_std(socket.into())
-    };
-    listen().with_context(|| format!("cannot listen on {address}"))
 }
 
 /// A port's service, and its clients.
@@ -132,7 +100,7 @@ impl Server {
                 () = self.stop.cancelled() => return,
             };
             match accepted {
-                Ok((stream, peer)) => self.take_in(stream, peer),
+                Ok((stream, peer)) => self.take_in(stream, canonical(peer)),
                 // Mostly no file descriptor is left: those who wait are accepted when somebody leaves.
                 Err(error) => {
                     tracing::error!("cannot accept connections: {error}");
@@ -144,6 +112,21 @@ impl Server {
                 // A flood leaves others, such as the ops port, their turns.
                 tokio::task::yield_now().await;
             }
+        }
+    }
+
+    /// Counts a connection that ended badly. `heard`: a request came to be on it.
+    fn note(&self, closed: hyper::Result<()>, heard: bool) {
+        let Err(error) = closed else { return };
+        tracing::debug!("connection failed: {error}");
+        let Some(Admission { unheard, slow, .. }) = &self.admission else { return };
+        match unheard {
+            _ if is_unread(&error) => slow.inc(),
+            // One that was heard before may be silent or talk nonsense now: it was no handshake.
+            _ if heard => {}
+            unheard if error.is_timeout() => unheard.timeout.inc(),
+            unheard if error.is_parse() => unheard.no_http.inc(),
+            _ => {}
         }
     }
 
@@ -180,6 +163,7 @@ impl Server {
 /// A connection and what it is served with.
 struct Served {
     server: Server,
+    router: TowerToHyperService<Router>,
     /// In the extensions of its requests.
     connection: Option<Arc<Connection>>,
     /// How long it may wait for a request.
@@ -188,31 +172,19 @@ struct Served {
 
 impl Served {
     fn new(server: &Server, connection: Option<Connection>, patience: Patience) -> Self {
-        Self { server: server.clone(), connection: connection.map(Arc::new), patience }
+        let router = TowerToHyperService::new(server.router.clone());
+        Self { server: server.clone(), router, connection: connection.map(Arc::new), patience }
     }
 
     async fn run(self, stream: TcpStream) {
-        let Self { server, connection: caller, patience } = self;
-        let router = TowerToHyperService::new(server.router);
-        let (keep_alive, stop) = (&server.keep_alive, &server.stop);
-        let heard = AtomicBool::new(false);
+        let Self { server, patience, .. } = &self;
         let exchange = Exchange::new();
-        let service = service_fn(async |request: hyper::Request<Incoming>| {
-            let mut request: Request = request.map(Body::new);
-            heard.store(true, Relaxed);
-            let kept = keep_alive::is_wanted(&request);
-            let extensions = request.extensions_mut();
-            extensions.insert(Handover::new(exchange.clone()));
-            caller.iter().for_each(|caller| drop(extensions.insert(caller.clone())));
-            let mut response = router.call(request).await?;
-            if kept && !stop.is_cancelled() {
-                keep_alive.tell(&mut response);
-            }
-            Ok::<_, Infallible>(response)
-        });
+        let service = service_fn(|request| self.answer(request, &exchange));
         let mut builder = http1::Builder::new();
-        builder.timer(HeadTimer::new(exchange.clone(), patience)).header_read_timeout(patience.head);
-        builder.max_buf_size(BUFFER_BYTES);
+        builder.timer(HeadTimer::new(exchange.clone(), *patience)).header_read_timeout(patience.head);
+        // A client that has sent its request may close its side and wait for the answer. One that has left looks the same until
+        // it is answered, so it is served and counted until then: no request takes longer than its patience.
+        builder.half_close(true).max_buf_size(BUFFER_BYTES);
         let stream = Stream::new(stream, exchange.clone());
         let mut connection = builder.serve_connection(stream, service).with_upgrades();
         let end = tokio::select! {
@@ -233,12 +205,39 @@ impl Served {
                     server.connections.spawn(successor.run(stream, read_buf));
                 }
             }
-            End::Closed(Ok(())) => {}
-            End::Closed(Err(error)) => {
-                failed(&error, heard.load(Relaxed), server.admission.as_ref());
+            End::Closed(closed) => {
+                server.note(closed, exchange.has_heard());
+                if let Some(stream) = connection.into_parts().and_then(|parts| parts.io.into_ended()) {
+                    // With nothing of the HTTP server any more, but still counted.
+                    farewell::say(stream, exchange.is_left_unread(), &server.stop).await;
+                }
             }
         }
     }
+
+    /// The router's answer, and what it means for the connection.
+    async fn answer(
+        &self,
+        request: hyper::Request<Incoming>,
+        exchange: &Arc<Exchange>,
+    ) -> Result<Response, Infallible> {
+        let mut request = body::received(request, exchange);
+        let kept = keep_alive::is_wanted(&request);
+        let extensions = request.extensions_mut();
+        extensions.insert(Handover::new(exchange.clone()));
+        self.connection.iter().for_each(|connection| drop(extensions.insert(connection.clone())));
+        let mut response = self.router.call(request).await?;
+        body::settle(exchange, &mut response).await;
+        if kept && !self.server.stop.is_cancelled() {
+            self.server.keep_alive.tell(&mut response);
+        }
+        Ok(response)
+    }
+}
+
+/// The address without a trace of the socket's family: a socket of both families has IPv4 addresses written as IPv6 ones.
+fn canonical(peer: SocketAddr) -> SocketAddr {
+    SocketAddr::new(peer.ip().to_canonical(), peer.port())
 }
 
 /// How the HTTP server is done with a connection.
@@ -260,19 +259,6 @@ where
         },
     })
     .await
-}
-
-fn failed(error: &hyper::Error, heard: bool, admission: Option<&Admission>) {
-    tracing::debug!("connection failed: {error}");
-    let Some(Admission { unheard, slow, .. }) = admission else { return };
-    match unheard {
-        _ if is_unread(error) => slow.inc(),
-        // One that was heard before may be silent or talk nonsense now: it was no handshake.
-        _ if heard => {}
-        unheard if error.is_timeout() => unheard.timeout.inc(),
-        unheard if error.is_parse() => unheard.no_http.inc(),
-        _ => {}
-    }
 }
 
 /// Whether the client did not take its answer: see [`Stream`].

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::Json;
-use axum::body::{Body, Bytes};
+use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderValue};
 use axum::response::{IntoResponse, Response};
@@ -32,6 +32,12 @@ const BODY_PATIENCE: Duration = Duration::from_secs(10);
 /// How long the broker may take to hold a message before its publisher is told that nobody knows.
 const BROKER_PATIENCE: Duration = Duration::from_secs(10);
 
+/// More than `--byte-rate`.
+const TOO_MANY_BYTES: Refusal = Refusal::Rate("too many bytes a second on one connection");
+
+/// Why a message is refused that the inbox has no room for.
+const INBOX_FULL: &str = "too much is waiting to be published";
+
 /// The header that gives a message its key.
 const KEY: &str = "Idempotency-Key";
 
@@ -57,21 +63,19 @@ pub(super) async fn publish(
     if !caller.publish_rates().allows_message() {
         return Err(Refusal::Rate("too many messages a second on one connection"));
     }
+    // All that needs no body comes before it: a client that waits with it (`Expect: 100-continue`) need not send it then.
+    let body = Announced::new(body, shared.limits.max_message, caller.publish_rates())?;
+    check_node(public)?;
+    check_channel(public, name)?;
     // Counted while it arrives, and until the inbox has it.
     let mut charge = shared.hub.budget().charge(Part::Input, 0);
-    let body = whole(body, shared.limits.max_message, caller.publish_rates(), &mut charge).await?;
+    let body = body.whole(&mut charge).await?;
     let kind = kind_of(&body, kind)?;
-    if !public.status.is_up() {
-        return Err(Refusal::BrokerAway);
-    }
-    // First: a channel that comes to be may take the place of another's history.
-    if !shared.hub.budget().has_room() {
-        shared.hub.make_room();
-        return Err(Refusal::Memory);
-    }
+    // Again: a body may take a while. And first, because a channel that comes to be may take the place of another's history.
+    check_node(public)?;
     let visit = shared.hub.visit(name)?;
     if !shared.hub.inbox().has_room_for(visit.channel()) {
-        return Err(Refusal::Busy("too much is waiting to be published".to_owned()));
+        return Err(Refusal::Busy(INBOX_FULL.to_owned()));
     }
 
     if shared.log_messages {
@@ -95,27 +99,78 @@ pub(super) async fn publish(
     }
 }
 
-/// The body, as far as it arrives in time and within its limits: a client sends at least [`LEAST_RATE`] on average.
-async fn whole(body: Body, limit: usize, rates: &PublishRates, charge: &mut Charge) -> Result<Bytes, Refusal> {
-    let start = Instant::now();
-    let mut body = Limited::new(body, limit);
-    let mut whole = BytesMut::new();
-    loop {
-        let earned = Duration::from_secs_f64(whole.len() as f64 / LEAST_RATE as f64);
-        let bytes = match timeout_at(start + BODY_PATIENCE + earned, body.frame()).await {
-            Ok(None) => return Ok(whole.freeze()),
-            Ok(Some(Ok(frame))) => frame.into_data().unwrap_or_default(),
-            Ok(Some(Err(error))) if error.is::<LengthLimitError>() => return Err(Refusal::TooLarge(limit)),
-            Ok(Some(Err(_))) => return Err(Refusal::Unreadable("the body did not arrive whole")),
-            Err(_) => return Err(Refusal::Unreadable("the body did not arrive in time")),
-        };
-        if !rates.allows_bytes(bytes.len()) {
-            return Err(Refusal::Rate("too many bytes a second on one connection"));
+/// Whether this node could publish a message now.
+fn check_node(public: &Public) -> Result<(), Refusal> {
+    let hub = &public.door.shared.hub;
+    if !public.status.is_up() {
+        return Err(Refusal::BrokerAway);
+    }
+    if !hub.budget().has_room() {
+        hub.make_room();
+        return Err(Refusal::Memory);
+    }
+    Ok(())
+}
+
+/// Whether this channel could take a message now, without making it.
+fn check_channel(public: &Public, name: &ChannelName) -> Result<(), Refusal> {
+    let hub = &public.door.shared.hub;
+    if !hub.has_place_for(name) {
+        return Err(Refusal::Channels);
+    }
+    if hub.find(name).is_some_and(|channel| !hub.inbox().has_room_for(&channel)) {
+        return Err(Refusal::Busy(INBOX_FULL.to_owned()));
+    }
+    Ok(())
+}
+
+/// A body that may come, as far as its head tells.
+struct Announced<'a> {
+    body: Body,
+    /// Bytes it has at most.
+    limit: usize,
+    rates: &'a PublishRates,
+    /// Its bytes have been counted.
+    counted: bool,
+}
+
+impl<'a> Announced<'a> {
+    /// Of one whose length is known, that decides.
+    fn new(body: Body, limit: usize, rates: &'a PublishRates) -> Result<Self, Refusal> {
+        let length = body.size_hint();
+        if length.lower() > limit as u64 {
+            return Err(Refusal::TooLarge(limit));
         }
-        whole.extend_from_slice(&bytes);
-        charge.set(whole.capacity());
-        if !charge.has_room() {
-            return Err(Refusal::Memory);
+        let counted = length.exact().is_some();
+        if !rates.allows_bytes(length.lower() as usize) {
+            return Err(TOO_MANY_BYTES);
+        }
+        Ok(Self { body, limit, rates, counted })
+    }
+
+    /// The body, as far as it arrives in time and within its limits: a client sends at least [`LEAST_RATE`] on average.
+    async fn whole(self, charge: &mut Charge) -> Result<Bytes, Refusal> {
+        let Self { body, limit, rates, counted } = self;
+        let start = Instant::now();
+        let mut body = Limited::new(body, limit);
+        let mut whole = BytesMut::new();
+        loop {
+            let earned = Duration::from_secs_f64(whole.len() as f64 / LEAST_RATE as f64);
+            let bytes = match timeout_at(start + BODY_PATIENCE + earned, body.frame()).await {
+                Ok(None) => return Ok(whole.freeze()),
+                Ok(Some(Ok(frame))) => frame.into_data().unwrap_or_default(),
+                Ok(Some(Err(error))) if error.is::<LengthLimitError>() => return Err(Refusal::TooLarge(limit)),
+                Ok(Some(Err(_))) => return Err(Refusal::Unreadable("the body did not arrive whole")),
+                Err(_) => return Err(Refusal::Unreadable("the body did not arrive in time")),
+            };
+            if !counted && !rates.allows_bytes(bytes.len()) {
+                return Err(TOO_MANY_BYTES);
+            }
+            whole.extend_from_slice(&bytes);
+            charge.set(whole.capacity());
+            if !charge.has_room() {
+                return Err(Refusal::Memory);
+            }
         }
     }
 }

@@ -56,6 +56,8 @@ pub struct Stream {
     limited: bool,
     /// While the client is waited for.
     wait: Option<Pin<Box<Wait>>>,
+    /// The client was told that nothing follows.
+    ended: bool,
 }
 
 /// Progress of a client that something waits for.
@@ -73,12 +75,18 @@ struct Wait {
 
 impl Stream {
     pub(super) fn new(stream: TcpStream, exchange: Arc<Exchange>) -> Self {
-        Self { io: Some(TokioIo::new(stream)), exchange, written: 0, unconfirmed: 0, limited: false, wait: None }
+        let io = Some(TokioIo::new(stream));
+        Self { io, exchange, written: 0, unconfirmed: 0, limited: false, wait: None, ended: false }
     }
 
     /// The socket; what is unsent stays with it.
     pub fn into_inner(mut self) -> Option<TcpStream> {
         self.io.take().map(TokioIo::into_inner)
+    }
+
+    /// The socket of a connection that was closed in order: only the client's side may still be open.
+    pub(super) fn into_ended(self) -> Option<TcpStream> {
+        if self.ended { self.into_inner() } else { None }
     }
 
     /// Lets the kernel take bytes again as it does at first.
@@ -224,7 +232,9 @@ impl Write for Stream {
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_sent(context))?;
         self.wait = None;
-        self.io()?.poll_shutdown(context)
+        ready!(self.io()?.poll_shutdown(context))?;
+        self.ended = true;
+        Poll::Ready(Ok(()))
     }
 }
 

@@ -98,9 +98,11 @@ async fn health_is_the_nodes_own_word() {
     let url = format!("http://{ops}");
     until("the node is ready", async || run(&["health", "--ops-url", &url]).await.code == Some(0)).await;
     // As the container's probe finds it, by the node's own variable.
-    let mut probe = echocast(&["health"]);
-    probe.env("ECHOCAST_OPS_LISTEN", format!("0.0.0.0:{}", ops.port()));
-    assert_eq!(Program::start(probe).finish().await.code, Some(0));
+    for everywhere in ["0.0.0.0", "[::]"] {
+        let mut probe = echocast(&["health"]);
+        probe.env("ECHOCAST_OPS_LISTEN", format!("{everywhere}:{}", ops.port()));
+        assert_eq!(Program::start(probe).finish().await.code, Some(0), "{everywhere}");
+    }
 
     node.signal("TERM").await;
     while !node.notice().await.contains("a second signal ends at once") {}
@@ -110,6 +112,26 @@ async fn health_is_the_nodes_own_word() {
     let ended = run(&["health", "--ops-url", &url]).await;
     assert_eq!(ended.code, Some(1), "{ended:?}");
     assert!(ended.errors.starts_with("not ready: ") && ended.errors.contains(&ops.to_string()), "{ended:?}");
+}
+
+#[tokio::test]
+async fn it_serves_both_families_and_says_where() {
+    let mut node = plain(&["--listen", "[::]:0", "--ops-listen", "[::]:0"], &[]);
+    let (address, ops) = addresses(&mut node).await;
+    assert!(address.ip().is_ipv6() && address.ip().is_unspecified() && ops.ip() == address.ip(), "{address} {ops}");
+    let mut clients = Vec::new();
+    for host in ["127.0.0.1", "[::1]", "localhost"] {
+        clients.push(TestClient::connect(&format!("ws://{host}:{}", address.port())).await);
+        let url = format!("http://{host}:{}", ops.port());
+        until("it is ready there", async || run(&["health", "--ops-url", &url]).await.code == Some(0)).await;
+    }
+    clients[0].say("hello").await;
+    for client in &mut clients {
+        client.expect(["hello"]).await;
+    }
+    let mut probe = echocast(&["health"]);
+    probe.env("ECHOCAST_OPS_LISTEN", ops.to_string());
+    assert_eq!(Program::start(probe).finish().await.code, Some(0));
 }
 
 #[tokio::test]

@@ -5,8 +5,8 @@ use crate::support::program::{Program, echocast};
 
 /// Every flag of `serve` and its default, as the public contract lists them.
 const SETTINGS: &str = "
-    --listen 0.0.0.0:8080
-    --ops-listen 0.0.0.0:8081
+    --listen [::]:8080
+    --ops-listen [::]:8081
     --redis-url
     --redis-prefix echocast
     --history 1000
@@ -47,7 +47,8 @@ async fn help_names_every_flag_with_its_default_and_its_variable() {
             let flag = words.split(' ').next().unwrap();
             let variable = format!("[env: ECHOCAST_{}", flag.replace('-', "_").to_uppercase());
             assert!([format!("{variable}=]"), format!("{variable}]")].iter().any(|env| words.contains(env)), "{words}");
-            let default = words.split_once("[default: ").map(|(_, rest)| rest.split(']').next().unwrap());
+            let default =
+                words.split_once("[default: ").map(|(_, rest)| rest.split("] ").next().unwrap().trim_end_matches(']'));
             described.push(format!("--{flag} {}", default.unwrap_or_default()).trim().to_owned());
         }
         let mut contract: Vec<&str> = SETTINGS.trim().lines().map(str::trim).collect();

@@ -1,6 +1,7 @@
 //! Limits of connections and rates: what counts, for whom, from when to when.
 
 use std::io::ErrorKind;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use tokio::io::AsyncReadExt;
@@ -105,6 +106,40 @@ async fn clients_of_a_proxy_count_by_their_own_address_while_they_are_served() {
     assert!(!head.contains("connection: close"), "the proxy's connection is others', too: {head}");
     drop(staying);
     until("its place is free", async || ask(&node, &client("2001:db8:0:1::2")).await.1.contains(" 200 ")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_has_one_address_whichever_family_it_was_accepted_with() {
+    let flags = ["--address-connections", "1", "--trusted-proxy", "127.0.0.0/30,::ffff:127.0.0.8/126"];
+    let node = TestNode::start_at("[::]:0", &flags).await;
+    let port = node.address.port();
+    let connect = async |from: &str, to: &str| {
+        let socket = if to.contains(':') { TcpSocket::new_v6() } else { TcpSocket::new_v4() }.unwrap();
+        socket.bind(SocketAddr::new(from.parse().unwrap(), 0)).unwrap();
+        RawClient { stream: socket.connect(SocketAddr::new(to.parse().unwrap(), port)).await.unwrap() }
+    };
+    let status = async |client: &mut RawClient, extra: &str| {
+        client.send(get("application/json", extra).as_bytes()).await;
+        client.read_head().await.split(' ').nth(1).unwrap().to_owned()
+    };
+    let mut first = connect("127.0.0.5", "127.0.0.1").await;
+    assert_eq!(status(&mut first, "").await, "200");
+    // Another address of IPv4 is another client; the same one is not.
+    let mut other = connect("127.0.0.6", "127.0.0.1").await;
+    assert_eq!(status(&mut other, "").await, "200");
+    let mut second = connect("127.0.0.5", "127.0.0.1").await;
+    assert_eq!(status(&mut second, "").await, "429");
+    let mut sixth = connect("::1", "::1").await;
+    assert_eq!(status(&mut sixth, "").await, "200");
+    // Proxies are known by IPv4 addresses, in either notation, and what they say of their clients is, too.
+    let forwarded = [("x-forwarded-for", "192.0.2.7")];
+    let _busy = TestClient::try_connect(&format!("ws://127.0.0.1:{port}/"), &forwarded).await.unwrap();
+    for proxy in ["127.0.0.2", "127.0.0.10"] {
+        let mut through = connect(proxy, "127.0.0.1").await;
+        assert_eq!(status(&mut through, "X-Forwarded-For: ::ffff:192.0.2.7\r\n").await, "429");
+        let mut through = connect(proxy, "127.0.0.1").await;
+        assert_eq!(status(&mut through, "X-Forwarded-For: 192.0.2.8\r\n").await, "200");
+    }
 }
 
 /// Sends these at once on one connection; statuses, and the seconds it took.

@@ -14,8 +14,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::Handover;
+use crate::http::bind::bind;
 use crate::http::keep_alive::KeepAlive;
-use crate::http::listen::{Server, bind};
+use crate::http::listen::Server;
 
 /// More than the kernel takes of an answer that nobody reads.
 const LARGE: usize = 12 * 1024 * 1024;

@@ -12,7 +12,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::KeepAlive;
-use crate::http::listen::{Server, bind};
+use crate::http::bind::bind;
+use crate::http::listen::Server;
 
 const IDLE: Duration = Duration::from_secs(75);
 

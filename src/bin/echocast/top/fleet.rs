@@ -170,7 +170,7 @@ fn is_named(targets: &[Target], address: &SocketAddr) -> bool {
     targets.iter().any(|target| target.addresses.contains(address))
 }
 
-/// All addresses of a host, of one family: with both, each replica would be there twice. Nodes listen on IPv4 by default.
+/// All addresses of a host, of one family: with both, each replica would be there twice.
 async fn resolve(url: &Url) -> anyhow::Result<Vec<SocketAddr>> {
     let found = timeout(PATIENCE, lookup_host(ops::authority(url))).await;
     let found = found.map_err(|_| anyhow!("cannot be resolved in time"))?.context("cannot be resolved")?;
