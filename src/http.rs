@@ -14,3 +14,4 @@ mod publish;
 mod snapshot;
 pub mod query;
 mod percent;
+mod forwarded;

@@ -159,6 +159,23 @@ async fn addresses_are_limited_one_by_one_and_seen_through_trusted_proxies() {
     assert_eq!(by("192.0.2.1, 10.0.0.7").await.err().unwrap().0, 429);
     assert_eq!(by("198.51.100.9, 192.0.2.2").await.err().unwrap().0, 429);
     let _three = by("192.0.2.1, 192.0.2.3").await.unwrap();
+    let with = async |headers: &[(&'static str, &str)]| TestClient::try_connect(&url, headers).await;
+    // However a proxy writes it; where it says `Forwarded` only, that counts.
+    let _four = by("\"[2001:db8:0:4::1]:4711\"").await.unwrap();
+    for again in
+        ["2001:db8:0:4::1", "[2001:db8:0:4::2]", "[2001:db8:0:4::1]:80, \"[::ffff:10.0.0.7]:80\"", "2001:db8:0:4::1,"]
+    {
+        assert_eq!(by(again).await.err().unwrap().0, 429, "{again}");
+    }
+    for again in [
+        &[("x-forwarded-for", "192.0.2.9"), ("x-forwarded-for", "192.0.2.1")][..],
+        &[("forwarded", "for=192.0.2.9"), ("forwarded", "for=192.0.2.1;proto=https, For=10.0.0.7")],
+        &[("forwarded", "for=\"192.0.2.9, for=\"[2001:db8:0:4::9]:80\"")],
+        &[("forwarded", "for=192.0.2.9"), ("x-forwarded-for", "192.0.2.1")],
+    ] {
+        assert_eq!(with(again).await.err().unwrap().0, 429, "{again:?}");
+    }
+    let _five = with(&[("forwarded", "for=192.0.2.1, for=192.0.2.5")]).await.unwrap();
 
     let direct = TestNode::start(&["--address-connections", "1"]).await;
     let _mine = TestClient::connect(&direct.url("/")).await;

@@ -33,7 +33,7 @@ pub struct Public {
     pub door: Door,
     /// How the broker is.
     pub status: Arc<Status>,
-    /// Networks of proxies whose `X-Forwarded-For` is believed.
+    /// Networks of proxies whose `X-Forwarded-For` or `Forwarded` is believed.
     pub proxies: Arc<Proxies>,
     /// Permits to collect an answer: see [`COLLECTORS`].
     pub collecting: Semaphore,
