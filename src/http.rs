@@ -14,4 +14,5 @@ mod publish;
 mod snapshot;
 pub mod query;
 mod percent;
+mod accept;
 mod forwarded;

@@ -116,6 +116,35 @@ async fn bad_channel_names_are_refused_with_400_and_counted() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_is_answered_as_its_accept_headers_ask() {
+    let node = TestNode::start(&[]).await;
+    for (accept, kind) in [
+        (&["TEXT/Event-Stream"][..], "text/event-stream"),
+        (&["image/png", "text/event-stream;q=0.1"], "text/event-stream"),
+        (&["application/json;q=0.9", "text/event-stream;q=0.8, text/html;q=0.2"], "application/json"),
+        (&["Application/Json; charset=utf-8"], "application/json"),
+        (&["text/event-stream;q=0, application/*"], "application/json"),
+        (&["text/html;q=0.5", "*/*;q=0.1"], "text/html"),
+        (&[""], "text/html"),
+        (&[], "text/html"),
+    ] {
+        let accept: String = accept.iter().map(|line| format!("Accept: {line}\r\n")).collect();
+        for method in ["GET", "HEAD"] {
+            let mut client = RawClient::connect(node.address).await;
+            client.send(format!("{method} /a HTTP/1.1\r\nHost: x\r\n{accept}\r\n").as_bytes()).await;
+            let head = client.read_head().await;
+            assert!(
+                head.starts_with("HTTP/1.1 200 ") && head.contains(&format!("content-type: {kind}")),
+                "{accept} {head}"
+            );
+        }
+    }
+    for accept in ["image/png", "text/event-stream;q=0", "*/*;q=0.0", "json"] {
+        assert_eq!(http(node.address, "GET", "/a", &[("Accept", accept)]).await.0, 406, "{accept}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_allowed_origins_may_connect_if_origins_are_named() {
     let open = TestNode::start(&[]).await;
     TestClient::try_connect(&open.url("/"), &[("origin", "https://anywhere.example")]).await.unwrap();

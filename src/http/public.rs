@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
+use super::accept::Wanted;
 use super::connection::{Caller, Proxies};
 use super::stream::LEAST_RATE;
 use super::{events, head, page, publish, snapshot};
@@ -71,33 +72,6 @@ impl Sharing {
     pub(super) fn of(headers: &HeaderMap) -> Self {
         let get = |name| headers.get(name).cloned();
         Self { origin: get(header::ORIGIN), headers: get(header::ACCESS_CONTROL_REQUEST_HEADERS) }
-    }
-}
-
-/// What a GET asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Wanted {
-    Events,
-    Page,
-    Snapshot,
-    Nothing,
-}
-
-impl Wanted {
-    fn of(headers: &HeaderMap) -> Self {
-        let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or("*/*");
-        let wants = |kinds: &[&str]| kinds.iter().any(|kind| accept.contains(kind));
-        if wants(&["text/event-stream"]) {
-            Self::Events
-        } else if wants(&["text/html"]) {
-            Self::Page
-        } else if wants(&["application/json"]) {
-            Self::Snapshot
-        } else if wants(&["text/*", "*/*"]) {
-            Self::Page
-        } else {
-            Self::Nothing
-        }
     }
 }
 
