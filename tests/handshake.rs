@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::support::client::{RawClient, TestClient, handshake, http};
+use crate::support::client::{RawClient, TestClient, handshake, http, http_get};
+use crate::support::events::{EventStream, post};
 use crate::support::node::TestNode;
 use crate::support::{soon, until};
 
@@ -103,16 +104,61 @@ async fn a_handshake_that_lost_its_upgrade_on_the_way_is_told_so() {
 async fn bad_channel_names_are_refused_with_400_and_counted() {
     let node = TestNode::start(&[]).await;
     let long = format!("/{}", "x".repeat(129));
-    for (path, why) in
-        [("/a//b", "empty segment"), ("/a%20b", "'%'"), ("/a/", "empty segment"), (&long, "129 characters")]
-    {
+    let names = [
+        ("/a%20b", "' '"),
+        ("/caf%C3%A9", "'\u{e9}'"),
+        ("/a%2520b", "'%'"),
+        ("/%00", "'\\0'"),
+        ("/a%", "percent-encoded"),
+        ("/a%zz", "percent-encoded"),
+        ("/%ff", "percent-encoded"),
+        (&long, "129 characters"),
+        // A slash too many: with the right path.
+        ("/a//b", "use /a/b\n"),
+        ("/a/", "use /a\n"),
+        ("/a%2F", "use /a\n"),
+        ("/%2Fa", "use /a\n"),
+        ("/ws/", "use /ws\n"),
+        ("//", "use /\n"),
+    ];
+    for (path, why) in names {
         let (status, line) = refused(&node, path, "").await;
         assert!(status == 400 && line.contains(why), "{path}: {status} {line}");
-        assert_eq!(http(node.address, "GET", path, &[]).await.0, 400, "{path} without an upgrade");
+        let (status, _, line) = http(node.address, "GET", path, &[("Accept", "text/html")]).await;
+        assert!(status == 400 && line.contains(why), "{path}, as a browser: {status} {line}");
     }
-    assert_eq!(node.metric("echocast_handshakes_refused_total{reason=\"bad_channel\"}").await, 8.0);
+    let refused = 2.0 * names.len() as f64;
+    assert_eq!(node.metric("echocast_handshakes_refused_total{reason=\"bad_channel\"}").await, refused);
     let longest = format!("/{}", "x".repeat(128));
     TestClient::connect(&node.url(&longest)).await.say("fits").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_is_the_same_however_it_is_encoded() {
+    let node = TestNode::start(&[]).await;
+    for (path, same, name) in [
+        ("/a/b", "/a%2Fb", "a/b"),
+        ("/a/b", "/%61%2f%62", "a/b"),
+        ("/a:b~c", "/a%3Ab%7Ec", "a:b~c"),
+        ("/", "/%77%73", "lobby"),
+        ("/lobby", "/ws?x=%2F", "lobby"),
+    ] {
+        let mut one = TestClient::connect(&node.url(path)).await;
+        let mut other = TestClient::connect(&node.url(same)).await;
+        let mut stream = EventStream::open(node.address, same, None).await;
+        one.say("from one").await;
+        other.expect(["from one"]).await;
+        assert_eq!(post(node.address, same, &[], b"posted").await.0, 200);
+        one.expect(["from one", "posted"]).await;
+        while stream.next().await.unwrap().data != "posted" {}
+        let (_, view) = http_get(node.address, same, &[("Accept", "application/json")]).await;
+        assert!(view.contains(&format!("\"channel\":\"{name}\"")), "{same}: {view}");
+    }
+    // The page's files are no channel under another spelling.
+    for path in ["/_/app.js", "/_%2Fapp.js", "/%5F/app.js"] {
+        assert!(http(node.address, "GET", path, &[]).await.1.contains("text/javascript"), "{path}");
+    }
+    assert_eq!(post(node.address, "/_%2fnews", &[], b"x").await.0, 404);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

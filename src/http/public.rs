@@ -13,9 +13,9 @@ use tokio::time::timeout;
 use super::accept::Wanted;
 use super::connection::{Caller, Proxies};
 use super::stream::LEAST_RATE;
-use super::{events, head, page, publish, snapshot};
+use super::{events, head, page, percent, publish, snapshot};
 use crate::broker::Status;
-use crate::channel::ChannelName;
+use crate::channel::{BadName, ChannelName};
 use crate::ws::handshake::{self, Door, Refusal};
 
 /// How long a request may take, beside the time that its body may take to arrive.
@@ -84,10 +84,12 @@ impl Public {
     async fn answer(&self, request: Request) -> Result<Response, Refusal> {
         let caller = Caller::of(&request, &self.proxies, &self.door.gate)?;
         head::check(&request)?;
-        if request.uri().path().starts_with("/_/") {
-            return Ok(page::file(request.method(), request.uri().path()));
+        // Before it is looked at: a name is the same however it is encoded.
+        let path = percent::decoded(request.uri().path()).ok_or(BadName::Encoding)?;
+        if path.starts_with("/_/") {
+            return Ok(page::file(request.method(), &path));
         }
-        let name = ChannelName::from_path(request.uri().path())?;
+        let name = ChannelName::from_path(&path)?;
         self.channel(&name, caller, request).await
     }
 
