@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 
 use axum::http::{HeaderMap, header};
 
-/// What a GET asks for.
+/// The kind of answer that a GET asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wanted {
     Events,
@@ -148,7 +148,7 @@ mod tests {
             ("application/json;q=high, text/html;q=0.9", Wanted::Snapshot),
             ("application/json;q=7, text/html;q=0.9", Wanted::Snapshot),
             ("application/json;q=nan, text/html;q=0.9", Wanted::Snapshot),
-            // What is no range.
+            // Elements that are no range.
             ("json, text/html;q=0.1", Wanted::Page),
             ("json", Wanted::Nothing),
             (", ,application/json,", Wanted::Snapshot),
