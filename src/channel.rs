@@ -22,13 +22,16 @@ pub enum BadName {
     /// A character that names don't have.
     #[error("bad channel name: {0:?} is none of A-Z a-z 0-9 - _ . ~ : /")]
     Character(char),
-    /// Two slashes in a row, or a slash at the end.
-    #[error("bad channel name: an empty segment (a slash too many)")]
-    EmptySegment,
+    /// Two slashes in a row, or a slash at the end; and the path without them.
+    #[error("bad channel name: an empty segment (a slash too many); use {0}")]
+    EmptySegment(String),
+    /// A path that stands for no text.
+    #[error("bad channel name: it is not percent-encoded UTF-8")]
+    Encoding,
 }
 
 impl ChannelName {
-    /// The channel a request path names: the path without its first slash; `/` and `/ws` are the lobby.
+    /// The channel a request path names, once it is decoded: the path without its first slash; `/` and `/ws` are the lobby.
     pub fn from_path(path: &str) -> Result<Self, BadName> {
         match path.strip_prefix('/').unwrap_or(path) {
             "" | "ws" => Ok(Self(LOBBY.into())),
@@ -45,7 +48,8 @@ impl ChannelName {
             return Err(BadName::TooLong(name.len()));
         }
         if name.split('/').any(str::is_empty) {
-            return Err(BadName::EmptySegment);
+            let segments = name.split('/').filter(|segment| !segment.is_empty());
+            return Err(BadName::EmptySegment(format!("/{}", segments.collect::<Vec<_>>().join("/"))));
         }
         Ok(Self(name.into()))
     }
@@ -72,9 +76,11 @@ mod tests {
         assert_eq!(name("/"), Ok("lobby".into()));
         assert_eq!(name("/ws"), Ok("lobby".into()));
         assert_eq!(name("/a/b:c.d~e-f_g"), Ok("a/b:c.d~e-f_g".into()));
-        assert_eq!(name("/ws/"), Err(BadName::EmptySegment));
-        assert_eq!(name("//"), Err(BadName::EmptySegment));
-        assert_eq!(name("/a//b"), Err(BadName::EmptySegment));
+        let empty_segment = |right: &str| Err(BadName::EmptySegment(right.into()));
+        assert_eq!(name("/ws/"), empty_segment("/ws"));
+        assert_eq!(name("//"), empty_segment("/"));
+        assert_eq!(name("//a///b//"), empty_segment("/a/b"));
+        assert_eq!(name("/a b/"), Err(BadName::Character(' ')));
         assert_eq!(name("/a%20b"), Err(BadName::Character('%')));
         assert_eq!(name(&format!("/{}", "x".repeat(128))), Ok("x".repeat(128)));
         assert_eq!(name(&format!("/{}", "x".repeat(129))), Err(BadName::TooLong(129)));

@@ -21,7 +21,7 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Address of the ops port.
     pub ops_listen: SocketAddr,
-    /// Networks of proxies whose `X-Forwarded-For` is believed.
+    /// Networks of proxies whose `X-Forwarded-For` or `Forwarded` is believed.
     pub trusted_proxy: Vec<IpNet>,
     /// Redis, or none for the embedded broker.
     pub redis_url: Option<String>,

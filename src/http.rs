@@ -19,3 +19,5 @@ mod publish;
 mod snapshot;
 pub mod query;
 mod percent;
+mod accept;
+mod forwarded;

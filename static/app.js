@@ -9,6 +9,7 @@ const REPLAY = 50; // messages asked for by a newcomer
 const LINES = 500; // lines kept in the document; the oldest give way
 const LONG_TEXT = 4_000; // characters of a text shown before the reader asks for the rest
 const HEX_BYTES = 64; // bytes of a binary message shown
+const ASK_MS = 10_000; // for the server to say why it refused us; it waits for its broker for a while, too
 
 const AGAIN = 'not confirmed yet, and will be sent again once connected.';
 const KEPT = 'Not connected. Your text stays in the box, post it again once connected.';
@@ -29,15 +30,15 @@ const [log, newer, text, hint, name] = ['messages', 'newer', 'text', 'hint', 'na
 const channel = subscribed();
 
 function start() {
-  const path = location.pathname.slice(1);
-  const title = path === '' || path === 'ws' ? 'lobby' : decoded(path);
+  const path = decoded(location.pathname.slice(1));
+  const title = path === '' || path === 'ws' ? 'lobby' : path;
   element('channel').textContent = title;
   element('channel').title = title; // a long one is cut to two lines
   document.title = `${title} · echocast`;
 
   element('say').addEventListener('submit', post);
   element('open').addEventListener('submit', openChannel);
-  element('retry').addEventListener('click', () => channel.reconnect());
+  element('retry').addEventListener('click', retry);
   name.addEventListener('input', () => name.setCustomValidity(''));
   text.addEventListener('input', () => { hint.textContent = ''; });
   text.addEventListener('keydown', postOnEnter);
@@ -75,6 +76,7 @@ function decoded(path) {
 
 let everOpen = false;
 let isOpen = false;
+let refusal; // undefined: not asked since we were connected; else the server's words, or '' if it has none
 
 function connecting() {
   showState('connecting', 'connecting…');
@@ -88,6 +90,7 @@ function opened({ recovered }) {
   if (everOpen) addNote(recovered ? 'reconnected, nothing was missed' : 'reconnected');
   everOpen = true;
   isOpen = true;
+  refusal = undefined;
   if (hint.textContent === KEPT) hint.textContent = 'Connected again. Your text is still here, not posted yet.';
 }
 
@@ -96,12 +99,42 @@ function disconnected({ code, reason, retryMs }) {
   if (isOpen) {
     addNote(why);
     if (unconfirmed > 0) showUnconfirmed();
+  } else if (refusal === undefined) {
+    askWhy();
   }
   isOpen = false;
   showState('waiting', 'not connected');
   element('why').textContent = why;
   element('when').textContent = whenWords(retryMs);
   element('trouble').hidden = false;
+}
+
+// Browsers tell nobody how a handshake was answered, so the same is asked for once in a way that tells.
+async function askWhy() {
+  refusal = '';
+  try {
+    const { origin, pathname, search } = location;
+    const signal = AbortSignal.timeout(ASK_MS);
+    const response = await fetch(origin + pathname + search, { headers: { accept: 'application/json' }, signal });
+    if (response.ok) {
+      await response.body.cancel();
+      return;
+    }
+    const isOurs = response.headers.get('content-type')?.startsWith('text/plain'); // proxies answer with pages
+    const words = isOurs ? (await response.text()).trim() : `HTTP ${response.status}`;
+    if (isOpen) return;
+    refusal = `The server refused the connection: ${words}`;
+    element('why').textContent = refusal;
+    // The same address will not be right later.
+    if (isOurs && response.status === 400) channel.close();
+  } catch {
+    refusal = undefined; // it cannot be reached: the words that are there are right, for now
+  }
+}
+
+function retry() {
+  refusal = undefined;
+  channel.reconnect();
 }
 
 function whenWords(retryMs) {
@@ -115,7 +148,7 @@ function gapWords(missed) {
 }
 
 function closeWords(wasOpen, code, reason) {
-  if (!wasOpen) return 'The server cannot be reached, or it refused the connection.';
+  if (!wasOpen) return refusal || 'The server cannot be reached, or it refused the connection.';
   const unknown = code >= 4000 ? 'The connection was closed by an application.' : 'The connection was closed.';
   return `${CLOSE_WORDS[code] ?? unknown} (${code}${reason ? `: ${reason}` : ''})`;
 }
@@ -306,7 +339,10 @@ function channelProblem(wanted) {
   if (wanted === '') return 'Type the name of a channel.';
   if (wanted.length > 128) return `A name has at most 128 characters, this one has ${wanted.length}.`;
   if (!/^[A-Za-z0-9\-_.~:/]+$/.test(wanted)) return 'A name is made of A-Z a-z 0-9 and - _ . ~ : /';
-  if (segments.includes('')) return 'There must be something before and after each slash.';
+  if (segments.includes('')) {
+    const right = segments.filter((segment) => segment !== '').join('/');
+    return right === '' ? 'A name is more than slashes.' : `A slash too many: did you mean ${right}?`;
+  }
   if (segments.includes('.') || segments.includes('..')) return 'Browsers resolve the segments . and .. before asking.';
   if (segments[0] === '_' && segments.length > 1) return 'Names that begin with _/ belong to the service.';
   return '';

@@ -63,7 +63,9 @@ export class Channel extends EventTarget {
     this.#url.protocol = this.#url.protocol.replace('http', 'ws');
     this.#url.hash = '';
     for (const name of ['since', 'last', 'echo', 'token']) if (query[name] != null) this.#ask(name, query[name]);
-    this.#id = this.#url.searchParams.get('since') || undefined;
+    const given = this.#url.searchParams;
+    this.#id = given.get('lastEventId') || given.get('since') || undefined;
+    given.delete('lastEventId'); // it would win over where we are
     this.#queue = queue;
     this.#WebSocket = WebSocket;
     this.#connect();

@@ -257,6 +257,49 @@ async fn a_message_the_server_does_not_take_stays_with_its_writer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_page_says_why_it_is_refused() {
+    let node = TestNode::start(&[]).await;
+    let chromium = Chromium::start().await;
+    let page = chromium.open(&page_of(&node, "/a%2Fb")).await;
+    page.has("channel", "textContent", "a/b").await;
+    TestClient::connect(&node.url("/a/b?last=1")).await.expect([HELLO]).await;
+
+    page.visit(&page_of(&node, "/refused?last=many")).await;
+    let why = "The server refused the connection: bad value of last: it is a number of messages, in digits";
+    page.has("why", "textContent", why).await;
+    // It does not ask again by itself for what will never be right.
+    page.has("when", "textContent", "").await;
+    let refused = "echocast_handshakes_refused_total{reason=\"bad_parameter\"}";
+    let before = node.metric(refused).await;
+    assert!(before >= 2.0, "a handshake, and the question why");
+    page.click("retry").await;
+    until("it is refused again", async || node.metric(refused).await >= before + 2.0).await;
+    page.has("why", "textContent", why).await;
+    page.has("when", "textContent", "").await;
+
+    // A name is corrected before it is asked for, and a path that is no name is answered in words.
+    page.type_into("name", &format!("a//b/{ENTER}")).await;
+    page.has("name", "validationMessage", "A slash too many: did you mean a/b?").await;
+    page.visit(&page_of(&node, "/a//b/")).await;
+    let words = "return document.body.textContent.trim()";
+    page.becomes(words, &json!("bad channel name: an empty segment (a slash too many); use /a/b")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_says_that_its_node_lost_its_broker() {
+    let cluster = Cluster::redis(1, &[]).await;
+    let (node, redis) = (cluster.node(0), cluster.redis.as_ref().unwrap());
+    let page = Chromium::start().await.open(&page_of(node, "/before")).await;
+    redis.kill().await;
+    until("the node notices", async || node.metric("echocast_broker_up").await == 0.0).await;
+    page.visit(&page_of(node, "/away")).await;
+    page.has("why", "textContent", "The server refused the connection: the broker is away, come back").await;
+    redis.restart().await;
+    page.is_open().await;
+    page.has("trouble", "hidden", true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_page_shows_when_a_message_was_published() {
     let node = TestNode::start(&[]).await;
     let mut client = V1Client::connect(&node.url("/past")).await;

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::support::client::{RawClient, TestClient, handshake, http};
+use crate::support::client::{RawClient, TestClient, handshake, http, http_get};
+use crate::support::events::{EventStream, post};
 use crate::support::node::TestNode;
 use crate::support::{soon, until};
 
@@ -103,16 +104,90 @@ async fn a_handshake_that_lost_its_upgrade_on_the_way_is_told_so() {
 async fn bad_channel_names_are_refused_with_400_and_counted() {
     let node = TestNode::start(&[]).await;
     let long = format!("/{}", "x".repeat(129));
-    for (path, why) in
-        [("/a//b", "empty segment"), ("/a%20b", "'%'"), ("/a/", "empty segment"), (&long, "129 characters")]
-    {
+    let names = [
+        ("/a%20b", "' '"),
+        ("/caf%C3%A9", "'\u{e9}'"),
+        ("/a%2520b", "'%'"),
+        ("/%00", "'\\0'"),
+        ("/a%", "percent-encoded"),
+        ("/a%zz", "percent-encoded"),
+        ("/%ff", "percent-encoded"),
+        (&long, "129 characters"),
+        // A slash too many: with the right path.
+        ("/a//b", "use /a/b\n"),
+        ("/a/", "use /a\n"),
+        ("/a%2F", "use /a\n"),
+        ("/%2Fa", "use /a\n"),
+        ("/ws/", "use /ws\n"),
+        ("//", "use /\n"),
+    ];
+    for (path, why) in names {
         let (status, line) = refused(&node, path, "").await;
         assert!(status == 400 && line.contains(why), "{path}: {status} {line}");
-        assert_eq!(http(node.address, "GET", path, &[]).await.0, 400, "{path} without an upgrade");
+        let (status, _, line) = http(node.address, "GET", path, &[("Accept", "text/html")]).await;
+        assert!(status == 400 && line.contains(why), "{path}, as a browser: {status} {line}");
     }
-    assert_eq!(node.metric("echocast_handshakes_refused_total{reason=\"bad_channel\"}").await, 8.0);
+    let refused = 2.0 * names.len() as f64;
+    assert_eq!(node.metric("echocast_handshakes_refused_total{reason=\"bad_channel\"}").await, refused);
     let longest = format!("/{}", "x".repeat(128));
     TestClient::connect(&node.url(&longest)).await.say("fits").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_is_the_same_however_it_is_encoded() {
+    let node = TestNode::start(&[]).await;
+    for (path, same, name) in [
+        ("/a/b", "/a%2Fb", "a/b"),
+        ("/a/b", "/%61%2f%62", "a/b"),
+        ("/a:b~c", "/a%3Ab%7Ec", "a:b~c"),
+        ("/", "/%77%73", "lobby"),
+        ("/lobby", "/ws?x=%2F", "lobby"),
+    ] {
+        let mut one = TestClient::connect(&node.url(path)).await;
+        let mut other = TestClient::connect(&node.url(same)).await;
+        let mut stream = EventStream::open(node.address, same, None).await;
+        one.say("from one").await;
+        other.expect(["from one"]).await;
+        assert_eq!(post(node.address, same, &[], b"posted").await.0, 200);
+        one.expect(["from one", "posted"]).await;
+        while stream.next().await.unwrap().data != "posted" {}
+        let (_, view) = http_get(node.address, same, &[("Accept", "application/json")]).await;
+        assert!(view.contains(&format!("\"channel\":\"{name}\"")), "{same}: {view}");
+    }
+    // The page's files are no channel under another spelling.
+    for path in ["/_/app.js", "/_%2Fapp.js", "/%5F/app.js"] {
+        assert!(http(node.address, "GET", path, &[]).await.1.contains("text/javascript"), "{path}");
+    }
+    assert_eq!(post(node.address, "/_%2fnews", &[], b"x").await.0, 404);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_is_answered_as_its_accept_headers_ask() {
+    let node = TestNode::start(&[]).await;
+    for (accept, kind) in [
+        (&["TEXT/Event-Stream"][..], "text/event-stream"),
+        (&["image/png", "text/event-stream;q=0.1"], "text/event-stream"),
+        (&["application/json;q=0.9", "text/event-stream;q=0.8, text/html;q=0.2"], "application/json"),
+        (&["Application/Json; charset=utf-8"], "application/json"),
+        (&["text/event-stream;q=0, application/*"], "application/json"),
+        (&["text/html;q=0.5", "*/*;q=0.1"], "text/html"),
+        (&[""], "text/html"),
+        (&[], "text/html"),
+    ] {
+        let accept: String = accept.iter().map(|line| format!("Accept: {line}\r\n")).collect();
+        for method in ["GET", "HEAD"] {
+            let mut client = RawClient::connect(node.address).await;
+            client.send(format!("{method} /a HTTP/1.1\r\nHost: x\r\n{accept}\r\n").as_bytes()).await;
+            let head = client.read_head().await;
+            assert!(
+                head.starts_with("HTTP/1.1 200 ") && head.contains(&format!("content-type: {kind}")),
+                "{accept} {head}"
+            );
+        }
+    }
+    for accept in ["image/png", "text/event-stream;q=0", "*/*;q=0.0", "json"] {
+        assert_eq!(http(node.address, "GET", "/a", &[("Accept", accept)]).await.0, 406, "{accept}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -159,6 +234,23 @@ async fn addresses_are_limited_one_by_one_and_seen_through_trusted_proxies() {
     assert_eq!(by("192.0.2.1, 10.0.0.7").await.err().unwrap().0, 429);
     assert_eq!(by("198.51.100.9, 192.0.2.2").await.err().unwrap().0, 429);
     let _three = by("192.0.2.1, 192.0.2.3").await.unwrap();
+    let with = async |headers: &[(&'static str, &str)]| TestClient::try_connect(&url, headers).await;
+    // However a proxy writes it; where it says `Forwarded` only, that counts.
+    let _four = by("\"[2001:db8:0:4::1]:4711\"").await.unwrap();
+    for again in
+        ["2001:db8:0:4::1", "[2001:db8:0:4::2]", "[2001:db8:0:4::1]:80, \"[::ffff:10.0.0.7]:80\"", "2001:db8:0:4::1,"]
+    {
+        assert_eq!(by(again).await.err().unwrap().0, 429, "{again}");
+    }
+    for again in [
+        &[("x-forwarded-for", "192.0.2.9"), ("x-forwarded-for", "192.0.2.1")][..],
+        &[("forwarded", "for=192.0.2.9"), ("forwarded", "for=192.0.2.1;proto=https, For=10.0.0.7")],
+        &[("forwarded", "for=\"192.0.2.9, for=\"[2001:db8:0:4::9]:80\"")],
+        &[("forwarded", "for=192.0.2.9"), ("x-forwarded-for", "192.0.2.1")],
+    ] {
+        assert_eq!(with(again).await.err().unwrap().0, 429, "{again:?}");
+    }
+    let _five = with(&[("forwarded", "for=192.0.2.1, for=192.0.2.5")]).await.unwrap();
 
     let direct = TestNode::start(&["--address-connections", "1"]).await;
     let _mine = TestClient::connect(&direct.url("/")).await;

@@ -119,10 +119,18 @@ async fn it_goes_on_where_an_earlier_one_ended(cluster: Cluster) {
     let mut heir = Module::start(cluster.node(1).url("/later"), &json!({ "since": id }).to_string());
     heir.prints(["open true"]).await;
     heir.hears(5..10).await;
+    let place = format!("/later?lastEventId={id}");
+    let mut other = Module::start(cluster.node(1).url(&place), "{}");
+    other.prints(["open true"]).await;
+    other.hears(5..10).await;
+    other.told("reconnect").await;
+    other.prints(["open true"]).await;
     // Closed is not forgotten: the first one may come back itself.
     module.told("reconnect").await;
     module.prints(["open true"]).await;
     module.hears(5..10).await;
+    say(&mut speaker, 10..11).await;
+    other.hears(10..11).await;
 }
 
 async fn texts_and_bytes_come_through_as_they_are(cluster: Cluster) {

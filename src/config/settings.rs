@@ -14,7 +14,7 @@ pub struct Settings {
     /// Address and port for /metrics, /livez and /readyz; keep it from the public
     #[arg(long, env = "ECHOCAST_OPS_LISTEN", default_value = "[::]:8081", value_name = "ADDR")]
     pub(super) ops_listen: String,
-    /// Networks of proxies whose X-Forwarded-For is believed, separated by commas
+    /// Networks of proxies whose X-Forwarded-For is believed, or where they send none, Forwarded; separated by commas
     #[arg(
         long,
         env = "ECHOCAST_TRUSTED_PROXY",

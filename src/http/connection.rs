@@ -7,6 +7,7 @@ use axum::extract::Request;
 use axum::http::HeaderMap;
 use ipnet::IpNet;
 
+use super::forwarded;
 use crate::metrics::Way;
 use crate::ws::gate::address::{Place, Source};
 use crate::ws::gate::{Full, Gate, Permit};
@@ -25,7 +26,7 @@ pub struct Connection {
     publish: PublishRates,
 }
 
-/// Networks whose `X-Forwarded-For` is believed.
+/// Networks whose `X-Forwarded-For` or `Forwarded` is believed.
 #[derive(Debug)]
 pub struct Proxies(Vec<IpNet>);
 
@@ -69,13 +70,10 @@ impl Proxies {
         if !self.has(peer) {
             return peer;
         }
-        let forwarded = headers.get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok());
-        let hops: Vec<&str> = forwarded.flat_map(|value| value.split(',')).collect();
-        let hops = hops.into_iter().rev().map_while(address).map(|ip| ip.to_canonical());
         let mut client = peer;
-        for hop in hops {
-            client = hop;
-            if !self.has(hop) {
+        for hop in forwarded::hops(headers).into_iter().map_while(|hop| hop) {
+            client = hop.to_canonical();
+            if !self.has(client) {
                 break;
             }
         }
@@ -89,12 +87,6 @@ fn canonical(network: IpNet) -> IpNet {
         (ip @ IpAddr::V4(_), Some(length)) => IpNet::new(ip, length).unwrap_or(network),
         _ => network,
     }
-}
-
-/// An address as proxies write it, some with the port.
-fn address(hop: &str) -> Option<IpAddr> {
-    let hop = hop.trim();
-    hop.parse().ok().or_else(|| hop.parse::<SocketAddr>().ok().map(|address| address.ip()))
 }
 
 impl Caller {

@@ -10,11 +10,12 @@ use axum::response::{IntoResponse, Response};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
+use super::accept::Wanted;
 use super::connection::{Caller, Proxies};
 use super::stream::LEAST_RATE;
-use super::{events, head, page, publish, snapshot};
+use super::{events, head, page, percent, publish, snapshot};
 use crate::broker::Status;
-use crate::channel::ChannelName;
+use crate::channel::{BadName, ChannelName};
 use crate::ws::handshake::{self, Door, Refusal};
 
 /// How long a request may take, beside the time that its body may take to arrive.
@@ -33,7 +34,7 @@ pub struct Public {
     pub door: Door,
     /// How the broker is.
     pub status: Arc<Status>,
-    /// Networks of proxies whose `X-Forwarded-For` is believed.
+    /// Networks of proxies whose `X-Forwarded-For` or `Forwarded` is believed.
     pub proxies: Arc<Proxies>,
     /// Permits to collect an answer: see [`COLLECTORS`].
     pub collecting: Semaphore,
@@ -74,33 +75,6 @@ impl Sharing {
     }
 }
 
-/// What a GET asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Wanted {
-    Events,
-    Page,
-    Snapshot,
-    Nothing,
-}
-
-impl Wanted {
-    fn of(headers: &HeaderMap) -> Self {
-        let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or("*/*");
-        let wants = |kinds: &[&str]| kinds.iter().any(|kind| accept.contains(kind));
-        if wants(&["text/event-stream"]) {
-            Self::Events
-        } else if wants(&["text/html"]) {
-            Self::Page
-        } else if wants(&["application/json"]) {
-            Self::Snapshot
-        } else if wants(&["text/*", "*/*"]) {
-            Self::Page
-        } else {
-            Self::Nothing
-        }
-    }
-}
-
 impl Public {
     /// How long a whole request may take: that of the largest body, and what the broker needs.
     fn patience(&self) -> Duration {
@@ -110,10 +84,12 @@ impl Public {
     async fn answer(&self, request: Request) -> Result<Response, Refusal> {
         let caller = Caller::of(&request, &self.proxies, &self.door.gate)?;
         head::check(&request)?;
-        if request.uri().path().starts_with("/_/") {
-            return Ok(page::file(request.method(), request.uri().path()));
+        // Before it is looked at: a name is the same however it is encoded.
+        let path = percent::decoded(request.uri().path()).ok_or(BadName::Encoding)?;
+        if path.starts_with("/_/") {
+            return Ok(page::file(request.method(), &path));
         }
-        let name = ChannelName::from_path(request.uri().path())?;
+        let name = ChannelName::from_path(&path)?;
         self.channel(&name, caller, request).await
     }
 

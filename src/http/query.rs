@@ -19,7 +19,7 @@ const LAST_EVENT_ID_PARAMETER: &str = "lastEventId";
 /// After an id that we did not give: in a history that we do not have.
 const AFTER_UNKNOWN: Start = Start::After(MessageId { epoch: u64::MAX, offset: 0 });
 
-/// What a client asks of its subscription.
+/// The options of a subscription, as its client gives them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SubscribeOptions {
     /// Where it begins.

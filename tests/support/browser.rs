@@ -106,8 +106,13 @@ impl Chromium {
 impl Page {
     /// Opens an address and waits until the page is connected.
     pub async fn go_to(&self, url: &str) {
-        self.driver.goto(url).await.unwrap();
+        self.visit(url).await;
         self.is_open().await;
+    }
+
+    /// Opens an address, whatever is there.
+    pub async fn visit(&self, url: &str) {
+        self.driver.goto(url).await.unwrap();
     }
 
     pub async fn is_open(&self) {

@@ -27,9 +27,10 @@ const USAGE: u8 = 64;
 const BY_HAND: &str = "\
 With curl:
   curl -N -H 'Accept: text/event-stream' localhost:8080/news         listen
-  curl -d hello localhost:8080/news                                  say something
-  curl -d '{}' -H 'Echocast-Kind: binary' localhost:8080/news        binary; without it UTF-8 is text
-  curl -H 'Accept: application/json' 'localhost:8080/news?last=10'   look";
+  curl -d hello localhost:8080/news                                  publish
+  curl -d '{}' -H 'Echocast-Kind: binary' localhost:8080/news        as binary
+  curl -H 'Accept: application/json' 'localhost:8080/news?last=10'   look
+Without Echocast-Kind, a body is text if it is UTF-8.";
 
 /// What one client says, every client on every replica hears, in the same order.
 #[derive(Parser)]

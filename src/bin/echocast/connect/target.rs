@@ -222,8 +222,8 @@ mod tests {
         assert_eq!(with_last("ws://host"), Ok(Some("last=20".to_owned())));
         let kept = "token=a%2Bb&lastly=1&last=20".to_owned();
         assert_eq!(with_last("ws://host?token=a%2Bb&last=5&lastly=1&since=e-1"), Ok(Some(kept)));
-        let since =
-            target("ws://host?last=5&echo=false&since=e-1").map(|target| target.with_since(&v1::Id::new("e-2")));
+        let since = target("ws://host?last=5&echo=false&since=e-1&lastEventId=e-1")
+            .map(|target| target.with_since(&v1::Id::new("e-2")));
         assert_eq!(since.expect("a good URL").url.query(), Some("echo=false&since=e-2"));
     }
 
