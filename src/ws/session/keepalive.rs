@@ -68,8 +68,12 @@ impl Session {
             self.silent_visits = self.silent_visits.map(|_| 0);
         }
         if self.silent_visits.is_some_and(|silent| silent >= rhythm.dead_visits) {
-            self.begin_close(CloseReason::PingTimeout, "no answer to a ping");
-            return;
+            if !self.socket.is_being_taken(rhythm.period * u32::from(rhythm.dead_visits)) {
+                self.begin_close(CloseReason::PingTimeout, "no answer to a ping");
+                return;
+            }
+            // The ping lies behind bytes that the client is taking: its answer is due a timeout after these.
+            self.silent_visits = Some(0);
         }
         if ping_is_due {
             self.silent_visits.get_or_insert(0);
