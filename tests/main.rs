@@ -17,6 +17,7 @@ mod history;
 mod outage;
 mod redis_setups;
 mod backpressure;
+mod slow_links;
 mod drain;
 mod ops;
 mod monitoring;

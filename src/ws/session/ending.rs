@@ -1,9 +1,9 @@
 //! The end of a session: from the reason to the last byte.
 
 use std::ops::ControlFlow;
-use std::task::Context;
+use std::task::{Context, Poll};
 
-use super::{CloseReason, Closing, Ended, Session, Step};
+use super::{CloseReason, Closing, Ended, Session, Stage, Step};
 use crate::metrics::Way;
 use crate::ws::frame;
 
@@ -14,7 +14,8 @@ impl Session {
     }
 
     pub(super) fn begin_close_with(&mut self, reason: CloseReason, code: u16, text: String) {
-        self.closing = Some(Box::new(Closing::new(reason, code, text)));
+        self.end_replay();
+        self.stage = Some(Box::new(Stage::Closing(Closing::new(reason, code, text))));
         if matches!(reason, CloseReason::Slow | CloseReason::PingTimeout) {
             self.say_close();
         }
@@ -23,7 +24,7 @@ impl Session {
     /// Puts the close frame behind the frame that was begun; no message follows.
     pub(super) fn say_close(&mut self) {
         let way = self.way();
-        if let Some(closing) = self.closing.as_deref_mut() {
+        if let Some(closing) = self.stage.as_deref_mut().and_then(Stage::closing_mut) {
             if way == Way::WebSocket {
                 self.control.push(frame::Control::Close(Some((closing.code, &closing.text))));
             }
@@ -34,7 +35,8 @@ impl Session {
 
     /// Takes an ending as far as it goes now.
     pub(super) fn close_on(&mut self, context: &mut Context<'_>) -> ControlFlow<Ended> {
-        let Some(closing) = self.closing.as_deref_mut() else { return ControlFlow::Continue(()) };
+        let Some(stage) = self.stage.as_deref_mut() else { return ControlFlow::Continue(()) };
+        let Some(closing) = stage.closing_mut() else { return ControlFlow::Continue(()) };
         let item_ended = self.cursor.unfinished_item(self.reader.format).is_none();
         let late = closing.is_late(context);
         match &mut closing.step {
@@ -64,8 +66,10 @@ impl Session {
         ControlFlow::Continue(())
     }
 
-    pub(super) fn reason_or_disconnected(&self) -> CloseReason {
-        self.closing.as_ref().map_or(CloseReason::Disconnected, |closing| closing.reason)
+    /// Its socket takes nothing more.
+    pub(super) fn write_failed(&mut self) -> ControlFlow<Ended, Poll<()>> {
+        self.socket.reset_on_close();
+        ControlFlow::Break(self.closing().map_or(CloseReason::Disconnected, |closing| closing.reason))
     }
 
     /// Counts the reason for which it ended.

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 use std::task::Context;
 
-use super::{CloseReason, Ended, Session, frame, v1};
+use super::{CloseReason, Ended, Session, Stage, frame, v1};
 use crate::config::SlowClient;
 use crate::message::Shape;
 use crate::metrics::Way;
@@ -17,7 +17,7 @@ impl Session {
         if seat.is_cut_off() {
             return ControlFlow::Break(CloseReason::Drain);
         }
-        if self.closing.is_some() {
+        if self.stage.as_deref().and_then(Stage::closing).is_some() {
             return ControlFlow::Continue(());
         }
         if seat.is_sent_away() {
@@ -77,7 +77,10 @@ impl Session {
         }
         if ping_is_due {
             self.silent_visits.get_or_insert(0);
-            self.control.push(frame::Control::Ping(&[]));
+            // One that waits already is enough for a client that takes nothing: others would only add to what it leaves.
+            if !self.control.ends_with_ping() {
+                self.control.push(frame::Control::Ping(&[]));
+            }
         }
     }
 }
