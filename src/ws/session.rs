@@ -134,7 +134,7 @@ impl Session {
             said: 0,
             inbox_round: 0,
             seat: None,
-            visits_since_ping: rhythm.ping_visits - 2,
+            visits_since_ping: rhythm.before_first_ping(),
             stuck_visits: 0,
             silent_visits: None,
             rates,
