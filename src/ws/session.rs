@@ -183,6 +183,9 @@ impl Session {
             if self.closing().is_none() {
                 return self.write_older(context, tally);
             }
+            if self.only_reads() {
+                return ControlFlow::Continue(Poll::Pending);
+            }
             if let Some((batch, end)) = self.cursor.unfinished_item(self.reader.format) {
                 own.push(batch);
                 (taken, frame_end) = (&own, Some(end));

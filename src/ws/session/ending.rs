@@ -49,6 +49,7 @@ impl Session {
                     context.waker().wake_by_ref();
                 }
             }
+            Step::Read if late => return ControlFlow::Break(closing.reason),
             _ if late => {
                 // It does not read: the kernel would keep for minutes what it has not taken.
                 self.socket.reset_on_close();
@@ -61,7 +62,7 @@ impl Session {
                 closing.step = Step::Linger;
                 context.waker().wake_by_ref();
             }
-            Step::Say | Step::Linger => {}
+            Step::Read | Step::Say | Step::Linger => {}
         }
         ControlFlow::Continue(())
     }
@@ -69,7 +70,15 @@ impl Session {
     /// Its socket takes nothing more.
     pub(super) fn write_failed(&mut self) -> ControlFlow<Ended, Poll<()>> {
         self.socket.reset_on_close();
-        ControlFlow::Break(self.closing().map_or(CloseReason::Disconnected, |closing| closing.reason))
+        if let Some(closing) = self.closing() {
+            return ControlFlow::Break(closing.reason);
+        }
+        // A client that did not read resets its connection when it leaves. Its last messages may have come before that.
+        let mut closing = Closing::new(CloseReason::Disconnected, CloseReason::Disconnected.code(), String::new());
+        closing.step = Step::Read;
+        self.stage = Some(Box::new(Stage::Closing(closing)));
+        self.cursor.retire();
+        ControlFlow::Continue(Poll::Ready(()))
     }
 
     /// Counts the reason for which it ended.

@@ -51,7 +51,10 @@ type Ending = (CloseReason, u16, String);
 impl Session {
     /// Reads once; pending if there is nothing to read or no reading now.
     pub(super) fn read(&mut self, context: &mut Context<'_>, tally: &mut Tally) -> ControlFlow<Ended, Poll<()>> {
-        if self.closing().is_some() {
+        if self.only_reads() {
+            // Answers to what it says go nowhere, and must not keep it from being read.
+            (self.control, self.answers) = (Control::default(), None);
+        } else if self.closing().is_some() {
             return self.discard();
         }
         if self.undecoded.is_none() && !self.socket.is_readable() {
@@ -66,7 +69,7 @@ impl Session {
         }
         if let Some(mut undecoded) = self.undecoded.take_if(|_| waits) {
             let (taken, completed) = self.hear(&mut undecoded.bytes, tally);
-            if undecoded.advance(taken, self.decoder.held_bytes()) && self.closing().is_none() {
+            if undecoded.advance(taken, self.decoder.held_bytes()) && (self.closing().is_none() || self.only_reads()) {
                 undecoded.visits = if completed { 0 } else { undecoded.visits };
                 self.undecoded = Some(undecoded);
             }
@@ -94,9 +97,15 @@ impl Session {
             && self.shared.hub.inbox().may_read(self.membership.channel(), context, &mut self.inbox_round)
     }
 
+    /// Whether it is not read from because of answers and pongs that it has not taken.
+    pub(super) fn leaves_its_answers(&self) -> bool {
+        let answered = |answers: &Box<Answers>| answers.receiver.is_empty() && answers.owed < OWED_ANSWERS;
+        self.control.held() >= CONTROL_BYTES || !self.answers.as_ref().is_none_or(answered)
+    }
+
     /// Keeps what was read and is not decoded, and counts what the decoder holds.
     fn keep(&mut self, rest: &[u8], completed: bool) {
-        if self.closing().is_some() {
+        if self.closing().is_some() && !self.only_reads() {
             self.undecoded = None;
             return;
         }
@@ -159,7 +168,8 @@ impl Session {
             Ok(taken) => (taken, None),
             Err(bad) => (bytes.len(), Some((bad.into(), bad.close_code(), bad.to_string()))),
         };
-        if let Some((reason, code, text)) = heard.end.or(violation) {
+        let end = heard.end.or(violation);
+        if let Some((reason, code, text)) = end.filter(|_| self.closing().is_none()) {
             self.begin_close_with(reason, code, text);
         }
         (taken, heard.completed)

@@ -69,7 +69,7 @@ impl Session {
         }
         if self.silent_visits.is_some_and(|silent| silent >= rhythm.dead_visits) {
             if !self.socket.is_being_taken(rhythm.period * u32::from(rhythm.dead_visits)) {
-                self.begin_close(CloseReason::PingTimeout, "no answer to a ping");
+                self.end_silent();
                 return;
             }
             // The ping lies behind bytes that the client is taking: its answer is due a timeout after these.
@@ -81,6 +81,17 @@ impl Session {
             if !self.control.ends_with_ping() {
                 self.control.push(frame::Control::Ping(&[]));
             }
+        }
+    }
+
+    /// Ends a session of which nothing was heard. One that was not read from, because it leaves its answers unread, may well
+    /// have spoken: it is too slow.
+    fn end_silent(&mut self) {
+        if self.leaves_its_answers() {
+            self.shared.metrics.slow_clients.with_label_values(&[SlowClient::Disconnect.label()]).inc();
+            self.begin_close(CloseReason::Slow, "too slow, come back");
+        } else {
+            self.begin_close(CloseReason::PingTimeout, "no answer to a ping");
         }
     }
 }

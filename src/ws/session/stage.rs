@@ -45,6 +45,11 @@ impl Session {
         self.stage.as_ref().is_none_or(|stage| matches!(**stage, Stage::Replay(_)) || stage.reads_on())
     }
 
+    /// Whether it has ended, but for messages that its client sent before the connection broke.
+    pub(super) fn only_reads(&self) -> bool {
+        self.closing().is_some_and(|closing| closing.step == Step::Read)
+    }
+
     /// Its ending, once that began.
     pub(super) fn closing(&self) -> Option<&Closing> {
         self.stage.as_deref().and_then(Stage::closing)
