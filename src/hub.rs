@@ -19,7 +19,7 @@ pub use self::inbox::{INBOX_BYTES, INBOX_MESSAGES, Inbox, Outgoing, Publication}
 use self::inbox::{Outbox, Parked};
 pub use self::keys::{KeyTaken, Keys};
 pub use self::receipt::{Answer, Outcome, Receipt, Unpublished};
-pub use self::subscription::{BrokerAway, Page, Reading, Subscription, Wanted};
+pub use self::subscription::{BrokerAway, Older, Page, Reading, Subscription, Wanted};
 pub use self::unheard::{Held, Unheard};
 use crate::budget::{Budget, Charge, Part};
 use crate::channel::ChannelName;
@@ -272,6 +272,16 @@ pub struct Membership {
 }
 
 impl Membership {
+    /// Another one of the same channel.
+    pub fn again(&self) -> Self {
+        let mut channels = lock(&self.hub.channels);
+        if let Some(entry) = channels.by_name.get_mut(&self.channel.name) {
+            entry.members += 1;
+            entry.followers += usize::from(self.hears);
+        }
+        Self { channel: self.channel.clone(), hub: self.hub.clone(), hears: self.hears }
+    }
+
     /// The channel.
     pub fn channel(&self) -> &Arc<Channel> {
         &self.channel

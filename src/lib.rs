@@ -26,7 +26,7 @@
 //! | Redis, and on its way to a node | `--history`, `--history-bytes`, `--history-ttl` | what a node missed it reads from the history; what that no longer has is counted as lost |
 //! | the [`feed`] of a node | `--feed-bytes` a channel | readers that lag out are closed with 1013 or skipped ahead, and counted |
 //! | a reader's socket | the kernel's buffers | it lags, see above |
-//! | nowhere near a client that was away | `--history`, `--history-bytes`, `--history-ttl` | it names what it heard last and gets the rest from the feed or from Redis ([`hub::Subscription`]); what is gone is told as a gap |
+//! | nowhere near a client that was away | `--history`, `--history-bytes`, `--history-ttl` | it names what it heard last and gets the rest from the feed, or from Redis in pages that its session writes before it follows the feed ([`hub::Subscription`]); what is gone is told as a gap |
 //!
 //! All of these together take at most `--memory` of a node: everything that holds message bytes counts them in the
 //! [`budget`]. When that is short, [`hub::Hub::make_room`] empties channels without clients, then shortens the largest feeds.

@@ -2,6 +2,8 @@
 //! told to stop, and then ends in this order: readiness off, drain delay, listeners closed, sessions sent away over the
 //! drain period, inbox published, ops port closed.
 
+mod parts;
+
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,6 +19,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout_at};
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
+use self::parts::{Ended, Parts};
 use crate::broker::{self, Broker, Embedded, Link, Status};
 use crate::budget::{self, Budget};
 use crate::config::{Config, SlowClient, Switch};
@@ -135,12 +138,11 @@ impl Node {
         let link = Link { hub: hub.clone(), metrics: metrics.clone(), status: status.clone() };
         let mut broker = tokio::spawn(broker.run(link, shutdown.broker.clone()));
         let [pulse, event_pulse] = pulses.clone();
-        let helpers = [
-            tokio::spawn(sweep(hub.clone())),
-            tokio::spawn(wake_readers(hub.clone())),
-            tokio::spawn(beat(pulse)),
-            tokio::spawn(beat(event_pulse)),
-        ];
+        let mut parts = Parts::default();
+        parts.spawn("sweep", sweep(hub.clone()));
+        parts.spawn("memory watch", wake_readers(hub.clone()));
+        parts.spawn("keepalive", beat(pulse));
+        parts.spawn("keepalive of event streams", beat(event_pulse));
 
         let refused = |label| metrics.handshakes_refused.with_label_values(&[label]);
         let too_many = refused(Full::LABEL);
@@ -172,11 +174,11 @@ impl Node {
             stop: shutdown.listeners.clone(),
             connections: shutdown.sessions.clone(),
         };
-        let serving = tokio::spawn(serve_public.serve(listener));
+        let serving = parts.spawn("public port", serve_public.serve(listener));
         let (ops_stop, ops_connections) = (shutdown.ops.clone(), TaskTracker::new());
         let serve_ops =
             Server { router: ops, admission: None, keep_alive, stop: ops_stop, connections: ops_connections };
-        let ops_serving = tokio::spawn(serve_ops.serve(ops_listener));
+        let ops_serving = parts.spawn("ops port", serve_ops.serve(ops_listener));
 
         let outcome = tokio::select! {
             () = stop => Ok(()),
@@ -186,6 +188,7 @@ impl Node {
                 broker = tokio::spawn(async {});
                 Err(anyhow::Error::new(error).context("the broker failed"))
             }
+            failure = parts.failed() => Err(failure),
             // The same.
             Some(Err(error)) = sharding.join_next() => {
                 error!("sessions: {error}");
@@ -194,8 +197,7 @@ impl Node {
         };
         drain(&config, &shutdown, &pulses, &metrics, serving, broker).await;
         shutdown.ops.cancel();
-        ended("ops port", ops_serving.await);
-        helpers.iter().for_each(tokio::task::JoinHandle::abort);
+        let _ = ops_serving.await;
         outcome
     }
 }
@@ -240,7 +242,7 @@ async fn drain(
     shutdown: &Shutdown,
     pulses: &[Arc<Pulse>; 2],
     metrics: &Metrics,
-    serving: tokio::task::JoinHandle<()>,
+    serving: Ended,
     broker: tokio::task::JoinHandle<()>,
 ) {
     shutdown.begin();
@@ -248,7 +250,8 @@ async fn drain(
     sleep(config.drain_delay).await;
     let end = tokio::time::Instant::now() + config.shutdown_grace;
     shutdown.listeners.cancel();
-    ended("public port", serving.await);
+    // Nothing is sent: it is dropped with the part.
+    let _ = serving.await;
     shutdown.sessions.close();
     let sessions = (metrics.websocket.connections.get() + metrics.events.connections.get()).max(0) as u32;
     let period = config.drain_period.min(LEAVE_APART * sessions);

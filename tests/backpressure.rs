@@ -148,7 +148,7 @@ async fn newcomers_who_ask_for_all_that_is_kept_are_not_slow_on_a_busy_channel()
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_burst_of_everybody_reaches_everybody_who_reads() {
     // The burst is 600 KiB, and the feed holds it in two encodings: on a busy machine a client may come late, and of a
-    // socket's buffers 128 KiB are all that is left to it.
+    // socket's buffers 32 KiB are all that is left to it.
     let node = TestNode::start(&["--feed-bytes", "1280KiB"]).await;
     let mut sockets = Vec::new();
     for _ in 0..20 {

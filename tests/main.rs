@@ -22,6 +22,7 @@ mod outage;
 mod moved;
 mod redis_setups;
 mod backpressure;
+mod slow_links;
 mod drain;
 mod ops;
 mod monitoring;

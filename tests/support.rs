@@ -6,6 +6,7 @@ pub mod cluster;
 pub mod collector;
 pub mod events;
 pub mod fleet;
+pub mod link;
 pub mod module;
 pub mod network;
 pub mod node;

@@ -146,7 +146,7 @@ pub struct Settings {
         help_heading = "Life and death"
     )]
     pub(super) ping_interval: String,
-    /// How long a client may be silent after a ping before it counts as dead
+    /// How long a client may be silent after a ping before it counts as dead, unless it is still taking what was sent before
     #[arg(
         long,
         env = "ECHOCAST_PING_TIMEOUT",

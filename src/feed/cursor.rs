@@ -14,6 +14,9 @@ pub const TAKE_BATCHES: usize = 60;
 /// Bytes one visit takes at most, so that one reader with a deep backlog does not hold its worker for long.
 const TAKE_BYTES: usize = 1024 * 1024;
 
+/// The position of a cursor that is in no window: behind every one, with room to move.
+const DETACHED: u64 = 1 << 62;
+
 /// The reader's position has left the window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lagged;
@@ -57,6 +60,13 @@ impl Cursor {
             live_from: window.end(),
             partial: None,
         }
+    }
+
+    /// In batches that the feed does not hold, of which the first `skip` messages are left out. It takes nothing from the
+    /// feed, and the feed keeps nothing for it.
+    pub fn detached(feed: Arc<Feed>, skip: usize) -> Self {
+        let (seat, offset, into, partial) = (None, 0, 0, None);
+        Self { feed, seat, position: DETACHED, offset, done: skip as u32, into, live_from: u64::MAX, partial }
     }
 
     /// Takes what there is, up to a bound, without moving. When there is nothing, the task is woken by the next append.

@@ -91,7 +91,7 @@ impl Drop for RequestBody {
 
 impl Rest {
     /// Reads it, if it is short and soon here.
-    async fn is_read(self) -> bool {
+    async fn read_out(self) -> bool {
         !self.awaited
             && self.incoming.size_hint().lower() <= REST_BYTES
             && timeout(REST_PATIENCE, read(self.incoming)).await.unwrap_or(false)
@@ -117,7 +117,7 @@ pub(super) async fn settle(exchange: &Exchange, response: &mut Response) {
         return;
     }
     if let Some(rest) = exchange.take_rest()
-        && !rest.is_read().await
+        && !rest.read_out().await
     {
         exchange.leave_unread();
     }

@@ -56,9 +56,9 @@ pub(super) async fn events(
     };
     let run = |stream, early| {
         opening.shared.metrics.events.opened.inc();
-        opening.begin(stream, early)
+        opening.begin(stream, early);
     };
-    match handover.take(move |stream, early| Box::pin(run(stream, early))).await {}
+    match handover.take(move |stream, early| Box::pin(async move { run(stream, early) })).await {}
 }
 
 /// The answer to a HEAD: that to the same GET, without its events.

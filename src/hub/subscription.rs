@@ -208,6 +208,16 @@ impl Subscription {
         self.membership.channel()
     }
 
+    /// Whether nothing comes before the live feed.
+    pub fn is_live(&self) -> bool {
+        self.older.is_empty() && matches!(self.place, Place::Live(_))
+    }
+
+    /// A membership beside its own, for a session that lives on while this still reads.
+    pub fn membership(&self) -> Membership {
+        self.membership.again()
+    }
+
     /// The live feed, once [`Self::older`] has nothing more.
     pub fn into_live(self) -> (Membership, Cursor) {
         let cursor = match self.place {
@@ -273,6 +283,11 @@ impl Older {
             pieces.push(batch.bytes(format).slice(batch.end_of(format, std::mem::take(&mut skip))..));
         }
         (pieces, messages)
+    }
+
+    /// The gap before its batches, if there is one; the batches; and how many messages of the first one are not wanted.
+    pub fn into_parts(self) -> (Option<Option<u64>>, Vec<Arc<Batch>>, usize) {
+        (self.gap, self.batches, self.skip)
     }
 
     /// Its messages, each with its id.

@@ -28,6 +28,8 @@ pub(super) struct Closing {
 pub(super) enum Step {
     /// Until the feed has brought what this client said, and the client has it: `until` is the place in the feed.
     Deliver { until: Option<u64> },
+    /// Until everything is read that the client sent before its connection broke: nothing can be written to it.
+    Read,
     /// Until the close frame is written.
     Say,
     /// Until the client hangs up: ending before it has read everything would take it from its hands.

@@ -347,7 +347,7 @@ fn readable(origin: &HeaderValue) -> String {
 async fn begin(upgrade: OnUpgrade, opening: Opening) {
     match upgrade.await.map(Upgraded::downcast::<Stream>) {
         Ok(Ok(parts)) => match parts.io.into_inner() {
-            Some(stream) => opening.begin(stream, parts.read_buf).await,
+            Some(stream) => opening.begin(stream, parts.read_buf),
             None => tracing::error!("an upgraded connection has no TCP stream"),
         },
         Ok(Err(_)) => tracing::error!("an upgraded connection is no TCP stream"),

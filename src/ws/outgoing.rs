@@ -10,6 +10,9 @@ use crate::feed::{Cursor, TAKE_BATCHES};
 use crate::message::{Batch, Format, put_text};
 use crate::ws::frame;
 
+/// A ping without a payload.
+const PING: [u8; 2] = [0x89, 0];
+
 /// This client's own frames, which wait for the end of the current item. Empty, it holds no memory.
 #[derive(Debug, Default)]
 pub(super) struct Control {
@@ -18,6 +21,11 @@ pub(super) struct Control {
 }
 
 impl Control {
+    /// Bytes that are framed already.
+    pub(super) fn framed(bytes: &[u8]) -> Self {
+        Self { bytes: bytes.to_vec(), sent: 0 }
+    }
+
     pub(super) fn push(&mut self, frame: frame::Control<'_>) {
         frame::encode_control(frame, &mut self.bytes);
     }
@@ -25,6 +33,11 @@ impl Control {
     /// Adds bytes that are framed already.
     pub(super) fn push_framed(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);
+    }
+
+    /// Adds bytes before all others that wait. None of these may have been begun.
+    pub(super) fn push_first(&mut self, bytes: &[u8]) {
+        self.bytes.splice(self.sent..self.sent, bytes.iter().copied());
     }
 
     pub(super) fn push_text(&mut self, text: &[u8]) {
@@ -39,6 +52,12 @@ impl Control {
     /// Bytes held, those included that are written while others are not.
     pub(super) fn held(&self) -> usize {
         self.bytes.len()
+    }
+
+    /// Whether a ping of ours is the last that waits. A frame that ends with the same two bytes is taken for one, too: then
+    /// the next ping is one interval late.
+    pub(super) fn ends_with_ping(&self) -> bool {
+        self.rest().ends_with(&PING)
     }
 
     fn advance(&mut self, bytes: usize) {

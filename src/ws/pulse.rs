@@ -33,7 +33,7 @@ pub struct Pulse {
 pub struct Rhythm {
     /// Time between two visits of a slot.
     pub period: Duration,
-    /// A ping goes out every this many visits, at least two; the first one at the second visit.
+    /// A ping goes out every this many visits, at least two; for the first one see [`Self::before_first_ping`].
     pub ping_visits: u16,
     /// A client silent for this many visits after a ping is dead.
     pub dead_visits: u16,
@@ -63,6 +63,14 @@ impl Rhythm {
         // Never earlier than asked; the subtraction keeps what divides evenly from being rounded up.
         let dead_visits = (ping_timeout.as_secs_f64() / period.as_secs_f64() - 1e-6).ceil().clamp(1.0, 60_000.0);
         Self { period, ping_visits: ping_visits as u16, dead_visits: dead_visits as u16 }
+    }
+
+    /// A newcomer's count of visits since its last ping, as if there had been one. At random, so that those who came together
+    /// are not pinged together.
+    pub fn before_first_ping(&self) -> u16 {
+        // The first visit comes after up to a period.
+        let first = rand::random_range(self.ping_visits.div_ceil(2) + 1..=self.ping_visits);
+        self.ping_visits - first
     }
 }
 
@@ -194,6 +202,30 @@ mod tests {
         assert_eq!(rhythm(5, 20), (2.5, 2, 8));
         assert_eq!(rhythm(20, 7), (10.0, 2, 1));
         assert_eq!(rhythm(20, 29), (10.0, 2, 3));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_ping_comes_after_half_the_interval_to_all_of_it() {
+        for (interval, timeout) in [(600, 20), (20, 20), (60, 20), (20, 7), (5, 20)] {
+            let rhythm = Rhythm::new(Duration::from_secs(interval), Duration::from_secs(timeout));
+            let pulse = Pulse::new(rhythm);
+            let beating = tokio::spawn({
+                let pulse = pulse.clone();
+                async move { pulse.beat().await }
+            });
+            for _ in 0..10 {
+                tokio::time::sleep(rhythm.period.mul_f64(1.37)).await;
+                let (mut seat, mut visits) = (pulse.join(Waker::noop()), rhythm.before_first_ping());
+                let begun = Instant::now();
+                while visits < rhythm.ping_visits {
+                    tokio::time::sleep(rhythm.period / 50).await;
+                    visits += seat.visits().min(1) as u16;
+                }
+                let share = begun.elapsed().as_secs_f64() / interval as f64;
+                assert!((0.49..1.03).contains(&share), "after {share} of {interval} s, timeout {timeout} s");
+            }
+            beating.abort();
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,12 +1,14 @@
-//! One WebSocket's life after its handshake: reads what the client says into the hub, writes what the feed holds to the
-//! socket, answers pings, notices death, ends with a close. Its shard polls it when something has happened; an idle session
+//! One WebSocket's life after its handshake: reads what the client says into the hub, writes what the history and then the
+//! feed hold to the socket, answers pings, notices death, ends with a close. Its shard polls it when something has happened; an idle session
 //! is some three hundred bytes and holds no buffer.
 
 mod ending;
 mod hearing;
 mod keepalive;
 mod lagging;
+mod replay;
 mod shared;
+mod stage;
 mod tally;
 mod undecoded;
 
@@ -18,7 +20,9 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
+pub(super) use self::replay::Replay;
 pub use self::shared::Shared;
+use self::stage::Stage;
 pub(super) use self::tally::Tally;
 use self::undecoded::Undecoded;
 use super::close::CloseReason;
@@ -31,7 +35,7 @@ use super::rate::PublishRates;
 use super::socket::Socket;
 use super::v1;
 use crate::feed::{Cursor, Feed, News, Taken};
-use crate::hub::{Answer, Membership};
+use crate::hub::{Answer, Membership, Subscription};
 use crate::message::{Format, Shape, now_ns};
 use crate::metrics::Way;
 
@@ -73,7 +77,8 @@ pub struct Session {
     /// Visits since the first ping after which nothing was heard.
     silent_visits: Option<u16>,
     rates: Option<Box<PublishRates>>,
-    closing: Option<Box<Closing>>,
+    /// `None` while it follows the live feed.
+    stage: Option<Box<Stage>>,
     writes: u64,
     /// Where answers to this client's messages come in, once it has asked for one.
     answers: Option<Box<Answers>>,
@@ -92,37 +97,48 @@ struct Answers {
 type Ended = CloseReason;
 
 impl Session {
-    /// A session on a socket whose request is answered. `early` are the bytes that followed the request.
+    /// A session on a socket whose request is answered. It is sent the greeting first. `early` are the bytes that followed
+    /// the request.
     pub(super) fn new(
         socket: Socket,
         early: Bytes,
         shared: Arc<Shared>,
-        (membership, cursor): (Membership, Cursor),
-        wishes: Wishes,
+        subscription: Subscription,
+        Wishes { format, echo }: Wishes,
         permit: Permit,
+        greeting: &[u8],
     ) -> Self {
-        let sender = if wishes.echo { 0 } else { shared.senders.fetch_add(1, Relaxed).max(1) };
+        let (membership, cursor, stage) = if subscription.is_live() {
+            let (membership, cursor) = subscription.into_live();
+            (membership, cursor, None)
+        } else {
+            let membership = subscription.membership();
+            let cursor = Cursor::detached(membership.channel().feed.clone(), 0);
+            let replay = Box::new(Stage::Replay(Replay::new(subscription)));
+            (membership, cursor, Some(replay))
+        };
+        let sender = if echo { 0 } else { shared.senders.fetch_add(1, Relaxed).max(1) };
         let rates = shared.publish.any().then(|| Box::new(PublishRates::new(shared.publish)));
-        let rhythm = shared.pulse(way(wishes.format)).rhythm();
+        let rhythm = shared.pulse(way(format)).rhythm();
         // A client of an event stream has nothing more to say.
-        let early = if way(wishes.format) == Way::Events { Bytes::new() } else { early };
+        let early = if way(format) == Way::Events { Bytes::new() } else { early };
         shared.metrics.websocket.received_bytes.inc_by(early.len() as u64);
         Self {
             socket,
             membership,
             cursor,
-            reader: Reader { format: wishes.format, sender },
+            reader: Reader { format, sender },
             decoder: Decoder::new(),
-            control: Control::default(),
+            control: Control::framed(greeting),
             undecoded: Undecoded::new(&early, 0, shared.hub.budget()),
             said: 0,
             inbox_round: 0,
             seat: None,
-            visits_since_ping: rhythm.ping_visits - 2,
+            visits_since_ping: rhythm.before_first_ping(),
             stuck_visits: 0,
             silent_visits: None,
             rates,
-            closing: None,
+            stage,
             writes: 0,
             answers: None,
             permit,
@@ -164,6 +180,12 @@ impl Session {
         let mut frame_end = None;
         let mut news_end = false;
         if !self.reads_on() {
+            if self.closing().is_none() {
+                return self.write_older(context, tally);
+            }
+            if self.only_reads() {
+                return ControlFlow::Continue(Poll::Pending);
+            }
             if let Some((batch, end)) = self.cursor.unfinished_item(self.reader.format) {
                 own.push(batch);
                 (taken, frame_end) = (&own, Some(end));
@@ -197,12 +219,10 @@ impl Session {
             outgoing.progress(0).apply(&mut self.cursor, taken, &mut self.control, self.reader);
             return ControlFlow::Continue(Poll::Ready(()));
         }
-        let written = match self.socket.write(&outgoing.slices()) {
+        let written = self.socket.write(&outgoing.slices());
+        let written = match written {
             Poll::Ready(Ok(written)) if written > 0 => written,
-            Poll::Ready(_) => {
-                self.socket.reset_on_close();
-                return ControlFlow::Break(self.reason_or_disconnected());
-            }
+            Poll::Ready(_) => return self.write_failed(),
             Poll::Pending => return ControlFlow::Continue(Poll::Pending),
         };
         let progress = outgoing.progress(written);
@@ -241,11 +261,6 @@ impl Session {
     /// The feed it reads.
     pub(super) fn feed(&self) -> &Arc<Feed> {
         &self.membership.channel().feed
-    }
-
-    /// Whether messages still go to this client.
-    fn reads_on(&self) -> bool {
-        self.closing.as_ref().is_none_or(|closing| matches!(closing.step, Step::Deliver { .. }))
     }
 
     fn way(&self) -> Way {

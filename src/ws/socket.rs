@@ -1,6 +1,8 @@
 //! A socket as its session sees it: it reads and writes while that does something, and remembers when it does not until the
 //! poll set says otherwise.
 
+mod transmission;
+
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::net::Shutdown;
 use std::task::Poll;
@@ -79,6 +81,15 @@ impl Socket {
             }
         }
         Poll::Pending
+    }
+
+    /// Whether the client's machine has taken bytes within this time, and more wait for it. Not if all that waits is kept
+    /// back because it leaves what it has unread: its machine acknowledges the kernel's probes then, too.
+    pub(super) fn is_being_taken(&self, within: Duration) -> bool {
+        transmission::look(&self.stream).is_some_and(|now| {
+            let sends = now.unacknowledged || (now.unsent && now.since_sent < within);
+            sends && now.since_acknowledged < within
+        })
     }
 
     /// When it is closed, it is reset: the kernel keeps nothing of what the client has not taken.

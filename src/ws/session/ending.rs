@@ -1,9 +1,9 @@
 //! The end of a session: from the reason to the last byte.
 
 use std::ops::ControlFlow;
-use std::task::Context;
+use std::task::{Context, Poll};
 
-use super::{CloseReason, Closing, Ended, Session, Step};
+use super::{CloseReason, Closing, Ended, Session, Stage, Step};
 use crate::metrics::Way;
 use crate::ws::frame;
 
@@ -14,7 +14,8 @@ impl Session {
     }
 
     pub(super) fn begin_close_with(&mut self, reason: CloseReason, code: u16, text: String) {
-        self.closing = Some(Box::new(Closing::new(reason, code, text)));
+        self.end_replay();
+        self.stage = Some(Box::new(Stage::Closing(Closing::new(reason, code, text))));
         if matches!(reason, CloseReason::Slow | CloseReason::PingTimeout) {
             self.say_close();
         }
@@ -23,7 +24,7 @@ impl Session {
     /// Puts the close frame behind the frame that was begun; no message follows.
     pub(super) fn say_close(&mut self) {
         let way = self.way();
-        if let Some(closing) = self.closing.as_deref_mut() {
+        if let Some(closing) = self.stage.as_deref_mut().and_then(Stage::closing_mut) {
             if way == Way::WebSocket {
                 self.control.push(frame::Control::Close(Some((closing.code, &closing.text))));
             }
@@ -34,7 +35,8 @@ impl Session {
 
     /// Takes an ending as far as it goes now.
     pub(super) fn close_on(&mut self, context: &mut Context<'_>) -> ControlFlow<Ended> {
-        let Some(closing) = self.closing.as_deref_mut() else { return ControlFlow::Continue(()) };
+        let Some(stage) = self.stage.as_deref_mut() else { return ControlFlow::Continue(()) };
+        let Some(closing) = stage.closing_mut() else { return ControlFlow::Continue(()) };
         let item_ended = self.cursor.unfinished_item(self.reader.format).is_none();
         let late = closing.is_late(context);
         match &mut closing.step {
@@ -47,6 +49,7 @@ impl Session {
                     context.waker().wake_by_ref();
                 }
             }
+            Step::Read if late => return ControlFlow::Break(closing.reason),
             _ if late => {
                 // It does not read: the kernel would keep for minutes what it has not taken.
                 self.socket.reset_on_close();
@@ -59,13 +62,23 @@ impl Session {
                 closing.step = Step::Linger;
                 context.waker().wake_by_ref();
             }
-            Step::Say | Step::Linger => {}
+            Step::Read | Step::Say | Step::Linger => {}
         }
         ControlFlow::Continue(())
     }
 
-    pub(super) fn reason_or_disconnected(&self) -> CloseReason {
-        self.closing.as_ref().map_or(CloseReason::Disconnected, |closing| closing.reason)
+    /// Its socket takes nothing more.
+    pub(super) fn write_failed(&mut self) -> ControlFlow<Ended, Poll<()>> {
+        self.socket.reset_on_close();
+        if let Some(closing) = self.closing() {
+            return ControlFlow::Break(closing.reason);
+        }
+        // A client that did not read resets its connection when it leaves. Its last messages may have come before that.
+        let mut closing = Closing::new(CloseReason::Disconnected, CloseReason::Disconnected.code(), String::new());
+        closing.step = Step::Read;
+        self.stage = Some(Box::new(Stage::Closing(closing)));
+        self.cursor.retire();
+        ControlFlow::Continue(Poll::Ready(()))
     }
 
     /// Counts the reason for which it ended.

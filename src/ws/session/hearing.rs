@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use tokio::sync::mpsc::unbounded_channel;
 
 use super::undecoded::Undecoded;
-use super::{Answers, CloseReason, Closing, Control, Ended, Session, Shared, Step, Tally};
+use super::{Answers, CloseReason, Closing, Control, Ended, Session, Shared, Stage, Step, Tally};
 use crate::budget::Part;
 use crate::hub::{Channel, Publication, Receipt};
 use crate::message::{Kind, Shape};
@@ -51,7 +51,10 @@ type Ending = (CloseReason, u16, String);
 impl Session {
     /// Reads once; pending if there is nothing to read or no reading now.
     pub(super) fn read(&mut self, context: &mut Context<'_>, tally: &mut Tally) -> ControlFlow<Ended, Poll<()>> {
-        if self.closing.is_some() {
+        if self.only_reads() {
+            // Answers to what it says go nowhere, and must not keep it from being read.
+            (self.control, self.answers) = (Control::default(), None);
+        } else if self.closing().is_some() {
             return self.discard();
         }
         if self.undecoded.is_none() && !self.socket.is_readable() {
@@ -66,7 +69,7 @@ impl Session {
         }
         if let Some(mut undecoded) = self.undecoded.take_if(|_| waits) {
             let (taken, completed) = self.hear(&mut undecoded.bytes, tally);
-            if undecoded.advance(taken, self.decoder.held_bytes()) && self.closing.is_none() {
+            if undecoded.advance(taken, self.decoder.held_bytes()) && (self.closing().is_none() || self.only_reads()) {
                 undecoded.visits = if completed { 0 } else { undecoded.visits };
                 self.undecoded = Some(undecoded);
             }
@@ -88,15 +91,20 @@ impl Session {
     /// A client that does not read its pongs and answers gets no new ones: its socket is looked at again once they are
     /// written. Nor is it read while [`OWED_ANSWERS`] of its messages wait for their answers.
     fn may_read(&mut self, context: &Context<'_>) -> bool {
-        let answers = self.answers.as_ref();
-        answers.is_none_or(|answers| answers.receiver.is_empty() && answers.owed < OWED_ANSWERS)
-            && self.control.held() < CONTROL_BYTES
+        !self.leaves_its_answers()
             && self.shared.hub.inbox().may_read(self.membership.channel(), context, &mut self.inbox_round)
+    }
+
+    /// Whether it is not read from because of answers and pongs that it has not taken.
+    pub(super) fn leaves_its_answers(&self) -> bool {
+        let answers = self.answers.as_ref();
+        self.control.held() >= CONTROL_BYTES
+            || answers.is_some_and(|answers| !answers.receiver.is_empty() || answers.owed >= OWED_ANSWERS)
     }
 
     /// Keeps what was read and is not decoded, and counts what the decoder holds.
     fn keep(&mut self, rest: &[u8], completed: bool) {
-        if self.closing.is_some() {
+        if self.closing().is_some() && !self.only_reads() {
             self.undecoded = None;
             return;
         }
@@ -128,7 +136,7 @@ impl Session {
 
     /// Throws away what a client says after the end began, and notices when it hangs up.
     fn discard(&mut self) -> ControlFlow<Ended, Poll<()>> {
-        let Some(Closing { reason, step, hung_up, .. }) = self.closing.as_deref() else {
+        let Some(Closing { reason, step, hung_up, .. }) = self.closing() else {
             return ControlFlow::Continue(Poll::Pending);
         };
         let (reason, step, hung_up) = (*reason, *step, *hung_up);
@@ -138,7 +146,7 @@ impl Session {
                 Poll::Ready(Ok(bytes)) => bytes == 0,
                 Poll::Ready(Err(_)) => return ControlFlow::Break(reason),
             };
-        match (ended, &mut self.closing) {
+        match (ended, self.stage.as_deref_mut().and_then(Stage::closing_mut)) {
             (true, _) if step == Step::Linger => ControlFlow::Break(reason),
             (true, Some(closing)) => {
                 closing.hung_up = true;
@@ -159,7 +167,8 @@ impl Session {
             Ok(taken) => (taken, None),
             Err(bad) => (bytes.len(), Some((bad.into(), bad.close_code(), bad.to_string()))),
         };
-        if let Some((reason, code, text)) = heard.end.or(violation) {
+        let end = heard.end.or(violation);
+        if let Some((reason, code, text)) = end.filter(|_| self.closing().is_none()) {
             self.begin_close_with(reason, code, text);
         }
         (taken, heard.completed)
@@ -191,8 +200,7 @@ impl Session {
 
     /// Tells the client what became of its messages, unless it leaves too much unread.
     pub(super) fn pass_answers(&mut self, context: &mut Context<'_>) {
-        if !self.reads_on() {
-            // Nothing follows a close.
+        if !self.may_be_told() {
             return;
         }
         let Some(answers) = &mut self.answers else { return };

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 use std::task::Context;
 
-use super::{CloseReason, Ended, Session, frame, v1};
+use super::{CloseReason, Ended, Session, Stage, frame, v1};
 use crate::config::SlowClient;
 use crate::message::Shape;
 use crate::metrics::Way;
@@ -17,7 +17,7 @@ impl Session {
         if seat.is_cut_off() {
             return ControlFlow::Break(CloseReason::Drain);
         }
-        if self.closing.is_some() {
+        if self.stage.as_deref().and_then(Stage::closing).is_some() {
             return ControlFlow::Continue(());
         }
         if seat.is_sent_away() {
@@ -68,12 +68,30 @@ impl Session {
             self.silent_visits = self.silent_visits.map(|_| 0);
         }
         if self.silent_visits.is_some_and(|silent| silent >= rhythm.dead_visits) {
-            self.begin_close(CloseReason::PingTimeout, "no answer to a ping");
-            return;
+            if !self.socket.is_being_taken(rhythm.period * u32::from(rhythm.dead_visits)) {
+                self.end_silent();
+                return;
+            }
+            // The ping lies behind bytes that the client is taking: its answer is due a timeout after these.
+            self.silent_visits = Some(0);
         }
         if ping_is_due {
             self.silent_visits.get_or_insert(0);
-            self.control.push(frame::Control::Ping(&[]));
+            // One that waits already is enough for a client that takes nothing: others would only add to what it leaves.
+            if !self.control.ends_with_ping() {
+                self.control.push(frame::Control::Ping(&[]));
+            }
+        }
+    }
+
+    /// Ends a session of which nothing was heard. One that was not read from, because it leaves its answers unread, may well
+    /// have spoken: it is too slow.
+    fn end_silent(&mut self) {
+        if self.leaves_its_answers() {
+            self.shared.metrics.slow_clients.with_label_values(&[SlowClient::Disconnect.label()]).inc();
+            self.begin_close(CloseReason::Slow, "too slow, come back");
+        } else {
+            self.begin_close(CloseReason::PingTimeout, "no answer to a ping");
         }
     }
 }

@@ -18,7 +18,7 @@ impl Session {
         if policy == SlowClient::Disconnect {
             self.shared.metrics.slow_clients.with_label_values(&[policy.label()]).inc();
             // One that was ending anyway ends here, with what it has.
-            match &mut self.closing {
+            match self.closing() {
                 Some(_) => self.say_close(),
                 None => self.begin_close(CloseReason::Slow, "too slow, come back"),
             }
