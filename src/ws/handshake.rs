@@ -250,7 +250,8 @@ impl Door {
         let options = query::subscribe_options(request.uri().query().unwrap_or_default(), request.headers())?;
         let (shape, protocol) = protocol(request.headers())?;
         let offers = values(request.headers(), header::SEC_WEBSOCKET_EXTENSIONS);
-        let deflate = extension::negotiate(offers).filter(|_| self.deflate);
+        let agreement = extension::negotiate(offers).filter(|_| self.deflate);
+        let deflate = agreement.map(|agreement| agreement.window);
         let wishes = Wishes { format: Format { shape, deflate }, echo: options.echo };
         let upgrade = request.extensions_mut().remove::<OnUpgrade>();
         let upgrade = upgrade.ok_or(Refusal::Malformed("this connection cannot be upgraded"))?;
@@ -283,8 +284,8 @@ impl Door {
         headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
         // So that clients which speak more than raw know whom they talk to: others echo any subprotocol, too.
         headers.insert(VERSION, HeaderValue::from_static(crate::VERSION));
-        if let Some(window) = deflate {
-            headers.insert(header::SEC_WEBSOCKET_EXTENSIONS, HeaderValue::from_static(extension::answer(window)));
+        if let Some(agreement) = agreement {
+            headers.insert(header::SEC_WEBSOCKET_EXTENSIONS, HeaderValue::from_static(agreement.answer));
         }
         if let Some(protocol) = protocol {
             headers.insert(header::SEC_WEBSOCKET_PROTOCOL, protocol);

@@ -8,6 +8,9 @@ const SETTINGS: &str = "
     --listen [::]:8080
     --ops-listen [::]:8081
     --redis-url
+    --redis-ca
+    --redis-cert
+    --redis-key
     --redis-prefix echocast
     --history 1000
     --history-bytes 4MiB
