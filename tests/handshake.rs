@@ -340,3 +340,19 @@ async fn a_client_that_leaves_during_its_handshake_gives_its_place_back() {
     client.expect(["x"]).await;
     assert!(client.hears_nothing_for(Duration::from_millis(1)).await);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_handshake_with_a_body_is_refused_and_holds_nothing() {
+    let node = TestNode::start(&[]).await;
+    let mut client = RawClient::connect(node.address).await;
+    let head = "GET /a HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+                Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nContent-Length: 1000000\r\n\r\n";
+    client.send(head.as_bytes()).await;
+    client.send(&vec![0; 300_000]).await;
+    let answer = client.read_head().await;
+    assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+    drop(client);
+    let connections = "echocast_connections{transport=\"http\"}";
+    until("nothing is held", async || node.metric(connections).await == 0.0).await;
+    assert_eq!(node.metric("echocast_connections{transport=\"websocket\"}").await, 0.0);
+}

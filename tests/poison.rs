@@ -160,8 +160,8 @@ async fn keys_of_another_type_keep_no_other_channel_waiting() {
 async fn a_channel_that_its_user_must_not_touch_takes_no_other_one_away() {
     for history in ["1000", "0"] {
         let redis = Redis::start().await;
-        let words = "on >secret resetkeys ~echocast:{public* ~echocast:{half* resetchannels &echocast:{public* \
-                     &echocast:probe:* +@all";
+        let words = "on >secret resetkeys ~echocast:{public* ~echocast:{half* ~echocast:{echocast:probe:* \
+                     resetchannels &echocast:{public* &echocast:probe:* &echocast:{echocast:probe:* +@all";
         redis.tell(&[&["ACL", "SETUSER", "some"][..], &words.split_whitespace().collect::<Vec<_>>()].concat()).await;
         let url = redis.url().replace("redis://", "redis://some:secret@");
         let node = TestNode::start(&["--redis-url", &url, "--history", history]).await;

@@ -90,11 +90,12 @@ async fn a_client_that_has_heard_nothing_yet_misses_nothing_either(cluster: Clus
 
 async fn an_unknown_place_is_told_as_a_gap_before_everything_that_is_kept(cluster: Cluster) {
     publish_all(&cluster, "/a", 0..3).await;
+    let mut client = V1Client::connect(&cluster.node(0).url("/a?since=0123456789abcdef-2")).await;
+    assert_eq!(client.welcome["recovered"], false);
+    assert_eq!(client.next().await, json!({ "event": "gap", "missed": null }));
+    client.expect(["0", "1", "2"]).await;
+    // Event sources cannot forget an id that another service gave them.
     for place in ["0123456789abcdef-2", "nonsense"] {
-        let mut client = V1Client::connect(&format!("{}?since={place}", cluster.node(0).url("/a"))).await;
-        assert_eq!(client.welcome["recovered"], false);
-        assert_eq!(client.next().await, json!({ "event": "gap", "missed": null }));
-        client.expect(["0", "1", "2"]).await;
         let mut stream = EventStream::open(cluster.node(1).address, "/a", Some(place)).await;
         let gap = stream.next().await.unwrap();
         assert_eq!((gap.kind.as_str(), gap.data.as_str()), ("gap", r#"{"missed":null}"#));

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use axum::body::Body;
+use axum::body::{Body, HttpBody as _};
 use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
 use axum::response::Response;
@@ -368,6 +368,10 @@ fn check(request: &Request) -> Result<HeaderValue, Refusal> {
     }
     if request.version() != Version::HTTP_11 {
         return Err(Refusal::Malformed("it needs HTTP/1.1"));
+    }
+    if !request.body().is_end_stream() {
+        // It would have to be read before the connection is a WebSocket, or be taken for frames.
+        return Err(Refusal::Malformed("a handshake has no body"));
     }
     if !has_token(headers, header::CONNECTION, "upgrade") {
         return Err(Refusal::Malformed("the Connection header does not say Upgrade"));

@@ -120,13 +120,17 @@ async fn catch_up(reader: &Reader<'_>, relay: &Relay, request: &Request) -> anyh
             relay.lose(request, newest.id.epoch, 1);
             continue;
         }
+        let mut ends = false;
         for payload in page.payloads {
             let Payload::Batch(batch) = Payload::decode(payload) else {
                 unreadable += 1;
                 continue;
             };
             if !newest.has(&batch) {
-                unreadable += 1;
+                // Published since the newest was asked for: the subscription brings it, and all behind it.
+                let is_later = batch.epoch == newest.id.epoch && batch.last_offset() > newest.id.offset;
+                ends |= is_later;
+                unreadable += u64::from(!is_later);
                 continue;
             }
             let messages = relay.recover(request, batch, !first);
@@ -135,7 +139,7 @@ async fn catch_up(reader: &Reader<'_>, relay: &Relay, request: &Request) -> anyh
             }
             channel.feed.settled().await;
         }
-        next = page.next;
+        next = page.next.filter(|_| !ends);
         if relay.is_rewound(request) {
             next = None;
             continue;

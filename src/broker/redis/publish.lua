@@ -123,7 +123,7 @@ local function add_entry()
   return redis.pcall('XADD', stream, id .. '-' .. total, 'b', payload)
 end
 local added = add_entry()
-if type(added) == 'table' and string.sub(added.err, 1, 4) == 'ERR ' then
+if type(added) == 'table' and (string.find(added.err, 'ID specified', 1, true) or string.find(added.err, 'exhausted', 1, true)) then
   -- An entry of somebody else is where ours should be.
   nonsense = true
   begin_anew()

@@ -106,6 +106,7 @@ impl Relay {
     /// the payload, if Redis was asked about another one just now.
     fn doubt(self: &Arc<Self>, channel: &Arc<Channel>, reception: &mut Reception, missing: Option<Bytes>) {
         if let Some(not_before) = reception.not_before().filter(|_| !reception.rewound) {
+            reception.has_dropped |= missing.is_some();
             missing.into_iter().for_each(|payload| self.drop_foreign(channel, reception, payload, true));
             if !std::mem::replace(&mut reception.doubts, true) {
                 let (this, channel) = (self.clone(), channel.clone());
@@ -306,6 +307,7 @@ impl Relay {
         let Some(reception) = request.current(&mut receptions) else { return Release::Superseded };
         let channel = &request.channel;
         let Backlog { payloads, overflowed, asked, .. } = reception.backlog.take().unwrap_or_default();
+        reception.has_dropped |= overflowed;
         let mut missing = overflowed && self.has_history();
         if overflowed && !missing {
             channel.feed.mark_gap(None);
@@ -340,7 +342,7 @@ impl Relay {
             // One that came back empty has lost what may have been missed.
             reception.is_whole = epoch == newest.id.epoch;
         }
-        reception.was_live = true;
+        (reception.was_live, reception.has_dropped) = (true, false);
         channel.set_live(true);
         Release::Live
     }
@@ -354,6 +356,7 @@ impl Relay {
         }
         if let Payload::Batch(batch) = Payload::decode(payload.clone())
             && batch.epoch == newest.id.epoch
+            && (batch.offset == 1 || !reception.has_dropped)
         {
             (reception.left, reception.known_from) = (before, batch.offset);
             channel.feed.jump(batch.epoch, batch.offset);

@@ -45,6 +45,9 @@ pub(super) struct Reception {
     pub(super) rewound: bool,
     /// Redis held the feed's history when this subscription began: what has come since is all there was.
     pub(super) is_whole: bool,
+    /// Payloads were dropped unread since the channel was last live: the first that is held back may not be the first of its
+    /// history.
+    pub(super) has_dropped: bool,
     /// When Redis last said that it does not hold a batch that came.
     pub(super) judged: Option<Instant>,
     /// Redis will be asked again, because batches were dropped without that since.
