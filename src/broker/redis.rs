@@ -180,7 +180,7 @@ impl Names {
         format!("{}:probe:{node:016x}:{number}", self.prefix)
     }
 
-    /// A key, or a pub/sub channel, for [`fitness`]: in the slot of `tag`, and of no channel.
+    /// A key for [`fitness`]: in the slot of `tag`, and of no channel.
     fn rehearsal(&self, tag: &str, kind: &str) -> String {
         format!("{}:{{{tag}}}:rehearsal:{kind}", self.prefix)
     }

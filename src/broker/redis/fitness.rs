@@ -104,16 +104,16 @@ async fn check_slots(connection: &mut MultiplexedConnection, names: &Names) -> a
 
 /// Does everything that publishing takes without leaving anything behind.
 async fn rehearse(redis: &Redis, connection: &mut MultiplexedConnection, probe: &str) -> anyhow::Result<()> {
-    let (channel, publish) = (redis.names.rehearsal(probe, "channel"), redis.publish_command());
+    let publish = redis.publish_command();
     let mut pipeline = redis::pipe();
     pipeline.ignore_errors();
     if redis.retention.messages > 0 {
         let script = Script::new(REHEARSAL);
         pipeline.cmd("SCRIPT").arg("LOAD").arg(REHEARSAL);
         let keys = ["hash", "stream", "set"].map(|key| redis.names.rehearsal(probe, key));
-        pipeline.cmd("EVALSHA").arg(script.get_hash()).arg(keys.len()).arg(&keys).arg(publish).arg(&channel);
+        pipeline.cmd("EVALSHA").arg(script.get_hash()).arg(keys.len()).arg(&keys).arg(publish).arg(probe);
     }
-    pipeline.cmd(publish).arg(&channel).arg("");
+    pipeline.cmd(publish).arg(probe).arg("");
     let answers: Vec<RedisResult<Value>> = pipeline.query_async(connection).await?;
     for error in answers.into_iter().filter_map(Result::err) {
         match error.code() {
@@ -140,6 +140,7 @@ mod tests {
     fn the_rehearsal_has_every_command_of_publishing() {
         let missing: Vec<&str> =
             commands(include_str!("publish.lua")).difference(&commands(super::REHEARSAL)).copied().collect();
-        assert!(missing.is_empty() && commands(super::REHEARSAL).len() > 15, "{missing:?}");
+        // Only of a key that repeats another one: a user who may not do that is refused then, and not before.
+        assert!(missing == ["ZCOUNT"] && commands(super::REHEARSAL).len() > 14, "{missing:?}");
     }
 }
