@@ -111,7 +111,7 @@ impl Broker for Redis {
                 Ok((id, ())) if id == subscription => break,
                 Ok(_) => {}
                 Err(error) => match error.try_into_panic() {
-                    // Whoever runs this broker is to see it.
+                    // The node that runs this broker drains for it.
                     Ok(panic) => std::panic::resume_unwind(panic),
                     Err(_) => break,
                 },
@@ -141,7 +141,7 @@ impl Redis {
 #[derive(Clone, Debug)]
 struct Names {
     prefix: Arc<str>,
-    /// What names of pub/sub channels begin with: Redis has these once for all databases, so that the number of any but 0 is
+    /// The beginning of the names of pub/sub channels. Redis has these once for all databases, so that the number of any but 0 is
     /// part of it.
     pubsub_prefix: Arc<str>,
 }

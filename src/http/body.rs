@@ -46,7 +46,7 @@ pub(super) struct RequestBody {
     exchange: Arc<Exchange>,
 }
 
-/// What nobody has read of a body.
+/// The rest of a body that nobody has read.
 #[derive(Debug)]
 pub(super) struct Rest {
     incoming: Incoming,

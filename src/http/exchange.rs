@@ -22,7 +22,7 @@ pub(super) struct Exchange {
     waits_for_head: AtomicBool,
     /// A request came to be on this connection.
     heard: AtomicBool,
-    /// What nobody has read of the request's body. Written as the body is dropped, taken before the answer.
+    /// The rest of the request's body that nobody has read. Written as the body is dropped, taken before the answer.
     rest: Mutex<Option<Rest>>,
     /// The client may send what nobody will read. Written by the request and its body.
     left_unread: AtomicBool,

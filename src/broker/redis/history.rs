@@ -133,7 +133,7 @@ fn after(id: &str) -> Option<EntryId> {
     bytes.checked_add(1).map(|bytes| (offset, bytes)).or_else(|| Some((offset.checked_add(1)?, 0)))
 }
 
-/// What the one field of an entry holds; nothing if it has others, because somebody else has written it.
+/// The value of an entry's one field; nothing if it has others, because somebody else has written it.
 fn payload((_, fields): Entry) -> Bytes {
     match <[Vec<u8>; 2]>::try_from(fields) {
         Ok([_, payload]) => payload.into(),

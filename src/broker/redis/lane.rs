@@ -2,36 +2,33 @@
 //! one script call a channel and batch: at low load nothing waits, under load one command carries many messages. It owns
 //! what becomes of a batch that Redis does not take: sent again, refused, or handed back because its channel has moved.
 
+mod command;
 mod cure;
 mod pace;
 mod queue;
+mod settle;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::anyhow;
 use deadpool_redis::{Connection, Pool, PoolError};
-use prost::Message as _;
-use redis::{Pipeline, RedisError, RedisResult, Script, Value, from_redis_value};
+use redis::{RedisError, RedisResult, Script, Value};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use self::cure::Cure;
 use self::pace::Pace;
 pub(super) use self::queue::Queue;
 use super::super::Link;
 use super::super::envelope::{Envelope, Said};
-use super::complaints::Trouble;
-use super::history::find;
 use super::line::is_elsewhere;
 use super::server::Server;
-use super::{Backoff, META_OUTLIVES, Redis, fitness, round_trips};
+use super::{Backoff, Redis, round_trips};
 use crate::channel::ChannelName;
-use crate::hub::{Channel, Inbox, Outgoing, Unpublished};
-use crate::message::{Digest, Kind, MessageId, now_ns};
-use crate::metrics::LossCause;
+use crate::hub::{Channel, Inbox, Outgoing};
+use crate::message::{Digest, Kind, now_ns};
 
 /// A lane holds one connection; the pool makes and checks it, and a second one is there while a first is dying.
 const CONNECTIONS: usize = 2;
@@ -41,26 +38,6 @@ const SCRIPT: &str = include_str!("publish.lua");
 
 /// What a command counts beside its payload: it takes Redis about as long as so many bytes.
 const COMMAND_BYTES: usize = 256;
-
-/// Messages of one pipeline that are looked for in the history after an answer was lost; those beyond have no id.
-const LOOKUPS: usize = 64;
-
-/// How long batches wait for another server to take over from one that refuses them, where there are others.
-const TAKEOVER_PATIENCE: Duration = Duration::from_secs(5);
-
-/// The script's third answer: the batch has been published, now or before.
-const PUBLISHED: u8 = 1;
-
-/// The same: it has been published, in a history that began anew because the channel's keys made no sense.
-const BEGUN_ANEW: u8 = 3;
-
-/// The same: its key belongs to another message.
-const KEY_TAKEN: u8 = 2;
-
-/// Bytes of a pipeline.
-fn bytes(sending: &[Sending]) -> usize {
-    sending.iter().map(|it| it.outgoing.bytes + COMMAND_BYTES).sum()
-}
 
 /// Publishes to one server.
 pub(super) struct Lane<'a> {
@@ -104,6 +81,11 @@ pub(super) struct Sending {
     unanswered: u32,
     /// When the server refused it first.
     refused_at: Option<Instant>,
+}
+
+/// Bytes of a pipeline.
+fn bytes(sending: &[Sending]) -> usize {
+    sending.iter().map(|it| it.outgoing.bytes + COMMAND_BYTES).sum()
 }
 
 impl<'a> Lane<'a> {
@@ -288,7 +270,7 @@ impl<'a> Lane<'a> {
         for sending in sending.iter_mut() {
             sending.unanswered += 1;
             let before = previous.insert(sending.envelope.node, sending.outgoing.last());
-            self.redis.add(&mut pipeline, self.script.get_hash(), sending, before);
+            self.redis.add_publish(&mut pipeline, self.script.get_hash(), sending, before);
         }
         let sent = Instant::now();
         let answers: Vec<RedisResult<Value>> = pipeline.query_async(connection).await?;
@@ -311,201 +293,6 @@ impl<'a> Lane<'a> {
             self.script.prepare_invoke().load_async(&mut connection).await?;
         }
         Ok(connection)
-    }
-
-    /// Takes in the answers; what is left is to be sent again, because of the error that is returned.
-    async fn settle(
-        &mut self,
-        answers: Vec<RedisResult<Value>>,
-        said: &mut UnboundedReceiver<Arc<Channel>>,
-    ) -> Option<RedisError> {
-        let (mut left, mut error) = (Vec::new(), None::<RedisError>);
-        let mut refused_for_good = HashMap::new();
-        let mut lookups = LOOKUPS;
-        for (mut this, answer) in std::mem::take(&mut self.load.sending).into_iter().zip(answers) {
-            let refused = match answer {
-                Ok(answer) => {
-                    match self.last_id(&this, answer, &mut lookups).await {
-                        Ok(last) => this.outgoing.held(last),
-                        Err(why) => self.refuse_key(&mut this.outgoing, &why),
-                    }
-                    self.done(&this.outgoing);
-                    continue;
-                }
-                Err(refused) => refused,
-            };
-            // Behind one that waits, they wait as long.
-            let refused = match &error {
-                Some(before) if refused.code() == Some("OUTOFORDER") && Cure::of(before) != Cure::Again => {
-                    before.clone()
-                }
-                // Behind one that will never be taken, because of its channel, they will not be either.
-                _ if refused.code() == Some("OUTOFORDER") => {
-                    refused_for_good.get(&this.outgoing.channel.publisher).cloned().unwrap_or(refused)
-                }
-                _ => refused,
-            };
-            let cure = Cure::of(&refused);
-            if matches!(refused.code(), Some("WRONGTYPE" | "NOPERM")) && cure == Cure::Never {
-                refused_for_good.insert(this.outgoing.channel.publisher, refused.clone());
-            }
-            let waits = !self.is_final(cure, this.refused_at.get_or_insert_with(Instant::now).elapsed());
-            // Nobody is told that it is not published if it may be.
-            let unknown = cure.is_of_server() && this.unanswered > 0;
-            if cure == Cure::Never || (this.outgoing.has_receipts() && !waits && !unknown) {
-                self.refuse(&mut this.outgoing, &refused, cure == Cure::Never);
-            } else {
-                left.push(this);
-            }
-            if cure.is_of_server() {
-                self.server.suspect();
-            }
-            if cure != Cure::Never {
-                error.get_or_insert(refused);
-            }
-        }
-        self.load.sending = left;
-        if let Some(error) = error.as_ref().filter(|error| self.is_final(Cure::of(error), Duration::ZERO)) {
-            self.take_all(said);
-            self.refuse_waiting(error);
-        }
-        if self.load.sending.is_empty() { None } else { error }
-    }
-
-    /// Whether those who can be told of a refusal are told now, `waited` after it came first.
-    fn is_final(&self, cure: Cure, waited: Duration) -> bool {
-        match cure {
-            Cure::Again => false,
-            Cure::Elsewhere => self.redis.topology.is_one_server() || waited >= TAKEOVER_PATIENCE,
-            Cure::Forbidden | Cure::Full | Cure::Never => true,
-        }
-    }
-
-    /// While some batches wait for Redis to take anything again, those behind them would wait, too.
-    fn refuse_waiting(&mut self, error: &RedisError) {
-        for mut outgoing in self.load.queue.take() {
-            if outgoing.has_receipts() {
-                self.refuse(&mut outgoing, error, false);
-            } else {
-                self.load.queue.push(outgoing);
-            }
-        }
-    }
-
-    /// Counted only by whoever asked: without a receipt nobody is told.
-    fn refuse_key(&self, outgoing: &mut Outgoing, why: &Unpublished) {
-        if !outgoing.has_receipts() {
-            self.link.metrics.lost(LossCause::Refused, outgoing.count as u64);
-        }
-        outgoing.refuse(why);
-    }
-
-    fn refuse(&self, outgoing: &mut Outgoing, error: &RedisError, loudly: bool) {
-        let why = Unpublished::Refused(format!("redis says {}", fitness::words(error)));
-        if loudly && self.redis.complaints.may(Trouble::Refused, &outgoing.channel.name) {
-            tracing::error!(channel = outgoing.channel.name.as_str(), messages = outgoing.count, "{why}");
-        }
-        if !outgoing.has_receipts() {
-            self.link.metrics.lost(LossCause::Refused, outgoing.count as u64);
-        }
-        outgoing.channel.feed.confirm(outgoing.last());
-        outgoing.refuse(&why);
-        self.done(outgoing);
-    }
-
-    fn done(&self, outgoing: &Outgoing) {
-        self.link.hub.inbox().settle(outgoing);
-    }
-
-    /// The id of a batch's last message, if Redis holds it and somebody wants to know.
-    ///
-    /// # Errors
-    /// If its key belongs to another message.
-    async fn last_id(
-        &mut self,
-        sending: &Sending,
-        answer: Value,
-        lookups: &mut usize,
-    ) -> Result<Option<MessageId>, Unpublished> {
-        if self.redis.retention.messages == 0 {
-            return Ok(None);
-        }
-        let Outgoing { channel, .. } = &sending.outgoing;
-        let Ok((epoch, offset, mut outcome)) = from_redis_value::<(Vec<u8>, u64, u8)>(answer) else { return Ok(None) };
-        if outcome == BEGUN_ANEW {
-            outcome = PUBLISHED;
-            if self.redis.complaints.may(Trouble::Unreadable, &channel.name) {
-                let channel = channel.name.as_str();
-                warn!(channel, "began a new history: somebody else had written to this channel's keys in redis");
-            }
-        }
-        let Ok(epoch) = epoch.try_into().map(u64::from_le_bytes) else { return Ok(None) };
-        let id = MessageId { epoch, offset };
-        if outcome != PUBLISHED {
-            // It will not come back.
-            channel.feed.confirm(sending.outgoing.last());
-        } else if offset > 0 {
-            channel.unheard.held(sending.outgoing.last(), id);
-        }
-        match outcome {
-            KEY_TAKEN => Err(Unpublished::KeyTaken),
-            _ if offset > 0 => Ok(Some(id)),
-            _ => Ok(self.look_up(sending, lookups).await),
-        }
-    }
-
-    /// The id of a batch that was published before by a pipeline whose answer was lost, if it was not the last of that.
-    async fn look_up(&mut self, sending: &Sending, lookups: &mut usize) -> Option<MessageId> {
-        let channel = &sending.outgoing.channel;
-        if !sending.outgoing.has_receipts() {
-            return None;
-        }
-        *lookups = lookups.checked_sub(1)?;
-        let stream = self.redis.names.stream(&channel.name);
-        let found = find(self.connection.as_mut()?, &stream, sending.envelope.node, sending.envelope.number).await;
-        found.unwrap_or_else(|error| {
-            warn!("cannot look up what a message is called: {error:#}");
-            None
-        })
-    }
-}
-
-impl Redis {
-    /// Adds the command that publishes a batch. `previous` is the number of the message before it, if that is in the same
-    /// pipeline.
-    fn add(&self, pipeline: &mut Pipeline, script: &str, sending: &Sending, previous: Option<u64>) {
-        let Sending { outgoing: Outgoing { channel, key, count, .. }, envelope, .. } = sending;
-        let Self { names, retention, .. } = self;
-        let name = &channel.name;
-        if retention.messages == 0 {
-            pipeline.cmd(self.publish_command()).arg(names.pubsub(name)).arg(envelope.encode_payload());
-            return;
-        }
-        let digits = |number: u64| format!("{number:020}");
-        let (seen, held, lately) = self.known(channel);
-        pipeline.cmd("EVALSHA").arg(script);
-        pipeline.arg(3).arg(names.meta(name)).arg(names.stream(name)).arg(names.keys(name));
-        pipeline.arg(names.pubsub(name)).arg(format!("{:016x}", envelope.node));
-        pipeline.arg(digits(sending.outgoing.last())).arg(previous.map(digits).unwrap_or_default()).arg(*count);
-        pipeline.arg(envelope.encode_to_vec()).arg(key.as_deref().unwrap_or_default()).arg(retention.messages);
-        pipeline.arg(retention.ttl.as_millis() as u64).arg((retention.ttl + META_OUTLIVES).as_millis() as u64);
-        pipeline.arg(&rand::random::<u64>().max(1).to_le_bytes()[..]).arg(now_ns() / 1_000_000_000);
-        pipeline.arg(&seen.epoch.to_le_bytes()[..]).arg(seen.offset);
-        pipeline.arg(self.publish_command()).arg(held.map(digits).unwrap_or_default()).arg(u8::from(lately));
-        pipeline.arg(retention.history_bytes).arg(sending.digest.as_ref().map_or(&[][..], |digest| &digest[..]));
-    }
-
-    /// The newest message of a channel that this node knows of; its number if it is its own, held by Redis and not heard
-    /// yet; and whether Redis must remember that, because it forgets nodes only after the life of a history.
-    fn known(&self, channel: &Channel) -> (MessageId, Option<u64>, bool) {
-        let (epoch, next_offset) = channel.feed.expects();
-        match channel.unheard.newest() {
-            // Not if it was in another history than what has been heard: everybody has been told of that.
-            Some(held) if epoch == 0 || epoch == held.id.epoch => {
-                (held.id, Some(held.number), held.since.elapsed() < self.retention.ttl / 2)
-            }
-            _ => (MessageId { epoch, offset: next_offset - 1 }, None, false),
-        }
     }
 }
 

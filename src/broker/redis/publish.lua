@@ -57,7 +57,7 @@ if not epoch or outrun then
   -- Nor can whatever is left of a history without its offsets be gone on with.
   begin_anew()
   if outrun then
-    -- Who has heard everything of this history that came may have missed something of it all the same.
+    -- A listener that has received everything of this history that came may still have missed something.
     redis.call('HSET', meta, 'torn', '1')
   end
 end

@@ -2,7 +2,9 @@
 //! published twice is heard once and what never came is counted; and it holds back what arrives while [`super::catch_up`]
 //! reads what came before.
 
+mod doubt;
 mod reception;
+mod take;
 
 use std::collections::HashMap;
 use std::sync::atomic::AtomicU64;
@@ -19,11 +21,8 @@ use super::complaints::{Complaints, Trouble};
 use super::history::Newest;
 use super::{Backoff, Names};
 use crate::channel::ChannelName;
-use crate::feed::Accepted;
 use crate::hub::Channel;
-use crate::message::{BatchBuilder, now_ns};
 use crate::metrics::LossCause;
-use crate::telemetry;
 
 /// More messages than a node can have missed: what tells of more was not counted.
 const MOST_MISSED: u64 = 10_000_000_000;
@@ -102,62 +101,6 @@ impl Relay {
         self.link.hub.make_room();
     }
 
-    /// Has Redis asked about a payload that does not fit, if there is one, or about a history that was rewound; or drops
-    /// the payload, if Redis was asked about another one just now.
-    fn doubt(self: &Arc<Self>, channel: &Arc<Channel>, reception: &mut Reception, missing: Option<Bytes>) {
-        if let Some(not_before) = reception.not_before().filter(|_| !reception.rewound) {
-            reception.has_dropped |= missing.is_some();
-            missing.into_iter().for_each(|payload| self.drop_foreign(channel, reception, payload, true));
-            if !std::mem::replace(&mut reception.doubts, true) {
-                let (this, channel) = (self.clone(), channel.clone());
-                tokio::spawn(async move {
-                    tokio::time::sleep_until(not_before.into()).await;
-                    this.ask_again(&channel);
-                });
-            }
-            return;
-        }
-        let (round, unbroken) = (reception.hold(&self.rounds), reception.is_whole);
-        let backlog = reception.backlog.get_or_insert_default();
-        missing.into_iter().for_each(|payload| backlog.push(payload, self.link.hub.budget()));
-        self.request(Request { channel: channel.clone(), round, backoff: Backoff::default(), unbroken });
-    }
-
-    /// Batches were dropped without asking: one of them may have been the first of what Redis holds by now.
-    fn ask_again(&self, channel: &Arc<Channel>) {
-        let mut receptions = self.lock();
-        let Some((held, reception)) = receptions.get_mut(&channel.name) else { return };
-        if !Arc::ptr_eq(held, channel) || !std::mem::take(&mut reception.doubts) || reception.backlog.is_some() {
-            return;
-        }
-        let (round, unbroken) = (reception.hold(&self.rounds), reception.is_whole);
-        self.request(Request { channel: channel.clone(), round, backoff: Backoff::default(), unbroken });
-    }
-
-    /// Drops a batch that Redis does not hold. If Redis holds another history, `holds_other`, nothing is missing for that; if
-    /// it holds none, this one may have been lost.
-    fn drop_foreign(&self, channel: &Channel, reception: &Reception, payload: Bytes, holds_other: bool) {
-        let Payload::Batch(batch) = Payload::decode(payload) else { return };
-        if (batch.epoch != 0 && batch.epoch == reception.left) || reception.has_heard(&batch) {
-            // Late: that history has been given up. If it was not heard, its publisher's next number will tell.
-            return;
-        }
-        self.link.metrics.lost(LossCause::Foreign, batch.messages.len() as u64);
-        if !holds_other {
-            channel.feed.mark_gap(None);
-        }
-        if self.complaints.may(Trouble::Foreign, &channel.name) {
-            let (channel, offset, messages) = (channel.name.as_str(), batch.offset, batch.messages.len());
-            tracing::warn!(
-                channel,
-                offset,
-                messages,
-                "dropped a batch that is not of the history that redis holds: another deployment has the same names, or \
-                 somebody has published it by hand"
-            );
-        }
-    }
-
     /// Holds back what arrives on a channel from now on; returns the round's number, 0 if the channel is there no more.
     pub(super) fn hold(&self, channel: &Arc<Channel>) -> u64 {
         let mut receptions = self.lock();
@@ -203,7 +146,7 @@ impl Relay {
         let (epoch, next_offset) = (newest.id.epoch, newest.id.offset + 1);
         let feed = &request.channel.feed;
         if request.unbroken && !reception.rewound {
-            // What is held back tells: see [`Self::release`].
+            // The backlog tells: see [`Self::release`].
             return true;
         }
         if feed.expects() == (epoch, next_offset) && !reception.knows_offsets() {
@@ -400,111 +343,6 @@ impl Relay {
         let mut receptions = self.lock();
         if receptions.get(&channel.name).is_some_and(|(held, _)| Arc::ptr_eq(held, channel)) {
             receptions.remove(&channel.name);
-        }
-    }
-
-    /// Appends what a payload holds, if it is next; gives it back if something before it is missing. How long it took is
-    /// measured if it is `timed`.
-    fn take(&self, channel: &Channel, reception: &mut Reception, payload: Bytes, timed: bool) -> Result<(), Bytes> {
-        match Payload::decode(payload.clone()) {
-            Payload::Batch(envelope) if self.has_history() && envelope.offset > 0 => {
-                return self.take_next(channel, reception, envelope, timed).then_some(()).ok_or(payload);
-            }
-            Payload::Batch(envelope) => self.take_any(channel, reception, envelope),
-            Payload::Foreign(kind, payload) => {
-                let mut batch = BatchBuilder::default();
-                batch.push(kind, &payload, 0);
-                self.link.metrics.messages_relayed.inc();
-                channel.feed.append_foreign(batch.build(now_ns()));
-            }
-            Payload::Malformed => {
-                self.link.metrics.lost(LossCause::Malformed, 1);
-                channel.feed.mark_gap(Some(1));
-                if self.complaints.may(Trouble::Malformed, &channel.name) {
-                    tracing::warn!(
-                        channel = channel.name.as_str(),
-                        "dropped a payload from redis that begins like a batch and is none"
-                    );
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// With history: whether it was next, or older.
-    fn take_next(&self, channel: &Channel, reception: &mut Reception, envelope: Envelope, timed: bool) -> bool {
-        let Envelope { epoch, node, number, offset, published_ns, ref traceparent, ref messages } = envelope;
-        let (count, last) = (messages.len(), envelope.last_number());
-        let span = telemetry::relay_span("redis", channel.name.as_str(), count, traceparent);
-        let own = node == channel.publisher;
-        if let Some(newest) = reception.heard.get_mut(&node)
-            && channel.feed.expects() == (epoch, offset)
-        {
-            if last <= newest.number {
-                // Heard from a Redis that has lost it, and published again because its publisher got no answer.
-                channel.feed.jump(epoch, offset + count as u64);
-                newest.moved(last, offset);
-                if own {
-                    channel.feed.confirm(last);
-                }
-                return true;
-            }
-            if newest.epoch != epoch {
-                self.missed(channel, number.saturating_sub(newest.number + 1));
-            }
-        }
-        if reception.was_live && channel.feed.expects().0 == 0 && offset == 1 && number > 1 {
-            // Not its publisher's first: there was another history, of which nothing was heard here.
-            channel.feed.mark_gap(None);
-        }
-        let mut batch = envelope.into_batch(own).build(published_ns);
-        batch.offset = offset;
-        let followers = || self.link.hub.followers(&channel.name);
-        match telemetry::deliver(&span, followers, || channel.feed.accept(epoch, batch, own.then_some(last))) {
-            Accepted::Gap => return false,
-            Accepted::Duplicate => reception.repeated(node, epoch, offset, last),
-            Accepted::Appended => {
-                reception.hear(node, epoch, last, offset);
-                if own {
-                    channel.unheard.came_back(last);
-                }
-                self.count(count, timed.then_some(published_ns));
-            }
-        }
-        true
-    }
-
-    /// Of a node without history: everything as it comes, but nothing twice. It takes no offset here if we have history,
-    /// because Redis gave it none.
-    fn take_any(&self, channel: &Channel, reception: &mut Reception, envelope: Envelope) {
-        let Envelope { node, number, published_ns, ref traceparent, ref messages, .. } = envelope;
-        let (count, last) = (messages.len(), envelope.last_number());
-        match reception.heard.get(&node) {
-            // Published again because the first answer was lost.
-            Some(newest) if last <= newest.number => return,
-            Some(newest) => self.missed(channel, number.saturating_sub(newest.number + 1)),
-            None => {}
-        }
-        reception.hear(node, 0, last, channel.feed.expects().1);
-        let span = telemetry::relay_span("redis", channel.name.as_str(), count, traceparent);
-        let own = node == channel.publisher;
-        let batch = envelope.into_batch(own).build(published_ns);
-        let followers = || self.link.hub.followers(&channel.name);
-        telemetry::deliver(&span, followers, || {
-            if self.has_history() {
-                channel.feed.append_foreign(batch);
-            } else {
-                channel.feed.append(batch, own.then_some(last));
-            }
-        });
-        self.count(count, Some(published_ns));
-    }
-
-    fn count(&self, messages: usize, published_ns: Option<u64>) {
-        let metrics = &self.link.metrics;
-        metrics.messages_relayed.inc_by(messages as u64);
-        if let Some(published_ns) = published_ns {
-            metrics.relay_seconds.observe(now_ns().saturating_sub(published_ns) as f64 / 1e9);
         }
     }
 

@@ -1,4 +1,4 @@
-//! What a server expects around a message: nothing, or what makes it an event of Socket.IO, whose clients have heartbeats of
+//! The frame around a message: none, or that of an event of Socket.IO, whose clients have heartbeats of
 //! their own inside of WebSocket's. Only what a load needs of that protocol is here; its handshake is in
 //! [`super::entrance`].
 

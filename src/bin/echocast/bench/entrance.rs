@@ -1,4 +1,4 @@
-//! What a connection has to say before its first message: nothing, or the handshake of Socket.IO.
+//! The exchange before a connection's first message: none, or the handshake of Socket.IO.
 
 use anyhow::{bail, ensure};
 use bytes::BytesMut;

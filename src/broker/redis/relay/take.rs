@@ -1,0 +1,132 @@
+//! Taking payloads: each is appended if it is next, left out if it was received before, or given back.
+
+use bytes::Bytes;
+
+use super::super::super::envelope::{Envelope, Payload};
+use super::super::complaints::Trouble;
+use super::Relay;
+use super::reception::Reception;
+use crate::feed::Accepted;
+use crate::hub::Channel;
+use crate::message::{BatchBuilder, now_ns};
+use crate::metrics::LossCause;
+use crate::telemetry;
+
+impl Relay {
+    /// Appends what a payload holds, if it is next; gives it back if something before it is missing. How long it took is
+    /// measured if it is `timed`.
+    pub(super) fn take(
+        &self,
+        channel: &Channel,
+        reception: &mut Reception,
+        payload: Bytes,
+        timed: bool,
+    ) -> Result<(), Bytes> {
+        match Payload::decode(payload.clone()) {
+            Payload::Batch(envelope) if self.has_history() && envelope.offset > 0 => {
+                return self.take_next(channel, reception, envelope, timed).then_some(()).ok_or(payload);
+            }
+            Payload::Batch(envelope) => self.take_any(channel, reception, envelope),
+            Payload::Foreign(kind, payload) => {
+                let mut batch = BatchBuilder::default();
+                batch.push(kind, &payload, 0);
+                self.link.metrics.messages_relayed.inc();
+                channel.feed.append_foreign(batch.build(now_ns()));
+            }
+            Payload::Malformed => {
+                self.link.metrics.lost(LossCause::Malformed, 1);
+                channel.feed.mark_gap(Some(1));
+                if self.complaints.may(Trouble::Malformed, &channel.name) {
+                    tracing::warn!(
+                        channel = channel.name.as_str(),
+                        "dropped a payload from redis that begins like a batch and is none"
+                    );
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// With history: whether it was next, or older.
+    pub(super) fn take_next(
+        &self,
+        channel: &Channel,
+        reception: &mut Reception,
+        envelope: Envelope,
+        timed: bool,
+    ) -> bool {
+        let Envelope { epoch, node, number, offset, published_ns, ref traceparent, ref messages } = envelope;
+        let (count, last) = (messages.len(), envelope.last_number());
+        let span = telemetry::relay_span("redis", channel.name.as_str(), count, traceparent);
+        let own = node == channel.publisher;
+        if let Some(newest) = reception.heard.get_mut(&node)
+            && channel.feed.expects() == (epoch, offset)
+        {
+            if last <= newest.number {
+                // Heard from a Redis that has lost it, and published again because its publisher got no answer.
+                channel.feed.jump(epoch, offset + count as u64);
+                newest.moved(last, offset);
+                if own {
+                    channel.feed.confirm(last);
+                }
+                return true;
+            }
+            if newest.epoch != epoch {
+                self.missed(channel, number.saturating_sub(newest.number + 1));
+            }
+        }
+        if reception.was_live && channel.feed.expects().0 == 0 && offset == 1 && number > 1 {
+            // Not its publisher's first: there was another history, of which nothing was heard here.
+            channel.feed.mark_gap(None);
+        }
+        let mut batch = envelope.into_batch(own).build(published_ns);
+        batch.offset = offset;
+        let followers = || self.link.hub.followers(&channel.name);
+        match telemetry::deliver(&span, followers, || channel.feed.accept(epoch, batch, own.then_some(last))) {
+            Accepted::Gap => return false,
+            Accepted::Duplicate => reception.repeated(node, epoch, offset, last),
+            Accepted::Appended => {
+                reception.hear(node, epoch, last, offset);
+                if own {
+                    channel.unheard.came_back(last);
+                }
+                self.count(count, timed.then_some(published_ns));
+            }
+        }
+        true
+    }
+
+    /// Of a node without history: everything as it comes, but nothing twice. It takes no offset here if we have history,
+    /// because Redis gave it none.
+    fn take_any(&self, channel: &Channel, reception: &mut Reception, envelope: Envelope) {
+        let Envelope { node, number, published_ns, ref traceparent, ref messages, .. } = envelope;
+        let (count, last) = (messages.len(), envelope.last_number());
+        match reception.heard.get(&node) {
+            // Published again because the first answer was lost.
+            Some(newest) if last <= newest.number => return,
+            Some(newest) => self.missed(channel, number.saturating_sub(newest.number + 1)),
+            None => {}
+        }
+        reception.hear(node, 0, last, channel.feed.expects().1);
+        let span = telemetry::relay_span("redis", channel.name.as_str(), count, traceparent);
+        let own = node == channel.publisher;
+        let batch = envelope.into_batch(own).build(published_ns);
+        let followers = || self.link.hub.followers(&channel.name);
+        telemetry::deliver(&span, followers, || {
+            if self.has_history() {
+                channel.feed.append_foreign(batch);
+            } else {
+                channel.feed.append(batch, own.then_some(last));
+            }
+        });
+        self.count(count, Some(published_ns));
+    }
+
+    fn count(&self, messages: usize, published_ns: Option<u64>) {
+        let metrics = &self.link.metrics;
+        metrics.messages_relayed.inc_by(messages as u64);
+        if let Some(published_ns) = published_ns {
+            metrics.relay_seconds.observe(now_ns().saturating_sub(published_ns) as f64 / 1e9);
+        }
+    }
+}
