@@ -95,7 +95,7 @@ async fn try_catch_up(reader: &Reader<'_>, relay: &Arc<Relay>, request: Request)
 }
 
 /// Reads what a channel has missed, and lets it go live.
-async fn catch_up(reader: &Reader<'_>, relay: &Relay, request: &Request) -> anyhow::Result<()> {
+async fn catch_up(reader: &Reader<'_>, relay: &Arc<Relay>, request: &Request) -> anyhow::Result<()> {
     let channel = &request.channel;
     let mut size = PageSize::like(&channel.feed);
     // Nobody missed a message that came before the first client was let in.

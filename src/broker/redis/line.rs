@@ -87,7 +87,7 @@ fn channels(redis: &Redis, link: &Link, server: &Arc<Server>) -> Vec<Arc<Channel
 struct Line<'a> {
     redis: &'a Redis,
     link: &'a Link,
-    relay: &'a Relay,
+    relay: &'a Arc<Relay>,
     server: &'a Arc<Server>,
     connection: MultiplexedConnection,
     ears: Arc<Ears>,

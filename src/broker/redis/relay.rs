@@ -117,7 +117,7 @@ impl Relay {
     }
 
     /// Redis delivers a channel from now on: with history it catches up, without it goes live with what was held back.
-    pub(super) fn subscribed(&self, channel: &Arc<Channel>, round: u64) {
+    pub(super) fn subscribed(self: &Arc<Self>, channel: &Arc<Channel>, round: u64) {
         let request = Request { channel: channel.clone(), round, backoff: Backoff::default(), unbroken: false };
         if self.has_history() {
             self.request(request);
@@ -245,7 +245,7 @@ impl Relay {
 
     /// Lets a channel hear what was held back, if the feed has everything up to the newest message that Redis held when it
     /// was last asked. What came before that and is not in that history is dropped: Redis decides.
-    pub(super) fn release(&self, request: &Request, newest: &Newest) -> Release {
+    pub(super) fn release(self: &Arc<Self>, request: &Request, newest: &Newest) -> Release {
         let mut receptions = self.lock();
         let Some(reception) = request.current(&mut receptions) else { return Release::Superseded };
         let channel = &request.channel;
@@ -255,7 +255,7 @@ impl Relay {
         if overflowed && !missing {
             channel.feed.mark_gap(None);
         }
-        let mut rest = Backlog::default();
+        let (mut rest, mut has_dropped) = (Backlog::default(), false);
         for (place, payload) in payloads.into_iter().enumerate() {
             if missing {
                 rest.push(payload, self.link.hub.budget());
@@ -270,7 +270,12 @@ impl Relay {
             if request.unbroken {
                 self.follow(channel, reception, newest, &payload);
             }
-            if let Err(payload) = self.take(channel, reception, payload, true) {
+            let Err(payload) = self.take(channel, reception, payload, true) else { continue };
+            if place >= asked && reception.not_before().is_some() && !reception.rewound {
+                // It came while Redis was asked. In a flood some always do: asking at once again would never end.
+                self.drop_unasked(channel, reception, Some(payload));
+                has_dropped = true;
+            } else {
                 missing = true;
                 rest.push(payload, self.link.hub.budget());
             }
@@ -285,7 +290,7 @@ impl Relay {
             // One that came back empty has lost what may have been missed.
             reception.is_whole = epoch == newest.id.epoch;
         }
-        (reception.was_live, reception.has_dropped) = (true, false);
+        (reception.was_live, reception.has_dropped) = (true, has_dropped);
         channel.set_live(true);
         Release::Live
     }

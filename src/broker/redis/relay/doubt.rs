@@ -1,6 +1,7 @@
 //! Batches that do not fit the history that is being received: Redis is asked, but not for each of them.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 
@@ -16,22 +17,32 @@ impl Relay {
     /// Has Redis asked about a payload that does not fit, if there is one, or about a history that was rewound; or drops
     /// the payload, if Redis was asked about another one just now.
     pub(super) fn doubt(self: &Arc<Self>, channel: &Arc<Channel>, reception: &mut Reception, missing: Option<Bytes>) {
-        if let Some(not_before) = reception.not_before().filter(|_| !reception.rewound) {
-            reception.has_dropped |= missing.is_some();
-            missing.into_iter().for_each(|payload| self.drop_foreign(channel, reception, payload, true));
-            if !std::mem::replace(&mut reception.doubts, true) {
-                let (this, channel) = (self.clone(), channel.clone());
-                tokio::spawn(async move {
-                    tokio::time::sleep_until(not_before.into()).await;
-                    this.ask_again(&channel);
-                });
-            }
-            return;
+        if reception.not_before().is_some() && !reception.rewound {
+            return self.drop_unasked(channel, reception, missing);
         }
         let (round, unbroken) = (reception.hold(&self.rounds), reception.is_whole);
         let backlog = reception.backlog.get_or_insert_default();
         missing.into_iter().for_each(|payload| backlog.push(payload, self.link.hub.budget()));
         self.request(Request { channel: channel.clone(), round, backoff: Backoff::default(), unbroken });
+    }
+
+    /// Drops a payload that does not fit shortly after Redis was asked about another one. Redis is asked again when it may be.
+    pub(super) fn drop_unasked(
+        self: &Arc<Self>,
+        channel: &Arc<Channel>,
+        reception: &mut Reception,
+        missing: Option<Bytes>,
+    ) {
+        reception.has_dropped |= missing.is_some();
+        missing.into_iter().for_each(|payload| self.drop_foreign(channel, reception, payload, true));
+        let not_before = reception.not_before().unwrap_or_else(Instant::now);
+        if !std::mem::replace(&mut reception.doubts, true) {
+            let (this, channel) = (self.clone(), channel.clone());
+            tokio::spawn(async move {
+                tokio::time::sleep_until(not_before.into()).await;
+                this.ask_again(&channel);
+            });
+        }
     }
 
     /// Batches were dropped without asking: one of them may have been the first of what Redis holds by now.
