@@ -20,15 +20,19 @@ pub use self::redis::{Redis, RedisTls};
 /// Moves messages from a node's inbox to the feeds of all nodes.
 ///
 /// What it promises:
-/// - Every feed of a channel gets the same messages in the same order, each at most once, and those of one publisher in
-///   the order in which they were said.
-/// - It is the only writer of feeds, and a node's own messages come back to it the same way as everyone else's.
-/// - A channel is set live once everything said on it from then on will reach this node, and not live when that ends.
-/// - It takes from the inbox no more than it is about to hand on, and settles what it took once that is held elsewhere:
-///   the inbox's bound is a bound on everything it has in hand.
-/// - It never gives up: while what it needs is away, [`Status`] says so and it goes on by itself afterwards.
+/// - Every feed of a channel gets the same messages in the same order, each at most once, and those
+///   of one publisher in the order in which they were said.
+/// - It is the only writer of feeds, and a node's own messages come back to it the same way as
+///   everyone else's.
+/// - A channel is set live once everything said on it from then on will reach this node, and not
+///   live when that ends.
+/// - It takes from the inbox no more than it is about to hand on, and settles what it took once
+///   that is held elsewhere: the inbox's bound is a bound on everything it has in hand.
+/// - It never gives up: while what it needs is away, [`Status`] says so and it goes on by itself
+///   afterwards.
 pub trait Broker: Send + 'static {
-    /// Works until `stop`, then hands on what the inbox still holds and returns. Dropping the future ends it at once.
+    /// Works until `stop`, then hands on what the inbox still holds and returns. Dropping the
+    /// future ends it at once.
     fn run(self, link: Link, stop: CancellationToken) -> impl Future<Output = ()> + Send;
 }
 
@@ -59,7 +63,13 @@ impl Status {
     pub fn new(metrics: Arc<Metrics>) -> Arc<Self> {
         let never = || AtomicBool::new(false);
         let (changed, why) = (Notify::new(), Mutex::default());
-        Arc::new(Self { up: never(), has_been_up: never(), changed, why, metrics })
+        Arc::new(Self {
+            up: never(),
+            has_been_up: never(),
+            changed,
+            why,
+            metrics,
+        })
     }
 
     /// Tells everybody.
@@ -92,8 +102,8 @@ impl Status {
         self.up.load(Acquire)
     }
 
-    /// Whether it has come up at least once: a node is ready from then on. A later outage does not make it unready, or
-    /// a balancer would lose all nodes at once.
+    /// Whether it has come up at least once: a node is ready from then on. A later outage does not
+    /// make it unready, or a balancer would lose all nodes at once.
     pub fn has_been_up(&self) -> bool {
         self.has_been_up.load(Acquire)
     }

@@ -1,5 +1,6 @@
-//! The memory budget of a node: how many bytes messages take, part by part, and whether there is room for more. Each
-//! holder of message bytes counts them here for as long as it holds them. Making room is the hub's business.
+//! The memory budget of a node: how many bytes messages take, part by part, and whether there is
+//! room for more. Each holder of message bytes counts them here for as long as it holds them.
+//! Making room is the hub's business.
 
 mod container;
 
@@ -13,7 +14,8 @@ use crate::metrics::{Gauge, Metrics};
 /// Holders of message bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
-    /// Batches in feeds with all their encodings, also those that a feed has trimmed and a reader still writes.
+    /// Batches in feeds with all their encodings, also those that a feed has trimmed and a reader
+    /// still writes.
     Feeds,
     /// Messages that the broker has not acknowledged.
     Inbox,
@@ -21,7 +23,8 @@ pub enum Part {
     Input,
     /// Keys of messages, where the node itself keeps them.
     Keys,
-    /// Batches read from a history for clients that resume, and batches that wait until a channel has caught up.
+    /// Batches read from a history for clients that resume, and batches that wait until a channel
+    /// has caught up.
     Pages,
     /// Answers to requests that are being written.
     Answers,
@@ -29,7 +32,14 @@ pub enum Part {
 
 impl Part {
     /// All of them, in order.
-    pub const ALL: [Self; 6] = [Self::Feeds, Self::Inbox, Self::Input, Self::Keys, Self::Pages, Self::Answers];
+    pub const ALL: [Self; 6] = [
+        Self::Feeds,
+        Self::Inbox,
+        Self::Input,
+        Self::Keys,
+        Self::Pages,
+        Self::Answers,
+    ];
 
     /// The value of the metric's label.
     pub fn label(self) -> &'static str {
@@ -47,13 +57,16 @@ impl Part {
 /// `--memory` where nothing else limits the process, in bytes.
 pub const DEFAULT_LIMIT: usize = 512 * 1024 * 1024;
 
-/// The least `--memory`, in bytes: below it a few busy channels would have no window worth the name.
+/// The least `--memory`, in bytes: below it a few busy channels would have no window worth the
+/// name.
 pub const LEAST_LIMIT: usize = 16 * 1024 * 1024;
 
-/// The default of `--memory`, in bytes: a third of the container's limit, if that is lower, because connections, kernel
-/// buffers and what the allocator keeps need as much again.
+/// The default of `--memory`, in bytes: a third of the container's limit, if that is lower, because
+/// connections, kernel buffers and what the allocator keeps need as much again.
 pub fn default_limit() -> usize {
-    container::memory_limit().map_or(DEFAULT_LIMIT, |limit| (limit / 3).clamp(LEAST_LIMIT, DEFAULT_LIMIT))
+    container::memory_limit().map_or(DEFAULT_LIMIT, |limit| {
+        (limit / 3).clamp(LEAST_LIMIT, DEFAULT_LIMIT)
+    })
 }
 
 /// Counts the bytes that messages take in a node.
@@ -72,7 +85,9 @@ pub struct Budget {
 impl Budget {
     /// An empty budget of `limit` bytes.
     pub fn new(limit: usize, metrics: &Metrics) -> Arc<Self> {
-        metrics.memory_limit.set(limit.try_into().unwrap_or(i64::MAX));
+        metrics
+            .memory_limit
+            .set(limit.try_into().unwrap_or(i64::MAX));
         Arc::new(Self {
             limit,
             used: AtomicUsize::new(0),
@@ -92,13 +107,15 @@ impl Budget {
         self.used.load(Relaxed)
     }
 
-    /// Whether sockets are read and requests served. Above this only what holds memory already goes on.
+    /// Whether sockets are read and requests served. Above this only what holds memory already goes
+    /// on.
     pub fn has_room(&self) -> bool {
         self.used() < self.limit
     }
 
-    /// Whether feeds have to give memory back: from five eighths of the limit. The allocator keeps up to six tenths of what
-    /// batches take beside them, when they come and go in all sizes (measured: 178 MiB for 112, of which 15 were there before).
+    /// Whether feeds have to give memory back: from five eighths of the limit. The allocator keeps
+    /// up to six tenths of what batches take beside them, when they come and go in all sizes
+    /// (measured: 178 MiB for 112, of which 15 were there before).
     pub fn is_short(&self) -> bool {
         self.used() > self.limit / 8 * 5
     }
@@ -113,7 +130,8 @@ impl Budget {
         self.parts[part as usize].get().try_into().unwrap_or(0)
     }
 
-    /// Whether one of the parts that clients can fill and feeds cannot make room for has its share, a quarter.
+    /// Whether one of the parts that clients can fill and feeds cannot make room for has its share,
+    /// a quarter.
     pub fn is_crowded(&self, part: Part) -> bool {
         self.part(part) >= self.limit / 4
     }
@@ -136,10 +154,15 @@ impl Budget {
     /// Bytes that are counted until the charge is dropped.
     pub fn charge(self: &Arc<Self>, part: Part, bytes: usize) -> Charge {
         self.take(part, bytes);
-        Charge { budget: self.clone(), part, bytes: AtomicUsize::new(bytes) }
+        Charge {
+            budget: self.clone(),
+            part,
+            bytes: AtomicUsize::new(bytes),
+        }
     }
 
-    /// Says that somebody found no room: [`Self::changed`] returns now, so that room can be made, and once there is some.
+    /// Says that somebody found no room: [`Self::changed`] returns now, so that room can be made,
+    /// and once there is some.
     pub fn await_room(&self) {
         self.awaited.store(true, SeqCst);
         self.changed.notify_one();
@@ -215,7 +238,9 @@ mod tests {
         let other = budget.charge(Part::Keys, 250);
         assert!(!budget.has_room());
         charge.set(200);
-        assert!(!budget.is_short() && budget.is_crowded(Part::Inbox) && budget.is_crowded(Part::Keys));
+        assert!(
+            !budget.is_short() && budget.is_crowded(Part::Inbox) && budget.is_crowded(Part::Keys)
+        );
         drop((charge, other));
         assert_eq!(budget.used(), 0);
         assert_eq!(metrics.memory.with_label_values(&["inbox"]).get(), 0);

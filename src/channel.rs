@@ -1,4 +1,5 @@
-//! Channel names: which paths are channels and what they are called. What a channel holds is the hub's.
+//! Channel names: which paths are channels and what they are called. What a channel holds is the
+//! hub's.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,7 +10,8 @@ pub const MAX_NAME: usize = 128;
 /// The channel of `/` and `/ws`.
 const LOBBY: &str = "lobby";
 
-/// The checked name of a channel: 1 to [`MAX_NAME`] characters of `A-Z a-z 0-9 - _ . ~ : /`, no empty segment.
+/// The checked name of a channel: 1 to [`MAX_NAME`] characters of `A-Z a-z 0-9 - _ . ~ : /`, no
+/// empty segment.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ChannelName(Arc<str>);
 
@@ -31,7 +33,8 @@ pub enum BadName {
 }
 
 impl ChannelName {
-    /// The channel a request path names, once it is decoded: the path without its first slash; `/` and `/ws` are the lobby.
+    /// The channel a request path names, once it is decoded: the path without its first slash; `/`
+    /// and `/ws` are the lobby.
     pub fn from_path(path: &str) -> Result<Self, BadName> {
         match path.strip_prefix('/').unwrap_or(path) {
             "" | "ws" => Ok(Self(LOBBY.into())),
@@ -41,7 +44,10 @@ impl ChannelName {
 
     /// Checks a name as it stands.
     pub fn new(name: &str) -> Result<Self, BadName> {
-        if let Some(odd) = name.chars().find(|c| !c.is_ascii_alphanumeric() && !"-_.~:/".contains(*c)) {
+        if let Some(odd) = name
+            .chars()
+            .find(|c| !c.is_ascii_alphanumeric() && !"-_.~:/".contains(*c))
+        {
             return Err(BadName::Character(odd));
         }
         if name.len() > MAX_NAME {
@@ -49,7 +55,10 @@ impl ChannelName {
         }
         if name.split('/').any(str::is_empty) {
             let segments = name.split('/').filter(|segment| !segment.is_empty());
-            return Err(BadName::EmptySegment(format!("/{}", segments.collect::<Vec<_>>().join("/"))));
+            return Err(BadName::EmptySegment(format!(
+                "/{}",
+                segments.collect::<Vec<_>>().join("/")
+            )));
         }
         Ok(Self(name.into()))
     }
@@ -83,6 +92,9 @@ mod tests {
         assert_eq!(name("/a b/"), Err(BadName::Character(' ')));
         assert_eq!(name("/a%20b"), Err(BadName::Character('%')));
         assert_eq!(name(&format!("/{}", "x".repeat(128))), Ok("x".repeat(128)));
-        assert_eq!(name(&format!("/{}", "x".repeat(129))), Err(BadName::TooLong(129)));
+        assert_eq!(
+            name(&format!("/{}", "x".repeat(129))),
+            Err(BadName::TooLong(129))
+        );
     }
 }

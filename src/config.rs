@@ -1,5 +1,6 @@
-//! Every setting of a node: as people write it in [`Settings`], and as the service uses it in [`Config`]. Nothing here
-//! touches the world, but that files named by settings are read to see whether they can be used.
+//! Every setting of a node: as people write it in [`Settings`], and as the service uses it in
+//! [`Config`]. Nothing here touches the world, but that files named by settings are read to see
+//! whether they can be used.
 
 mod check;
 mod settings;
@@ -29,7 +30,8 @@ pub struct Config {
     pub redis_tls: RedisTls,
     /// The beginning of all names in Redis.
     pub redis_prefix: String,
-    /// Bounds of histories and feeds: `--history`, `--history-bytes`, `--feed-bytes`, `--history-ttl`.
+    /// Bounds of histories and feeds: `--history`, `--history-bytes`, `--feed-bytes`,
+    /// `--history-ttl`.
     pub retention: Retention,
     /// Bytes that messages may take; `None` is [`crate::budget::default_limit`].
     pub memory: Option<usize>,
@@ -127,21 +129,52 @@ mod tests {
         assert_eq!(config.listen, SocketAddr::from(([0; 8], 8080)));
         assert_eq!(config.ops_listen, SocketAddr::from(([0; 8], 8081)));
         assert_eq!(config.idle_timeout, Duration::from_secs(75));
-        assert_eq!((config.retention.messages, config.retention.bytes), (1000, 8 * 1024 * 1024));
+        assert_eq!(
+            (config.retention.messages, config.retention.bytes),
+            (1000, 8 * 1024 * 1024)
+        );
         assert_eq!(config.retention.history_bytes, 4 * 1024 * 1024);
-        assert_eq!((config.max_message, config.retention.ttl), (64 * 1024, Duration::from_secs(600)));
-        assert_eq!((config.max_connections, config.allow_origin, config.redis_url), (None, None, None));
+        assert_eq!(
+            (config.max_message, config.retention.ttl),
+            (64 * 1024, Duration::from_secs(600))
+        );
+        assert_eq!(
+            (
+                config.max_connections,
+                config.allow_origin,
+                config.redis_url
+            ),
+            (None, None, None)
+        );
     }
 
     #[test]
     fn every_bad_setting_is_named_at_once() {
-        let bad = ["--listen=here", "--history=-1", "--max-message=big", "--ping-interval=0s", "--slow-client=kill"];
-        let more =
-            ["--redis-url=http://x", "--allow-origin=example.org", "--trusted-proxy=10.0.0.0/99", "--redis-prefix={"];
-        let complaints = Config::from_args(bad.into_iter().chain(more)).expect_err("all of them are bad").0;
-        let named: Vec<&str> = complaints.iter().map(|c| c.split([' ', ':']).next().unwrap_or_default()).collect();
-        let mut expected: Vec<&str> =
-            bad.iter().chain(&more).map(|flag| flag.split('=').next().unwrap_or_default()).collect();
+        let bad = [
+            "--listen=here",
+            "--history=-1",
+            "--max-message=big",
+            "--ping-interval=0s",
+            "--slow-client=kill",
+        ];
+        let more = [
+            "--redis-url=http://x",
+            "--allow-origin=example.org",
+            "--trusted-proxy=10.0.0.0/99",
+            "--redis-prefix={",
+        ];
+        let complaints = Config::from_args(bad.into_iter().chain(more))
+            .expect_err("all of them are bad")
+            .0;
+        let named: Vec<&str> = complaints
+            .iter()
+            .map(|c| c.split([' ', ':']).next().unwrap_or_default())
+            .collect();
+        let mut expected: Vec<&str> = bad
+            .iter()
+            .chain(&more)
+            .map(|flag| flag.split('=').next().unwrap_or_default())
+            .collect();
         expected.sort_unstable();
         let mut sorted = named;
         sorted.sort_unstable();
@@ -158,35 +191,61 @@ mod tests {
             ("127.0.0.1:80", "0.0.0.0:80"),
             ("127.0.0.1:80", "[::ffff:127.0.0.1]:80"),
         ] {
-            let complaints = Config::from_args(["--listen", listen, "--ops-listen", ops]).expect_err(ops).0;
-            assert!(complaints.len() == 1 && complaints[0].starts_with("--ops-listen: "), "{complaints:?}");
+            let complaints = Config::from_args(["--listen", listen, "--ops-listen", ops])
+                .expect_err(ops)
+                .0;
+            assert!(
+                complaints.len() == 1 && complaints[0].starts_with("--ops-listen: "),
+                "{complaints:?}"
+            );
         }
-        for (listen, ops) in
-            [("[::]:80", "[::]:81"), ("127.0.0.1:80", "[::1]:80"), ("0.0.0.0:80", "[::1]:80"), ("[::]:0", "[::]:0")]
-        {
-            assert!(Config::from_args(["--listen", listen, "--ops-listen", ops]).is_ok(), "{listen} {ops}");
+        for (listen, ops) in [
+            ("[::]:80", "[::]:81"),
+            ("127.0.0.1:80", "[::1]:80"),
+            ("0.0.0.0:80", "[::1]:80"),
+            ("[::]:0", "[::]:0"),
+        ] {
+            assert!(
+                Config::from_args(["--listen", listen, "--ops-listen", ops]).is_ok(),
+                "{listen} {ops}"
+            );
         }
     }
 
     #[test]
     fn a_history_has_room_for_the_largest_message_if_there_is_one() {
-        let complaints = Config::from_args(["--max-message=8MiB"]).expect_err("longer than a history").0;
-        assert!(complaints.len() == 1 && complaints[0].starts_with("--history-bytes: less"), "{complaints:?}");
+        let complaints = Config::from_args(["--max-message=8MiB"])
+            .expect_err("longer than a history")
+            .0;
+        assert!(
+            complaints.len() == 1 && complaints[0].starts_with("--history-bytes: less"),
+            "{complaints:?}"
+        );
         assert!(Config::from_args(["--max-message=8MiB", "--history-bytes=8MiB"]).is_ok());
         assert!(Config::from_args(["--max-message=8MiB", "--history=0"]).is_ok());
     }
 
     #[test]
     fn the_memory_has_room_for_some_of_the_largest_messages() {
-        let flags = ["--memory=16MiB", "--max-message=4MiB", "--history-bytes=4MiB"];
+        let flags = [
+            "--memory=16MiB",
+            "--max-message=4MiB",
+            "--history-bytes=4MiB",
+        ];
         assert!(Config::from_args(flags).is_ok());
-        let complaints = Config::from_args([flags[0], "--max-message=5MiB", "--history=0"]).expect_err("too large").0;
-        assert!(complaints.len() == 1 && complaints[0].starts_with("--memory: less"), "{complaints:?}");
+        let complaints = Config::from_args([flags[0], "--max-message=5MiB", "--history=0"])
+            .expect_err("too large")
+            .0;
+        assert!(
+            complaints.len() == 1 && complaints[0].starts_with("--memory: less"),
+            "{complaints:?}"
+        );
     }
 
     #[test]
     fn a_password_is_never_repeated_in_a_complaint() {
-        let complaints = Config::from_args(["--redis-url=redis://:secret@host/x"]).expect_err("the path is no number");
+        let complaints = Config::from_args(["--redis-url=redis://:secret@host/x"])
+            .expect_err("the path is no number");
         assert!(!complaints.to_string().contains("secret"), "{complaints}");
     }
 }

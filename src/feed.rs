@@ -1,9 +1,10 @@
-//! The feed of a channel: a bounded window of batches with one writer, the broker, and many readers, each with a
-//! cursor. It owns order, replay, lag and waking; what is done with the bytes is the readers' business.
+//! The feed of a channel: a bounded window of batches with one writer, the broker, and many
+//! readers, each with a cursor. It owns order, replay, lag and waking; what is done with the bytes
+//! is the readers' business.
 //!
-//! A reader that has seen everything waits in its seat, or shares one with a [`Group`]. `append` adds a batch and wakes who
-//! waits; a reader takes whatever has piled up since its last visit, so one wake and one write carry many messages when
-//! there is much to say.
+//! A reader that has seen everything waits in its seat, or shares one with a [`Group`]. `append`
+//! adds a batch and wakes who waits; a reader takes whatever has piled up since its last visit, so
+//! one wake and one write carry many messages when there is much to say.
 
 mod backfill;
 mod cursor;
@@ -106,15 +107,21 @@ pub enum Accepted {
 }
 
 impl Feed {
-    /// An empty feed. `epoch` is that of its history, 0 if the broker will tell. Its batches count in `budget`;
-    /// `bytes_gauge` counts what the windows of all feeds of a node hold.
+    /// An empty feed. `epoch` is that of its history, 0 if the broker will tell. Its batches count
+    /// in `budget`; `bytes_gauge` counts what the windows of all feeds of a node hold.
     pub fn new(retention: Retention, epoch: u64, budget: Arc<Budget>, bytes_gauge: Gauge) -> Self {
         let (window, all_had_their_turn) = (Mutex::new(Window::new(epoch)), Notify::new());
-        Self { window, all_had_their_turn, retention, budget, bytes_gauge }
+        Self {
+            window,
+            all_had_their_turn,
+            retention,
+            budget,
+            bytes_gauge,
+        }
     }
 
-    /// Adds a batch at the next offsets; returns what its last message is called, if it can be found again. `confirms` is
-    /// the number of its last message if this node published it.
+    /// Adds a batch at the next offsets; returns what its last message is called, if it can be
+    /// found again. `confirms` is the number of its last message if this node published it.
     pub fn append(&self, batch: Batch, confirms: Option<u64>) -> Option<MessageId> {
         let last = self.add_next(batch, confirms);
         self.wake();
@@ -130,7 +137,8 @@ impl Feed {
         last
     }
 
-    /// A message that this node published will not come, or has come long ago: whoever waits for it need not.
+    /// A message that this node published will not come, or has come long ago: whoever waits for it
+    /// need not.
     pub fn confirm(&self, number: u64) {
         if self.lock().confirm(number) {
             self.wake();
@@ -171,9 +179,10 @@ impl Feed {
         Accepted::Appended
     }
 
-    /// Whether the writer should wait for [`Self::turn`] before it adds more: much has been appended, and some readers that
-    /// were woken have not had their turn since. A burst longer than the window would otherwise push out messages that nobody
-    /// has been asked to read yet. A reader whose socket is full has had its turn, so it slows nobody.
+    /// Whether the writer should wait for [`Self::turn`] before it adds more: much has been
+    /// appended, and some readers that were woken have not had their turn since. A burst longer
+    /// than the window would otherwise push out messages that nobody has been asked to read yet. A
+    /// reader whose socket is full has had its turn, so it slows nobody.
     pub fn is_ahead(&self) -> bool {
         let window = self.lock();
         window.woken > 0 && window.unsettled >= self.retention.bytes / 4
@@ -244,7 +253,10 @@ impl Feed {
         let window = self.lock();
         match window.epoch {
             0 => (self.retention.messages > 0).then_some(MessageId::START),
-            epoch => Some(MessageId { epoch, offset: window.next_offset - 1 }),
+            epoch => Some(MessageId {
+                epoch,
+                offset: window.next_offset - 1,
+            }),
         }
     }
 
@@ -268,34 +280,62 @@ impl Feed {
                     let kept_from = window.kept_from(offset);
                     if kept_from > offset {
                         let epoch = window.epoch;
-                        return Found::Earlier { epoch, offset, kept_from, whole: true, gone: false };
+                        return Found::Earlier {
+                            epoch,
+                            offset,
+                            kept_from,
+                            whole: true,
+                            gone: false,
+                        };
                     }
                 }
                 (window.newest(count), true)
             }
             // Without history nothing can be gone on with.
-            Start::After(_) if window.epoch == 0 && window.next_offset > 1 => return Found::Elsewhere,
+            Start::After(_) if window.epoch == 0 && window.next_offset > 1 => {
+                return Found::Elsewhere;
+            }
             Start::After(id) => {
-                // Whoever saw the channel before its first message goes on with that, whatever history it is in.
-                let (epoch, offset) =
-                    if id.epoch == 0 { (window.epoch, 1) } else { (id.epoch, id.offset.saturating_add(1)) };
+                // Whoever saw the channel before its first message goes on with that, whatever
+                // history it is in.
+                let (epoch, offset) = if id.epoch == 0 {
+                    (window.epoch, 1)
+                } else {
+                    (id.epoch, id.offset.saturating_add(1))
+                };
                 match window.after(epoch, offset) {
-                    _ if epoch == window.epoch && offset == window.next_offset => ((window.end(), 0), true),
+                    _ if epoch == window.epoch && offset == window.next_offset => {
+                        ((window.end(), 0), true)
+                    }
                     Some(place) => (place, !window.has_gap_from(place.0)),
                     None if epoch != window.epoch => return Found::Elsewhere,
                     None if offset > window.next_offset => return Found::Ahead,
                     None => {
-                        let (kept_from, whole) = (window.kept_from(offset), !window.has_gap_from(window.first));
+                        let (kept_from, whole) =
+                            (window.kept_from(offset), !window.has_gap_from(window.first));
                         let gone = window.is_exhausted();
-                        return Found::Earlier { epoch, offset, kept_from, whole, gone };
+                        return Found::Earlier {
+                            epoch,
+                            offset,
+                            kept_from,
+                            whole,
+                            gone,
+                        };
                     }
                 }
             }
         };
-        Found::Here { cursor: self.sit_down(window, place), whole }
+        Found::Here {
+            cursor: self.sit_down(window, place),
+            whole,
+        }
     }
 
-    fn sit_down(self: &Arc<Self>, mut window: MutexGuard<'_, Window>, place: (u64, usize)) -> Cursor {
+    fn sit_down(
+        self: &Arc<Self>,
+        mut window: MutexGuard<'_, Window>,
+        place: (u64, usize),
+    ) -> Cursor {
         let seat = window.sit_down(Waker::noop().clone(), SeatState::Behind, place.0);
         Cursor::new(self.clone(), seat, &window, place)
     }
@@ -305,13 +345,20 @@ impl Feed {
         self.lock().bytes
     }
 
-    /// Gives up the oldest batches until it holds at most so many bytes; returns how many bytes it gave up. Readers that lag
-    /// for that are woken. Those that keep up lose nothing: what they have not been shown stays.
+    /// Gives up the oldest batches until it holds at most so many bytes; returns how many bytes it
+    /// gave up. Readers that lag for that are woken. Those that keep up lose nothing: what they
+    /// have not been shown stays.
     pub fn shorten(&self, upto: usize) -> usize {
         let mut window = self.lock();
         let before = window.bytes;
         let keep_up = |seat: &&Seat| matches!(seat.state, SeatState::Waiting | SeatState::Woken);
-        let shown = window.seats.iter().map(|(_, seat)| seat).filter(keep_up).map(|seat| seat.position).min();
+        let shown = window
+            .seats
+            .iter()
+            .map(|(_, seat)| seat)
+            .filter(keep_up)
+            .map(|seat| seat.position)
+            .min();
         window.shorten(upto, shown.unwrap_or(u64::MAX));
         let freed = before - window.bytes;
         self.bytes_gauge.sub(freed as i64);
@@ -356,7 +403,8 @@ impl Feed {
     }
 
     fn lock(&self) -> MutexGuard<'_, Window> {
-        // A panic of one reader must not take the channel from all others; the window is consistent between statements.
+        // A panic of one reader must not take the channel from all others; the window is consistent
+        // between statements.
         self.window.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -366,7 +414,12 @@ impl Feed {
     /// A feed of its own node, with more memory than it will need.
     pub(crate) fn for_test(retention: Retention) -> Self {
         let metrics = crate::metrics::Metrics::new(&[], &[], &[]).expect("metrics");
-        Self::new(retention, 1, Budget::new(1 << 40, &metrics), metrics.feed_bytes.clone())
+        Self::new(
+            retention,
+            1,
+            Budget::new(1 << 40, &metrics),
+            metrics.feed_bytes.clone(),
+        )
     }
 }
 

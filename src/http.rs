@@ -1,4 +1,5 @@
-//! HTTP on both ports: the accept loop they share, the public routes and what is behind them, and the ops routes.
+//! HTTP on both ports: the accept loop they share, the public routes and what is behind them, and
+//! the ops routes.
 
 pub mod bind;
 pub mod listen;

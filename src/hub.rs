@@ -1,5 +1,6 @@
-//! The hub: the channels of a node, and the inbox between sessions and the broker. Sessions publish and follow through
-//! it; the broker empties its inbox and learns from it which channels have clients here.
+//! The hub: the channels of a node, and the inbox between sessions and the broker. Sessions publish
+//! and follow through it; the broker empties its inbox and learns from it which channels have
+//! clients here.
 
 mod inbox;
 mod keys;
@@ -26,10 +27,12 @@ use crate::channel::ChannelName;
 use crate::feed::{Feed, Retention};
 use crate::metrics::Metrics;
 
-/// Bytes that a channel costs beside its feed: measured with one message each, in channels by the hundred thousand.
+/// Bytes that a channel costs beside its feed: measured with one message each, in channels by the
+/// hundred thousand.
 const CHANNEL_BYTES: usize = 1024;
 
-/// How long a channel stays subscribed after its last client left: reconnects and reloads cost the broker nothing.
+/// How long a channel stays subscribed after its last client left: reconnects and reloads cost the
+/// broker nothing.
 pub const LINGER: Duration = Duration::from_secs(10);
 
 /// The cheap handle everything in a node shares.
@@ -78,20 +81,22 @@ struct Entry {
     due: Option<Due>,
 }
 
-/// A channel with its feed and what this node's clients have said on it and the broker has not taken yet.
+/// A channel with its feed and what this node's clients have said on it and the broker has not
+/// taken yet.
 #[derive(Debug)]
 pub struct Channel {
     /// What it is called.
     pub name: ChannelName,
     /// What its clients here read.
     pub feed: Arc<Feed>,
-    /// Who publishes: this node, as long as this object lives. Drawn at random, so that a channel that went and came
-    /// again does not look like one that repeats itself.
+    /// Who publishes: this node, as long as this object lives. Drawn at random, so that a channel
+    /// that went and came again does not look like one that repeats itself.
     pub publisher: u64,
     /// What of it the broker holds and has not brought back.
     pub unheard: Unheard,
     outbox: Mutex<Outbox>,
-    /// Held while a page of its history is read: one at a time, so that other channels' pages come in between.
+    /// Held while a page of its history is read: one at a time, so that other channels' pages come
+    /// in between.
     pub paging: tokio::sync::Mutex<()>,
     /// Those of its messages, where the node itself keeps its history.
     keys: Mutex<Keys>,
@@ -105,8 +110,8 @@ pub struct Channel {
 }
 
 impl Hub {
-    /// A hub without channels. `keep_idle`: whether channels without clients keep their history here for the
-    /// retention's time to live, as they must where nothing else keeps it.
+    /// A hub without channels. `keep_idle`: whether channels without clients keep their history
+    /// here for the retention's time to live, as they must where nothing else keeps it.
     pub fn new(
         retention: Retention,
         keep_idle: bool,
@@ -147,23 +152,49 @@ impl Hub {
         self.enter(name, false)
     }
 
-    fn enter(self: &Arc<Self>, name: &ChannelName, to_hear: bool) -> Result<Membership, TooManyChannels> {
+    fn enter(
+        self: &Arc<Self>,
+        name: &ChannelName,
+        to_hear: bool,
+    ) -> Result<Membership, TooManyChannels> {
         let mut channels = lock(&self.channels);
         if !channels.by_name.contains_key(name) {
-            if self.max_channels.is_some_and(|limit| channels.by_name.len() >= limit) && !self.let_one_go(&mut channels)
+            if self
+                .max_channels
+                .is_some_and(|limit| channels.by_name.len() >= limit)
+                && !self.let_one_go(&mut channels)
             {
                 return Err(TooManyChannels);
             }
             // A history that nobody else keeps begins with this object.
-            let epoch = if self.keep_idle { rand::random_range(1..u64::MAX) } else { 0 };
-            let channel = Arc::new(Channel::new(name, self.retention, epoch, &self.budget, &self.metrics));
+            let epoch = if self.keep_idle {
+                rand::random_range(1..u64::MAX)
+            } else {
+                0
+            };
+            let channel = Arc::new(Channel::new(
+                name,
+                self.retention,
+                epoch,
+                &self.budget,
+                &self.metrics,
+            ));
             self.metrics.channels.inc();
-            channels
-                .by_name
-                .insert(name.clone(), Entry { channel, members: 0, followers: 0, wanted: false, due: None });
+            channels.by_name.insert(
+                name.clone(),
+                Entry {
+                    channel,
+                    members: 0,
+                    followers: 0,
+                    wanted: false,
+                    due: None,
+                },
+            );
         }
         let Channels { by_name, idle, .. } = &mut *channels;
-        let entry = &mut by_name.get_mut(name).expect("it was there or has just been inserted");
+        let entry = &mut by_name
+            .get_mut(name)
+            .expect("it was there or has just been inserted");
         entry.members += 1;
         entry.followers += usize::from(to_hear);
         if to_hear && !std::mem::replace(&mut entry.wanted, true) {
@@ -172,30 +203,50 @@ impl Hub {
         if let Some(due) = entry.due.take() {
             idle.remove(&due);
         }
-        Ok(Membership { channel: entry.channel.clone(), hub: self.clone(), hears: to_hear })
+        Ok(Membership {
+            channel: entry.channel.clone(),
+            hub: self.clone(),
+            hears: to_hear,
+        })
     }
 
     /// The channel of this name if it exists here: what the broker delivers to.
     pub fn find(&self, name: &ChannelName) -> Option<Arc<Channel>> {
-        lock(&self.channels).by_name.get(name).map(|entry| entry.channel.clone())
+        lock(&self.channels)
+            .by_name
+            .get(name)
+            .map(|entry| entry.channel.clone())
     }
 
     /// Whether a client could enter this channel now: it exists, or one more may come to be.
     pub fn has_place_for(&self, name: &ChannelName) -> bool {
-        let Some(limit) = self.max_channels else { return true };
+        let Some(limit) = self.max_channels else {
+            return true;
+        };
         let channels = lock(&self.channels);
-        channels.by_name.len() < limit || !channels.idle.is_empty() || channels.by_name.contains_key(name)
+        channels.by_name.len() < limit
+            || !channels.idle.is_empty()
+            || channels.by_name.contains_key(name)
     }
 
-    /// All channels that somebody wants to hear: what the broker subscribes to after it lost its connection.
+    /// All channels that somebody wants to hear: what the broker subscribes to after it lost its
+    /// connection.
     pub fn all(&self) -> Vec<Arc<Channel>> {
         let channels = lock(&self.channels);
-        channels.by_name.values().filter(|entry| entry.wanted).map(|entry| entry.channel.clone()).collect()
+        channels
+            .by_name
+            .values()
+            .filter(|entry| entry.wanted)
+            .map(|entry| entry.channel.clone())
+            .collect()
     }
 
     /// How many hear a channel on this node.
     pub fn followers(&self, name: &ChannelName) -> usize {
-        lock(&self.channels).by_name.get(name).map_or(0, |entry| entry.followers)
+        lock(&self.channels)
+            .by_name
+            .get(name)
+            .map_or(0, |entry| entry.followers)
     }
 
     /// Messages that a channel keeps.
@@ -203,7 +254,8 @@ impl Hub {
         self.retention.messages
     }
 
-    /// Requests to read from histories, for the broker; there is one taker. Who keeps no history drops them.
+    /// Requests to read from histories, for the broker; there is one taker. Who keeps no history
+    /// drops them.
     pub fn readings(&self) -> Option<mpsc::UnboundedReceiver<Reading>> {
         lock(&self.requested).take()
     }
@@ -226,14 +278,20 @@ impl Hub {
     /// Lets channels go whose time without clients is over. Called about every second.
     pub fn sweep(&self, now: Instant) {
         let mut channels = lock(&self.channels);
-        while channels.idle.first_key_value().is_some_and(|((due, _), _)| *due <= now) {
+        while channels
+            .idle
+            .first_key_value()
+            .is_some_and(|((due, _), _)| *due <= now)
+        {
             self.let_one_go(&mut channels);
         }
     }
 
     /// Lets the channel go that would go next; returns whether there was one.
     fn let_one_go(&self, channels: &mut Channels) -> bool {
-        let Some((_, name)) = channels.idle.pop_first() else { return false };
+        let Some((_, name)) = channels.idle.pop_first() else {
+            return false;
+        };
         if let Some(entry) = channels.by_name.remove(&name) {
             self.metrics.channels.dec();
             if entry.wanted {
@@ -245,8 +303,14 @@ impl Hub {
 
     fn left(&self, channel: &Channel, heard: bool) {
         let mut channels = lock(&self.channels);
-        let Channels { by_name, idle, counter } = &mut *channels;
-        let Some(entry) = by_name.get_mut(&channel.name) else { return };
+        let Channels {
+            by_name,
+            idle,
+            counter,
+        } = &mut *channels;
+        let Some(entry) = by_name.get_mut(&channel.name) else {
+            return;
+        };
         entry.members -= 1;
         entry.followers -= usize::from(heard);
         if entry.members > 0 {
@@ -279,7 +343,11 @@ impl Membership {
             entry.members += 1;
             entry.followers += usize::from(self.hears);
         }
-        Self { channel: self.channel.clone(), hub: self.hub.clone(), hears: self.hears }
+        Self {
+            channel: self.channel.clone(),
+            hub: self.hub.clone(),
+            hears: self.hears,
+        }
     }
 
     /// The channel.
@@ -295,10 +363,21 @@ impl Drop for Membership {
 }
 
 impl Channel {
-    fn new(name: &ChannelName, retention: Retention, epoch: u64, budget: &Arc<Budget>, metrics: &Metrics) -> Self {
+    fn new(
+        name: &ChannelName,
+        retention: Retention,
+        epoch: u64,
+        budget: &Arc<Budget>,
+        metrics: &Metrics,
+    ) -> Self {
         Self {
             name: name.clone(),
-            feed: Arc::new(Feed::new(retention, epoch, budget.clone(), metrics.feed_bytes.clone())),
+            feed: Arc::new(Feed::new(
+                retention,
+                epoch,
+                budget.clone(),
+                metrics.feed_bytes.clone(),
+            )),
             paging: tokio::sync::Mutex::default(),
             keys: Mutex::new(Keys::new(budget)),
             waiting: AtomicUsize::new(0),
@@ -312,7 +391,8 @@ impl Channel {
         }
     }
 
-    /// Begins to say something: the messages pushed until the [`Publication`] is dropped stay together and in order.
+    /// Begins to say something: the messages pushed until the [`Publication`] is dropped stay
+    /// together and in order.
     pub fn publish<'a>(self: &'a Arc<Self>, inbox: &'a Inbox) -> Publication<'a> {
         Publication::new(self, inbox)
     }
@@ -373,7 +453,8 @@ impl Change {
     }
 }
 
-/// Changes the broker has not seen yet, in order; at most two for each channel a client ever named since it last looked.
+/// Changes the broker has not seen yet, in order; at most two for each channel a client ever named
+/// since it last looked.
 #[derive(Debug, Default)]
 pub struct Interest {
     changes: Mutex<Vec<Change>>,

@@ -8,11 +8,12 @@
 //!   socket ◀──bytes── Session ◀──Cursor── Feed ◀──append── Broker ◀─────┘
 //! ```
 //!
-//! One direction, one loop. A message leaves its socket, crosses the broker once, is appended to its channel's
-//! [`feed`] on every node, and each session reads the feed at its own pace with its own [`feed::Cursor`]; those that have
-//! seen everything wait together, a [`feed::Group`] for each thread. The sender hears itself the same way as everyone else;
-//! that is what makes the order the same everywhere. Without Redis the broker moves batches from inbox to feed inside the
-//! process; nothing else knows the difference.
+//! One direction, one loop. A message leaves its socket, crosses the broker once, is appended to
+//! its channel's [`feed`] on every node, and each session reads the feed at its own pace with its
+//! own [`feed::Cursor`]; those that have seen everything wait together, a [`feed::Group`] for each
+//! thread. The sender hears itself the same way as everyone else; that is what makes the order the
+//! same everywhere. Without Redis the broker moves batches from inbox to feed inside the process;
+//! nothing else knows the difference.
 //!
 //! ## Where a message is, where it can be lost, what the client sees then
 //!
@@ -28,20 +29,23 @@
 //! | a reader's socket | the kernel's buffers | it lags, see above |
 //! | nowhere near a client that was away | `--history`, `--history-bytes`, `--history-ttl` | it names what it heard last and gets the rest from the feed, or from Redis in pages that its session writes before it follows the feed ([`hub::Subscription`]); what is gone is told as a gap |
 //!
-//! All of these together take at most `--memory` of a node: everything that holds message bytes counts them in the
-//! [`budget`]. When that is short, [`hub::Hub::make_room`] empties channels without clients, then shortens the largest feeds.
+//! All of these together take at most `--memory` of a node: everything that holds message bytes
+//! counts them in the [`budget`]. When that is short, [`hub::Hub::make_room`] empties channels
+//! without clients, then shortens the largest feeds.
 //!
 //! ## Invariants
 //!
 //! 1. The broker is the only writer of a feed. Sessions only read it.
-//! 2. A session knows the hub and its own socket. Its shard polls it and tells it nothing: no session-to-session call.
+//! 2. A session knows the hub and its own socket. Its shard polls it and tells it nothing: no
+//!    session-to-session call.
 //! 3. Past the frame reader a message is bytes shared by everybody, never copied per client.
 //! 4. A node keeps nothing that must outlive the process.
 //! 5. Every queue and buffer has a bound, a setting or a documented constant, and a metric.
-//! 6. A slow reader loses its connection or its place, by name; it never slows a writer. Nothing that belongs to one channel
-//!    or client makes another wait: no loop shared by channels awaits a reader, and expensive sessions wait behind others.
-//! 7. `redis::*` stays inside [`broker`], `axum::*` inside [`http`] and the handshake, `clap::*` inside [`config`] and
-//!    the binary, `prometheus::*` inside [`metrics`] and the ops routes.
+//! 6. A slow reader loses its connection or its place, by name; it never slows a writer. Nothing
+//!    that belongs to one channel or client makes another wait: no loop shared by channels awaits a
+//!    reader, and expensive sessions wait behind others.
+//! 7. `redis::*` stays inside [`broker`], `axum::*` inside [`http`] and the handshake, `clap::*`
+//!    inside [`config`] and the binary, `prometheus::*` inside [`metrics`] and the ops routes.
 //! 8. Frame code is synchronous and does no I/O.
 //! 9. No process-wide mutable state: several nodes live in one test process.
 //!

@@ -1,4 +1,5 @@
-//! Messages and batches: the bytes everybody shares. A batch is built once, framed as it is built, and never changes.
+//! Messages and batches: the bytes everybody shares. A batch is built once, framed as it is built,
+//! and never changes.
 
 mod deflate;
 mod encoding;
@@ -26,19 +27,19 @@ pub enum Kind {
     Binary,
 }
 
-/// A batch closes to more messages at this size, in bytes of frames. It bounds what one slow reader can keep alive, and
-/// one Redis command; a single larger message is a batch of its own.
+/// A batch closes to more messages at this size, in bytes of frames. It bounds what one slow reader
+/// can keep alive, and one Redis command; a single larger message is a batch of its own.
 pub const BATCH_BYTES: usize = 256 * 1024;
 
-/// Tells the contents of messages apart: SHA-1 of the kind and the payload. A client that finds two with the same digest
-/// harms only its own keys.
+/// Tells the contents of messages apart: SHA-1 of the kind and the payload. A client that finds two
+/// with the same digest harms only its own keys.
 pub type Digest = [u8; 20];
 
 /// A batch of so many bytes is worth a copy that takes no more memory than it needs.
 const LARGE_BATCH: usize = 4 * 1024;
 
-/// Messages that travel together, in order: what had piled up on a channel while the broker was busy. Or none of them:
-/// then it marks a place where messages are missing.
+/// Messages that travel together, in order: what had piled up on a channel while the broker was
+/// busy. Or none of them: then it marks a place where messages are missing.
 #[derive(Debug)]
 pub struct Batch {
     /// Which history the offset belongs to; 0 if there is none, and its messages have no ids.
@@ -61,7 +62,8 @@ pub struct Batch {
     charge: Option<Charge>,
 }
 
-/// Where a message's payload lies among the raw frames. Its frame begins where the one before ended.
+/// Where a message's payload lies among the raw frames. Its frame begins where the one before
+/// ended.
 #[derive(Clone, Copy, Debug)]
 struct Place {
     kind: Kind,
@@ -96,18 +98,31 @@ impl Batch {
 
     /// The messages, in order.
     pub fn messages(&self) -> impl ExactSizeIterator<Item = (Kind, &[u8])> {
-        self.messages.iter().map(|place| (place.kind, &self.raw[place.start as usize..place.end as usize]))
+        self.messages.iter().map(|place| {
+            (
+                place.kind,
+                &self.raw[place.start as usize..place.end as usize],
+            )
+        })
     }
 
     /// Message `index`.
     pub fn message(&self, index: usize) -> Option<(Kind, &[u8])> {
-        self.messages.get(index).map(|place| (place.kind, &self.raw[place.start as usize..place.end as usize]))
+        self.messages.get(index).map(|place| {
+            (
+                place.kind,
+                &self.raw[place.start as usize..place.end as usize],
+            )
+        })
     }
 
     /// What message `index` is called, if it can be found again.
     pub fn id(&self, index: usize) -> Option<MessageId> {
         let known = self.epoch != 0 && (index as u64) < self.span;
-        known.then(|| MessageId { epoch: self.epoch, offset: self.offset + index as u64 })
+        known.then(|| MessageId {
+            epoch: self.epoch,
+            offset: self.offset + index as u64,
+        })
     }
 
     /// When it was published, in milliseconds since 1970.
@@ -122,31 +137,40 @@ impl Batch {
 
     /// All items in this format, one after another. An item is a message, or the mark of a gap.
     pub fn bytes(&self, format: Format) -> &Bytes {
-        self.encoded(format).map_or(&self.raw, |encoded| &encoded.bytes)
+        self.encoded(format)
+            .map_or(&self.raw, |encoded| &encoded.bytes)
     }
 
     /// How many items there are in this format.
     pub fn items(&self, format: Format) -> usize {
-        self.encoded(format).map_or(self.messages.len(), |encoded| encoded.ends.len())
+        self.encoded(format)
+            .map_or(self.messages.len(), |encoded| encoded.ends.len())
     }
 
     /// Where the first `items` items end in [`Self::bytes`].
     pub fn end_of(&self, format: Format, items: usize) -> usize {
-        let Some(last) = items.checked_sub(1) else { return 0 };
-        self.encoded(format).map_or_else(|| self.messages[last].end, |encoded| encoded.ends[last]) as usize
+        let Some(last) = items.checked_sub(1) else {
+            return 0;
+        };
+        self.encoded(format)
+            .map_or_else(|| self.messages[last].end, |encoded| encoded.ends[last]) as usize
     }
 
     /// How many items end at or before byte `at` of [`Self::bytes`].
     pub fn items_before(&self, format: Format, at: usize) -> usize {
         match self.encoded(format) {
-            None => self.messages.partition_point(|place| place.end as usize <= at),
+            None => self
+                .messages
+                .partition_point(|place| place.end as usize <= at),
             Some(encoded) => encoded.ends.partition_point(|end| *end as usize <= at),
         }
     }
 
     /// Whether this connection said message `index`.
     pub fn is_from(&self, index: usize, sender: u32) -> bool {
-        self.messages.get(index).is_some_and(|place| place.sender == sender)
+        self.messages
+            .get(index)
+            .is_some_and(|place| place.sender == sender)
     }
 
     /// Whether this connection said any of them.
@@ -172,7 +196,9 @@ impl Batch {
 
     /// Whether somebody has read it in this format, so that it costs nothing to make.
     pub fn is_encoded(&self, format: Format) -> bool {
-        format.index().is_none_or(|index| self.others[index].get().is_some())
+        format
+            .index()
+            .is_none_or(|index| self.others[index].get().is_some())
     }
 
     /// Counts its bytes, those of further encodings included, until the last reader drops it.
@@ -182,7 +208,8 @@ impl Batch {
         self.charge = Some(charge);
     }
 
-    /// Bytes that it takes in memory; those of other formats only as far as [`Self::grow`] has taken them in.
+    /// Bytes that it takes in memory; those of other formats only as far as [`Self::grow`] has
+    /// taken them in.
     pub fn weight(&self) -> usize {
         self.own_weight() + self.grown.load(Relaxed)
     }
@@ -196,7 +223,8 @@ impl Batch {
         self.encoded_bytes() > self.grown.load(Relaxed)
     }
 
-    /// Takes into its weight what it has been encoded into; returns by how much it grew. Called under its feed's lock.
+    /// Takes into its weight what it has been encoded into; returns by how much it grew. Called
+    /// under its feed's lock.
     pub fn grow(&self) -> usize {
         let size = self.encoded_bytes();
         size - self.grown.swap(size, Relaxed)
@@ -208,7 +236,8 @@ impl Batch {
     }
 }
 
-/// A batch in the making: messages are framed as they are added, the only copy of a payload on its way through a node.
+/// A batch in the making: messages are framed as they are added, the only copy of a payload on its
+/// way through a node.
 #[derive(Debug, Default)]
 pub struct BatchBuilder {
     messages: Vec<Place>,
@@ -216,19 +245,26 @@ pub struct BatchBuilder {
 }
 
 impl BatchBuilder {
-    /// Adds a message. Payloads are bounded by the frame reader or the envelope, far below the 4 GiB places can tell.
-    /// `sender` is the connection of this node that does not want to hear it back; 0 is none.
+    /// Adds a message. Payloads are bounded by the frame reader or the envelope, far below the 4
+    /// GiB places can tell. `sender` is the connection of this node that does not want to hear it
+    /// back; 0 is none.
     pub fn push(&mut self, kind: Kind, payload: &[u8], sender: u32) {
         frame::encode_header(kind, payload.len(), &mut self.raw);
         let start = self.raw.len();
         self.raw.extend_from_slice(payload);
-        self.messages.push(Place { kind, start: start as u32, end: self.raw.len() as u32, sender });
+        self.messages.push(Place {
+            kind,
+            start: start as u32,
+            end: self.raw.len() as u32,
+            sender,
+        });
     }
 
     /// Makes room for `messages` of `bytes` payload in all.
     pub fn reserve(&mut self, messages: usize, bytes: usize) {
         self.messages.reserve_exact(messages);
-        self.raw.reserve_exact(bytes + messages * frame::MAX_SERVER_HEADER);
+        self.raw
+            .reserve_exact(bytes + messages * frame::MAX_SERVER_HEADER);
     }
 
     /// Whether the next message belongs into another batch.
@@ -256,14 +292,22 @@ impl BatchBuilder {
         let place = self.messages.first()?;
         let kind = if place.kind == Kind::Binary { [1] } else { [0] };
         let payload = &self.raw[place.start as usize..place.end as usize];
-        Some(sha1::Sha1::new().chain_update(kind).chain_update(payload).finalize().into())
+        Some(
+            sha1::Sha1::new()
+                .chain_update(kind)
+                .chain_update(payload)
+                .finalize()
+                .into(),
+        )
     }
 
     /// The messages on their own, in order, sharing one buffer.
     pub fn into_messages(self) -> impl ExactSizeIterator<Item = (Kind, Bytes, u32)> {
         let raw = Bytes::from(self.raw);
         let payload = move |place: &Place| raw.slice(place.start as usize..place.end as usize);
-        self.messages.into_iter().map(move |place| (place.kind, payload(&place), place.sender))
+        self.messages
+            .into_iter()
+            .map(move |place| (place.kind, payload(&place), place.sender))
     }
 
     /// Ends the making. Epoch, offset and span are given by the feed that takes it.
@@ -292,7 +336,10 @@ impl BatchBuilder {
     }
 }
 
-/// Nanoseconds since 1970, the clock of everything published: comparable between nodes as far as their clocks agree.
+/// Nanoseconds since 1970, the clock of everything published: comparable between nodes as far as
+/// their clocks agree.
 pub fn now_ns() -> u64 {
-    std::time::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_nanos() as u64)
+    std::time::UNIX_EPOCH
+        .elapsed()
+        .map_or(0, |since| since.as_nanos() as u64)
 }

@@ -1,4 +1,6 @@
-//! Every metric of a node, one field each, whose doc comment is the metric's help text. One registry a node, no globals, so that several nodes can live in one process. Hot paths count once per batch or per read, not per message.
+//! Every metric of a node, one field each, whose doc comment is the metric's help text. One
+//! registry a node, no globals, so that several nodes can live in one process. Hot paths count once
+//! per batch or per read, not per message.
 
 mod register;
 
@@ -73,8 +75,8 @@ registered! {
         publish_seconds: Histogram = "echocast_publish_seconds", latencies();
         /// Seconds from a batch's publish time until this node's feed has it.
         relay_seconds: Histogram = "echocast_relay_seconds", latencies();
-        /// Seconds from a batch's publish time until its bytes are handed to the kernel; one delivery in 16 is measured,
-        /// replays are not.
+        /// Seconds from a batch's publish time until its bytes are handed to the kernel; one
+        /// delivery in 16 is measured, replays are not.
         delivery_seconds: Histogram = "echocast_delivery_seconds", latencies();
         /// 1 while the broker is reachable.
         broker_up: Gauge = "echocast_broker_up";
@@ -88,7 +90,8 @@ registered! {
         memory: Gauges = "echocast_memory_bytes", &["part"];
         /// Bytes that messages may take in this node (--memory).
         memory_limit: Gauge = "echocast_memory_limit";
-        /// Bytes given up because the memory budget was short: of idle channels, or of the largest feeds.
+        /// Bytes given up because the memory budget was short: of idle channels, or of the largest
+        /// feeds.
         memory_shed: Counters = "echocast_memory_shed_bytes_total", &["what"];
         /// 1 from the stop signal on.
         draining: Gauge = "echocast_draining";
@@ -160,7 +163,8 @@ pub enum LossCause {
     Broker,
     /// A payload with the magic that could not be read; counted as one message.
     Malformed,
-    /// Batches of another history than the one that Redis holds: of another deployment, replayed, or forged.
+    /// Batches of another history than the one that Redis holds: of another deployment, replayed,
+    /// or forged.
     Foreign,
     /// The node ended before the broker took it.
     Shutdown,
@@ -169,8 +173,14 @@ pub enum LossCause {
 }
 
 impl LossCause {
-    const ALL: [Self; 6] =
-        [Self::SlowClient, Self::Broker, Self::Malformed, Self::Foreign, Self::Shutdown, Self::Refused];
+    const ALL: [Self; 6] = [
+        Self::SlowClient,
+        Self::Broker,
+        Self::Malformed,
+        Self::Foreign,
+        Self::Shutdown,
+        Self::Refused,
+    ];
 
     fn label(self) -> &'static str {
         match self {
@@ -185,18 +195,30 @@ impl LossCause {
 }
 
 impl Metrics {
-    /// All of them at zero, registered. `closed_reasons` (of WebSockets), `refused_reasons` and `slow_policies` are the values their
-    /// labels can have, so that every series exists from the start.
-    pub fn new(closed_reasons: &[&str], refused_reasons: &[&str], slow_policies: &[&str]) -> prometheus::Result<Self> {
+    /// All of them at zero, registered. `closed_reasons` (of WebSockets), `refused_reasons` and
+    /// `slow_policies` are the values their labels can have, so that every series exists from the
+    /// start.
+    pub fn new(
+        closed_reasons: &[&str],
+        refused_reasons: &[&str],
+        slow_policies: &[&str],
+    ) -> prometheus::Result<Self> {
         let registry = Registry::new();
         let by_transport = ByTransport::register(&registry)?;
         let [websocket, events, http] = TRANSPORTS.map(|label| by_transport.of(label));
         #[cfg(target_os = "linux")]
-        registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
+        registry.register(Box::new(
+            prometheus::process_collector::ProcessCollector::for_self(),
+        ))?;
         let metrics = Self::register(&registry.clone(), websocket, events, http, registry)?;
-        metrics.build_info.with_label_values(&[crate::VERSION, crate::COMMIT]).set(1);
+        metrics
+            .build_info
+            .with_label_values(&[crate::VERSION, crate::COMMIT])
+            .set(1);
         for reason in closed_reasons {
-            by_transport.closed.with_label_values(&[metrics.websocket.label, reason]);
+            by_transport
+                .closed
+                .with_label_values(&[metrics.websocket.label, reason]);
         }
         for reason in refused_reasons {
             metrics.handshakes_refused.with_label_values(&[reason]);
@@ -227,12 +249,16 @@ impl Metrics {
 
     /// Counts clients that came back for what they missed.
     pub fn resumed(&self, recovered: bool, clients: u64) {
-        self.resumes.with_label_values(&[if recovered { "recovered" } else { "gap" }]).inc_by(clients);
+        self.resumes
+            .with_label_values(&[if recovered { "recovered" } else { "gap" }])
+            .inc_by(clients);
     }
 
     /// Counts messages known to be lost.
     pub fn lost(&self, cause: LossCause, messages: u64) {
-        self.messages_lost.with_label_values(&[cause.label()]).inc_by(messages);
+        self.messages_lost
+            .with_label_values(&[cause.label()])
+            .inc_by(messages);
     }
 
     /// Counts bytes that were given up to make room.
@@ -241,7 +267,9 @@ impl Metrics {
             Shed::Idle => "idle",
             Shed::Feeds => "feeds",
         };
-        self.memory_shed.with_label_values(&[label]).inc_by(bytes as u64);
+        self.memory_shed
+            .with_label_values(&[label])
+            .inc_by(bytes as u64);
     }
 
     /// Everything in Prometheus' text format.

@@ -1,6 +1,7 @@
-//! A node: wiring and life. [`Node::bind`] opens the sockets and tells their addresses; [`Node::run`] serves until it is
-//! told to stop, and then ends in this order: readiness off, drain delay, listeners closed, sessions sent away over the
-//! drain period, inbox published, ops port closed.
+//! A node: wiring and life. [`Node::bind`] opens the sockets and tells their addresses;
+//! [`Node::run`] serves until it is told to stop, and then ends in this order: readiness off, drain
+//! delay, listeners closed, sessions sent away over the drain period, inbox published, ops port
+//! closed.
 
 mod parts;
 
@@ -42,7 +43,8 @@ use crate::ws::rate::PublishLimits;
 use crate::ws::session::Shared;
 use crate::ws::shard::Shards;
 
-/// Frames that one message may be split into: what the Autobahn Testsuite does to 4 MiB, and an empty one at the end.
+/// Frames that one message may be split into: what the Autobahn Testsuite does to 4 MiB, and an
+/// empty one at the end.
 const MAX_FRAGMENTS: u32 = 65_537;
 
 /// Time between comments on event streams, which keep proxies from ending a silent stream.
@@ -51,7 +53,8 @@ const COMMENT_INTERVAL: Duration = Duration::from_secs(15);
 /// Time between two looks for channels that nobody needs.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The last part of the grace, a quarter of it but not more than this, is the broker's, whoever has not left by then.
+/// The last part of the grace, a quarter of it but not more than this, is the broker's, whoever has
+/// not left by then.
 const BROKER_SHARE: Duration = Duration::from_secs(5);
 
 /// While draining, sessions leave at most this far apart: a few do not take the whole drain period.
@@ -75,8 +78,13 @@ impl Node {
     /// If one of them cannot be opened, or no poll set is to be had.
     pub fn bind(config: Config) -> anyhow::Result<Self> {
         let closed = CloseReason::ALL.map(CloseReason::label);
-        let metrics = Arc::new(Metrics::new(&closed, &Refusal::LABELS, &SlowClient::LABELS)?);
-        let (shards, sharding) = Shards::spawn(Handle::current().metrics().num_workers(), &metrics)?;
+        let metrics = Arc::new(Metrics::new(
+            &closed,
+            &Refusal::LABELS,
+            &SlowClient::LABELS,
+        )?);
+        let (shards, sharding) =
+            Shards::spawn(Handle::current().metrics().num_workers(), &metrics)?;
         Ok(Self {
             listener: bind(config.listen)?,
             ops_listener: bind(config.ops_listen)?,
@@ -111,7 +119,12 @@ impl Node {
         match self.config.redis_url.clone() {
             None => self.run_with(Embedded::default(), stop).await,
             Some(url) => {
-                let Config { redis_tls, redis_prefix, retention, .. } = &self.config;
+                let Config {
+                    redis_tls,
+                    redis_prefix,
+                    retention,
+                    ..
+                } = &self.config;
                 let broker = broker::Redis::new(&url, redis_tls.clone(), redis_prefix, *retention)?;
                 self.run_with(broker, stop).await
             }
@@ -122,20 +135,41 @@ impl Node {
     ///
     /// # Errors
     /// If a part of it panicked and it drained for that.
-    pub async fn run_with(self, broker: impl Broker, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
-        let Self { config, listener, ops_listener, shards, mut sharding, metrics } = self;
+    pub async fn run_with(
+        self,
+        broker: impl Broker,
+        stop: impl Future<Output = ()>,
+    ) -> anyhow::Result<()> {
+        let Self {
+            config,
+            listener,
+            ops_listener,
+            shards,
+            mut sharding,
+            metrics,
+        } = self;
         let shutdown = Shutdown::default();
         let status = Status::new(metrics.clone());
         let memory = config.memory.unwrap_or_else(budget::default_limit);
         info!(bytes = memory, "memory for messages");
         let budget = Budget::new(memory, &metrics);
         let keep_idle = config.redis_url.is_none();
-        let hub = Arc::new(Hub::new(config.retention, keep_idle, config.max_channels, budget, metrics.clone()));
+        let hub = Arc::new(Hub::new(
+            config.retention,
+            keep_idle,
+            config.max_channels,
+            budget,
+            metrics.clone(),
+        ));
         let pulses = [
             Pulse::new(Rhythm::new(config.ping_interval, config.ping_timeout)),
             Pulse::new(Rhythm::new(COMMENT_INTERVAL, COMMENT_INTERVAL)),
         ];
-        let link = Link { hub: hub.clone(), metrics: metrics.clone(), status: status.clone() };
+        let link = Link {
+            hub: hub.clone(),
+            metrics: metrics.clone(),
+            status: status.clone(),
+        };
         let mut broker = tokio::spawn(broker.run(link, shutdown.broker.clone()));
         let [pulse, event_pulse] = pulses.clone();
         let mut parts = Parts::default();
@@ -146,9 +180,17 @@ impl Node {
 
         let refused = |label| metrics.handshakes_refused.with_label_values(&[label]);
         let too_many = refused(Full::LABEL);
-        let slow = metrics.slow_clients.with_label_values(&[SlowClient::Disconnect.label()]);
-        let unheard = Unheard { timeout: refused(Refusal::TIMEOUT), no_http: refused(Refusal::NO_HTTP) };
-        let gate = Gate::new(gate_limits(&config, descriptors().connections), metrics.clone());
+        let slow = metrics
+            .slow_clients
+            .with_label_values(&[SlowClient::Disconnect.label()]);
+        let unheard = Unheard {
+            timeout: refused(Refusal::TIMEOUT),
+            no_http: refused(Refusal::NO_HTTP),
+        };
+        let gate = Gate::new(
+            gate_limits(&config, descriptors().connections),
+            metrics.clone(),
+        );
         let proxies = Arc::new(Proxies::new(config.trusted_proxy.clone()));
         info!(connections = gate.most(), "public connections at most");
         let public = public::router(public::Public {
@@ -164,25 +206,42 @@ impl Node {
             proxies: proxies.clone(),
             collecting: Semaphore::new(public::COLLECTORS),
         });
-        let ops = ops::router(ops::Ops { metrics: metrics.clone(), status, shutdown: shutdown.clone() });
+        let ops = ops::router(ops::Ops {
+            metrics: metrics.clone(),
+            status,
+            shutdown: shutdown.clone(),
+        });
         let resets = Resets::new(descriptors().reserve);
         let keep_alive = KeepAlive::new(config.idle_timeout);
         let serve_public = Server {
             router: public,
-            admission: Some(Admission { gate, proxies, unheard, too_many, resets, slow }),
+            admission: Some(Admission {
+                gate,
+                proxies,
+                unheard,
+                too_many,
+                resets,
+                slow,
+            }),
             keep_alive: keep_alive.clone(),
             stop: shutdown.listeners.clone(),
             connections: shutdown.sessions.clone(),
         };
         let serving = parts.spawn("public port", serve_public.serve(listener));
         let (ops_stop, ops_connections) = (shutdown.ops.clone(), TaskTracker::new());
-        let serve_ops =
-            Server { router: ops, admission: None, keep_alive, stop: ops_stop, connections: ops_connections };
+        let serve_ops = Server {
+            router: ops,
+            admission: None,
+            keep_alive,
+            stop: ops_stop,
+            connections: ops_connections,
+        };
         let ops_serving = parts.spawn("ops port", serve_ops.serve(ops_listener));
 
         let outcome = tokio::select! {
             () = stop => Ok(()),
-            // It never ends by itself, so this is a panic, and a node that hears nothing must not look alive.
+            // It never ends by itself, so this is a panic, and a node that hears nothing must not
+            // look alive.
             Err(error) = &mut broker => {
                 error!("broker: {error}");
                 broker = tokio::spawn(async {});
@@ -203,7 +262,11 @@ impl Node {
 }
 
 fn publish_limits(config: &Config) -> PublishLimits {
-    PublishLimits { messages: config.message_rate, bytes: config.byte_rate, max_message: config.max_message as u64 }
+    PublishLimits {
+        messages: config.message_rate,
+        bytes: config.byte_rate,
+        max_message: config.max_message as u64,
+    }
 }
 
 fn gate_limits(config: &Config, descriptors: usize) -> GateLimits {
@@ -213,17 +276,31 @@ fn gate_limits(config: &Config, descriptors: usize) -> GateLimits {
         rate: config.address_rate,
         publish: !config.trusted_proxy.is_empty() && publish.any(),
     };
-    GateLimits { connections: config.max_connections, descriptors, address, publish }
+    GateLimits {
+        connections: config.max_connections,
+        descriptors,
+        address,
+        publish,
+    }
 }
 
-fn shared(config: &Config, hub: Arc<Hub>, metrics: Arc<Metrics>, pulses: &[Arc<Pulse>; 2]) -> Shared {
+fn shared(
+    config: &Config,
+    hub: Arc<Hub>,
+    metrics: Arc<Metrics>,
+    pulses: &[Arc<Pulse>; 2],
+) -> Shared {
     let [pulse, event_pulse] = pulses.clone();
     Shared {
         hub,
         metrics,
         pulse,
         event_pulse,
-        limits: Limits { max_message: config.max_message, max_fragments: MAX_FRAGMENTS, deflate: false },
+        limits: Limits {
+            max_message: config.max_message,
+            max_fragments: MAX_FRAGMENTS,
+            deflate: false,
+        },
         publish: publish_limits(config),
         slow_client: config.slow_client,
         node: rand::random(),
@@ -253,7 +330,8 @@ async fn drain(
     // Nothing is sent: it is dropped with the part.
     let _ = serving.await;
     shutdown.sessions.close();
-    let sessions = (metrics.websocket.connections.get() + metrics.events.connections.get()).max(0) as u32;
+    let sessions =
+        (metrics.websocket.connections.get() + metrics.events.connections.get()).max(0) as u32;
     let period = config.drain_period.min(LEAVE_APART * sessions);
     info!(sessions, period_ms = period.as_millis() as u64, "draining");
     let leaving = async {
@@ -268,7 +346,10 @@ async fn drain(
         }
     });
     if all_left.await.is_err() {
-        warn!(sessions = shutdown.sessions.len(), "grace is nearly over, cutting off who is left");
+        warn!(
+            sessions = shutdown.sessions.len(),
+            "grace is nearly over, cutting off who is left"
+        );
         pulses.iter().for_each(|pulse| pulse.cut_off());
     }
     shutdown.broker.cancel();
@@ -279,7 +360,10 @@ async fn drain(
             stop_broker.abort();
             let messages = metrics.inbox_depth.get().max(0) as u64;
             metrics.lost(LossCause::Shutdown, messages);
-            error!(messages, "grace is over before the broker took everything: what was not published is lost");
+            error!(
+                messages,
+                "grace is over before the broker took everything: what was not published is lost"
+            );
         }
     }
     info!("drained");
@@ -295,7 +379,8 @@ async fn sweep(hub: Arc<Hub>) {
     }
 }
 
-/// Makes room for sessions that found none in the memory budget, and lets them read again once there is some.
+/// Makes room for sessions that found none in the memory budget, and lets them read again once
+/// there is some.
 async fn wake_readers(hub: Arc<Hub>) {
     loop {
         hub.budget().changed().await;

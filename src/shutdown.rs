@@ -1,4 +1,5 @@
-//! Stopping: the signals, and what sessions and connections are told and waited for by. The order is the node's.
+//! Stopping: the signals, and what sessions and connections are told and waited for by. The order
+//! is the node's.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::*};
@@ -10,7 +11,8 @@ use tokio_util::task::TaskTracker;
 /// What everything that can be stopped holds a clone of.
 #[derive(Clone, Debug, Default)]
 pub struct Shutdown {
-    /// Listeners close, HTTP connections end after their current answer, and new clients are refused.
+    /// Listeners close, HTTP connections end after their current answer, and new clients are
+    /// refused.
     pub listeners: CancellationToken,
     /// The broker empties the inbox and leaves.
     pub broker: CancellationToken,
@@ -33,7 +35,8 @@ impl Shutdown {
     }
 }
 
-/// Ends with the first SIGTERM or SIGINT. The second one ends the process at once, with the code shells give a signal.
+/// Ends with the first SIGTERM or SIGINT. The second one ends the process at once, with the code
+/// shells give a signal.
 ///
 /// # Errors
 /// If the signals cannot be listened for.
@@ -43,7 +46,9 @@ pub fn on_signal() -> std::io::Result<impl Future<Output = ()>> {
     Ok(async move {
         either(&mut terminate, &mut interrupt).await;
         tracing::info!("stopping; a second signal ends at once");
-        tokio::spawn(async move { std::process::exit(either(&mut terminate, &mut interrupt).await) });
+        tokio::spawn(
+            async move { std::process::exit(either(&mut terminate, &mut interrupt).await) },
+        );
     })
 }
 

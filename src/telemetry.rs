@@ -1,6 +1,7 @@
-//! Logs and traces: the process's subscriber and what it sends where. Which spans there are, and how a trace gets from
-//! node to node, is `span`'s business. Records hold names, texts and errors of strangers: `text` and `lines` see to it
-//! that none of these drives a terminal or passes for another record.
+//! Logs and traces: the process's subscriber and what it sends where. Which spans there are, and
+//! how a trace gets from node to node, is `span`'s business. Records hold names, texts and errors
+//! of strangers: `text` and `lines` see to it that none of these drives a terminal or passes for
+//! another record.
 
 mod lines;
 pub mod printable;
@@ -34,36 +35,53 @@ pub struct Telemetry {
     traces: Option<SdkTracerProvider>,
 }
 
-/// Sets the process's subscriber: logs to standard error, levels by `RUST_LOG` (default `info`), and spans to
-/// `OTEL_EXPORTER_OTLP_ENDPOINT` over gRPC if that is set. The other standard `OTEL_*` variables are read by the SDK:
-/// `OTEL_TRACES_SAMPLER` and `_ARG`, `OTEL_SERVICE_NAME`, `OTEL_RESOURCE_ATTRIBUTES`, `OTEL_BSP_*`,
-/// `OTEL_EXPORTER_OTLP_*`.
+/// Sets the process's subscriber: logs to standard error, levels by `RUST_LOG` (default `info`),
+/// and spans to `OTEL_EXPORTER_OTLP_ENDPOINT` over gRPC if that is set. The other standard `OTEL_*`
+/// variables are read by the SDK: `OTEL_TRACES_SAMPLER` and `_ARG`, `OTEL_SERVICE_NAME`,
+/// `OTEL_RESOURCE_ATTRIBUTES`, `OTEL_BSP_*`, `OTEL_EXPORTER_OTLP_*`.
 ///
 /// # Errors
 /// If there is a subscriber already, or the exporter's settings make no sense.
 pub fn init(format: LogFormat) -> anyhow::Result<Telemetry> {
     let terminal = std::io::stderr().is_terminal();
-    let filter = EnvFilter::builder().with_default_directive(tracing::Level::INFO.into()).from_env()?;
+    let filter = EnvFilter::builder()
+        .with_default_directive(tracing::Level::INFO.into())
+        .from_env()?;
     let filter = filter.add_directive(format!("{TRACES}=off").parse()?);
     let logs = tracing_subscriber::fmt::layer();
     let logs = match format {
         LogFormat::Text | LogFormat::Auto if terminal || format == LogFormat::Text => {
-            let logs = logs.with_writer(std::io::stderr).fmt_fields(TextFields).with_target(false);
-            logs.with_ansi(terminal && std::env::var_os("NO_COLOR").is_none()).boxed()
+            let logs = logs
+                .with_writer(std::io::stderr)
+                .fmt_fields(TextFields)
+                .with_target(false);
+            logs.with_ansi(terminal && std::env::var_os("NO_COLOR").is_none())
+                .boxed()
         }
-        _ => logs.with_writer(JsonLines::new).json().flatten_event(true).boxed(),
+        _ => logs
+            .with_writer(JsonLines::new)
+            .json()
+            .flatten_event(true)
+            .boxed(),
     };
     let traces = exporter()?;
     let registry = tracing_subscriber::registry().with(logs.with_filter(filter));
     match &traces {
         Some(provider) => {
             // Where in our code a span is made, and on which thread, is the same for all of them.
-            let spans = tracing_opentelemetry::layer().with_location(false).with_threads(false).with_target(false);
-            let spans = spans.with_tracked_inactivity(false).with_tracer(provider.tracer(SERVICE));
-            registry.with(spans.with_filter(Targets::new().with_target(TRACES, tracing::Level::INFO))).try_init()?;
+            let spans = tracing_opentelemetry::layer()
+                .with_location(false)
+                .with_threads(false)
+                .with_target(false);
+            let spans = spans
+                .with_tracked_inactivity(false)
+                .with_tracer(provider.tracer(SERVICE));
+            registry
+                .with(spans.with_filter(Targets::new().with_target(TRACES, tracing::Level::INFO)))
+                .try_init()?;
         }
-        // Not a layer that is `None`: then filters would be asked about every span that nobody wants, at 1,100
-        // instructions each.
+        // Not a layer that is `None`: then filters would be asked about every span that nobody
+        // wants, at 1,100 instructions each.
         None => registry.try_init()?,
     }
     Ok(Telemetry { traces })
@@ -73,14 +91,21 @@ fn exporter() -> anyhow::Result<Option<SdkTracerProvider>> {
     if std::env::var_os("OTEL_EXPORTER_OTLP_ENDPOINT").is_none_or(|endpoint| endpoint.is_empty()) {
         return Ok(None);
     }
-    let exporter = opentelemetry_otlp::SpanExporter::builder().with_tonic().build();
+    let exporter = opentelemetry_otlp::SpanExporter::builder()
+        .with_tonic()
+        .build();
     let exporter = exporter.context("OTEL_EXPORTER_OTLP_ENDPOINT: cannot export traces there")?;
     let resource = opentelemetry_sdk::Resource::builder();
     let resource = match std::env::var_os("OTEL_SERVICE_NAME") {
         Some(_) => resource,
         None => resource.with_service_name(SERVICE),
     };
-    Ok(Some(SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource.build()).build()))
+    Ok(Some(
+        SdkTracerProvider::builder()
+            .with_batch_exporter(exporter)
+            .with_resource(resource.build())
+            .build(),
+    ))
 }
 
 impl Telemetry {

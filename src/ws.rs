@@ -1,4 +1,5 @@
-//! WebSockets: from the request that asks for one to the reason it ended. Read the modules in this order.
+//! WebSockets: from the request that asks for one to the reason it ended. Read the modules in this
+//! order.
 
 pub mod handshake;
 mod extension;

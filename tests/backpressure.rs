@@ -31,7 +31,9 @@ async fn a_reader_that_never_reads_is_closed_with_1013_and_the_others_hear_every
     // More than socket buffers hold.
     pour(&mut speaker, 1000).await;
     until("the silent one counts as slow", async || {
-        node.metric(&format!("{SLOW}{{policy=\"disconnect\"}}")).await == 1.0
+        node.metric(&format!("{SLOW}{{policy=\"disconnect\"}}"))
+            .await
+            == 1.0
     })
     .await;
     // What it got is whole: messages without a gap up to the close, which comes between two frames.
@@ -49,7 +51,10 @@ async fn a_reader_that_never_reads_is_closed_with_1013_and_the_others_hear_every
     assert_eq!(code, 1013);
     assert!(next > 0 && next < 1000, "{next} messages");
     let feed_bytes = node.metric("echocast_feed_bytes").await;
-    assert!(feed_bytes <= 256.0 * 1024.0, "{feed_bytes} bytes in the feed");
+    assert!(
+        feed_bytes <= 256.0 * 1024.0,
+        "{feed_bytes} bytes in the feed"
+    );
     speaker.say("goes on").await;
     speaker.expect(["goes on"]).await;
 }
@@ -67,7 +72,10 @@ async fn with_skip_a_slow_reader_loses_its_place_and_every_lost_message_is_count
         match slow.read_frame().await {
             (0x82, payload) => {
                 let number = u64::from_be_bytes(payload[..8].try_into().unwrap());
-                assert!(last.is_none_or(|last| number > last), "{number} after {last:?}");
+                assert!(
+                    last.is_none_or(|last| number > last),
+                    "{number} after {last:?}"
+                );
                 (heard, last) = (heard + 1, Some(number));
             }
             (0x81, payload) => {
@@ -80,8 +88,14 @@ async fn with_skip_a_slow_reader_loses_its_place_and_every_lost_message_is_count
     }
     assert!(heard < 1000, "it lagged");
     assert!(node.metric(&format!("{SLOW}{{policy=\"skip\"}}")).await >= 1.0);
-    let lost = node.metric("echocast_messages_lost_total{cause=\"slow_client\"}").await;
-    assert_eq!(lost + heard as f64, 1000.0, "every message was heard or counted");
+    let lost = node
+        .metric("echocast_messages_lost_total{cause=\"slow_client\"}")
+        .await;
+    assert_eq!(
+        lost + heard as f64,
+        1000.0,
+        "every message was heard or counted"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -106,7 +120,10 @@ async fn while_redis_is_away_writers_are_slowed_and_nothing_accepted_is_lost() {
             heard += u32::from(message.is_binary());
         }
     });
-    until("the inbox is full", async || cluster.node(0).metric("echocast_inbox_depth").await >= 32.0).await;
+    until("the inbox is full", async || {
+        cluster.node(0).metric("echocast_inbox_depth").await >= 32.0
+    })
+    .await;
     tokio::time::sleep(Duration::from_millis(500)).await;
     let depth = cluster.node(0).metric("echocast_inbox_depth").await;
     assert!(depth <= 40.0, "16 MiB are 32 messages; {depth} were taken");
@@ -142,13 +159,17 @@ async fn newcomers_who_ask_for_all_that_is_kept_are_not_slow_on_a_busy_channel()
     }
     stop.cancel();
     soon("the speaker ends", speaking).await.unwrap();
-    assert_eq!(node.metric(&format!("{SLOW}{{policy=\"disconnect\"}}")).await, 0.0);
+    assert_eq!(
+        node.metric(&format!("{SLOW}{{policy=\"disconnect\"}}"))
+            .await,
+        0.0
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_burst_of_everybody_reaches_everybody_who_reads() {
-    // The burst is 600 KiB, and the feed holds it in two encodings: on a busy machine a client may come late, and of a
-    // socket's buffers 32 KiB are all that is left to it.
+    // The burst is 600 KiB, and the feed holds it in two encodings: on a busy machine a client may
+    // come late, and of a socket's buffers 32 KiB are all that is left to it.
     let node = TestNode::start(&["--feed-bytes", "1280KiB"]).await;
     let mut sockets = Vec::new();
     for _ in 0..20 {
@@ -191,7 +212,12 @@ async fn a_reader_that_lags_in_the_middle_of_a_batch_is_closed_with_1013_between
             while speaker.read_frame().await.0 != 0x82 {}
         }
     }
-    until("it counts as slow", async || node.metric(&format!("{SLOW}{{policy=\"disconnect\"}}")).await == 1.0).await;
+    until("it counts as slow", async || {
+        node.metric(&format!("{SLOW}{{policy=\"disconnect\"}}"))
+            .await
+            == 1.0
+    })
+    .await;
     loop {
         match silent.read_frame().await {
             (0x82, payload) => assert_eq!(payload, [7; 1000]),
@@ -204,7 +230,10 @@ async fn a_reader_that_lags_in_the_middle_of_a_batch_is_closed_with_1013_between
     }
     let closed = "echocast_connections_closed_total{reason=\"slow\",transport=\"websocket\"}";
     drop(silent);
-    until("and is counted as that", async || node.metric(closed).await == 1.0).await;
+    until("and is counted as that", async || {
+        node.metric(closed).await == 1.0
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -224,23 +253,49 @@ async fn with_skip_a_reader_that_lags_while_it_closes_gets_the_newest_and_its_an
         }
     };
     assert_eq!((code, newest), (4000, 999));
-    assert!(begun.elapsed() < Duration::from_secs(4), "not only when patience ended: {:?}", begun.elapsed());
+    assert!(
+        begun.elapsed() < Duration::from_secs(4),
+        "not only when patience ended: {:?}",
+        begun.elapsed()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_inbox_makes_nobody_look_dead() {
-    let cluster =
-        Cluster::redis(1, &["--max-message", "1MiB", "--ping-interval", "500ms", "--ping-timeout", "500ms"]).await;
+    let cluster = Cluster::redis(
+        1,
+        &[
+            "--max-message",
+            "1MiB",
+            "--ping-interval",
+            "500ms",
+            "--ping-timeout",
+            "500ms",
+        ],
+    )
+    .await;
     let node = cluster.node(0);
     let mut alive = cluster.client(0, "/quiet").await;
     let (mut say, mut hear) = cluster.client(0, "/loud").await.into_inner().split();
     let redis = cluster.redis.as_ref().unwrap();
     redis.pause().await;
     tokio::spawn(async move { while let Some(Ok(_)) = hear.next().await {} });
-    let loud = tokio::spawn(async move { while say.send(Message::binary(vec![7; 512 * 1024])).await.is_ok() {} });
-    until("the inbox is full", async || node.metric("echocast_inbox_depth").await >= 32.0).await;
-    assert!(alive.hears_nothing_for(Duration::from_secs(3)).await, "it answers every ping and stays");
-    assert_eq!(node.metric("echocast_connections{transport=\"websocket\"}").await, 2.0);
+    let loud = tokio::spawn(async move {
+        while say.send(Message::binary(vec![7; 512 * 1024])).await.is_ok() {}
+    });
+    until("the inbox is full", async || {
+        node.metric("echocast_inbox_depth").await >= 32.0
+    })
+    .await;
+    assert!(
+        alive.hears_nothing_for(Duration::from_secs(3)).await,
+        "it answers every ping and stays"
+    );
+    assert_eq!(
+        node.metric("echocast_connections{transport=\"websocket\"}")
+            .await,
+        2.0
+    );
     loud.abort();
     redis.unpause().await;
 }
@@ -254,7 +309,10 @@ async fn a_reader_that_reads_again_is_heard_again() {
     let pings = masked(0x89, &[7; 125]).repeat(PINGS);
     let received = "echocast_received_bytes_total{transport=\"websocket\"}";
     let reading = async {
-        until("it is read from", async || node.metric(received).await > 0.0).await;
+        until("it is read from", async || {
+            node.metric(received).await > 0.0
+        })
+        .await;
         let (mut before, mut now) = (-1.0, 0.0);
         while now > before {
             tokio::time::sleep(Duration::from_millis(200)).await;
@@ -266,7 +324,9 @@ async fn a_reader_that_reads_again_is_heard_again() {
         speaker.say("x").await;
         speaker.expect(["x"]).await;
         let mut rest = vec![0; PINGS * 127 + 3];
-        soon("all pongs and the message", hear.read_exact(&mut rest)).await.unwrap();
+        soon("all pongs and the message", hear.read_exact(&mut rest))
+            .await
+            .unwrap();
     };
     tokio::join!(async { say.write_all(&pings).await.unwrap() }, reading);
 }

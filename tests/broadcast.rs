@@ -77,7 +77,10 @@ async fn what_is_said_before_a_close_is_heard_before_its_answer(cluster: Cluster
     for number in 0..100 {
         client.say(&number.to_string()).await;
     }
-    let close = tokio_tungstenite::tungstenite::protocol::CloseFrame { code: 4321.into(), reason: "bye".into() };
+    let close = tokio_tungstenite::tungstenite::protocol::CloseFrame {
+        code: 4321.into(),
+        reason: "bye".into(),
+    };
     client.send(Message::Close(Some(close))).await;
     for number in 0..100 {
         assert_eq!(client.hear().await, number.to_string());
@@ -86,7 +89,8 @@ async fn what_is_said_before_a_close_is_heard_before_its_answer(cluster: Cluster
 }
 
 async fn what_is_said_right_after_connecting_is_heard(cluster: Cluster) {
-    // A new channel each time: its subscription is made while the client waits for its handshake's answer.
+    // A new channel each time: its subscription is made while the client waits for its handshake's
+    // answer.
     for round in 0..20 {
         let path = format!("/fresh/{round}");
         let mut listener = cluster.client(0, &path).await;

@@ -1,4 +1,5 @@
-//! The command line as people and scripts use it: what it prints where, and what it exits with. A file a subcommand.
+//! The command line as people and scripts use it: what it prints where, and what it exits with. A
+//! file a subcommand.
 
 mod settings;
 mod serving;

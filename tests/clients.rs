@@ -1,5 +1,6 @@
-//! Other people's client libraries, as programs use them. Each says and hears the same messages, is closed and closes, and
-//! resumes. The programs that drive them are in tests/clients and tests/node; what is right is known here.
+//! Other people's client libraries, as programs use them. Each says and hears the same messages, is
+//! closed and closes, and resumes. The programs that drive them are in tests/clients and
+//! tests/node; what is right is known here.
 
 use base64::prelude::{BASE64_STANDARD, Engine};
 use serde_json::{Value, json};
@@ -23,19 +24,57 @@ struct Library {
 }
 
 const LIBRARIES: [Library; 9] = [
-    library("Python's websockets", &[".venv/bin/python", "talk.py", "websockets"], true),
-    library("Python's aiohttp", &[".venv/bin/python", "talk.py", "aiohttp"], true),
-    library("Python's websocket-client", &[".venv/bin/python", "talk.py", "websocket-client"], false),
+    library(
+        "Python's websockets",
+        &[".venv/bin/python", "talk.py", "websockets"],
+        true,
+    ),
+    library(
+        "Python's aiohttp",
+        &[".venv/bin/python", "talk.py", "aiohttp"],
+        true,
+    ),
+    library(
+        "Python's websocket-client",
+        &[".venv/bin/python", "talk.py", "websocket-client"],
+        false,
+    ),
     library("ws", &["node", "../node/talk.mjs", "ws"], true),
     library("undici", &["node", "../node/talk.mjs", "undici"], true),
-    library("Bun", &["../node/node_modules/.bin/bun", "../node/talk.mjs", "native"], true),
-    library("Deno", &["../node/node_modules/.bin/deno", "run", "-A", "../node/talk.mjs", "native"], false),
+    library(
+        "Bun",
+        &[
+            "../node/node_modules/.bin/bun",
+            "../node/talk.mjs",
+            "native",
+        ],
+        true,
+    ),
+    library(
+        "Deno",
+        &[
+            "../node/node_modules/.bin/deno",
+            "run",
+            "-A",
+            "../node/talk.mjs",
+            "native",
+        ],
+        false,
+    ),
     library("Go's coder/websocket", &[".bin/talk"], true),
-    library("Java's java.net.http", &["java", "-cp", ".bin", "Talk"], false),
+    library(
+        "Java's java.net.http",
+        &["java", "-cp", ".bin", "Talk"],
+        false,
+    ),
 ];
 
 const fn library(name: &'static str, talk: &'static [&'static str], deflates: bool) -> Library {
-    Library { name, talk, deflates }
+    Library {
+        name,
+        talk,
+        deflates,
+    }
 }
 
 on_both_brokers!(
@@ -48,9 +87,12 @@ on_both_brokers!(
 
 async fn every_library_talks_closes_and_resumes(cluster: Cluster) {
     let cluster = &cluster;
-    let talks = LIBRARIES.iter().enumerate().map(|(number, library)| async move {
-        talk(cluster, library, &format!("/talk/{number}")).await;
-    });
+    let talks = LIBRARIES
+        .iter()
+        .enumerate()
+        .map(|(number, library)| async move {
+            talk(cluster, library, &format!("/talk/{number}")).await;
+        });
     futures_util::future::join_all(talks).await;
 }
 
@@ -98,7 +140,13 @@ async fn an_event_source_hears_everything_and_resumes_by_itself(cluster: Cluster
 async fn hears_and_resumes(cluster: &Cluster, library: &str, path: &str) {
     let proxy = Proxy::start(cluster.node(0).address).await;
     let mut command = Command::new("node");
-    command.args(["../node/hear.mjs", library, &format!("http://{}{path}", proxy.address)]).current_dir(FOLDER);
+    command
+        .args([
+            "../node/hear.mjs",
+            library,
+            &format!("http://{}{path}", proxy.address),
+        ])
+        .current_dir(FOLDER);
     let mut source = Program::start(command);
     source.prints(["open"]).await;
     say_all(cluster, path).await;
@@ -130,18 +178,39 @@ async fn curl_says_and_hears_everything(cluster: Cluster) {
     let url = format!("http://{}/curl", cluster.node(0).address);
     let mut stream = curl(&["--no-buffer", "--header", "Accept: text/event-stream", &url]);
     // Its head: the stream is there.
-    until("curl listens", async || cluster.node(0).metric("echocast_connections{transport=\"sse\"}").await == 1.0)
-        .await;
-    for (kind, message) in [("text/plain", messages().remove(0)), ("application/octet-stream", messages().remove(2))] {
+    until("curl listens", async || {
+        cluster
+            .node(0)
+            .metric("echocast_connections{transport=\"sse\"}")
+            .await
+            == 1.0
+    })
+    .await;
+    for (kind, message) in [
+        ("text/plain", messages().remove(0)),
+        ("application/octet-stream", messages().remove(2)),
+    ] {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), message.clone().into_data()).unwrap();
         let body = format!("@{}", file.path().display());
-        let said = curl(&["--header", &format!("Content-Type: {kind}"), "--data-binary", &body, &url]).ended().await;
+        let said = curl(&[
+            "--header",
+            &format!("Content-Type: {kind}"),
+            "--data-binary",
+            &body,
+            &url,
+        ])
+        .ended()
+        .await;
         assert!(said.output[0].starts_with("{\"id\":"), "{said:?}");
         assert_eq!(listener.next().await, message);
     }
     let binary = BASE64_STANDARD.encode(messages().remove(2).into_data());
-    for expected in ["data: h\u{e9}llo \u{1f30d}".to_owned(), "event: binary".to_owned(), format!("data: {binary}")] {
+    for expected in [
+        "data: h\u{e9}llo \u{1f30d}".to_owned(),
+        "event: binary".to_owned(),
+        format!("data: {binary}"),
+    ] {
         // Ids and empty lines are between them.
         while stream.line().await != expected {}
     }
@@ -155,7 +224,10 @@ fn curl(arguments: &[&str]) -> Program {
 
 async fn chromium_talks_without_our_module(cluster: Cluster) {
     let mut listener = cluster.client(1, "/raw").await;
-    let page = Chromium::start().await.open(&format!("http://{}/other", cluster.node(0).address)).await;
+    let page = Chromium::start()
+        .await
+        .open(&format!("http://{}/other", cluster.node(0).address))
+        .await;
     let url = cluster.node(0).url("/raw");
     page.run(&format!(
         "window.heard = [];
@@ -187,9 +259,12 @@ async fn chromium_talks_without_our_module(cluster: Cluster) {
     page.becomes("return heard", &json!(expected)).await;
 }
 
-/// The messages of a conversation: both kinds, empty, long enough to be deflated, and longer than one frame of many libraries.
+/// The messages of a conversation: both kinds, empty, long enough to be deflated, and longer than
+/// one frame of many libraries.
 fn messages() -> Vec<Message> {
-    let long: String = (0..6000).map(|number| format!("{number:>9}\u{e9}")).collect();
+    let long: String = (0..6000)
+        .map(|number| format!("{number:>9}\u{e9}"))
+        .collect();
     vec![
         Message::text("h\u{e9}llo \u{1f30d}"),
         Message::text(""),
@@ -202,7 +277,12 @@ fn messages() -> Vec<Message> {
 
 /// A message as the programs write and read it.
 fn line(message: &Message) -> String {
-    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let hex = |bytes: &[u8]| {
+        bytes
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect::<String>()
+    };
     match message {
         Message::Binary(bytes) => format!("binary {}", hex(bytes)),
         text => format!("text {}", hex(text.to_text().unwrap().as_bytes())),
@@ -211,9 +291,20 @@ fn line(message: &Message) -> String {
 
 async fn ids(cluster: &Cluster, path: &str) -> Vec<String> {
     let accept = [("Accept", "application/json")];
-    let (_, _, body) = http(cluster.node(0).address, "GET", &format!("{path}?last=1000"), &accept).await;
+    let (_, _, body) = http(
+        cluster.node(0).address,
+        "GET",
+        &format!("{path}?last=1000"),
+        &accept,
+    )
+    .await;
     let body: Value = serde_json::from_str(&body).unwrap();
-    body["messages"].as_array().unwrap().iter().map(|it| it["id"].as_str().unwrap().to_owned()).collect()
+    body["messages"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|it| it["id"].as_str().unwrap().to_owned())
+        .collect()
 }
 
 impl Library {
@@ -224,6 +315,10 @@ impl Library {
     }
 
     fn opened(&self) -> &'static str {
-        if self.deflates { "open deflate" } else { "open plain" }
+        if self.deflates {
+            "open deflate"
+        } else {
+            "open plain"
+        }
     }
 }

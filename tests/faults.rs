@@ -1,6 +1,7 @@
-//! Nothing is lost, and never silently, whatever happens to nodes, to Redis and to the network between them: for each
-//! fault, three nodes, steady speakers that want acknowledgements, listeners that resume and plain ones, and an audit of
-//! what everybody heard against what was acknowledged. `tests/chaos SECONDS SEED` mixes faults for as long as one likes.
+//! Nothing is lost, and never silently, whatever happens to nodes, to Redis and to the network
+//! between them: for each fault, three nodes, steady speakers that want acknowledgements, listeners
+//! that resume and plain ones, and an audit of what everybody heard against what was acknowledged.
+//! `tests/chaos SECONDS SEED` mixes faults for as long as one likes.
 
 mod audit;
 mod cluster;

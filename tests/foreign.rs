@@ -1,5 +1,5 @@
-//! Redis decides which history a channel has: batches of others are dropped and counted, and a node goes over to another
-//! history when Redis does.
+//! Redis decides which history a channel has: batches of others are dropped and counted, and a node
+//! goes over to another history when Redis does.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -24,20 +24,45 @@ const DOUBT_PAUSE: Duration = Duration::from_millis(1200);
 
 /// A batch that nobody has published.
 fn forged(epoch: u64, offset: u64, messages: usize) -> Vec<u8> {
-    let messages = vec![Said { payload: "forged".into(), ..Said::default() }; messages];
-    Envelope { epoch, offset, node: 7, number: 1, messages, ..Envelope::default() }.encode_payload()
+    let messages = vec![
+        Said {
+            payload: "forged".into(),
+            ..Said::default()
+        };
+        messages
+    ];
+    Envelope {
+        epoch,
+        offset,
+        node: 7,
+        number: 1,
+        messages,
+        ..Envelope::default()
+    }
+    .encode_payload()
 }
 
 async fn epoch(redis: &mut MultiplexedConnection, channel: &str) -> u64 {
     let key = format!("echocast:{{{channel}}}:meta");
-    let bytes: Vec<u8> = ::redis::cmd("HGET").arg(key).arg("epoch").query_async(redis).await.unwrap();
+    let bytes: Vec<u8> = ::redis::cmd("HGET")
+        .arg(key)
+        .arg("epoch")
+        .query_async(redis)
+        .await
+        .unwrap();
     u64::from_le_bytes(bytes.try_into().unwrap())
 }
 
 /// How often Redis has been asked this.
 async fn calls(redis: &mut MultiplexedConnection, command: &str) -> u64 {
-    let stats: String = ::redis::cmd("INFO").arg("commandstats").query_async(redis).await.unwrap();
-    let line = stats.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls=")));
+    let stats: String = ::redis::cmd("INFO")
+        .arg("commandstats")
+        .query_async(redis)
+        .await
+        .unwrap();
+    let line = stats
+        .lines()
+        .find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls=")));
     line.map_or(0, |rest| rest.split(',').next().unwrap().parse().unwrap())
 }
 
@@ -51,9 +76,17 @@ async fn batches_that_redis_does_not_hold_are_dropped_and_counted_and_silence_no
     here.expect(["first"]).await;
     there.expect(["first"]).await;
     let epoch = epoch(&mut redis.connect().await, "a").await;
-    let kinds = [(epoch ^ 5, 1), (epoch ^ 5, 500), (epoch ^ 6, 2), (0, 7), (epoch, 50)];
+    let kinds = [
+        (epoch ^ 5, 1),
+        (epoch ^ 5, 500),
+        (epoch ^ 6, 2),
+        (0, 7),
+        (epoch, 50),
+    ];
     for (round, (epoch, offset)) in kinds.into_iter().enumerate() {
-        redis.publish("echocast:{a}", &forged(epoch, offset, 3)).await;
+        redis
+            .publish("echocast:{a}", &forged(epoch, offset, 3))
+            .await;
         for number in 0..2 {
             let text = format!("{round} {number}");
             publish(cluster.node(number).address, "/a", &text).await;
@@ -78,7 +111,10 @@ async fn a_flood_of_them_holds_nobody_up_and_redis_is_hardly_asked() {
     client.expect(["first"]).await;
     let mut connection = redis.connect().await;
     let epoch = epoch(&mut connection, "a").await;
-    let before = (calls(&mut connection, "hmget").await, calls(&mut connection, "evalsha").await);
+    let before = (
+        calls(&mut connection, "hmget").await,
+        calls(&mut connection, "evalsha").await,
+    );
     let began = std::time::Instant::now();
     // Without a pause: some always come while Redis is being asked about others.
     let (stop, stopped) = (Arc::new(AtomicBool::new(false)), redis.connect().await);
@@ -89,7 +125,9 @@ async fn a_flood_of_them_holds_nobody_up_and_redis_is_hardly_asked() {
             while !stop.load(Relaxed) {
                 for offset in 1..100 {
                     let mut command = ::redis::cmd("PUBLISH");
-                    command.arg("echocast:{a}").arg(forged(epoch ^ offset, offset, 1));
+                    command
+                        .arg("echocast:{a}")
+                        .arg(forged(epoch ^ offset, offset, 1));
                     command.exec_async(&mut connection).await.unwrap();
                     sent += 1;
                 }
@@ -105,18 +143,30 @@ async fn a_flood_of_them_holds_nobody_up_and_redis_is_hardly_asked() {
     }
     stop.store(true, Relaxed);
     let sent = flood.await.unwrap();
-    let after = (calls(&mut connection, "hmget").await, calls(&mut connection, "evalsha").await);
+    let after = (
+        calls(&mut connection, "hmget").await,
+        calls(&mut connection, "evalsha").await,
+    );
     let asked = (after.0 - before.0) - (after.1 - before.1);
     // A few times a second, whatever comes: when it is told, and when that is over.
-    assert!(asked <= 12 * (began.elapsed().as_secs() + 1), "{asked} times in {:?}", began.elapsed());
-    until("every one is counted", async || cluster.metric(FOREIGN).await == f64::from(sent)).await;
+    assert!(
+        asked <= 12 * (began.elapsed().as_secs() + 1),
+        "{asked} times in {:?}",
+        began.elapsed()
+    );
+    until("every one is counted", async || {
+        cluster.metric(FOREIGN).await == f64::from(sent)
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flushed_redis_begins_anew_and_nobody_is_told_of_a_loss() {
     let cluster = Cluster::redis(2, &[]).await;
-    let mut clients =
-        [V1Client::connect(&cluster.node(0).url("/a")).await, V1Client::connect(&cluster.node(1).url("/a")).await];
+    let mut clients = [
+        V1Client::connect(&cluster.node(0).url("/a")).await,
+        V1Client::connect(&cluster.node(1).url("/a")).await,
+    ];
     for (round, number) in [(0, 1), (1, 2), (2, 3)] {
         for step in 0..3 {
             let text = format!("{number} {step}");
@@ -127,7 +177,10 @@ async fn a_flushed_redis_begins_anew_and_nobody_is_told_of_a_loss() {
         }
         cluster.redis.as_ref().unwrap().tell(&["FLUSHALL"]).await;
     }
-    assert_eq!(cluster.metric(LOST).await + cluster.metric(FOREIGN).await, 0.0);
+    assert_eq!(
+        cluster.metric(LOST).await + cluster.metric(FOREIGN).await,
+        0.0
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -139,8 +192,10 @@ async fn databases_swapped_to_and_fro_silence_nobody() {
         publish(other.address, "/a", &format!("other {number}")).await;
     }
     other.stop().await;
-    let mut clients =
-        [V1Client::connect(&cluster.node(0).url("/a")).await, V1Client::connect(&cluster.node(1).url("/a")).await];
+    let mut clients = [
+        V1Client::connect(&cluster.node(0).url("/a")).await,
+        V1Client::connect(&cluster.node(1).url("/a")).await,
+    ];
     for round in 0..4 {
         for step in 0..3 {
             let text = format!("{round} {step}");
@@ -149,19 +204,38 @@ async fn databases_swapped_to_and_fro_silence_nobody() {
                 client.expect([&*text]).await;
             }
         }
-        cluster.redis.as_mut().unwrap().tell(&["SWAPDB", "0", "1"]).await;
+        cluster
+            .redis
+            .as_mut()
+            .unwrap()
+            .tell(&["SWAPDB", "0", "1"])
+            .await;
     }
-    assert_eq!(cluster.metric(LOST).await + cluster.metric(FOREIGN).await, 0.0);
+    assert_eq!(
+        cluster.metric(LOST).await + cluster.metric(FOREIGN).await,
+        0.0
+    );
 }
 
 /// What is kept under a key, to be put back.
 async fn dump(redis: &mut MultiplexedConnection, key: &str) -> Vec<u8> {
-    ::redis::cmd("DUMP").arg(key).query_async(redis).await.unwrap()
+    ::redis::cmd("DUMP")
+        .arg(key)
+        .query_async(redis)
+        .await
+        .unwrap()
 }
 
 async fn restore(redis: &mut MultiplexedConnection, key: &str, dumped: &[u8]) {
     let mut restore = ::redis::cmd("RESTORE");
-    restore.arg(key).arg(0).arg(dumped).arg("REPLACE").exec_async(redis).await.unwrap();
+    restore
+        .arg(key)
+        .arg(0)
+        .arg(dumped)
+        .arg("REPLACE")
+        .exec_async(redis)
+        .await
+        .unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -195,7 +269,8 @@ async fn keys_restored_over_a_redis_in_use_silence_nobody() {
             for index in [1, 0, 1, 0] {
                 publish(cluster.node(index).address, "/a", &format!("after {index}")).await;
             }
-            // Offsets may have been given out again for that. Then the history ends, and whoever listens is told of a gap.
+            // Offsets may have been given out again for that. Then the history ends, and whoever
+            // listens is told of a gap.
             let mut came = Vec::new();
             while let Ok(next) = tokio::time::timeout(DOUBT_PAUSE, client.next()).await {
                 came.push(next);
@@ -204,7 +279,10 @@ async fn keys_restored_over_a_redis_in_use_silence_nobody() {
             while came.last().is_none_or(|last| last["data"] != json!("end")) {
                 came.push(client.next().await);
             }
-            let heard = came.iter().filter_map(|next| next["data"].as_str()).filter(|text| text.starts_with("after"));
+            let heard = came
+                .iter()
+                .filter_map(|next| next["data"].as_str())
+                .filter(|text| text.starts_with("after"));
             let told = came.iter().any(|next| next["event"] == json!("gap"));
             assert!(heard.count() == 4 || told, "{keys:?} {flushed}: {came:?}");
         }
@@ -215,7 +293,14 @@ async fn keys_restored_over_a_redis_in_use_silence_nobody() {
 async fn deployments_in_two_databases_of_one_redis_do_not_meet() {
     let redis = Redis::start().await;
     let mut nodes = Vec::new();
-    for (database, history) in [(0, "1000"), (0, "1000"), (1, "1000"), (1, "1000"), (2, "0"), (2, "0")] {
+    for (database, history) in [
+        (0, "1000"),
+        (0, "1000"),
+        (1, "1000"),
+        (1, "1000"),
+        (2, "0"),
+        (2, "0"),
+    ] {
         let url = format!("{}/{database}", redis.url());
         nodes.push(TestNode::start(&["--redis-url", &url, "--history", history]).await);
     }
@@ -226,7 +311,8 @@ async fn deployments_in_two_databases_of_one_redis_do_not_meet() {
     for round in 0..10 {
         for (index, node) in nodes.iter().enumerate() {
             let text = format!("{round} of {}", index / 2);
-            let mut visitor = crate::support::client::TestClient::connect(&node.url("/a?echo=false")).await;
+            let mut visitor =
+                crate::support::client::TestClient::connect(&node.url("/a?echo=false")).await;
             visitor.say(&text).await;
             for client in &mut clients[index / 2 * 2..][..2] {
                 assert_eq!(client.next().await["data"], json!(text));
@@ -240,5 +326,8 @@ async fn deployments_in_two_databases_of_one_redis_do_not_meet() {
     for node in &nodes {
         assert_eq!(node.metric(FOREIGN).await + node.metric(LOST).await, 0.0);
     }
-    until("its own names only", async || redis.subscribers("echocast:db2:{a}").await == 2).await;
+    until("its own names only", async || {
+        redis.subscribers("echocast:db2:{a}").await == 2
+    })
+    .await;
 }

@@ -1,5 +1,6 @@
-//! The frame reader and writer by themselves: a table of hand-made inputs, properties over random ones, and the same
-//! input given to two other implementations. How a node answers what they report is tested at its front door.
+//! The frame reader and writer by themselves: a table of hand-made inputs, properties over random
+//! ones, and the same input given to two other implementations. How a node answers what they report
+//! is tested at its front door.
 
 mod others;
 mod random;
@@ -9,7 +10,8 @@ use std::iter;
 
 use echocast::message::Kind;
 use echocast::ws::frame::{
-    Control, Decoder, Event, Limits, MAX_SERVER_HEADER, Violation, encode_control, encode_header, header_len,
+    Control, Decoder, Event, Limits, MAX_SERVER_HEADER, Violation, encode_control, encode_header,
+    header_len,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -22,7 +24,11 @@ use self::random::{Defect, control, perform, say, scene, text, truncated};
 use self::wire::{BINARY, CLOSE, FIN, Frame, Length, PING, TEXT, bytes, frame, join};
 
 /// Above 64 KiB, so that random scripts use all three forms of length.
-const LIMITS: Limits = Limits { max_message: 80_000, max_fragments: 10_000, deflate: false };
+const LIMITS: Limits = Limits {
+    max_message: 80_000,
+    max_fragments: 10_000,
+    deflate: false,
+};
 
 /// An event that outlives the input.
 #[derive(Clone, Debug, PartialEq)]
@@ -39,7 +45,9 @@ impl From<Event<'_>> for Heard {
             Event::Message { kind, payload } => Self::Message(kind, payload.to_vec()),
             Event::Ping(payload) => Self::Ping(payload.to_vec()),
             Event::Pong(payload) => Self::Pong(payload.to_vec()),
-            Event::Close(close) => Self::Close(close.map(|(code, reason)| (code, reason.to_owned()))),
+            Event::Close(close) => {
+                Self::Close(close.map(|(code, reason)| (code, reason.to_owned())))
+            }
         }
     }
 }
@@ -56,14 +64,20 @@ fn read<'a>(limits: &Limits, pieces: impl IntoIterator<Item = &'a [u8]>) -> Read
     let (mut decoder, mut heard, mut verdict, mut fed) = (Decoder::new(), Vec::new(), Ok(()), 0);
     for piece in pieces {
         fed += piece.len();
-        let outcome = decoder.decode(limits, &mut piece.to_vec(), |event| heard.push(event.into()));
+        let outcome = decoder.decode(limits, &mut piece.to_vec(), |event| {
+            heard.push(event.into())
+        });
         assert!(outcome.is_ok() || verdict.is_ok(), "a second violation");
         verdict = verdict.and(outcome);
         let held = decoder.held_bytes();
         assert!(held <= 256 + 2 * fed, "{held} bytes held of {fed}");
         assert_eq!(held > 0, decoder.is_mid_message());
     }
-    Reading { heard, verdict, mid_message: decoder.is_mid_message() }
+    Reading {
+        heard,
+        verdict,
+        mid_message: decoder.is_mid_message(),
+    }
 }
 
 fn read_whole(input: &[u8]) -> Reading {
@@ -72,9 +86,16 @@ fn read_whole(input: &[u8]) -> Reading {
 
 #[test]
 fn every_case_of_the_table_gets_the_verdict_of_the_rfc_whole_and_byte_by_byte() {
-    let limits = Limits { max_message: 1 << 20, max_fragments: 1000, deflate: false };
+    let limits = Limits {
+        max_message: 1 << 20,
+        max_fragments: 1000,
+        deflate: false,
+    };
     let word = "κόσμε".as_bytes();
-    let claim = |length, sent: usize| Frame { length: Length::Claimed(length), ..frame(FIN | BINARY, vec![0; sent]) };
+    let claim = |length, sent: usize| Frame {
+        length: Length::Claimed(length),
+        ..frame(FIN | BINARY, vec![0; sent])
+    };
     // The close code it ends with, if it is refused.
     let cases: Vec<(&str, Option<u16>, Vec<u8>)> = vec![
         ("text", None, bytes(0x81, "hello")),
@@ -90,15 +111,47 @@ fn every_case_of_the_table_gets_the_verdict_of_the_rfc_whole_and_byte_by_byte() 
         ("opcode 11", Some(1002), bytes(0x8b, "x")),
         ("unmasked", Some(1002), vec![0x81, 1, b'x']),
         ("continuation first", Some(1002), bytes(0x80, "x")),
-        ("text inside fragments", Some(1002), join(&[frame(0x01, "a"), frame(0x81, "b")])),
-        ("ping between fragments", None, join(&[frame(0x01, "a"), frame(0x89, "p"), frame(0x80, "b")])),
+        (
+            "text inside fragments",
+            Some(1002),
+            join(&[frame(0x01, "a"), frame(0x81, "b")]),
+        ),
+        (
+            "ping between fragments",
+            None,
+            join(&[frame(0x01, "a"), frame(0x89, "p"), frame(0x80, "b")]),
+        ),
         ("text beyond ASCII", None, bytes(0x81, word)),
-        ("text not UTF-8", Some(1007), bytes(0x81, [0xce, 0xba, 0xff])),
-        ("text with a surrogate", Some(1007), bytes(0x81, [0xed, 0xa0, 0x80])),
-        ("character over two fragments", None, join(&[frame(0x01, &word[..1]), frame(0x80, &word[1..])])),
-        ("bad first fragment, then the last", Some(1007), join(&[frame(0x01, [0xff]), frame(0x80, "")])),
-        ("text cut off in a character", Some(1007), bytes(0x81, &word[..1])),
-        ("bad first fragment alone", Some(1007), bytes(0x01, [0xff, 0xff])),
+        (
+            "text not UTF-8",
+            Some(1007),
+            bytes(0x81, [0xce, 0xba, 0xff]),
+        ),
+        (
+            "text with a surrogate",
+            Some(1007),
+            bytes(0x81, [0xed, 0xa0, 0x80]),
+        ),
+        (
+            "character over two fragments",
+            None,
+            join(&[frame(0x01, &word[..1]), frame(0x80, &word[1..])]),
+        ),
+        (
+            "bad first fragment, then the last",
+            Some(1007),
+            join(&[frame(0x01, [0xff]), frame(0x80, "")]),
+        ),
+        (
+            "text cut off in a character",
+            Some(1007),
+            bytes(0x81, &word[..1]),
+        ),
+        (
+            "bad first fragment alone",
+            Some(1007),
+            bytes(0x01, [0xff, 0xff]),
+        ),
         ("close without a code", None, bytes(0x88, "")),
         ("close with half a code", Some(1002), bytes(0x88, [3])),
         ("close 1000", None, bytes(0x88, 1000u16.to_be_bytes())),
@@ -107,43 +160,129 @@ fn every_case_of_the_table_gets_the_verdict_of_the_rfc_whole_and_byte_by_byte() 
         ("close 1016", Some(1002), bytes(0x88, 1016u16.to_be_bytes())),
         ("close 3000", None, bytes(0x88, 3000u16.to_be_bytes())),
         ("close 5000", Some(1002), bytes(0x88, 5000u16.to_be_bytes())),
-        ("close with a reason not UTF-8", Some(1007), bytes(0x88, [3, 232, 0xff])),
-        ("close of 126 bytes", Some(1002), bytes(0x88, [&[3, 232][..], &[b'a'; 124]].concat())),
-        ("frame over the limit", Some(1009), claim(1 << 21, 16).bytes()),
-        ("message over the limit", Some(1009), join(&[frame(0x02, vec![0; 700_000]), frame(0x80, vec![0; 700_000])])),
-        ("length with its highest bit set", Some(1002), claim(1 << 63, 0).bytes()),
-        ("length of 1 in 16 bits", Some(1002), Frame { length: Length::In16, ..frame(0x81, "x") }.bytes()),
+        (
+            "close with a reason not UTF-8",
+            Some(1007),
+            bytes(0x88, [3, 232, 0xff]),
+        ),
+        (
+            "close of 126 bytes",
+            Some(1002),
+            bytes(0x88, [&[3, 232][..], &[b'a'; 124]].concat()),
+        ),
+        (
+            "frame over the limit",
+            Some(1009),
+            claim(1 << 21, 16).bytes(),
+        ),
+        (
+            "message over the limit",
+            Some(1009),
+            join(&[frame(0x02, vec![0; 700_000]), frame(0x80, vec![0; 700_000])]),
+        ),
+        (
+            "length with its highest bit set",
+            Some(1002),
+            claim(1 << 63, 0).bytes(),
+        ),
+        (
+            "length of 1 in 16 bits",
+            Some(1002),
+            Frame {
+                length: Length::In16,
+                ..frame(0x81, "x")
+            }
+            .bytes(),
+        ),
     ];
     assert_eq!(cases.len(), 36);
     for (name, code, input) in &cases {
         let whole = read(&limits, [&input[..]]);
-        assert_eq!(whole.verdict.map_err(Violation::close_code), code.map_or(Ok(()), Err), "{name}");
-        assert!(code.is_some() || !whole.heard.is_empty(), "{name}: nothing heard");
-        assert_eq!(read(&limits, input.chunks(1)), whole, "{name}, byte by byte");
+        assert_eq!(
+            whole.verdict.map_err(Violation::close_code),
+            code.map_or(Ok(()), Err),
+            "{name}"
+        );
+        assert!(
+            code.is_some() || !whole.heard.is_empty(),
+            "{name}: nothing heard"
+        );
+        assert_eq!(
+            read(&limits, input.chunks(1)),
+            whole,
+            "{name}, byte by byte"
+        );
     }
 }
 
 #[test]
 fn bad_input_is_refused_at_its_first_bad_byte() {
-    let first_refused = |input: &[u8]| (0..=input.len()).find(|&end| read_whole(&input[..end]).verdict.is_err());
+    let first_refused =
+        |input: &[u8]| (0..=input.len()).find(|&end| read_whole(&input[..end]).verdict.is_err());
     assert_eq!(first_refused(&bytes(0xc1, "x")), Some(1), "reserved bit");
     assert_eq!(first_refused(&[0x81, 1, b'x']), Some(2), "no mask");
-    assert_eq!(first_refused(&Frame { length: Length::In16, ..frame(0x81, "x") }.bytes()), Some(4), "longer form");
-    let claim = Frame { length: Length::Claimed(80_001), ..frame(0x82, "") };
-    assert_eq!(first_refused(&claim.bytes()), Some(10), "too big, before the key");
-    // In the middle of a frame: F4 begins the last characters there are, and 90 would be beyond them.
-    assert_eq!(first_refused(&bytes(0x81, b"abc\xf4\x90\x80\x80def")), Some(6 + 5), "bad text");
-    assert_eq!(first_refused(&bytes(0x81, "abc\u{10ffff}def")), None, "good text");
+    assert_eq!(
+        first_refused(
+            &Frame {
+                length: Length::In16,
+                ..frame(0x81, "x")
+            }
+            .bytes()
+        ),
+        Some(4),
+        "longer form"
+    );
+    let claim = Frame {
+        length: Length::Claimed(80_001),
+        ..frame(0x82, "")
+    };
+    assert_eq!(
+        first_refused(&claim.bytes()),
+        Some(10),
+        "too big, before the key"
+    );
+    // In the middle of a frame: F4 begins the last characters there are, and 90 would be beyond
+    // them.
+    assert_eq!(
+        first_refused(&bytes(0x81, b"abc\xf4\x90\x80\x80def")),
+        Some(6 + 5),
+        "bad text"
+    );
+    assert_eq!(
+        first_refused(&bytes(0x81, "abc\u{10ffff}def")),
+        None,
+        "good text"
+    );
 }
 
 #[test]
 fn only_the_shortest_form_of_a_length_is_accepted() {
     use Length::{In16, In64, Shortest};
-    for (payload, longer) in [(0, In16), (125, In16), (125, In64), (126, In64), (65535, In64)] {
-        let frame = |length| Frame { length, ..frame(FIN | BINARY, vec![1; payload]) }.bytes();
-        assert_eq!(read_whole(&frame(Shortest)).verdict, Ok(()), "{payload} bytes");
+    for (payload, longer) in [
+        (0, In16),
+        (125, In16),
+        (125, In64),
+        (126, In64),
+        (65535, In64),
+    ] {
+        let frame = |length| {
+            Frame {
+                length,
+                ..frame(FIN | BINARY, vec![1; payload])
+            }
+            .bytes()
+        };
+        assert_eq!(
+            read_whole(&frame(Shortest)).verdict,
+            Ok(()),
+            "{payload} bytes"
+        );
         let refused = Err(Violation::Protocol("length not in its shortest form"));
-        assert_eq!(read_whole(&frame(longer)).verdict, refused, "{payload} bytes {longer:?}");
+        assert_eq!(
+            read_whole(&frame(longer)).verdict,
+            refused,
+            "{payload} bytes {longer:?}"
+        );
     }
 }
 
@@ -154,18 +293,37 @@ fn a_close_code_is_accepted_if_it_may_be_sent() {
         assert_eq!(verdict(code), Ok(()), "{code}");
     }
     for code in [0, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000, 65535] {
-        assert_eq!(verdict(code), Err(Violation::Protocol("close code that may not be sent")), "{code}");
+        assert_eq!(
+            verdict(code),
+            Err(Violation::Protocol("close code that may not be sent")),
+            "{code}"
+        );
     }
 }
 
 #[test]
 fn nothing_is_heard_after_a_close_or_a_violation() {
-    let close = join(&[frame(0x01, "a"), frame(0x88, ""), frame(0x81, "late"), frame(0xff, "")]);
-    assert_eq!(read_whole(&close), Reading { heard: vec![Heard::Close(None)], verdict: Ok(()), mid_message: false });
+    let close = join(&[
+        frame(0x01, "a"),
+        frame(0x88, ""),
+        frame(0x81, "late"),
+        frame(0xff, ""),
+    ]);
+    assert_eq!(
+        read_whole(&close),
+        Reading {
+            heard: vec![Heard::Close(None)],
+            verdict: Ok(()),
+            mid_message: false
+        }
+    );
 
     let bad = join(&[frame(0x81, "said"), frame(0x8b, ""), frame(0x81, "late")]);
     let reading = read(&LIMITS, [&bad[..], &bytes(0x81, "later")]);
-    assert_eq!(reading.heard, [Heard::Message(Kind::Text, b"said".to_vec())]);
+    assert_eq!(
+        reading.heard,
+        [Heard::Message(Kind::Text, b"said".to_vec())]
+    );
     assert_eq!(reading.verdict, Err(Violation::Protocol("reserved opcode")));
 }
 
@@ -177,10 +335,23 @@ fn an_idle_connection_holds_nothing() {
         let outcome = decoder.decode(&LIMITS, &mut input.to_vec(), |_| {});
         (outcome.is_ok(), decoder.held_bytes() > 0)
     };
-    let message = join(&[frame(0x01, vec![b'a'; 500]), frame(0x89, "ping"), frame(0x00, ""), frame(0x80, "b")]);
+    let message = join(&[
+        frame(0x01, vec![b'a'; 500]),
+        frame(0x89, "ping"),
+        frame(0x00, ""),
+        frame(0x80, "b"),
+    ]);
     for end in 1..message.len() {
-        assert_eq!(feed(&message[..end]), (true, true), "{end} bytes of a message");
-        assert_eq!(feed(&message[end..]), (true, false), "a whole message, split at {end}");
+        assert_eq!(
+            feed(&message[..end]),
+            (true, true),
+            "{end} bytes of a message"
+        );
+        assert_eq!(
+            feed(&message[end..]),
+            (true, false),
+            "a whole message, split at {end}"
+        );
     }
     assert_eq!(feed(&bytes(0x01, "begun")), (true, true));
     assert_eq!(feed(&bytes(0x83, "")), (false, false), "after a violation");
@@ -188,28 +359,55 @@ fn an_idle_connection_holds_nothing() {
 
 #[test]
 fn a_length_that_is_only_declared_reserves_nothing() {
-    let limits = Limits { max_message: 16 << 20, max_fragments: 10, deflate: false };
+    let limits = Limits {
+        max_message: 16 << 20,
+        max_fragments: 10,
+        deflate: false,
+    };
     for kind in [TEXT, BINARY] {
-        let claim = Frame { length: Length::Claimed(16 << 20), ..frame(FIN | kind, vec![b'a'; 1000]) };
+        let claim = Frame {
+            length: Length::Claimed(16 << 20),
+            ..frame(FIN | kind, vec![b'a'; 1000])
+        };
         let mut input = claim.bytes();
         let (header, payload) = input.split_at_mut(claim.header().len());
         let mut decoder = Decoder::new();
         for (piece, most) in [(header, 256), (payload, 256 + 2 * 1000)] {
             assert_eq!(decoder.decode(&limits, piece, |_| {}), Ok(()));
             assert!(decoder.is_mid_message());
-            assert!(decoder.held_bytes() <= most, "{} bytes", decoder.held_bytes());
+            assert!(
+                decoder.held_bytes() <= most,
+                "{} bytes",
+                decoder.held_bytes()
+            );
         }
     }
 }
 
 #[test]
 fn a_message_may_be_as_long_as_the_limit_and_not_a_byte_longer() {
-    let limits = Limits { max_message: 300, max_fragments: 10, deflate: false };
+    let limits = Limits {
+        max_message: 300,
+        max_fragments: 10,
+        deflate: false,
+    };
     let too_big = Err(Violation::TooBig { limit: 300 });
     for first in [0, 1, 150, 299, 300] {
-        let fragments = |last: usize| [frame(0x02, vec![1; first]), frame(0x89, [2; 125]), frame(0x80, vec![1; last])];
-        let heard = vec![Heard::Ping(vec![2; 125]), Heard::Message(Kind::Binary, vec![1; 300])];
-        assert_eq!(read(&limits, [&join(&fragments(300 - first))[..]]).heard, heard);
+        let fragments = |last: usize| {
+            [
+                frame(0x02, vec![1; first]),
+                frame(0x89, [2; 125]),
+                frame(0x80, vec![1; last]),
+            ]
+        };
+        let heard = vec![
+            Heard::Ping(vec![2; 125]),
+            Heard::Message(Kind::Binary, vec![1; 300]),
+        ];
+        assert_eq!(
+            read(&limits, [&join(&fragments(300 - first))[..]]).heard,
+            heard
+        );
         let over = fragments(301 - first);
         assert_eq!(read(&limits, [&join(&over)[..]]).verdict, too_big);
         let before_its_payload = [join(&over[..2]), over[2].header()].concat();
@@ -221,22 +419,38 @@ fn a_message_may_be_as_long_as_the_limit_and_not_a_byte_longer() {
 
 #[test]
 fn a_message_may_have_as_many_fragments_as_the_limit_and_not_one_more() {
-    let limits = Limits { max_message: 1000, max_fragments: 5, deflate: false };
+    let limits = Limits {
+        max_message: 1000,
+        max_fragments: 5,
+        deflate: false,
+    };
     for payload in ["", "x"] {
         let fragments = |count: usize| {
-            let middle = iter::repeat_n([frame(0x00, payload), frame(0x8a, "")], count - 2).flatten();
-            iter::once(frame(0x01, payload)).chain(middle).chain([frame(0x80, payload)]).collect::<Vec<_>>()
+            let middle =
+                iter::repeat_n([frame(0x00, payload), frame(0x8a, "")], count - 2).flatten();
+            iter::once(frame(0x01, payload))
+                .chain(middle)
+                .chain([frame(0x80, payload)])
+                .collect::<Vec<_>>()
         };
         // Twice: the count begins anew with each message.
         let enough = join(&[fragments(5), fragments(5)].concat());
-        let messages = read(&limits, [&enough[..]]).heard.into_iter().filter(|heard| !matches!(heard, Heard::Pong(_)));
+        let messages = read(&limits, [&enough[..]])
+            .heard
+            .into_iter()
+            .filter(|heard| !matches!(heard, Heard::Pong(_)));
         assert_eq!(
             messages.collect::<Vec<_>>(),
             [(); 2].map(|()| Heard::Message(Kind::Text, payload.repeat(5).into()))
         );
 
-        let violation = read(&limits, [&join(&fragments(6))[..]]).verdict.expect_err("one more");
-        assert_eq!((violation, violation.close_code()), (Violation::TooManyFragments { limit: 5 }, 1009));
+        let violation = read(&limits, [&join(&fragments(6))[..]])
+            .verdict
+            .expect_err("one more");
+        assert_eq!(
+            (violation, violation.close_code()),
+            (Violation::TooManyFragments { limit: 5 }, 1009)
+        );
     }
 }
 
@@ -279,7 +493,8 @@ proptest! {
     fn tungstenite_reads_the_same(scene in scene()) {
         let theirs = tungstenite(&scene.input());
         let ours = read_whole(&scene.input());
-        // It reports a close code that may not be sent as a close by 1002, not as an error. To it 1014 is one of them.
+        // It reports a close code that may not be sent as a close by 1002, not as an error. To it
+        // 1014 is one of them.
         let replaced = Heard::Close(Some((1002, "Protocol violation".to_owned())));
         let expected = |reading: &Reading| {
             let mut heard = reading.heard.clone();
@@ -310,7 +525,8 @@ proptest! {
         let ours = read_whole(&input[..end]);
         let mut theirs = sockudo(&input[..end]);
         if ours.verdict.is_err() && code(&ours) != 1007 && theirs.1 == 0 {
-            // It judges some of a header only when the frame is there, so it gets the rest of the one that was cut.
+            // It judges some of a header only when the frame is there, so it gets the rest of the
+            // one that was cut.
             let ends = scene.frames.iter().scan(0, |end, frame| { *end += frame.bytes().len(); Some(*end) });
             let frame_end = ends.into_iter().find(|&frame_end| frame_end >= end);
             theirs = sockudo(&input[..frame_end.unwrap_or(end)]);
@@ -335,13 +551,27 @@ proptest! {
 
 #[test]
 fn a_client_reads_the_messages_we_write() {
-    for (length, header) in [(0, 2), (1, 2), (125, 2), (126, 4), (65535, 4), (65536, MAX_SERVER_HEADER)] {
+    for (length, header) in [
+        (0, 2),
+        (1, 2),
+        (125, 2),
+        (126, 4),
+        (65535, 4),
+        (65536, MAX_SERVER_HEADER),
+    ] {
         let payload = vec![b'a'; length];
         let text = String::from_utf8(payload.clone()).expect("letters");
-        for (kind, message) in [(Kind::Text, Message::text(text)), (Kind::Binary, Message::binary(payload.clone()))] {
+        for (kind, message) in [
+            (Kind::Text, Message::text(text)),
+            (Kind::Binary, Message::binary(payload.clone())),
+        ] {
             let mut wire = Vec::new();
             encode_header(kind, length, &mut wire);
-            assert_eq!((wire.len(), header_len(length)), (header, header), "{length} bytes");
+            assert_eq!(
+                (wire.len(), header_len(length)),
+                (header, header),
+                "{length} bytes"
+            );
             wire.extend_from_slice(&payload);
             let read = WebSocketContext::new(Role::Client, None).read(&mut Received(&wire));
             assert_eq!(read.expect("a message"), message);

@@ -1,5 +1,5 @@
-//! What a delivery costs, counted: `tests/bench/guard` against the release build in the container image, which the compose
-//! file builds anyway. Bounds and what was measured are there.
+//! What a delivery costs, counted: `tests/bench/guard` against the release build in the container
+//! image, which the compose file builds anyway. Bounds and what was measured are there.
 
 use std::path::Path;
 use std::process::Output;
@@ -25,18 +25,35 @@ async fn a_delivery_costs_no_more_than_it_did() {
 async fn take_from_image(path: &str, to: &Path) {
     let container = run(&["docker", "create", IMAGE]).await;
     let container = container.trim();
-    run(&["docker", "cp", &format!("{container}:{path}"), to.to_str().unwrap()]).await;
+    run(&[
+        "docker",
+        "cp",
+        &format!("{container}:{path}"),
+        to.to_str().unwrap(),
+    ])
+    .await;
     run(&["docker", "rm", container]).await;
 }
 
 /// Runs it to its end, which is a good one; returns what it printed.
 async fn run(command: &[&str]) -> String {
     let output = output(command).await;
-    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{command:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     String::from_utf8(output.stdout).unwrap()
 }
 
 async fn output(command: &[&str]) -> Output {
-    let [program, arguments @ ..] = command else { panic!("a command has a name") };
-    Command::new(program).args(arguments).kill_on_drop(true).output().await.unwrap()
+    let [program, arguments @ ..] = command else {
+        panic!("a command has a name")
+    };
+    Command::new(program)
+        .args(arguments)
+        .kill_on_drop(true)
+        .output()
+        .await
+        .unwrap()
 }

@@ -1,4 +1,5 @@
-//! What must hold of the sources themselves: borders between modules, and documents that agree with the code.
+//! What must hold of the sources themselves: borders between modules, and documents that agree with
+//! the code.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -26,8 +27,17 @@ fn code() -> Vec<(String, String)> {
     sources(&src, &mut found);
     let code = found.into_iter().map(|path| {
         let text = fs::read_to_string(&path).unwrap();
-        let lines = text.lines().filter(|line| !line.trim_start().starts_with("//"));
-        (path.strip_prefix(&src).unwrap().to_str().unwrap().to_owned(), lines.collect::<Vec<_>>().join("\n"))
+        let lines = text
+            .lines()
+            .filter(|line| !line.trim_start().starts_with("//"));
+        (
+            path.strip_prefix(&src)
+                .unwrap()
+                .to_str()
+                .unwrap()
+                .to_owned(),
+            lines.collect::<Vec<_>>().join("\n"),
+        )
     });
     code.collect()
 }
@@ -45,12 +55,19 @@ fn libraries_stay_behind_the_modules_that_own_them() {
         for (libraries, owners) in &borders {
             for line in code.lines() {
                 // `broker::redis` and `self::redis` are our own modules.
-                let foreign = line.replace("broker::redis::", "").replace("crate::http::", "");
-                let used = libraries
-                    .iter()
-                    .any(|library| foreign.match_indices(library).any(|(at, _)| !foreign[..at].ends_with([':', '_'])));
+                let foreign = line
+                    .replace("broker::redis::", "")
+                    .replace("crate::http::", "");
+                let used = libraries.iter().any(|library| {
+                    foreign
+                        .match_indices(library)
+                        .any(|(at, _)| !foreign[..at].ends_with([':', '_']))
+                });
                 uses += usize::from(used);
-                assert!(!used || owners.iter().any(|owner| path.starts_with(owner)), "{path}: {line}");
+                assert!(
+                    !used || owners.iter().any(|owner| path.starts_with(owner)),
+                    "{path}: {line}"
+                );
             }
         }
     }
@@ -68,18 +85,35 @@ fn every_file_says_first_what_it_owns() {
 
 #[tokio::test]
 async fn the_readme_lists_every_flag_with_its_default() {
-    let help = tokio::process::Command::new(ECHOCAST).args(["serve", "--help"]).output().await.unwrap();
+    let help = tokio::process::Command::new(ECHOCAST)
+        .args(["serve", "--help"])
+        .output()
+        .await
+        .unwrap();
     // Help is wrapped: one line again, cut into flags.
-    let help = String::from_utf8(help.stdout).unwrap().split_whitespace().collect::<Vec<_>>().join(" ");
+    let help = String::from_utf8(help.stdout)
+        .unwrap()
+        .split_whitespace()
+        .collect::<Vec<_>>()
+        .join(" ");
     let readme = fs::read_to_string(Path::new(ROOT).join("README.md")).unwrap();
     let mut flags = 0;
-    for flag in help.split(" --").skip(1).filter(|flag| flag.contains("[env: ")) {
+    for flag in help
+        .split(" --")
+        .skip(1)
+        .filter(|flag| flag.contains("[env: "))
+    {
         let name = flag.split(' ').next().unwrap();
-        let row = readme.lines().find(|line| line.starts_with("| `--") && line.contains(&format!("`--{name}`")));
+        let row = readme
+            .lines()
+            .find(|line| line.starts_with("| `--") && line.contains(&format!("`--{name}`")));
         let row = row.unwrap_or_else(|| panic!("--{name} is not in the README's table"));
         if let Some((_, default)) = flag.split_once("[default: ") {
             let default = default.split("] ").next().unwrap().trim_end_matches(']');
-            assert!(row.contains(&format!("`{default}`")), "--{name} is {default}: {row}");
+            assert!(
+                row.contains(&format!("`{default}`")),
+                "--{name} is {default}: {row}"
+            );
         }
         flags += 1;
     }
@@ -89,12 +123,24 @@ async fn the_readme_lists_every_flag_with_its_default() {
 #[tokio::test]
 async fn the_runbook_names_settings_and_metrics_that_exist() {
     let runbook = fs::read_to_string(Path::new(ROOT).join("deploy/README.md")).unwrap();
-    let words: Vec<&str> = runbook.split(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != ':').collect();
+    let words: Vec<&str> = runbook
+        .split(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != ':')
+        .collect();
     let node = TestNode::start(&[]).await;
-    let help = tokio::process::Command::new(ECHOCAST).args(["serve", "--help"]).output().await.unwrap();
-    let known = [String::from_utf8(help.stdout).unwrap(), node.get_ops("/metrics").await.1].concat();
-    let named: Vec<&str> =
-        words.into_iter().filter(|word| word.starts_with("ECHOCAST_") || word.starts_with("echocast_")).collect();
+    let help = tokio::process::Command::new(ECHOCAST)
+        .args(["serve", "--help"])
+        .output()
+        .await
+        .unwrap();
+    let known = [
+        String::from_utf8(help.stdout).unwrap(),
+        node.get_ops("/metrics").await.1,
+    ]
+    .concat();
+    let named: Vec<&str> = words
+        .into_iter()
+        .filter(|word| word.starts_with("ECHOCAST_") || word.starts_with("echocast_"))
+        .collect();
     assert!(named.len() > 20, "{named:?}");
     for name in named {
         assert!(known.contains(name), "deploy/README.md: {name}");

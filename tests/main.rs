@@ -1,4 +1,5 @@
-//! Tests at the front door: real nodes, real sockets, a real Redis. One binary; a file a capability.
+//! Tests at the front door: real nodes, real sockets, a real Redis. One binary; a file a
+//! capability.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod support;

@@ -1,5 +1,5 @@
-//! The JavaScript module, static/echocast.js, in Node: it resumes whatever happens to its connection or
-//! its node, publishes each message once, and tells what it cannot make good.
+//! The JavaScript module, static/echocast.js, in Node: it resumes whatever happens to its
+//! connection or its node, publishes each message once, and tells what it cannot make good.
 
 mod chromium;
 
@@ -43,14 +43,18 @@ async fn it_resumes_on_another_node_without_loss_or_repetition(cluster: Cluster)
     module.hears(10..70).await;
 }
 
-async fn it_resumes_through_many_cuts_and_what_it_publishes_arrives_once_and_in_order(cluster: Cluster) {
+async fn it_resumes_through_many_cuts_and_what_it_publishes_arrives_once_and_in_order(
+    cluster: Cluster,
+) {
     const COUNT: usize = 400;
     let proxy = Proxy::start(cluster.node(0).address).await;
     let mut listener = cluster.client(1, "/cuts").await;
     let mut module = Module::start(proxy.url("/cuts"), "{}");
     module.prints(["open false"]).await;
     module.told(&format!("flood number {COUNT}")).await;
-    let said: Vec<String> = (0..COUNT).map(|number| format!("number {number}")).collect();
+    let said: Vec<String> = (0..COUNT)
+        .map(|number| format!("number {number}"))
+        .collect();
     let cutting = async {
         for round in 0..6 {
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -66,11 +70,18 @@ async fn it_resumes_through_many_cuts_and_what_it_publishes_arrives_once_and_in_
                 assert_eq!(text, said[heard]);
                 heard += 1;
             } else {
-                assert!(line.starts_with("waiting 1006 ") || line == "open true", "{line}");
+                assert!(
+                    line.starts_with("waiting 1006 ") || line == "open true",
+                    "{line}"
+                );
             }
         }
     };
-    tokio::join!(cutting, hearing, listener.expect(said.iter().map(String::as_str)));
+    tokio::join!(
+        cutting,
+        hearing,
+        listener.expect(said.iter().map(String::as_str))
+    );
     for _ in 0..COUNT {
         let answer = module.answer().await;
         assert!(answer.starts_with("stored "), "{answer}");
@@ -90,7 +101,10 @@ async fn what_is_published_while_away_waits_and_arrives_once(cluster: Cluster) {
         module.told(&format!("publish {number}")).await;
     }
     // What is one too many is refused, not forgotten.
-    assert_eq!(module.answer().await, "refused not connected, and 3 messages wait already");
+    assert_eq!(
+        module.answer().await,
+        "refused not connected, and 3 messages wait already"
+    );
     proxy.lead_to(Some(cluster.node(0).address));
     module.reopens("open true").await;
     module.hears(0..3).await;
@@ -116,7 +130,10 @@ async fn it_goes_on_where_an_earlier_one_ended(cluster: Cluster) {
     let mut newcomer = Module::start(cluster.node(1).url("/later?last=2"), "{}");
     newcomer.prints(["open false"]).await;
     newcomer.hears(8..10).await;
-    let mut heir = Module::start(cluster.node(1).url("/later"), &json!({ "since": id }).to_string());
+    let mut heir = Module::start(
+        cluster.node(1).url("/later"),
+        &json!({ "since": id }).to_string(),
+    );
     heir.prints(["open true"]).await;
     heir.hears(5..10).await;
     let place = format!("/later?lastEventId={id}");
@@ -137,9 +154,11 @@ async fn texts_and_bytes_come_through_as_they_are(cluster: Cluster) {
     let mut client = cluster.client(1, "/kinds").await;
     let mut module = Module::start(cluster.node(0).url("/kinds"), "{}");
     module.prints(["open false"]).await;
-    for (line, heard) in
-        [("publish naïve ☕\"\\", "heard naïve ☕\"\\"), ("publish ", "heard "), ("bytes 0,1,255", "bytes 0,1,255")]
-    {
+    for (line, heard) in [
+        ("publish naïve ☕\"\\", "heard naïve ☕\"\\"),
+        ("publish ", "heard "),
+        ("bytes 0,1,255", "bytes 0,1,255"),
+    ] {
         module.told(line).await;
         module.prints([heard]).await;
     }
@@ -173,14 +192,26 @@ async fn it_comes_back_after_a_drain_when_it_was_told_to() {
     module.prints(["open false"]).await;
     proxy.lead_to(Some(cluster.node(1).address));
     cluster.nodes[0].begin_stop();
-    let asked: u64 = module.line().await.strip_prefix("drain ").unwrap().parse().unwrap();
-    assert_eq!(module.line().await, format!("waiting 1012 {asked} restarting, come back"));
+    let asked: u64 = module
+        .line()
+        .await
+        .strip_prefix("drain ")
+        .unwrap()
+        .parse()
+        .unwrap();
+    assert_eq!(
+        module.line().await,
+        format!("waiting 1012 {asked} restarting, come back")
+    );
     let (asked, begun) = (Duration::from_millis(asked), Instant::now());
     say(&mut speaker, 0..10).await;
     module.prints(["open true"]).await;
     let waited = begun.elapsed();
     // Its line took a moment to get here, so that we began later than it did.
-    assert!(waited + Duration::from_millis(50) > asked, "{waited:?} instead of {asked:?}");
+    assert!(
+        waited + Duration::from_millis(50) > asked,
+        "{waited:?} instead of {asked:?}"
+    );
     module.hears(0..10).await;
     cluster.nodes.remove(0).ended().await;
 }
@@ -199,8 +230,17 @@ async fn it_tells_how_many_messages_are_gone() {
     say(&mut speaker, 3..103).await;
     proxy.lead_to(Some(cluster.node(1).address));
     module.reopens("open false").await;
-    let gap: u32 = module.line().await.strip_prefix("gap ").unwrap().parse().unwrap();
-    assert!((1..=90).contains(&gap), "{gap}: at least what is to be kept is there");
+    let gap: u32 = module
+        .line()
+        .await
+        .strip_prefix("gap ")
+        .unwrap()
+        .parse()
+        .unwrap();
+    assert!(
+        (1..=90).contains(&gap),
+        "{gap}: at least what is to be kept is there"
+    );
     module.hears(3 + gap..103).await;
 }
 
@@ -232,7 +272,10 @@ async fn it_notices_a_connection_that_died_without_a_word() {
     proxy.silence();
     say(&mut speaker, 0..10).await;
     let waiting = module.line().await;
-    assert!(waiting.starts_with("waiting 1006 ") && waiting.ends_with(" no ping in time"), "{waiting}");
+    assert!(
+        waiting.starts_with("waiting 1006 ") && waiting.ends_with(" no ping in time"),
+        "{waiting}"
+    );
     module.reopens("open true").await;
     module.hears(0..10).await;
 }
@@ -249,11 +292,21 @@ async fn a_message_the_server_does_not_take_costs_no_other() {
     let mut answers = Vec::new();
     for _ in 0..4 {
         let answer = module.answer().await;
-        answers.push(if answer.starts_with("stored ") { "stored".to_owned() } else { answer });
+        answers.push(if answer.starts_with("stored ") {
+            "stored".to_owned()
+        } else {
+            answer
+        });
     }
     answers.sort();
-    let refused = ["refused larger than the server takes", "refused message is longer than 100 bytes"];
-    assert_eq!(answers, [refused.as_slice(), &["stored", "stored"]].concat());
+    let refused = [
+        "refused larger than the server takes",
+        "refused message is longer than 100 bytes",
+    ];
+    assert_eq!(
+        answers,
+        [refused.as_slice(), &["stored", "stored"]].concat()
+    );
     let mut heard = Vec::new();
     while heard.len() < 2 {
         let line = module.line().await;
@@ -265,12 +318,21 @@ async fn a_message_the_server_does_not_take_costs_no_other() {
 #[tokio::test]
 async fn it_is_small() {
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/static/echocast.js");
-    let packed = tokio::process::Command::new("gzip").args(["-9", "--stdout", file]).output().await.unwrap();
+    let packed = tokio::process::Command::new("gzip")
+        .args(["-9", "--stdout", file])
+        .output()
+        .await
+        .unwrap();
     assert!(packed.status.success(), "{packed:?}");
-    assert!((1_000..LARGEST).contains(&packed.stdout.len()), "{} bytes", packed.stdout.len());
+    assert!(
+        (1_000..LARGEST).contains(&packed.stdout.len()),
+        "{} bytes",
+        packed.stdout.len()
+    );
 }
 
-/// Says numbers, each after the one before was heard back: all of them have been stored when this returns.
+/// Says numbers, each after the one before was heard back: all of them have been stored when this
+/// returns.
 async fn say(speaker: &mut TestClient, numbers: std::ops::Range<u32>) {
     for number in numbers {
         speaker.say(&number.to_string()).await;

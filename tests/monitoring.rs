@@ -1,5 +1,6 @@
-//! What operators look at and what calls them: the dashboard, the rules, and the runbook's chapter on alerts, held against
-//! each other, against Grafana's types, and against a real Prometheus that watches real nodes through faults.
+//! What operators look at and what calls them: the dashboard, the rules, and the runbook's chapter
+//! on alerts, held against each other, against Grafana's types, and against a real Prometheus that
+//! watches real nodes through faults.
 
 mod dashboard;
 mod prometheus;
@@ -21,13 +22,31 @@ use crate::support::until;
 
 #[tokio::test]
 async fn the_rules_pass_promtool() {
-    let tests = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/prometheus/tests")).unwrap();
-    let tests: Vec<String> = tests.map(|test| format!("tests/{}", test.unwrap().file_name().display())).collect();
-    let tests: Vec<&str> = ["test", "rules"].into_iter().chain(tests.iter().map(String::as_str)).collect();
-    let lint = ["check", "rules", "--lint=all", "--lint-fatal", "rules/echocast.rules.yml"];
+    let tests = std::fs::read_dir(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/deploy/prometheus/tests"
+    ))
+    .unwrap();
+    let tests: Vec<String> = tests
+        .map(|test| format!("tests/{}", test.unwrap().file_name().display()))
+        .collect();
+    let tests: Vec<&str> = ["test", "rules"]
+        .into_iter()
+        .chain(tests.iter().map(String::as_str))
+        .collect();
+    let lint = [
+        "check",
+        "rules",
+        "--lint=all",
+        "--lint-fatal",
+        "rules/echocast.rules.yml",
+    ];
     for arguments in [&["check", "config", "prometheus.yml"][..], &lint, &tests] {
         let (exit_code, said) = promtool(arguments).await;
-        assert!(exit_code == 0 && said.contains("SUCCESS"), "promtool {arguments:?}: {said}");
+        assert!(
+            exit_code == 0 && said.contains("SUCCESS"),
+            "promtool {arguments:?}: {said}"
+        );
     }
 }
 
@@ -44,12 +63,26 @@ fn every_alert_says_what_it_is_and_has_a_test_and_a_heading_in_the_runbook() {
         for part in ["summary: ", "description: ", &link] {
             assert!(rule.contains(part), "{name} has no {part}");
         }
-        assert!(["critical", "warning"].iter().any(|level| rule.contains(&format!("severity: {level}}}"))), "{name}");
+        assert!(
+            ["critical", "warning"]
+                .iter()
+                .any(|level| rule.contains(&format!("severity: {level}}}"))),
+            "{name}"
+        );
         let fires = format!("{{alertname=\"{name}\"}}");
-        assert!(tests.iter().any(|test| test.contains(&fires)), "no test in which {name} fires");
+        assert!(
+            tests.iter().any(|test| test.contains(&fires)),
+            "no test in which {name} fires"
+        );
         alerts.insert(name);
     }
-    assert_eq!(runbook_alerts().lines().filter_map(|line| line.strip_prefix("### ")).collect::<BTreeSet<_>>(), alerts);
+    assert_eq!(
+        runbook_alerts()
+            .lines()
+            .filter_map(|line| line.strip_prefix("### "))
+            .collect::<BTreeSet<_>>(),
+        alerts
+    );
 }
 
 #[tokio::test]
@@ -60,26 +93,58 @@ async fn the_dashboard_is_what_grafana_takes() {
 #[test]
 fn every_panel_has_a_unit_and_says_what_it_shows() {
     let dashboard = dashboard::read();
-    let (rows, panels): (Vec<&Value>, Vec<&Value>) =
-        dashboard::panels(&dashboard).iter().partition(|panel| panel["type"] == "row");
-    let questions: Vec<&str> = rows.iter().map(|row| row["title"].as_str().unwrap()).collect();
-    let asked = ["Is it well?", "Who is connected?", "What flows?", "How late?", "What was lost?", "Why?"];
+    let (rows, panels): (Vec<&Value>, Vec<&Value>) = dashboard::panels(&dashboard)
+        .iter()
+        .partition(|panel| panel["type"] == "row");
+    let questions: Vec<&str> = rows
+        .iter()
+        .map(|row| row["title"].as_str().unwrap())
+        .collect();
+    let asked = [
+        "Is it well?",
+        "Who is connected?",
+        "What flows?",
+        "How late?",
+        "What was lost?",
+        "Why?",
+    ];
     assert_eq!(questions, asked);
     let mut taken = BTreeSet::new();
     for panel in &panels {
         let title = panel["title"].as_str().unwrap();
-        assert!(panel["description"].as_str().is_some_and(|text| text.ends_with('.')), "{title}: no description");
-        assert!(panel["fieldConfig"]["defaults"]["unit"].is_string(), "{title}: no unit");
+        assert!(
+            panel["description"]
+                .as_str()
+                .is_some_and(|text| text.ends_with('.')),
+            "{title}: no description"
+        );
+        assert!(
+            panel["fieldConfig"]["defaults"]["unit"].is_string(),
+            "{title}: no unit"
+        );
         let targets = panel["targets"].as_array().unwrap();
-        let sources = targets.iter().map(|target| &target["datasource"]).chain([&panel["datasource"]]);
-        assert!(sources.into_iter().all(|source| source["uid"] == "${datasource}"), "{title}: a fixed data source");
-        let [x, y, width, height] = ["x", "y", "w", "h"].map(|side| panel["gridPos"][side].as_u64().unwrap());
+        let sources = targets
+            .iter()
+            .map(|target| &target["datasource"])
+            .chain([&panel["datasource"]]);
+        assert!(
+            sources
+                .into_iter()
+                .all(|source| source["uid"] == "${datasource}"),
+            "{title}: a fixed data source"
+        );
+        let [x, y, width, height] =
+            ["x", "y", "w", "h"].map(|side| panel["gridPos"][side].as_u64().unwrap());
         assert!(x + width <= 24, "{title}: too far right");
         for cell in (x..x + width).flat_map(|x| (y..y + height).map(move |y| (x, y))) {
             assert!(taken.insert(cell), "{title} lies on another panel");
         }
     }
-    let ids: BTreeSet<u64> = rows.iter().chain(&panels).map(|panel| panel["id"].as_u64().unwrap()).collect();
+    let ids: BTreeSet<u64> = rows
+        .iter()
+        .chain(&panels)
+        .map(|panel| panel["id"].as_u64().unwrap())
+        .collect();
     assert_eq!(ids.len(), rows.len() + panels.len(), "ids are unique");
 }
 
@@ -91,31 +156,50 @@ async fn every_query_finds_something_and_faults_make_their_alerts_fire() {
     for _ in 0..3 {
         nodes.push(NodeProcess::start(&["--redis-url", &url, "--max-connections", "100"]).await);
     }
-    let prometheus = Prometheus::start(&nodes.iter().map(|node| node.ops).collect::<Vec<_>>()).await;
+    let prometheus =
+        Prometheus::start(&nodes.iter().map(|node| node.ops).collect::<Vec<_>>()).await;
     let load = load(&nodes).await;
-    until("all are watched", async || prometheus.value("sum(up)").await == Some(3.0)).await;
+    until("all are watched", async || {
+        prometheus.value("sum(up)").await == Some(3.0)
+    })
+    .await;
     every_query_finds_something(&prometheus).await;
     drop(load);
 
     // A client stays on the channel, or nobody would read what comes there.
     let _listener = TestClient::connect(&nodes[0].url("/load")).await;
-    for alert in ["EchocastMessagesLost", "EchocastReplicasDropped", "EchocastBrokerDown"] {
+    for alert in [
+        "EchocastMessagesLost",
+        "EchocastReplicasDropped",
+        "EchocastBrokerDown",
+    ] {
         assert_eq!(prometheus.firing(alert).await, [] as [Value; 0]);
     }
-    redis.publish("echocast:{load}", &[&MAGIC[..], b"junk"].concat()).await;
+    redis
+        .publish("echocast:{load}", &[&MAGIC[..], b"junk"].concat())
+        .await;
     let lost = fires(&prometheus, "EchocastMessagesLost").await;
     assert_eq!(lost["labels"]["cause"], "malformed");
 
     nodes.pop().unwrap().signal("KILL").await;
     prometheus.discover(&[nodes[0].ops, nodes[1].ops]);
     let dropped = fires(&prometheus, "EchocastReplicasDropped").await;
-    assert!(dropped["annotations"]["description"].as_str().unwrap().starts_with("1 replicas left"), "{dropped}");
+    assert!(
+        dropped["annotations"]["description"]
+            .as_str()
+            .unwrap()
+            .starts_with("1 replicas left"),
+        "{dropped}"
+    );
 
     redis.kill().await;
     let down = fires(&prometheus, "EchocastBrokerDown").await;
     assert_eq!(down["labels"]["severity"], "critical");
     redis.restart().await;
-    until("the alert is over", async || prometheus.firing("EchocastBrokerDown").await.is_empty()).await;
+    until("the alert is over", async || {
+        prometheus.firing("EchocastBrokerDown").await.is_empty()
+    })
+    .await;
 }
 
 /// Clients of every kind on every node, until it is dropped.
@@ -135,7 +219,8 @@ async fn load(nodes: &[NodeProcess]) -> JoinSet<()> {
     load
 }
 
-/// Every panel, every variable and every rule; of alerts, which ask for what should not be, everything they look at.
+/// Every panel, every variable and every rule; of alerts, which ask for what should not be,
+/// everything they look at.
 async fn every_query_finds_something(prometheus: &Prometheus) {
     let dashboard = dashboard::read();
     let mut queries = dashboard::queries(&dashboard);
@@ -143,23 +228,35 @@ async fn every_query_finds_something(prometheus: &Prometheus) {
         let name = rule["name"].as_str().unwrap();
         match rule["type"].as_str().unwrap() {
             "recording" => queries.push((name.to_owned(), name.to_owned())),
-            _ => queries.extend(selectors(rule["query"].as_str().unwrap()).map(|selector| (name.to_owned(), selector))),
+            _ => queries.extend(
+                selectors(rule["query"].as_str().unwrap())
+                    .map(|selector| (name.to_owned(), selector)),
+            ),
         }
     }
     for query in runbook_queries() {
-        prometheus.query(query).await.unwrap_or_else(|error| panic!("the runbook's {query}: {error}"));
+        prometheus
+            .query(query)
+            .await
+            .unwrap_or_else(|error| panic!("the runbook's {query}: {error}"));
         queries.extend(selectors(query).map(|selector| ("the runbook".to_owned(), selector)));
     }
     assert!(queries.len() > 100, "only {} queries", queries.len());
     for (whose, query) in queries {
         until(&format!("{whose}: {query}"), async || {
-            let found = prometheus.query(&query).await.unwrap_or_else(|error| panic!("{whose}: {query}: {error}"));
+            let found = prometheus
+                .query(&query)
+                .await
+                .unwrap_or_else(|error| panic!("{whose}: {query}: {error}"));
             found.iter().any(|value| !value.is_nan())
         })
         .await;
     }
     for query in dashboard::annotations(&dashboard) {
-        prometheus.query(&query).await.unwrap_or_else(|error| panic!("{query}: {error}"));
+        prometheus
+            .query(&query)
+            .await
+            .unwrap_or_else(|error| panic!("{query}: {error}"));
     }
     until("every rule has been evaluated", async || {
         prometheus.rules().await.iter().all(|rule| {
@@ -170,15 +267,24 @@ async fn every_query_finds_something(prometheus: &Prometheus) {
     .await;
 }
 
-/// What the runbook's chapter on alerts asks Prometheus: in backquotes, and of what a node or a rule has.
+/// What the runbook's chapter on alerts asks Prometheus: in backquotes, and of what a node or a
+/// rule has.
 fn runbook_queries() -> impl Iterator<Item = &'static str> {
-    runbook_alerts().split('`').skip(1).step_by(2).filter(|code| selectors(code).next().is_some())
+    runbook_alerts()
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .filter(|code| selectors(code).next().is_some())
 }
 
 /// The runbook's chapter on alerts.
 fn runbook_alerts() -> &'static str {
-    let (_, chapter) = include_str!("../deploy/README.md").split_once("## Alerts\n").unwrap();
-    chapter.split_once("\n## ").map_or(chapter, |(chapter, _)| chapter)
+    let (_, chapter) = include_str!("../deploy/README.md")
+        .split_once("## Alerts\n")
+        .unwrap();
+    chapter
+        .split_once("\n## ")
+        .map_or(chapter, |(chapter, _)| chapter)
 }
 
 /// The series a query looks at, each as `name` or `name{…}`.
@@ -188,9 +294,16 @@ fn selectors(query: &str) -> impl Iterator<Item = String> {
         let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':';
         let (before, rest) = query.split_at(at);
         let name = &rest[..rest.find(|c| !is_part(c)).unwrap_or(rest.len())];
-        let ours = ["echocast_", "echocast:", "process_"].iter().any(|start| name.starts_with(start)) || name == "up";
+        let ours = ["echocast_", "echocast:", "process_"]
+            .iter()
+            .any(|start| name.starts_with(start))
+            || name == "up";
         let labels = &rest[name.len()..];
-        let labels = if labels.starts_with('{') { &labels[..=labels.find('}').unwrap()] } else { "" };
+        let labels = if labels.starts_with('{') {
+            &labels[..=labels.find('}').unwrap()]
+        } else {
+            ""
+        };
         (ours && !before.ends_with(is_part)).then(|| format!("{name}{labels}"))
     })
 }
@@ -200,6 +313,9 @@ async fn fires(prometheus: &Prometheus, name: &str) -> Value {
     until(name, async || !prometheus.firing(name).await.is_empty()).await;
     let alert = prometheus.firing(name).await.remove(0);
     let texts = alert["annotations"].to_string();
-    assert!(!texts.contains("{{") && !texts.contains("<no value>") && !texts.contains("error"), "{texts}");
+    assert!(
+        !texts.contains("{{") && !texts.contains("<no value>") && !texts.contains("error"),
+        "{texts}"
+    );
     alert
 }

@@ -1,5 +1,6 @@
-//! The address of Redis leads to another server than before, while the old one lives on: what is published on one and listened
-//! for on the other is noticed, and everything goes on at the new one.
+//! The address of Redis leads to another server than before, while the old one lives on: what is
+//! published on one and listened for on the other is noticed, and everything goes on at the new
+//! one.
 
 use std::time::Duration;
 
@@ -18,9 +19,25 @@ const RECONNECTS: &str = "echocast_broker_reconnects_total";
 /// Connections of which the newest command was this.
 async fn connections(redis: &Redis, command: &str) -> Vec<String> {
     let mut list = ::redis::cmd("CLIENT");
-    let list: String = list.arg("LIST").query_async(&mut redis.connect().await).await.unwrap();
-    let lines = list.lines().filter(|line| line.contains(&format!(" cmd={command} ")));
-    lines.map(|line| line.split_once("id=").unwrap().1.split(' ').next().unwrap().to_owned()).collect()
+    let list: String = list
+        .arg("LIST")
+        .query_async(&mut redis.connect().await)
+        .await
+        .unwrap();
+    let lines = list
+        .lines()
+        .filter(|line| line.contains(&format!(" cmd={command} ")));
+    lines
+        .map(|line| {
+            line.split_once("id=")
+                .unwrap()
+                .1
+                .split(' ')
+                .next()
+                .unwrap()
+                .to_owned()
+        })
+        .collect()
 }
 
 async fn say(node: &TestNode, text: &str) {
@@ -28,17 +45,25 @@ async fn say(node: &TestNode, text: &str) {
     assert_eq!(status, 200, "{body}");
 }
 
-/// Two nodes whose address led to the first server, and leads to the second one from now on; and a client of each.
+/// Two nodes whose address led to the first server, and leads to the second one from now on; and a
+/// client of each.
 async fn moved(history: &str) -> (Cluster, [V1Client; 2], [Redis; 2], Proxy) {
     let servers = [Redis::start().await, Redis::start().await];
     let way = Proxy::start(servers[0].address()).await;
     let url = format!("redis://{}", way.address);
-    let mut cluster = Cluster { nodes: Vec::new(), redis: None };
+    let mut cluster = Cluster {
+        nodes: Vec::new(),
+        redis: None,
+    };
     for _ in 0..2 {
-        cluster.nodes.push(TestNode::start(&["--redis-url", &url, "--history", history]).await);
+        cluster
+            .nodes
+            .push(TestNode::start(&["--redis-url", &url, "--history", history]).await);
     }
-    let mut clients =
-        [V1Client::connect(&cluster.node(0).url("/a")).await, V1Client::connect(&cluster.node(1).url("/a")).await];
+    let mut clients = [
+        V1Client::connect(&cluster.node(0).url("/a")).await,
+        V1Client::connect(&cluster.node(1).url("/a")).await,
+    ];
     for index in 0..2 {
         say(cluster.node(index), "before").await;
         for client in &mut clients {
@@ -51,8 +76,14 @@ async fn moved(history: &str) -> (Cluster, [V1Client; 2], [Redis; 2], Proxy) {
 
 /// Both nodes are at the new server: what is published on either is heard on both, after a gap.
 async fn all_goes_on(cluster: &Cluster, clients: &mut [V1Client; 2], reconnects: f64) {
-    until("the nodes notice", async || cluster.metric(RECONNECTS).await >= reconnects).await;
-    until("the broker is up", async || cluster.metric("echocast_broker_up").await == 2.0).await;
+    until("the nodes notice", async || {
+        cluster.metric(RECONNECTS).await >= reconnects
+    })
+    .await;
+    until("the broker is up", async || {
+        cluster.metric("echocast_broker_up").await == 2.0
+    })
+    .await;
     say(cluster.node(0), "after 0").await;
     say(cluster.node(1), "after 1").await;
     for client in clients {
@@ -99,15 +130,22 @@ async fn publishers_follow_subscriptions_that_are_led_elsewhere() {
         if history == "1000" {
             all_goes_on(&cluster, &mut clients, 2.0).await;
         } else {
-            until("the nodes notice", async || cluster.metric(RECONNECTS).await >= 2.0).await;
-            until("the broker is up", async || cluster.metric("echocast_broker_up").await == 2.0).await;
+            until("the nodes notice", async || {
+                cluster.metric(RECONNECTS).await >= 2.0
+            })
+            .await;
+            until("the broker is up", async || {
+                cluster.metric("echocast_broker_up").await == 2.0
+            })
+            .await;
             say(cluster.node(0), "after").await;
             for client in &mut clients {
                 assert_eq!(client.next().await["data"], json!("after"));
             }
         }
         until("nobody is left there", async || {
-            connections(&servers[0], "publish").await.is_empty() && connections(&servers[0], "evalsha").await.is_empty()
+            connections(&servers[0], "publish").await.is_empty()
+                && connections(&servers[0], "evalsha").await.is_empty()
         })
         .await;
     }
@@ -125,7 +163,11 @@ async fn connections_that_stay_are_not_made_anew() {
     tokio::time::sleep(Duration::from_secs(6)).await;
     say(cluster.node(0), "last").await;
     client.expect(["first", "first", "last"]).await;
-    let after: Vec<String> = [connections(redis, "publish").await, connections(redis, "evalsha").await].concat();
+    let after: Vec<String> = [
+        connections(redis, "publish").await,
+        connections(redis, "evalsha").await,
+    ]
+    .concat();
     assert!(ids.iter().all(|id| after.contains(id)), "{ids:?} {after:?}");
     assert_eq!(cluster.metric(RECONNECTS).await, 0.0);
 }

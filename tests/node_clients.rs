@@ -1,5 +1,6 @@
-//! Clients other people wrote: the npm packages `ws`, with the examples of its README unchanged, and `wscat`. The
-//! scripts in tests/node judge themselves; here they get a node, a channel and a verdict.
+//! Clients other people wrote: the npm packages `ws`, with the examples of its README unchanged,
+//! and `wscat`. The scripts in tests/node judge themselves; here they get a node, a channel and a
+//! verdict.
 
 use tokio::process::Command;
 
@@ -24,9 +25,15 @@ async fn the_eight_line_client_hears_itself_and_is_heard(cluster: Cluster) {
 }
 
 async fn the_examples_of_the_readme_of_ws_work_unchanged(cluster: Cluster) {
-    // Each on a channel of its own: two of them are written for a server that echoes to nobody else.
+    // Each on a channel of its own: two of them are written for a server that echoes to nobody
+    // else.
     let names = ["text.mjs", "binary.mjs", "roundtrip.mjs", "streams.mjs"];
-    let running = names.map(|name| (name, script(name, &cluster.node(1).url(&format!("/{name}")))));
+    let running = names.map(|name| {
+        (
+            name,
+            script(name, &cluster.node(1).url(&format!("/{name}"))),
+        )
+    });
     for (name, example) in running {
         passed(name, example).await;
     }
@@ -47,7 +54,9 @@ async fn wscat_is_heard_and_hears_others(cluster: Cluster) {
     // It prompts after each line it has said, on a pipe too.
     wscat.prints(["> from wscat"]).await;
     here.expect(["said now", "from wscat"]).await;
-    there.expect(["said before", "said now", "from wscat"]).await;
+    there
+        .expect(["said before", "said now", "from wscat"])
+        .await;
     assert_eq!(wscat.finish().await.code, Some(0));
 }
 
@@ -56,8 +65,14 @@ async fn wscat_says_one_line_and_leaves() {
     let cluster = Cluster::embedded(&[]).await;
     let mut listener = cluster.client(0, "/").await;
     let address = cluster.node(0).address.to_string();
-    let ended = wscat(&["-c", &address, "-x", "hello there", "-w", "1"]).ended().await;
-    assert_eq!((ended.code, ended.output.as_slice()), (Some(0), ["hello there".to_owned()].as_slice()), "{ended:?}");
+    let ended = wscat(&["-c", &address, "-x", "hello there", "-w", "1"])
+        .ended()
+        .await;
+    assert_eq!(
+        (ended.code, ended.output.as_slice()),
+        (Some(0), ["hello there".to_owned()].as_slice()),
+        "{ended:?}"
+    );
     listener.expect(["hello there"]).await;
 }
 
@@ -73,7 +88,10 @@ async fn the_heartbeat_client_of_ws_would_miss_our_pings() {
     let cluster = Cluster::embedded(&["--ping-interval", "1h"]).await;
     let ended = heartbeat(&cluster, 500).ended().await;
     assert_eq!(ended.code, Some(1), "{ended:?}");
-    assert!(ended.errors.contains("the connection closed too soon"), "{ended:?}");
+    assert!(
+        ended.errors.contains("the connection closed too soon"),
+        "{ended:?}"
+    );
 }
 
 #[tokio::test]
@@ -97,8 +115,14 @@ fn wscat(arguments: &[&str]) -> Program {
 
 pub fn node(arguments: &[&str]) -> Command {
     for package in ["ws", "wscat"] {
-        let installed = std::path::Path::new(FOLDER).join("node_modules").join(package).exists();
-        assert!(installed, "no npm package {package} in tests/node: run npm ci in tests/node (tests/run does)");
+        let installed = std::path::Path::new(FOLDER)
+            .join("node_modules")
+            .join(package)
+            .exists();
+        assert!(
+            installed,
+            "no npm package {package} in tests/node: run npm ci in tests/node (tests/run does)"
+        );
     }
     let mut command = Command::new("node");
     command.args(arguments).current_dir(FOLDER);
@@ -109,6 +133,12 @@ pub fn node(arguments: &[&str]) -> Command {
 pub async fn passed(name: &str, program: Program) -> Ended {
     let ended = program.ended().await;
     assert_eq!(ended.code, Some(0), "{name}: {ended:?}");
-    assert!(ended.output.last().is_some_and(|line| line.starts_with("ok: ")), "{name}: {ended:?}");
+    assert!(
+        ended
+            .output
+            .last()
+            .is_some_and(|line| line.starts_with("ok: ")),
+        "{name}: {ended:?}"
+    );
     ended
 }

@@ -13,7 +13,10 @@ use crate::support::v1::V1Client;
 /// Waits until every node says how its broker is.
 async fn broker(cluster: &Cluster, up: bool) {
     let wanted = if up { cluster.nodes.len() as f64 } else { 0.0 };
-    until("the nodes notice", async || cluster.metric("echocast_broker_up").await == wanted).await;
+    until("the nodes notice", async || {
+        cluster.metric("echocast_broker_up").await == wanted
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -26,11 +29,17 @@ async fn a_killed_redis_costs_nobody_a_connection_and_what_was_said_meanwhile_ar
     there.expect(["before"]).await;
     redis.kill().await;
     broker(&cluster, false).await;
-    assert_eq!(cluster.node(0).get_ops("/readyz").await, (200, "ready, broker away\n".into()));
+    assert_eq!(
+        cluster.node(0).get_ops("/readyz").await,
+        (200, "ready, broker away\n".into())
+    );
     here.say("meanwhile").await;
     assert!(there.hears_nothing_for(Duration::from_millis(300)).await);
     // A newcomer is told, because nobody could promise it anything.
-    let (status, why) = TestClient::try_connect(&cluster.node(0).url("/other"), &[]).await.err().unwrap();
+    let (status, why) = TestClient::try_connect(&cluster.node(0).url("/other"), &[])
+        .await
+        .err()
+        .unwrap();
     assert!(status == 503 && why.contains("broker"), "{status} {why}");
     redis.restart().await;
     broker(&cluster, true).await;
@@ -62,11 +71,19 @@ async fn connections_killed_in_redis_are_made_again() {
     let cluster = Cluster::redis(2, &[]).await;
     let redis = cluster.redis.as_ref().unwrap();
     let (mut here, mut there) = (cluster.client(0, "/").await, cluster.client(1, "/").await);
-    for (round, kind) in ["pubsub", "normal", "pubsub", "normal"].into_iter().enumerate() {
+    for (round, kind) in ["pubsub", "normal", "pubsub", "normal"]
+        .into_iter()
+        .enumerate()
+    {
         let before = cluster.metric("echocast_broker_reconnects_total").await;
         let mut connection = redis.connect().await;
         let mut kill = redis::cmd("CLIENT");
-        kill.arg("KILL").arg("TYPE").arg(kind).exec_async(&mut connection).await.unwrap();
+        kill.arg("KILL")
+            .arg("TYPE")
+            .arg(kind)
+            .exec_async(&mut connection)
+            .await
+            .unwrap();
         if kind == "pubsub" {
             until("both subscribe again", async || {
                 cluster.metric("echocast_broker_reconnects_total").await == before + 2.0
@@ -78,7 +95,12 @@ async fn connections_killed_in_redis_are_made_again() {
         here.expect([text.as_str()]).await;
         there.expect([text.as_str()]).await;
     }
-    assert_eq!(cluster.metric("echocast_messages_lost_total{cause=\"broker\"}").await, 0.0);
+    assert_eq!(
+        cluster
+            .metric("echocast_messages_lost_total{cause=\"broker\"}")
+            .await,
+        0.0
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -86,7 +108,10 @@ async fn a_node_may_start_before_its_redis_and_is_ready_once_it_is_there() {
     let redis = Redis::start().await;
     redis.kill().await;
     let node = TestNode::start_unready(&["--redis-url", &redis.url()]).await;
-    assert_eq!(node.get_ops("/readyz").await, (503, "starting, broker not reached yet\n".into()));
+    assert_eq!(
+        node.get_ops("/readyz").await,
+        (503, "starting, broker not reached yet\n".into())
+    );
     assert_eq!(node.get_ops("/livez").await.0, 200);
     redis.restart().await;
     node.wait_ready().await;
@@ -97,13 +122,21 @@ async fn a_node_may_start_before_its_redis_and_is_ready_once_it_is_there() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_channel_left_in_an_outage_has_missed_nothing_when_it_is_joined_again() {
-    // Several, because only some are giving the subscription up when the link breaks: others notice by their probes.
+    // Several, because only some are giving the subscription up when the link breaks: others notice
+    // by their probes.
     const NODES: usize = 5;
     let mut cluster = Cluster::redis(1, &["--history", "5"]).await;
     let redis = cluster.redis.as_ref().unwrap().url();
     for _ in 0..NODES {
         // A second channel pushes out the one that was left.
-        let flags = ["--redis-url", &redis, "--history", "5", "--max-channels", "1"];
+        let flags = [
+            "--redis-url",
+            &redis,
+            "--history",
+            "5",
+            "--max-channels",
+            "1",
+        ];
         cluster.nodes.push(TestNode::start(&flags).await);
     }
     let mut clients = Vec::new();
@@ -115,8 +148,13 @@ async fn a_channel_left_in_an_outage_has_missed_nothing_when_it_is_joined_again(
         client.expect(["before"]).await;
     }
     drop(clients);
-    until("they have left", async || cluster.metric("echocast_connections{transport=\"websocket\"}").await == 0.0)
-        .await;
+    until("they have left", async || {
+        cluster
+            .metric("echocast_connections{transport=\"websocket\"}")
+            .await
+            == 0.0
+    })
+    .await;
     cluster.redis.as_ref().unwrap().pause().await;
     let others: Vec<_> = (1..=NODES)
         .map(|index| {
@@ -136,11 +174,18 @@ async fn a_channel_left_in_an_outage_has_missed_nothing_when_it_is_joined_again(
     }
     for index in 1..=NODES {
         until("it is let in", async || {
-            TestClient::try_connect(&cluster.node(index).url("/a?last=12"), &[]).await.is_ok()
+            TestClient::try_connect(&cluster.node(index).url("/a?last=12"), &[])
+                .await
+                .is_ok()
         })
         .await;
         let mut client = V1Client::connect(&cluster.node(index).url("/a?last=12")).await;
         client.expect(["7", "8", "9", "10", "11"]).await;
     }
-    assert_eq!(cluster.metric("echocast_messages_lost_total{cause=\"broker\"}").await, 0.0);
+    assert_eq!(
+        cluster
+            .metric("echocast_messages_lost_total{cause=\"broker\"}")
+            .await,
+        0.0
+    );
 }

@@ -1,4 +1,5 @@
-//! The protocol on an open connection: what malformed frames get, and that nobody else pays for them.
+//! The protocol on an open connection: what malformed frames get, and that nobody else pays for
+//! them.
 
 use std::time::{Duration, Instant};
 
@@ -21,10 +22,22 @@ async fn malformed_frames_get_the_code_that_names_them_and_are_counted() {
         ("a continuation of nothing", masked(0x80, b"x"), 1002),
         ("a fragmented ping", masked(0x09, b"x"), 1002),
         ("a close of one byte", masked(0x88, b"x"), 1002),
-        ("a close code nobody may send", masked(0x88, &1005u16.to_be_bytes()), 1002),
+        (
+            "a close code nobody may send",
+            masked(0x88, &1005u16.to_be_bytes()),
+            1002,
+        ),
         ("text that is none", masked(0x81, &[0xff]), 1007),
-        ("a message too long by one byte", masked(0x82, &[7; 1025]), 1009),
-        ("fragments too long together", [masked(0x02, &[7; 1000]), masked(0x80, &[7; 25])].concat(), 1009),
+        (
+            "a message too long by one byte",
+            masked(0x82, &[7; 1025]),
+            1009,
+        ),
+        (
+            "fragments too long together",
+            [masked(0x02, &[7; 1000]), masked(0x80, &[7; 25])].concat(),
+            1009,
+        ),
     ];
     for (what, bytes, code) in &cases {
         let mut client = RawClient::websocket(node.address, "/").await;
@@ -35,10 +48,17 @@ async fn malformed_frames_get_the_code_that_names_them_and_are_counted() {
     bystander.say("still here").await;
     bystander.expect(["still here"]).await;
     let closed = async |reason: &str| {
-        node.metric(&format!("echocast_connections_closed_total{{reason=\"{reason}\",transport=\"websocket\"}}")).await
+        node.metric(&format!(
+            "echocast_connections_closed_total{{reason=\"{reason}\",transport=\"websocket\"}}"
+        ))
+        .await
     };
     until("all are counted", async || {
-        (closed("protocol").await, closed("not_utf8").await, closed("too_big").await) == (7.0, 1.0, 2.0)
+        (
+            closed("protocol").await,
+            closed("not_utf8").await,
+            closed("too_big").await,
+        ) == (7.0, 1.0, 2.0)
     })
     .await;
 }
@@ -48,7 +68,16 @@ async fn what_was_said_before_a_violation_is_heard_by_all() {
     let node = TestNode::start(&[]).await;
     let mut other = TestClient::connect(&node.url("/")).await;
     let mut client = RawClient::websocket(node.address, "/").await;
-    client.send(&[masked(0x81, b"fine"), masked(0x81, &[0xff]), masked(0x81, b"too late")].concat()).await;
+    client
+        .send(
+            &[
+                masked(0x81, b"fine"),
+                masked(0x81, &[0xff]),
+                masked(0x81, b"too late"),
+            ]
+            .concat(),
+        )
+        .await;
     assert_eq!(client.read_frame().await, (0x81, b"fine".to_vec()));
     assert_eq!(client.close_code().await, 1007);
     other.say("next").await;
@@ -59,8 +88,12 @@ async fn what_was_said_before_a_violation_is_heard_by_all() {
 async fn fragments_are_put_together_and_pings_between_them_answered() {
     let node = TestNode::start(&[]).await;
     let mut client = RawClient::websocket(node.address, "/").await;
-    let frames =
-        [masked(0x01, "κό".as_bytes()), masked(0x89, b"now"), masked(0x00, b""), masked(0x80, "σμε".as_bytes())];
+    let frames = [
+        masked(0x01, "κό".as_bytes()),
+        masked(0x89, b"now"),
+        masked(0x00, b""),
+        masked(0x80, "σμε".as_bytes()),
+    ];
     // One byte at a time: nothing depends on how bytes arrive.
     for byte in frames.concat() {
         client.send(&[byte]).await;
@@ -83,7 +116,10 @@ async fn close_codes_are_echoed() {
     let node = TestNode::start(&[]).await;
     for (code, reason) in [(1000, ""), (1001, "leaving"), (3000, "x"), (4999, "κόσμε")] {
         let mut client = TestClient::connect(&node.url("/")).await;
-        assert_eq!(client.close(code, reason).await, Some((code, reason.into())));
+        assert_eq!(
+            client.close(code, reason).await,
+            Some((code, reason.into()))
+        );
     }
     let mut silent = RawClient::websocket(node.address, "/").await;
     silent.send(&masked(0x88, b"")).await;
@@ -128,8 +164,13 @@ async fn clients_are_pinged_and_those_who_do_not_answer_are_closed() {
         }
     };
     assert_eq!(code, 1002);
-    assert!(pinged.elapsed() >= Duration::from_millis(700), "closed after {:?}", pinged.elapsed());
-    let closed = "echocast_connections_closed_total{reason=\"ping_timeout\",transport=\"websocket\"}";
+    assert!(
+        pinged.elapsed() >= Duration::from_millis(700),
+        "closed after {:?}",
+        pinged.elapsed()
+    );
+    let closed =
+        "echocast_connections_closed_total{reason=\"ping_timeout\",transport=\"websocket\"}";
     drop(dead);
     until("it is counted", async || node.metric(closed).await == 1.0).await;
     // One that reads answers.
@@ -163,7 +204,9 @@ async fn a_client_that_never_reads_its_pongs_is_no_longer_read_and_costs_the_oth
     let flood = masked(0x89, &[7; 125]).repeat(1000);
     let flooding = tokio::spawn(async move {
         for _ in 0..200 {
-            tokio::io::AsyncWriteExt::write_all(&mut greedy.stream, &flood).await.unwrap();
+            tokio::io::AsyncWriteExt::write_all(&mut greedy.stream, &flood)
+                .await
+                .unwrap();
         }
     });
     let mut other = TestClient::connect(&node.url("/")).await;
@@ -193,7 +236,9 @@ async fn who_leaves_is_missed_at_once_however_it_leaves() {
             // What it has not read makes it a reset, here while it is not read from.
             2 => {
                 let stopped = Duration::from_millis(100);
-                while let Ok(written) = tokio::time::timeout(stopped, client.stream.write_all(&pings)).await {
+                while let Ok(written) =
+                    tokio::time::timeout(stopped, client.stream.write_all(&pings)).await
+                {
                     written.unwrap();
                 }
                 drop(client);
@@ -203,7 +248,9 @@ async fn who_leaves_is_missed_at_once_however_it_leaves() {
         listener.expect(["last words"]).await;
     }
     until("only the listener is here", async || {
-        node.metric("echocast_connections{transport=\"websocket\"}").await == 1.0
+        node.metric("echocast_connections{transport=\"websocket\"}")
+            .await
+            == 1.0
     })
     .await;
 }

@@ -1,4 +1,5 @@
-//! Redis as operators set it up: behind TLS, with users that may do only what they must, and as what cannot be used.
+//! Redis as operators set it up: behind TLS, with users that may do only what they must, and as
+//! what cannot be used.
 
 mod client_certificates;
 mod documented_user;
@@ -27,7 +28,10 @@ async fn certificates(directory: &Path) {
         openssl x509 -req -in node.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 2 -extfile extensions -out node.crt
     ";
     let mut shell = Command::new("sh");
-    shell.args(["-ec", script]).current_dir(directory).stderr(Stdio::null());
+    shell
+        .args(["-ec", script])
+        .current_dir(directory)
+        .stderr(Stdio::null());
     assert!(shell.status().await.unwrap().success(), "openssl");
 }
 
@@ -37,9 +41,23 @@ async fn tls_with_a_private_ca() {
     certificates(directory.path()).await;
     let file = |name: &str| std::fs::read(directory.path().join(name)).unwrap();
     let redis = Redis::run(|image| {
-        let options = ["--tls-port", "6379", "--tls-auth-clients", "no", "--tls-ca-cert-file", "/tmp/ca.crt"];
-        let own = ["--tls-cert-file", "/tmp/redis.crt", "--tls-key-file", "/tmp/redis.key"];
-        let image = image.with_copy_to("/tmp/ca.crt", file("ca.crt")).with_copy_to("/tmp/redis.crt", file("redis.crt"));
+        let options = [
+            "--tls-port",
+            "6379",
+            "--tls-auth-clients",
+            "no",
+            "--tls-ca-cert-file",
+            "/tmp/ca.crt",
+        ];
+        let own = [
+            "--tls-cert-file",
+            "/tmp/redis.crt",
+            "--tls-key-file",
+            "/tmp/redis.key",
+        ];
+        let image = image
+            .with_copy_to("/tmp/ca.crt", file("ca.crt"))
+            .with_copy_to("/tmp/redis.crt", file("redis.crt"));
         image
             .with_copy_to("/tmp/redis.key", file("redis.key"))
             .with_cmd([&["redis-server", "--port", "0"], &options[..], &own].concat())
@@ -61,5 +79,8 @@ async fn tls_with_a_private_ca() {
     assert_eq!(http_get(distrustful.ops, "/readyz", &[]).await.0, 503);
     distrustful.signal("TERM").await;
     let (_, log) = distrustful.ended().await;
-    assert!(log.iter().any(|line| line.contains("UnknownIssuer")), "{log:#?}");
+    assert!(
+        log.iter().any(|line| line.contains("UnknownIssuer")),
+        "{log:#?}"
+    );
 }

@@ -1,4 +1,5 @@
-//! Clients that come back get what they missed, once and in order, on any node, or are told what is missing.
+//! Clients that come back get what they missed, once and in order, on any node, or are told what is
+//! missing.
 
 use std::time::Duration;
 
@@ -59,13 +60,20 @@ async fn a_client_that_comes_back_gets_exactly_what_it_missed_on_any_node(cluste
         assert_eq!(back.welcome["recovered"], true);
         back.expect(refs(&texts(5..25))).await;
         // A raw client can name a place as well.
-        TestClient::connect(&url).await.expect(refs(&texts(5..25))).await;
+        TestClient::connect(&url)
+            .await
+            .expect(refs(&texts(5..25)))
+            .await;
     }
 }
 
 async fn an_event_stream_goes_on_after_its_last_event(cluster: Cluster) {
     let mut stream = EventStream::open(cluster.node(0).address, "/a", None).await;
-    assert_eq!(stream.next().await.unwrap().data, "", "where to go on if nothing is heard");
+    assert_eq!(
+        stream.next().await.unwrap().data,
+        "",
+        "where to go on if nothing is heard"
+    );
     publish_all(&cluster, "/a", 0..5).await;
     let last = stream.expect(refs(&texts(0..5))).await;
     drop(stream);
@@ -83,7 +91,8 @@ async fn a_client_that_has_heard_nothing_yet_misses_nothing_either(cluster: Clus
     assert_eq!(stream.next().await.unwrap().id, place);
     drop((client, stream));
     publish_all(&cluster, "/quiet", 0..3).await;
-    let mut back = V1Client::connect(&format!("{}?since={place}", cluster.node(1).url("/quiet"))).await;
+    let mut back =
+        V1Client::connect(&format!("{}?since={place}", cluster.node(1).url("/quiet"))).await;
     assert_eq!(back.welcome["recovered"], true);
     back.expect(refs(&texts(0..3))).await;
 }
@@ -92,13 +101,19 @@ async fn an_unknown_place_is_told_as_a_gap_before_everything_that_is_kept(cluste
     publish_all(&cluster, "/a", 0..3).await;
     let mut client = V1Client::connect(&cluster.node(0).url("/a?since=0123456789abcdef-2")).await;
     assert_eq!(client.welcome["recovered"], false);
-    assert_eq!(client.next().await, json!({ "event": "gap", "missed": null }));
+    assert_eq!(
+        client.next().await,
+        json!({ "event": "gap", "missed": null })
+    );
     client.expect(["0", "1", "2"]).await;
     // Event sources cannot forget an id that another service gave them.
     for place in ["0123456789abcdef-2", "nonsense"] {
         let mut stream = EventStream::open(cluster.node(1).address, "/a", Some(place)).await;
         let gap = stream.next().await.unwrap();
-        assert_eq!((gap.kind.as_str(), gap.data.as_str()), ("gap", r#"{"missed":null}"#));
+        assert_eq!(
+            (gap.kind.as_str(), gap.data.as_str()),
+            ("gap", r#"{"missed":null}"#)
+        );
         stream.expect(["0", "1", "2"]).await;
     }
 }
@@ -122,12 +137,28 @@ async fn what_is_asked_for_and_what_comes_meanwhile_have_no_border(cluster: Clus
 async fn a_key_is_kept_once_and_answered_with_the_first_id(cluster: Cluster) {
     let mut listener = cluster.client(0, "/a").await;
     let mut client = V1Client::connect(&cluster.node(0).url("/a")).await;
-    client.send(json!({ "data": "once", "ref": "1", "key": "k" })).await;
+    client
+        .send(json!({ "data": "once", "ref": "1", "key": "k" }))
+        .await;
     let first = client.answer("1").await;
-    client.send(json!({ "data": "once", "ref": "2", "key": "k" })).await;
+    client
+        .send(json!({ "data": "once", "ref": "2", "key": "k" }))
+        .await;
     assert_eq!(client.answer("2").await["id"], first["id"]);
-    let (status, _, body) = post(cluster.node(1).address, "/a", &[("Idempotency-Key", "k")], b"once").await;
-    assert_eq!((status, serde_json::from_str::<Value>(&body).unwrap()["id"].clone()), (200, first["id"].clone()));
+    let (status, _, body) = post(
+        cluster.node(1).address,
+        "/a",
+        &[("Idempotency-Key", "k")],
+        b"once",
+    )
+    .await;
+    assert_eq!(
+        (
+            status,
+            serde_json::from_str::<Value>(&body).unwrap()["id"].clone()
+        ),
+        (200, first["id"].clone())
+    );
     client.say("other").await;
     listener.expect(["once", "other"]).await;
 }
@@ -136,13 +167,25 @@ async fn what_is_no_message_is_answered_and_costs_no_connection(cluster: Cluster
     let mut client = V1Client::connect(&cluster.node(0).url("/a")).await;
     client.client.say("no json").await;
     let answer = client.next().await;
-    assert!(answer["error"].as_str().unwrap().contains("not a message in JSON"), "{answer}");
+    assert!(
+        answer["error"]
+            .as_str()
+            .unwrap()
+            .contains("not a message in JSON"),
+        "{answer}"
+    );
     assert_eq!(answer["ref"], Value::Null);
     let large = "x".repeat(64 * 1024 + 1);
     for (frame, why) in [
         (json!({ "ref": "r" }), "either data or base64"),
-        (json!({ "ref": "r", "data": "a", "key": "k".repeat(257) }), "a key has 1 to 256 bytes"),
-        (json!({ "ref": "r", "data": large }), "longer than 65536 bytes"),
+        (
+            json!({ "ref": "r", "data": "a", "key": "k".repeat(257) }),
+            "a key has 1 to 256 bytes",
+        ),
+        (
+            json!({ "ref": "r", "data": large }),
+            "longer than 65536 bytes",
+        ),
     ] {
         client.send(frame).await;
         let answer = client.next().await;
@@ -161,7 +204,12 @@ async fn binary_is_base64_in_json_and_back(cluster: Cluster) {
     assert_eq!(raw.next().await.into_data(), vec![0, 255]);
     assert_eq!(client.next().await["base64"], "AP8=");
     let binary = [("Echocast-Kind", "binary")];
-    assert_eq!(post(cluster.node(0).address, "/a", &binary, b"text").await.0, 200);
+    assert_eq!(
+        post(cluster.node(0).address, "/a", &binary, b"text")
+            .await
+            .0,
+        200
+    );
     assert!(raw.next().await.is_binary());
     assert_eq!(client.next().await["base64"], "dGV4dA==");
 }
@@ -172,25 +220,39 @@ async fn who_does_not_want_its_own_messages_hears_all_others(cluster: Cluster) {
     let mut all = cluster.client(1, "/a").await;
     for round in 0..50 {
         one.say(&format!("one {round}")).await;
-        other.send(json!({ "data": format!("other {round}") })).await;
+        other
+            .send(json!({ "data": format!("other {round}") }))
+            .await;
     }
     one.say("one, the end").await;
     other.send(json!({ "data": "other, the end" })).await;
     let (mut from_one, mut from_other) = (Vec::new(), Vec::new());
     while from_one.len() + from_other.len() < 102 {
         let text = all.hear().await;
-        if text.starts_with("one") { from_one.push(text) } else { from_other.push(text) }
+        if text.starts_with("one") {
+            from_one.push(text)
+        } else {
+            from_other.push(text)
+        }
     }
     one.expect(refs(&from_other)).await;
     assert!(one.hears_nothing_for(Duration::from_millis(100)).await);
     other.expect(refs(&from_one)).await;
-    assert!(other.client.hears_nothing_for(Duration::from_millis(100)).await);
+    assert!(
+        other
+            .client
+            .hears_nothing_for(Duration::from_millis(100))
+            .await
+    );
     let mut again = V1Client::connect(&cluster.node(1).url("/a?last=102&echo=false")).await;
     let mut heard = Vec::new();
     for _ in 0..102 {
         heard.push(again.next().await["data"].as_str().unwrap().to_owned());
     }
-    let all_of_both = from_one.iter().chain(&from_other).all(|text| heard.contains(text));
+    let all_of_both = from_one
+        .iter()
+        .chain(&from_other)
+        .all(|text| heard.contains(text));
     assert!(all_of_both, "what another connection said is not its own");
 }
 
@@ -198,19 +260,39 @@ async fn the_newest_messages_come_first_on_every_transport(cluster: Cluster) {
     let newest = publish_all(&cluster, "/a", 0..10).await;
     let node = cluster.node(0);
     // What one node acknowledges another may have a moment later.
-    V1Client::connect(&format!("{}?since=0-0", node.url("/a"))).await.expect(refs(&texts(0..10))).await;
-    V1Client::connect(&node.url("/a?last=3")).await.expect(["7", "8", "9"]).await;
-    EventStream::open(node.address, "/a?last=3", None).await.expect(["7", "8", "9"]).await;
+    V1Client::connect(&format!("{}?since=0-0", node.url("/a")))
+        .await
+        .expect(refs(&texts(0..10)))
+        .await;
+    V1Client::connect(&node.url("/a?last=3"))
+        .await
+        .expect(["7", "8", "9"])
+        .await;
+    EventStream::open(node.address, "/a?last=3", None)
+        .await
+        .expect(["7", "8", "9"])
+        .await;
     let json = [("Accept", "application/json")];
     let (status, _, body) = http(node.address, "GET", "/a?last=3", &json).await;
     let body: Value = serde_json::from_str(&body).unwrap();
-    assert_eq!((status, &body["id"], &body["channel"]), (200, &json!(newest), &json!("a")));
-    let heard: Vec<&str> = body["messages"].as_array().unwrap().iter().map(|m| m["data"].as_str().unwrap()).collect();
+    assert_eq!(
+        (status, &body["id"], &body["channel"]),
+        (200, &json!(newest), &json!("a"))
+    );
+    let heard: Vec<&str> = body["messages"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|m| m["data"].as_str().unwrap())
+        .collect();
     assert_eq!(heard, ["7", "8", "9"]);
     let fourth = body["messages"][0]["id"].as_str().unwrap();
     let (_, _, body) = http(node.address, "GET", &format!("/a?since={fourth}"), &json).await;
     let body: Value = serde_json::from_str(&body).unwrap();
-    assert_eq!((&body["recovered"], &body["missed"], &body["more"]), (&json!(true), &json!(0), &json!(false)));
+    assert_eq!(
+        (&body["recovered"], &body["missed"], &body["more"]),
+        (&json!(true), &json!(0), &json!(false))
+    );
     assert_eq!(body["messages"].as_array().unwrap().len(), 2);
 }
 
@@ -222,13 +304,25 @@ async fn a_message_keeps_the_time_at_which_it_was_published(cluster: Cluster) {
     here.send(json!({ "base64": "AP8=" })).await;
     let (text, binary) = (here.next().await, here.next().await);
     let times = [&text, &binary].map(|message| message["time"].as_u64().unwrap());
-    assert!(before <= times[0] && times[0] <= times[1] && times[1] <= now_ms(), "{times:?}");
+    assert!(
+        before <= times[0] && times[0] <= times[1] && times[1] <= now_ms(),
+        "{times:?}"
+    );
     // Later, and on every node, it is still the same.
     tokio::time::sleep(Duration::from_millis(5)).await;
     for node in &cluster.nodes {
         let mut late = V1Client::connect(&node.url("/a?last=2")).await;
-        assert_eq!([late.next().await, late.next().await], [text.clone(), binary.clone()]);
-        let (_, _, body) = http(node.address, "GET", "/a?last=2", &[("Accept", "application/json")]).await;
+        assert_eq!(
+            [late.next().await, late.next().await],
+            [text.clone(), binary.clone()]
+        );
+        let (_, _, body) = http(
+            node.address,
+            "GET",
+            "/a?last=2",
+            &[("Accept", "application/json")],
+        )
+        .await;
         let body: Value = serde_json::from_str(&body).unwrap();
         assert_eq!(body["messages"], json!([text, binary]));
     }
@@ -241,7 +335,10 @@ async fn a_drain_is_announced_to_whoever_can_be_told(mut cluster: Cluster) {
     cluster.nodes[0].begin_stop();
     let drain = client.next().await;
     assert_eq!(drain["event"], "drain");
-    assert!((1..=2000).contains(&drain["retry_ms"].as_u64().unwrap()), "{drain}");
+    assert!(
+        (1..=2000).contains(&drain["retry_ms"].as_u64().unwrap()),
+        "{drain}"
+    );
     assert_eq!(client.client.closed().await.unwrap().0, 1012);
     assert!(stream.next().await.unwrap().retry.parse::<u64>().is_ok());
     assert_eq!(stream.next().await, None);
@@ -263,13 +360,28 @@ async fn what_no_longer_fits_the_feed_is_read_from_redis() {
         let mut client = V1Client::connect(&url).await;
         assert_eq!(client.welcome["recovered"], true);
         client.expect(refs(&expected)).await;
-        TestClient::connect(&format!("{}?last=599", cluster.node(node).url("/a"))).await.expect(refs(&expected)).await;
-        EventStream::open(cluster.node(node).address, "/a", Some(&first)).await.expect(refs(&expected)).await;
+        TestClient::connect(&format!("{}?last=599", cluster.node(node).url("/a")))
+            .await
+            .expect(refs(&expected))
+            .await;
+        EventStream::open(cluster.node(node).address, "/a", Some(&first))
+            .await
+            .expect(refs(&expected))
+            .await;
     }
     let json = [("Accept", "application/json")];
-    let (_, _, body) = http(cluster.node(1).address, "GET", &format!("/a?since={first}"), &json).await;
+    let (_, _, body) = http(
+        cluster.node(1).address,
+        "GET",
+        &format!("/a?since={first}"),
+        &json,
+    )
+    .await;
     let body: Value = serde_json::from_str(&body).unwrap();
-    assert_eq!((&body["recovered"], &body["more"]), (&json!(true), &json!(false)));
+    assert_eq!(
+        (&body["recovered"], &body["more"]),
+        (&json!(true), &json!(false))
+    );
     assert_eq!(body["messages"].as_array().unwrap().len(), 599);
 }
 
@@ -283,7 +395,10 @@ async fn without_history_nothing_has_an_id_and_acknowledgements_still_come() {
     assert_eq!(client.answer("1").await, json!({ "ack": "1", "id": null }));
     let heard = there.next().await;
     assert_eq!((&heard["id"], &heard["data"]), (&Value::Null, &json!("x")));
-    assert_eq!(post(cluster.node(0).address, "/a", &[], b"y").await.2, r#"{"id":null}"#);
+    assert_eq!(
+        post(cluster.node(0).address, "/a", &[], b"y").await.2,
+        r#"{"id":null}"#
+    );
     let heard = there.next().await;
     assert_eq!((&heard["id"], &heard["data"]), (&Value::Null, &json!("y")));
 }
@@ -297,7 +412,10 @@ async fn a_place_that_another_node_has_reached_is_waited_for() {
     listener.expect(["x"]).await;
     // Another node's message, which Redis holds, and whose delivery to this node takes long.
     let (epoch, offset) = id.split_once('-').unwrap();
-    let said = Said { payload: "y".into(), ..Said::default() };
+    let said = Said {
+        payload: "y".into(),
+        ..Said::default()
+    };
     let envelope = Envelope {
         epoch: u64::from_str_radix(epoch, 16).unwrap(),
         offset: 2,
@@ -308,15 +426,25 @@ async fn a_place_that_another_node_has_reached_is_waited_for() {
     };
     assert_eq!(offset, "1");
     let redis = cluster.redis.as_ref().unwrap();
-    redis.tell(&["HSET", "echocast:{a}:meta", "offset", "2"]).await;
+    redis
+        .tell(&["HSET", "echocast:{a}:meta", "offset", "2"])
+        .await;
     let asked = asked_for_the_newest(redis).await;
     let next = format!("{epoch}-2");
     let url = format!("{}?since={next}", node.url("/a"));
     let coming = tokio::spawn(async move { V1Client::connect(&url).await });
-    until("the node has asked", async || asked_for_the_newest(redis).await > asked).await;
-    redis.publish("echocast:{a}", &envelope.encode_payload()).await;
+    until("the node has asked", async || {
+        asked_for_the_newest(redis).await > asked
+    })
+    .await;
+    redis
+        .publish("echocast:{a}", &envelope.encode_payload())
+        .await;
     let mut client = coming.await.unwrap();
-    assert_eq!((&client.welcome["id"], &client.welcome["recovered"]), (&json!(next), &json!(true)));
+    assert_eq!(
+        (&client.welcome["id"], &client.welcome["recovered"]),
+        (&json!(next), &json!(true))
+    );
     publish(node.address, "/a", "z").await;
     client.expect(["z"]).await;
 }
@@ -324,9 +452,18 @@ async fn a_place_that_another_node_has_reached_is_waited_for() {
 /// How often Redis was asked where a history ends.
 async fn asked_for_the_newest(redis: &Redis) -> u64 {
     let mut connection = redis.connect().await;
-    let info: String = ::redis::cmd("INFO").arg("commandstats").query_async(&mut connection).await.unwrap();
-    let calls =
-        info.lines().find_map(|line| line.strip_prefix("cmdstat_hmget:calls=")?.split(',').next()?.parse().ok());
+    let info: String = ::redis::cmd("INFO")
+        .arg("commandstats")
+        .query_async(&mut connection)
+        .await
+        .unwrap();
+    let calls = info.lines().find_map(|line| {
+        line.strip_prefix("cmdstat_hmget:calls=")?
+            .split(',')
+            .next()?
+            .parse()
+            .ok()
+    });
     calls.unwrap_or(0)
 }
 
@@ -337,7 +474,10 @@ async fn a_place_that_nobody_has_reached_is_a_gap(cluster: Cluster) {
         let url = format!("{}?since={epoch}-999999999", cluster.node(node).url("/a"));
         let mut client = V1Client::connect(&url).await;
         assert_eq!(client.welcome["recovered"], false);
-        assert_eq!(client.next().await, json!({ "event": "gap", "missed": null }));
+        assert_eq!(
+            client.next().await,
+            json!({ "event": "gap", "missed": null })
+        );
         client.expect(["0", "1", "2"]).await;
     }
 }
@@ -355,7 +495,8 @@ async fn who_does_not_read_its_history_keeps_nobody_from_theirs() {
     for _ in 0..64 {
         silent.push(EventStream::open(address, "/a", Some(&first)).await);
     }
-    let mut client = TestClient::connect(&format!("{}?since={first}", cluster.node(0).url("/a"))).await;
+    let mut client =
+        TestClient::connect(&format!("{}?since={first}", cluster.node(0).url("/a"))).await;
     for _ in 0..200 {
         assert_eq!(client.hear().await.len(), text.len());
     }

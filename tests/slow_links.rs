@@ -1,5 +1,5 @@
-//! Clients behind slow links: they get all of a history while they are pinged and answered, and none that takes bytes is
-//! taken for dead.
+//! Clients behind slow links: they get all of a history while they are pinged and answered, and
+//! none that takes bytes is taken for dead.
 
 use std::time::Duration;
 
@@ -20,14 +20,27 @@ const MESSAGES: usize = 1000;
 /// Shorter than what 64 kbit/s take for the data that lies before a ping.
 const PINGS: [&str; 4] = ["--ping-interval", "2s", "--ping-timeout", "2s"];
 
-const KBIT_64: Pace = Pace { bytes_per_second: 8_000.0, delay: Duration::ZERO };
-const MBIT_1: Pace = Pace { bytes_per_second: 125_000.0, delay: Duration::ZERO };
-const MS_300: Pace = Pace { bytes_per_second: 10_000_000.0, delay: Duration::from_millis(300) };
+const KBIT_64: Pace = Pace {
+    bytes_per_second: 8_000.0,
+    delay: Duration::ZERO,
+};
+const MBIT_1: Pace = Pace {
+    bytes_per_second: 125_000.0,
+    delay: Duration::ZERO,
+};
+const MS_300: Pace = Pace {
+    bytes_per_second: 10_000_000.0,
+    delay: Duration::from_millis(300),
+};
 
-/// One node with the embedded broker, and two over Redis whose feeds are so small that they replay from there.
+/// One node with the embedded broker, and two over Redis whose feeds are so small that they replay
+/// from there.
 async fn clusters() -> [Cluster; 2] {
     let small_feeds = [&PINGS[..], &["--feed-bytes", "32KiB"]].concat();
-    [Cluster::embedded(&PINGS).await, Cluster::redis(2, &small_feeds).await]
+    [
+        Cluster::embedded(&PINGS).await,
+        Cluster::redis(2, &small_feeds).await,
+    ]
 }
 
 fn text(number: usize, size: usize) -> String {
@@ -51,10 +64,16 @@ async fn fill(cluster: &Cluster, path: &str, size: usize) {
 async fn replays(cluster: &Cluster, pace: Pace, size: usize, fewest_pings: usize) {
     fill(cluster, "/a", size).await;
     let link = Link::start(cluster.node(1).address, pace).await;
-    let mut socket = TestClient::connect(&link.url("/a?last=1000")).await.into_inner();
+    let mut socket = TestClient::connect(&link.url("/a?last=1000"))
+        .await
+        .into_inner();
     let (mut next, mut pings, mut ponged_at) = (0, 0, None);
     while next < MESSAGES {
-        match soon("something", socket.next()).await.expect("the connection stays").unwrap() {
+        match soon("something", socket.next())
+            .await
+            .expect("the connection stays")
+            .unwrap()
+        {
             Message::Text(heard) => {
                 assert_eq!(heard.as_str(), text(next, size));
                 if next == 0 {
@@ -67,26 +86,38 @@ async fn replays(cluster: &Cluster, pace: Pace, size: usize, fewest_pings: usize
             other => panic!("{other:?} after {next} messages"),
         }
     }
-    assert!(ponged_at.is_some_and(|at| at < MESSAGES), "its pong came after {ponged_at:?} messages");
+    assert!(
+        ponged_at.is_some_and(|at| at < MESSAGES),
+        "its pong came after {ponged_at:?} messages"
+    );
     assert!(pings >= fewest_pings, "{pings} pings");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_messages_of_history_come_through_64_kbit_a_second() {
     let [embedded, redis] = clusters().await;
-    tokio::join!(replays(&embedded, KBIT_64, 100, 3), replays(&redis, KBIT_64, 100, 3));
+    tokio::join!(
+        replays(&embedded, KBIT_64, 100, 3),
+        replays(&redis, KBIT_64, 100, 3)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_messages_of_history_come_through_1_mbit_a_second() {
     let [embedded, redis] = clusters().await;
-    tokio::join!(replays(&embedded, MBIT_1, 1000, 2), replays(&redis, MBIT_1, 1000, 2));
+    tokio::join!(
+        replays(&embedded, MBIT_1, 1000, 2),
+        replays(&redis, MBIT_1, 1000, 2)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_messages_of_history_come_through_a_link_of_300_ms() {
     let [embedded, redis] = clusters().await;
-    tokio::join!(replays(&embedded, MS_300, 1000, 1), replays(&redis, MS_300, 1000, 1));
+    tokio::join!(
+        replays(&embedded, MS_300, 1000, 1),
+        replays(&redis, MS_300, 1000, 1)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -99,7 +130,8 @@ async fn an_event_stream_gets_a_thousand_messages_through_64_kbit_a_second() {
             stream.expect([text(number, 60).as_str()]).await;
         }
     }
-    // These feeds hold the history also as events: a feed that is full with these gives up its oldest messages.
+    // These feeds hold the history also as events: a feed that is full with these gives up its
+    // oldest messages.
     let redis = Cluster::redis(2, &["--feed-bytes", "512KiB"]).await;
     let embedded = Cluster::embedded(&[]).await;
     tokio::join!(replays(&embedded), replays(&redis));
@@ -132,8 +164,12 @@ async fn a_client_that_takes_nothing_is_closed_although_its_machine_answers_prob
         speaker.say(&text(number, 8000)).await;
         speaker.expect([text(number, 8000).as_str()]).await;
     }
-    let closed = "echocast_connections_closed_total{reason=\"ping_timeout\",transport=\"websocket\"}";
-    until("it is taken for dead", async || node.metric(closed).await == 1.0).await;
+    let closed =
+        "echocast_connections_closed_total{reason=\"ping_timeout\",transport=\"websocket\"}";
+    until("it is taken for dead", async || {
+        node.metric(closed).await == 1.0
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -147,7 +183,11 @@ async fn a_client_is_heard_by_others_while_history_comes_to_it() {
         let begun = Instant::now();
         slow.say("hello").await;
         listener.expect(["hello"]).await;
-        assert!(begun.elapsed() < Duration::from_secs(5), "not only after all of it: {:?}", begun.elapsed());
+        assert!(
+            begun.elapsed() < Duration::from_secs(5),
+            "not only after all of it: {:?}",
+            begun.elapsed()
+        );
         for number in 1..MESSAGES {
             slow.expect([text(number, 1000).as_str()]).await;
         }
@@ -159,7 +199,15 @@ async fn a_client_that_closes_while_history_comes_is_answered_with_its_code(clus
     fill(&cluster, "/a", 5000).await;
     let mut listener = cluster.client(1, "/a").await;
     let mut client = RawClient::websocket(cluster.node(1).address, "/a?last=1000").await;
-    client.send(&[masked(0x81, b"last words"), masked(0x88, &4000u16.to_be_bytes())].concat()).await;
+    client
+        .send(
+            &[
+                masked(0x81, b"last words"),
+                masked(0x88, &4000u16.to_be_bytes()),
+            ]
+            .concat(),
+        )
+        .await;
     let close = loop {
         match client.read_frame().await {
             (0x81, payload) => assert!(payload.len() == 5000 || payload == b"last words"),

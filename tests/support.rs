@@ -1,4 +1,5 @@
-//! What all tests share: nodes in this process, nodes as processes, clients, and a Redis in a container.
+//! What all tests share: nodes in this process, nodes as processes, clients, and a Redis in a
+//! container.
 
 pub mod browser;
 pub mod client;
@@ -24,8 +25,8 @@ use std::time::Duration;
 /// How long a test waits for what must happen. Long, because a busy machine is no failure.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// How long a test waits until what it needs is there: servers that elect, share slots and copy their data take longest
-/// where ten tests set such things up at once.
+/// How long a test waits until what it needs is there: servers that elect, share slots and copy
+/// their data take longest where ten tests set such things up at once.
 const SETUP_PATIENCE: Duration = Duration::from_secs(180);
 
 /// Waits for something that must come.
@@ -34,7 +35,9 @@ pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
 }
 
 async fn within<T>(patience: Duration, what: &str, future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(patience, future).await.unwrap_or_else(|_| panic!("not within {patience:?}: {what}"))
+    tokio::time::timeout(patience, future)
+        .await
+        .unwrap_or_else(|_| panic!("not within {patience:?}: {what}"))
 }
 
 /// Asks again until it is so.
@@ -53,8 +56,9 @@ async fn asking<F: Future<Output = bool>>(mut is_so: impl FnMut() -> F) {
     }
 }
 
-/// Makes a test of a function for each broker: `on_both_brokers!(name)` needs `async fn name(cluster: Cluster)`, which
-/// gets two nodes that hear each other: with the embedded broker both are the same one.
+/// Makes a test of a function for each broker: `on_both_brokers!(name)` needs `async fn
+/// name(cluster: Cluster)`, which gets two nodes that hear each other: with the embedded broker
+/// both are the same one.
 macro_rules! on_both_brokers {
     ($($name:ident),+ $(,)?) => {
         mod embedded {

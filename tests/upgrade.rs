@@ -1,5 +1,6 @@
-//! Old and new nodes side by side in one cluster: this build next to nodes of other versions, which are played by an
-//! envelope, and a way to keep it in Redis, that know less or more than ours. Theirs is heard here, and ours by them.
+//! Old and new nodes side by side in one cluster: this build next to nodes of other versions, which
+//! are played by an envelope, and a way to keep it in Redis, that know less or more than ours.
+//! Theirs is heard here, and ours by them.
 
 use bytes::Bytes;
 use futures_util::future::join_all;
@@ -88,8 +89,8 @@ mod future {
     }
 }
 
-/// What every version has: the batch gets the next offset, is kept, and published. ARGV: epoch to begin, node, what is
-/// remembered of it, batch without epoch and offset, messages.
+/// What every version has: the batch gets the next offset, is kept, and published. ARGV: epoch to
+/// begin, node, what is remembered of it, batch without epoch and offset, messages.
 const PUBLISH: &str = "
 local epoch = redis.call('HGET', KEYS[1], 'epoch') or ARGV[1]
 redis.call('HSET', KEYS[1], 'epoch', epoch, 'n:' .. ARGV[2], ARGV[3])
@@ -114,18 +115,32 @@ struct Peer<'a> {
 
 impl Peer<'_> {
     fn node(&self) -> u64 {
-        if self.version == Version::Past { 0xA } else { 0xB }
+        if self.version == Version::Past {
+            0xA
+        } else {
+            0xB
+        }
     }
 
     /// Publishes a text and a binary message as one batch.
     async fn say(&mut self, text: &str) {
-        let (node, number, published_ns) = (self.node(), self.number + 1, echocast::message::now_ns());
+        let (node, number, published_ns) =
+            (self.node(), self.number + 1, echocast::message::now_ns());
         self.number += 2;
         let payloads = [(false, text.as_bytes().to_vec()), (true, vec![0xff, 0])];
         let body = match self.version {
             Version::Past => {
-                let messages = payloads.map(|(binary, payload)| past::Said { binary, payload }).into();
-                past::Envelope { node, number, published_ns, messages, ..Default::default() }.encode_to_vec()
+                let messages = payloads
+                    .map(|(binary, payload)| past::Said { binary, payload })
+                    .into();
+                past::Envelope {
+                    node,
+                    number,
+                    published_ns,
+                    messages,
+                    ..Default::default()
+                }
+                .encode_to_vec()
             }
             Version::Future => {
                 let headers = [("content-language".to_owned(), "el".to_owned())];
@@ -136,7 +151,10 @@ impl Peer<'_> {
                     headers: headers.clone().into(),
                     ..Default::default()
                 };
-                let signature = future::Signature { made_at: 0.5, bytes: vec![0xec, 1] };
+                let signature = future::Signature {
+                    made_at: 0.5,
+                    bytes: vec![0xec, 1],
+                };
                 let (region, shards) = ("eu".to_owned(), vec![1, 2]);
                 let messages = payloads.map(said).into();
                 future::Envelope {
@@ -168,8 +186,16 @@ impl Peer<'_> {
         };
         let mut script = redis::cmd("EVAL");
         script.arg(PUBLISH).arg(3);
-        script.arg("echocast:{news}:meta").arg("echocast:{news}:history").arg("echocast:{news}");
-        script.arg(&7u64.to_le_bytes()[..]).arg(format!("{node:016x}")).arg(remembered).arg(body).arg(2);
+        script
+            .arg("echocast:{news}:meta")
+            .arg("echocast:{news}:history")
+            .arg("echocast:{news}");
+        script
+            .arg(&7u64.to_le_bytes()[..])
+            .arg(format!("{node:016x}"))
+            .arg(remembered)
+            .arg(body)
+            .arg(2);
         script.exec_async(&mut connection).await.unwrap();
     }
 
@@ -180,12 +206,26 @@ impl Peer<'_> {
         match self.version {
             Version::Past => {
                 let envelope = past::Envelope::decode(&payload[2..]).unwrap();
-                (envelope.offset, envelope.messages.into_iter().map(|said| text(said.payload)).collect())
+                (
+                    envelope.offset,
+                    envelope
+                        .messages
+                        .into_iter()
+                        .map(|said| text(said.payload))
+                        .collect(),
+                )
             }
             Version::Future => {
                 let envelope = future::Envelope::decode(&payload[2..]).unwrap();
                 assert_eq!(envelope.region, "");
-                (envelope.offset, envelope.messages.into_iter().map(|said| text(said.payload)).collect())
+                (
+                    envelope.offset,
+                    envelope
+                        .messages
+                        .into_iter()
+                        .map(|said| text(said.payload))
+                        .collect(),
+                )
             }
         }
     }
@@ -194,9 +234,17 @@ impl Peer<'_> {
 async fn both_directions(history: bool) {
     let cluster = Cluster::redis(2, &["--history", if history { "1000" } else { "0" }]).await;
     let redis = cluster.redis.as_ref().unwrap();
-    let mut peers = [Version::Past, Version::Future].map(|version| Peer { version, redis, history, number: 0 });
+    let mut peers = [Version::Past, Version::Future].map(|version| Peer {
+        version,
+        redis,
+        history,
+        number: 0,
+    });
     let mut heard = redis.subscribe("echocast:{news}").await;
-    let mut clients = [cluster.client(0, "/news").await, cluster.client(1, "/news").await];
+    let mut clients = [
+        cluster.client(0, "/news").await,
+        cluster.client(1, "/news").await,
+    ];
     let mut said = 0;
     for round in 0..3 {
         for peer in &mut peers {
@@ -205,7 +253,10 @@ async fn both_directions(history: bool) {
             said += 2;
             for client in &mut clients {
                 client.expect([text.as_str()]).await;
-                assert_eq!(client.next().await.into_data(), Bytes::from_static(&[0xff, 0]));
+                assert_eq!(
+                    client.next().await.into_data(),
+                    Bytes::from_static(&[0xff, 0])
+                );
             }
             heard.next().await;
         }
@@ -217,11 +268,23 @@ async fn both_directions(history: bool) {
         }
         let payload = heard.next().await;
         for peer in &peers {
-            assert_eq!(peer.read(&payload), (if history { said } else { 0 }, vec![text.clone()]), "{:?}", peer.version);
+            assert_eq!(
+                peer.read(&payload),
+                (if history { said } else { 0 }, vec![text.clone()]),
+                "{:?}",
+                peer.version
+            );
         }
     }
     for cause in ["broker", "malformed"] {
-        assert_eq!(cluster.metric(&format!("echocast_messages_lost_total{{cause=\"{cause}\"}}")).await, 0.0);
+        assert_eq!(
+            cluster
+                .metric(&format!(
+                    "echocast_messages_lost_total{{cause=\"{cause}\"}}"
+                ))
+                .await,
+            0.0
+        );
     }
 }
 
@@ -241,22 +304,40 @@ async fn a_history_that_other_versions_have_written_is_gone_on_with() {
     for version in [Version::Past, Version::Future] {
         let cluster = Cluster::redis(1, &[]).await;
         let redis = cluster.redis.as_ref().unwrap();
-        let mut peer = Peer { version, redis, history: true, number: 0 };
+        let mut peer = Peer {
+            version,
+            redis,
+            history: true,
+            number: 0,
+        };
         peer.say("kept").await;
         // What hundreds of its nodes said long ago is remembered, too, and cleared out by ours.
         let mut connection = redis.connect().await;
         let mut meta = redis::cmd("HSET");
         meta.arg("echocast:{news}:meta");
-        let of_number = if version == Version::Past { "" } else { " 1 more=1" };
+        let of_number = if version == Version::Past {
+            ""
+        } else {
+            " 1 more=1"
+        };
         for node in 0..300 {
-            meta.arg(format!("n:{node:016x}")).arg(format!("{:020} 1500000000{of_number}", 1));
+            meta.arg(format!("n:{node:016x}"))
+                .arg(format!("{:020} 1500000000{of_number}", 1));
         }
         meta.exec_async(&mut connection).await.unwrap();
         let mut client = cluster.client(0, "/news?since=0000000000000007-1").await;
-        assert_eq!(client.next().await.into_data(), Bytes::from_static(&[0xff, 0]), "{version:?}");
+        assert_eq!(
+            client.next().await.into_data(),
+            Bytes::from_static(&[0xff, 0]),
+            "{version:?}"
+        );
         client.say("gone on").await;
         client.expect(["gone on"]).await;
-        let left: u64 = redis::cmd("HLEN").arg("echocast:{news}:meta").query_async(&mut connection).await.unwrap();
+        let left: u64 = redis::cmd("HLEN")
+            .arg("echocast:{news}:meta")
+            .query_async(&mut connection)
+            .await
+            .unwrap();
         assert!(left < 10, "{version:?}: {left} fields");
         let mut late = cluster.client(0, "/news?last=3").await;
         late.expect(["kept"]).await;
@@ -272,7 +353,9 @@ async fn nodes_with_and_without_history_hear_each_other_in_one_order() {
     let mut cluster = Cluster::over(Redis::start().await, 0, &[]).await;
     let url = cluster.redis.as_ref().unwrap().url();
     for history in ["1000", "0", "1000"] {
-        cluster.nodes.push(TestNode::start(&["--redis-url", &url, "--history", history]).await);
+        cluster
+            .nodes
+            .push(TestNode::start(&["--redis-url", &url, "--history", history]).await);
     }
     // More than one batch before anything was heard, on either side.
     let mut early = cluster.client(1, "/news").await;
@@ -297,11 +380,17 @@ async fn nodes_with_and_without_history_hear_each_other_in_one_order() {
         heard
     }))
     .await;
-    assert!(heard.iter().all(|one| *one == heard[0]), "the same order everywhere");
+    assert!(
+        heard.iter().all(|one| *one == heard[0]),
+        "the same order everywhere"
+    );
     let mut ids = Vec::new();
     for text in &heard[0] {
         let message = with_ids.next().await;
-        assert_eq!(message["data"], **text, "nothing else, and no gap: {message}");
+        assert_eq!(
+            message["data"], **text,
+            "nothing else, and no gap: {message}"
+        );
         assert_eq!(message["id"].is_null(), text.starts_with('1'), "{message}");
         ids.extend(message["id"].as_str().map(str::to_owned));
     }
@@ -309,8 +398,21 @@ async fn nodes_with_and_without_history_hear_each_other_in_one_order() {
     // Of the history, on a node that has not heard the channel so far: what it holds, whole.
     let cold = TestNode::start(&["--redis-url", &url]).await;
     let mut resumed = V1Client::connect(&cold.url(&format!("/news?since={}", ids[0]))).await;
-    let kept: Vec<&str> = heard[0].iter().map(String::as_str).filter(|text| !text.starts_with('1')).skip(1).collect();
+    let kept: Vec<&str> = heard[0]
+        .iter()
+        .map(String::as_str)
+        .filter(|text| !text.starts_with('1'))
+        .skip(1)
+        .collect();
     resumed.expect(kept).await;
-    assert_eq!(cluster.metric("echocast_messages_lost_total{cause=\"broker\"}").await, 0.0);
-    assert_eq!(cluster.metric("echocast_broker_reconnects_total").await, 0.0);
+    assert_eq!(
+        cluster
+            .metric("echocast_messages_lost_total{cause=\"broker\"}")
+            .await,
+        0.0
+    );
+    assert_eq!(
+        cluster.metric("echocast_broker_reconnects_total").await,
+        0.0
+    );
 }

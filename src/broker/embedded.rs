@@ -24,8 +24,8 @@ pub struct Embedded {
     paused: HashMap<u64, Paused>,
 }
 
-/// A channel whose readers have their turn before more is appended to its feed. Its messages wait in the inbox, all others
-/// go on.
+/// A channel whose readers have their turn before more is appended to its feed. Its messages wait
+/// in the inbox, all others go on.
 #[derive(Debug)]
 struct Paused {
     channel: Arc<Channel>,
@@ -58,9 +58,15 @@ impl Broker for Embedded {
         }
         for Paused { channel, rest, .. } in std::mem::take(&mut self.paused).into_values() {
             let more = Inbox::take_from(vec![channel]);
-            rest.into_iter().chain(more).for_each(|outgoing| self.deliver(&link, outgoing));
+            rest.into_iter()
+                .chain(more)
+                .for_each(|outgoing| self.deliver(&link, outgoing));
         }
-        link.hub.inbox().try_take().into_iter().for_each(|outgoing| self.deliver(&link, outgoing));
+        link.hub
+            .inbox()
+            .try_take()
+            .into_iter()
+            .for_each(|outgoing| self.deliver(&link, outgoing));
         link.status.set(false);
     }
 }
@@ -90,7 +96,9 @@ impl Embedded {
 
     /// Goes on with a channel that has paused; returns it if it is to pause again.
     fn resume(&mut self, link: &Link, channel: Arc<Channel>) -> Option<Arc<Channel>> {
-        let Paused { mut rest, has_more, .. } = self.paused.remove(&channel.publisher)?;
+        let Paused {
+            mut rest, has_more, ..
+        } = self.paused.remove(&channel.publisher)?;
         if has_more {
             rest.extend(Inbox::take_from(vec![channel.clone()]));
         }
@@ -106,7 +114,14 @@ impl Embedded {
         while let Some(outgoing) = rest.pop_front() {
             if channel.feed.is_ahead() {
                 rest.push_front(outgoing);
-                self.paused.insert(channel.publisher, Paused { channel: channel.clone(), rest, has_more: false });
+                self.paused.insert(
+                    channel.publisher,
+                    Paused {
+                        channel: channel.clone(),
+                        rest,
+                        has_more: false,
+                    },
+                );
                 return Some(channel);
             }
             self.deliver(link, outgoing);
@@ -131,28 +146,41 @@ impl Embedded {
 fn append(link: &Link, outgoing: &mut Outgoing) -> Result<Option<MessageId>, KeyTaken> {
     let Outgoing { channel, key, .. } = &*outgoing;
     // Only then: a digest costs more than everything else here.
-    let keyed = key.clone().and_then(|key| Some((key, outgoing.batch.digest()?)));
+    let keyed = key
+        .clone()
+        .and_then(|key| Some((key, outgoing.batch.digest()?)));
     if let Some((key, digest)) = &keyed
-        && let Some(known) = channel.keys().find(key, *digest, oldest(&link.hub, channel))?
+        && let Some(known) = channel
+            .keys()
+            .find(key, *digest, oldest(&link.hub, channel))?
     {
         channel.feed.confirm(outgoing.last());
         return Ok(Some(known));
     }
     let metrics = &link.metrics;
     let traceparent = outgoing.trace(SYSTEM);
-    let relay = telemetry::relay_span(SYSTEM, outgoing.channel.name.as_str(), outgoing.count, &traceparent);
+    let relay = telemetry::relay_span(
+        SYSTEM,
+        outgoing.channel.name.as_str(),
+        outgoing.count,
+        &traceparent,
+    );
     metrics.batch_messages.observe(outgoing.count as f64);
     let published_ns = now_ns();
     let batch = std::mem::take(&mut outgoing.batch).build(published_ns);
     let channel = &outgoing.channel;
     let followers = || link.hub.followers(&channel.name);
-    let last = telemetry::deliver(&relay, followers, || channel.feed.append(batch, Some(outgoing.last())));
+    let last = telemetry::deliver(&relay, followers, || {
+        channel.feed.append(batch, Some(outgoing.last()))
+    });
     let seconds = now_ns().saturating_sub(published_ns) as f64 / 1e9;
     metrics.publish_seconds.observe(seconds);
     metrics.relay_seconds.observe(seconds);
     metrics.messages_relayed.inc_by(outgoing.count as u64);
     if let (Some((key, digest)), Some(id)) = (keyed, last) {
-        channel.keys().remember(&key, digest, id, oldest(&link.hub, channel));
+        channel
+            .keys()
+            .remember(&key, digest, id, oldest(&link.hub, channel));
     }
     Ok(last)
 }
@@ -160,7 +188,11 @@ fn append(link: &Link, outgoing: &mut Outgoing) -> Result<Option<MessageId>, Key
 /// The offset of the oldest message that the channel's history has.
 fn oldest(hub: &Hub, channel: &Channel) -> u64 {
     let (_, next_offset) = channel.feed.expects();
-    channel.feed.begins().1.max(next_offset.saturating_sub(hub.history() as u64))
+    channel
+        .feed
+        .begins()
+        .1
+        .max(next_offset.saturating_sub(hub.history() as u64))
 }
 
 /// Its key belongs to another message: it will not come.
@@ -191,14 +223,25 @@ mod tests {
     fn link() -> Link {
         let metrics = Arc::new(Metrics::new(&[], &[], &[]).expect("metrics"));
         let ttl = Duration::from_secs(60);
-        let retention = Retention { messages: 1000, bytes: 1_000_000, history_bytes: 1_000_000, ttl };
+        let retention = Retention {
+            messages: 1000,
+            bytes: 1_000_000,
+            history_bytes: 1_000_000,
+            ttl,
+        };
         let budget = Budget::new(1 << 30, &metrics);
         let hub = Arc::new(Hub::new(retention, true, None, budget, metrics.clone()));
-        Link { hub, status: Status::new(metrics.clone()), metrics }
+        Link {
+            hub,
+            status: Status::new(metrics.clone()),
+            metrics,
+        }
     }
 
     fn join(link: &Link, name: &str) -> Membership {
-        link.hub.join(&ChannelName::new(name).expect("a name")).expect("room")
+        link.hub
+            .join(&ChannelName::new(name).expect("a name"))
+            .expect("room")
     }
 
     fn publish(link: &Link, membership: &Membership, messages: usize) {
@@ -212,7 +255,11 @@ mod tests {
     fn waiting(membership: &Membership) -> Cursor {
         let mut cursor = membership.channel().feed.follow();
         let mut context = Context::from_waker(Waker::noop());
-        assert!(cursor.poll_take(&mut context, &mut Taken::new()).is_pending());
+        assert!(
+            cursor
+                .poll_take(&mut context, &mut Taken::new())
+                .is_pending()
+        );
         cursor
     }
 
@@ -234,12 +281,19 @@ mod tests {
         publish(&link, &honest, 1);
         until(|| next(&honest) == 1).await;
         let came = next(&busy);
-        assert!(came * 100_000 < 600_000, "a quarter of the feed and a batch at most: {came} of 12");
+        assert!(
+            came * 100_000 < 600_000,
+            "a quarter of the feed and a batch at most: {came} of 12"
+        );
         // More of it waits behind that, in order.
         publish(&link, &busy, 1);
         while next(&busy) < 13 {
             let mut taken = Taken::new();
-            assert_eq!(reader.take_now(&mut taken), Ok(true), "nothing is pushed out before it was read");
+            assert_eq!(
+                reader.take_now(&mut taken),
+                Ok(true),
+                "nothing is pushed out before it was read"
+            );
             reader.skip(&taken);
             tokio::time::sleep(Duration::from_millis(1)).await;
         }

@@ -1,16 +1,18 @@
-//! The envelope: what nodes say to each other. A two-byte magic, then a protobuf batch. Fields are only ever added, and
-//! unknown ones ignored, so that old and new nodes run side by side.
+//! The envelope: what nodes say to each other. A two-byte magic, then a protobuf batch. Fields are
+//! only ever added, and unknown ones ignored, so that old and new nodes run side by side.
 
 use bytes::{BufMut, Bytes};
 use prost::Message as _;
 
 use crate::message::{BatchBuilder, Kind};
 
-/// What a payload of ours begins with. No UTF-8 text does: the first byte asks for a continuation the second is not.
+/// What a payload of ours begins with. No UTF-8 text does: the first byte asks for a continuation
+/// the second is not.
 pub const MAGIC: [u8; 2] = [0xEC, 0x01];
 
-/// The highest offset, and the highest number of a message among those of its node: fifteen digits, which the numbers of
-/// Redis' scripts hold exactly, and a million messages a second for thirty years. What is beyond is nonsense.
+/// The highest offset, and the highest number of a message among those of its node: fifteen digits,
+/// which the numbers of Redis' scripts hold exactly, and a million messages a second for thirty
+/// years. What is beyond is nonsense.
 pub const HIGHEST: u64 = 999_999_999_999_999;
 
 /// A batch on its way between nodes.
@@ -22,7 +24,8 @@ pub struct Envelope {
     /// The first message's offset; 0 while history is not kept in Redis.
     #[prost(fixed64, tag = "2")]
     pub offset: u64,
-    /// The publishing node: a random number that it draws for each channel when its first client comes.
+    /// The publishing node: a random number that it draws for each channel when its first client
+    /// comes.
     #[prost(fixed64, tag = "3")]
     pub node: u64,
     /// Number of the first message among those of `node`, from 1.
@@ -51,7 +54,8 @@ pub struct Said {
     /// Tells repetitions, if its publisher gave one.
     #[prost(string, tag = "3")]
     pub key: String,
-    /// The publishing connection, told from others of its node, if it does not want to hear itself; else 0.
+    /// The publishing connection, told from others of its node, if it does not want to hear itself;
+    /// else 0.
     #[prost(uint32, tag = "4")]
     pub sender: u32,
 }
@@ -63,7 +67,8 @@ pub enum Payload {
     Batch(Envelope),
     /// Somebody else's message, such as `redis-cli PUBLISH`.
     Foreign(Kind, Bytes),
-    /// Begins with the magic but is no batch, or an empty one, or has text that is none or numbers that cannot be.
+    /// Begins with the magic but is no batch, or an empty one, or has text that is none or numbers
+    /// that cannot be.
     Malformed,
 }
 
@@ -88,16 +93,26 @@ impl Envelope {
     }
 
     fn is_sound(&self) -> bool {
-        let ends = [self.offset, self.number].map(|first| first.saturating_add(self.messages.len() as u64));
-        !self.messages.is_empty() && ends.iter().all(|end| *end <= HIGHEST) && self.messages.iter().all(Said::is_sound)
+        let ends = [self.offset, self.number]
+            .map(|first| first.saturating_add(self.messages.len() as u64));
+        !self.messages.is_empty()
+            && ends.iter().all(|end| *end <= HIGHEST)
+            && self.messages.iter().all(Said::is_sound)
     }
 
     /// The messages, framed. `own`: whether this node published them, and so knows their senders.
     pub fn into_batch(self, own: bool) -> BatchBuilder {
         let mut batch = BatchBuilder::default();
-        batch.reserve(self.messages.len(), self.messages.iter().map(|said| said.payload.len()).sum());
+        batch.reserve(
+            self.messages.len(),
+            self.messages.iter().map(|said| said.payload.len()).sum(),
+        );
         for said in self.messages {
-            let kind = if said.binary { Kind::Binary } else { Kind::Text };
+            let kind = if said.binary {
+                Kind::Binary
+            } else {
+                Kind::Text
+            };
             batch.push(kind, &said.payload, if own { said.sender } else { 0 });
         }
         batch
@@ -108,7 +123,11 @@ impl Payload {
     /// Tells batches from other people's messages.
     pub fn decode(payload: Bytes) -> Self {
         if !payload.starts_with(&MAGIC) {
-            let kind = if simdutf8::basic::from_utf8(&payload).is_ok() { Kind::Text } else { Kind::Binary };
+            let kind = if simdutf8::basic::from_utf8(&payload).is_ok() {
+                Kind::Text
+            } else {
+                Kind::Binary
+            };
             return Self::Foreign(kind, payload);
         }
         match Envelope::decode(payload.slice(MAGIC.len()..)) {
@@ -119,7 +138,8 @@ impl Payload {
 }
 
 impl Said {
-    /// Clients close connections that bring them text which is none, so what claims to be text is checked here, once.
+    /// Clients close connections that bring them text which is none, so what claims to be text is
+    /// checked here, once.
     fn is_sound(&self) -> bool {
         self.binary || simdutf8::basic::from_utf8(&self.payload).is_ok()
     }
@@ -130,10 +150,24 @@ mod tests {
     use super::*;
 
     fn envelope() -> Envelope {
-        let text = Said { payload: "κόσμε".into(), ..Said::default() };
-        let binary = Said { binary: true, payload: vec![0xff, 0].into(), key: "k".into(), sender: 7 };
+        let text = Said {
+            payload: "κόσμε".into(),
+            ..Said::default()
+        };
+        let binary = Said {
+            binary: true,
+            payload: vec![0xff, 0].into(),
+            key: "k".into(),
+            sender: 7,
+        };
         let messages = vec![text, binary, Said::default()];
-        Envelope { node: 3, number: 9, published_ns: 5, messages, ..Envelope::default() }
+        Envelope {
+            node: 3,
+            number: 9,
+            published_ns: 5,
+            messages,
+            ..Envelope::default()
+        }
     }
 
     #[test]
@@ -148,23 +182,54 @@ mod tests {
     fn fields_of_a_newer_version_are_ignored() {
         let mut payload = envelope().encode_payload();
         prost::encoding::string::encode(99, &"new".to_owned(), &mut payload);
-        assert!(matches!(Payload::decode(payload.into()), Payload::Batch(decoded) if decoded == envelope()));
+        assert!(
+            matches!(Payload::decode(payload.into()), Payload::Batch(decoded) if decoded == envelope())
+        );
     }
 
     #[test]
     fn what_is_not_ours_is_relayed_and_what_is_broken_is_malformed() {
-        assert!(matches!(Payload::decode("hello".into()), Payload::Foreign(Kind::Text, bytes) if bytes == "hello"));
-        assert!(matches!(Payload::decode(vec![0xff].into()), Payload::Foreign(Kind::Binary, _)));
-        assert!(matches!(Payload::decode(Bytes::new()), Payload::Foreign(Kind::Text, bytes) if bytes.is_empty()));
-        assert!(matches!(Payload::decode(MAGIC.to_vec().into()), Payload::Malformed));
+        assert!(
+            matches!(Payload::decode("hello".into()), Payload::Foreign(Kind::Text, bytes) if bytes == "hello")
+        );
+        assert!(matches!(
+            Payload::decode(vec![0xff].into()),
+            Payload::Foreign(Kind::Binary, _)
+        ));
+        assert!(
+            matches!(Payload::decode(Bytes::new()), Payload::Foreign(Kind::Text, bytes) if bytes.is_empty())
+        );
+        assert!(matches!(
+            Payload::decode(MAGIC.to_vec().into()),
+            Payload::Malformed
+        ));
         let whole = envelope().encode_payload();
-        assert!(matches!(Payload::decode(whole[..whole.len() - 1].to_vec().into()), Payload::Malformed));
-        let not_text = Said { payload: vec![0xff].into(), ..Said::default() };
-        let lie = Envelope { messages: vec![not_text], ..Envelope::default() };
-        assert!(matches!(Payload::decode(lie.encode_payload().into()), Payload::Malformed));
+        assert!(matches!(
+            Payload::decode(whole[..whole.len() - 1].to_vec().into()),
+            Payload::Malformed
+        ));
+        let not_text = Said {
+            payload: vec![0xff].into(),
+            ..Said::default()
+        };
+        let lie = Envelope {
+            messages: vec![not_text],
+            ..Envelope::default()
+        };
+        assert!(matches!(
+            Payload::decode(lie.encode_payload().into()),
+            Payload::Malformed
+        ));
         for (offset, number) in [(u64::MAX, 1), (HIGHEST, 1), (1, u64::MAX), (1 << 53, 1)] {
-            let beyond = Envelope { offset, number, ..envelope() };
-            assert!(matches!(Payload::decode(beyond.encode_payload().into()), Payload::Malformed));
+            let beyond = Envelope {
+                offset,
+                number,
+                ..envelope()
+            };
+            assert!(matches!(
+                Payload::decode(beyond.encode_payload().into()),
+                Payload::Malformed
+            ));
         }
     }
 }

@@ -1,7 +1,9 @@
-//! The broker over Redis. It owns what things are called there. [`topology`] knows which server has which channel, from
-//! the [`address`]; [`publish`] gives what the inbox holds to a [`lane`] to each server; [`link`] keeps a [`line`] to each
-//! server, which [`fitness`] has checked, and gives what it brings to [`relay`], the only writer of feeds; [`catch_up`] reads from the [`history`], in
-//! [`pages`], what the subscriptions did not bring, and [`replay`] what clients want of the time before them.
+//! The broker over Redis. It owns what things are called there. [`topology`] knows which server has
+//! which channel, from the [`address`]; [`publish`] gives what the inbox holds to a [`lane`] to
+//! each server; [`link`] keeps a [`line`] to each server, which [`fitness`] has checked, and gives
+//! what it brings to [`relay`], the only writer of feeds; [`catch_up`] reads from the [`history`],
+//! in [`pages`], what the subscriptions did not bring, and [`replay`] what clients want of the time
+//! before them.
 
 mod address;
 mod catch_up;
@@ -41,15 +43,16 @@ use topology::Topology;
 /// How long making a connection may take.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(3);
 
-/// How long Redis may take to answer before the connection counts as dead. A path that is gone without a word costs this
-/// once, and then making a new connection.
+/// How long Redis may take to answer before the connection counts as dead. A path that is gone
+/// without a word costs this once, and then making a new connection.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(3);
 
-/// How much longer than its messages a channel's offset and epoch are remembered: a client that comes back the next day
-/// is told exactly how much it has missed, mostly nothing.
+/// How much longer than its messages a channel's offset and epoch are remembered: a client that
+/// comes back the next day is told exactly how much it has missed, mostly nothing.
 const META_OUTLIVES: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Names that are tried for a probe's channel: one of them is in a given slot of a Cluster almost certainly.
+/// Names that are tried for a probe's channel: one of them is in a given slot of a Cluster almost
+/// certainly.
 const PROBES: u32 = 200_000;
 
 /// Many nodes, one Redis: a server, a master with its Sentinels, or a Cluster.
@@ -63,15 +66,26 @@ pub struct Redis {
 }
 
 impl Redis {
-    /// A broker for this address; nothing is connected yet. Of `retention`, Redis keeps messages, their bytes and time to
-    /// live.
+    /// A broker for this address; nothing is connected yet. Of `retention`, Redis keeps messages,
+    /// their bytes and time to live.
     ///
     /// # Errors
     /// If the address cannot be used.
-    pub fn new(url: &str, tls: RedisTls, prefix: &str, retention: Retention) -> anyhow::Result<Self> {
+    pub fn new(
+        url: &str,
+        tls: RedisTls,
+        prefix: &str,
+        retention: Retention,
+    ) -> anyhow::Result<Self> {
         let topology = Topology::new(Address::parse(url).context("--redis-url")?, tls);
         let names = Names::new(prefix, topology.database());
-        Ok(Self { topology, names, node: rand::random(), retention, complaints: Arc::new(Complaints::new()) })
+        Ok(Self {
+            topology,
+            names,
+            node: rand::random(),
+            retention,
+            complaints: Arc::new(Complaints::new()),
+        })
     }
 
     /// Whether an address can be used; what is wrong is told without its password.
@@ -86,26 +100,43 @@ impl Redis {
 impl Broker for Redis {
     async fn run(self, link: Link, stop: CancellationToken) {
         let (requests, requested) = tokio::sync::mpsc::unbounded_channel();
-        let kept_for = if self.retention.messages > 0 { self.retention.ttl + META_OUTLIVES } else { Duration::ZERO };
-        let relay = Arc::new(Relay::new(link.clone(), self.names.clone(), self.complaints.clone(), kept_for, requests));
-        let Some(readings) = link.hub.readings() else { return tracing::error!("this hub has a broker already") };
+        let kept_for = if self.retention.messages > 0 {
+            self.retention.ttl + META_OUTLIVES
+        } else {
+            Duration::ZERO
+        };
+        let relay = Arc::new(Relay::new(
+            link.clone(),
+            self.names.clone(),
+            self.complaints.clone(),
+            kept_for,
+            requests,
+        ));
+        let Some(readings) = link.hub.readings() else {
+            return tracing::error!("this hub has a broker already");
+        };
         // The publisher ends first: until then its own messages come back over the subscription.
         let published = CancellationToken::new();
         let redis = Arc::new(self);
-        // A task each, so that none of them waits while another encodes or decodes. They end with the set.
+        // A task each, so that none of them waits while another encodes or decodes. They end with
+        // the set.
         let mut tasks = JoinSet::new();
         let (of_topology, status) = (redis.clone(), link.status.clone());
         tasks.spawn(async move { of_topology.topology.keep(&status).await });
         let (of_catch_up, of_relay) = (redis.clone(), relay.clone());
-        tasks.spawn(async move { catch_up::run(&of_catch_up, &of_relay, requested, readings).await });
-        let (of_publishing, of_link, all_published) = (redis.clone(), link.clone(), published.clone());
+        tasks.spawn(
+            async move { catch_up::run(&of_catch_up, &of_relay, requested, readings).await },
+        );
+        let (of_publishing, of_link, all_published) =
+            (redis.clone(), link.clone(), published.clone());
         tasks.spawn(async move {
             publish::run(&of_publishing, &of_link, stop).await;
             all_published.cancel();
         });
         let of_subscription = link.clone();
-        let subscription =
-            tasks.spawn(async move { link::keep(&redis, &of_subscription, relay, published).await }).id();
+        let subscription = tasks
+            .spawn(async move { link::keep(&redis, &of_subscription, relay, published).await })
+            .id();
         while let Some(ended) = tasks.join_next_with_id().await {
             match ended {
                 Ok((id, ())) if id == subscription => break,
@@ -122,18 +153,27 @@ impl Broker for Redis {
 }
 
 impl Redis {
-    /// What a Cluster calls sharded goes only to the nodes that have the channel's slot; what it calls by the old name goes
-    /// to all of them.
+    /// What a Cluster calls sharded goes only to the nodes that have the channel's slot; what it
+    /// calls by the old name goes to all of them.
     fn publish_command(&self) -> &'static str {
-        if self.topology.is_cluster() { "SPUBLISH" } else { "PUBLISH" }
+        if self.topology.is_cluster() {
+            "SPUBLISH"
+        } else {
+            "PUBLISH"
+        }
     }
 
     /// The pub/sub channel on which this node hears its own probes of a server: one that is there.
     fn probe(&self, server: &Arc<Server>) -> anyhow::Result<String> {
         let map = self.topology.map();
-        let is_there = |name: &String| map.owner_of(name).is_some_and(|owner| Arc::ptr_eq(owner, server));
+        let is_there = |name: &String| {
+            map.owner_of(name)
+                .is_some_and(|owner| Arc::ptr_eq(owner, server))
+        };
         let mut names = (0..PROBES).map(|number| self.names.probe(self.node, number));
-        names.find(is_there).context("it has no channels any more, or very few")
+        names
+            .find(is_there)
+            .context("it has no channels any more, or very few")
     }
 }
 
@@ -141,36 +181,44 @@ impl Redis {
 #[derive(Clone, Debug)]
 struct Names {
     prefix: Arc<str>,
-    /// The beginning of the names of pub/sub channels. Redis has these once for all databases, so that the number of any but 0 is
-    /// part of it.
+    /// The beginning of the names of pub/sub channels. Redis has these once for all databases, so
+    /// that the number of any but 0 is part of it.
     pubsub_prefix: Arc<str>,
 }
 
 impl Names {
     fn new(prefix: &str, database: i64) -> Self {
-        let pubsub_prefix = if database == 0 { prefix.into() } else { format!("{prefix}:db{database}").into() };
-        Self { prefix: prefix.into(), pubsub_prefix }
+        let pubsub_prefix = if database == 0 {
+            prefix.into()
+        } else {
+            format!("{prefix}:db{database}").into()
+        };
+        Self {
+            prefix: prefix.into(),
+            pubsub_prefix,
+        }
     }
 
-    /// The pub/sub channel of a channel. The braces keep all names of a channel in one cluster slot.
+    /// The pub/sub channel of a channel. The braces keep all names of a channel in one cluster
+    /// slot.
     fn pubsub(&self, channel: &ChannelName) -> String {
         format!("{}:{{{channel}}}", self.pubsub_prefix)
     }
 
-    /// The stream that keeps a channel's history: an entry a batch, its id the offset of the batch's last message, and the
-    /// bytes that the history has cost up to there.
+    /// The stream that keeps a channel's history: an entry a batch, its id the offset of the
+    /// batch's last message, and the bytes that the history has cost up to there.
     fn stream(&self, channel: &ChannelName) -> String {
         format!("{}:{{{channel}}}:history", self.prefix)
     }
 
-    /// The hash that counts a channel's offsets and bytes, names its epoch, and remembers what was published last by which
-    /// node.
+    /// The hash that counts a channel's offsets and bytes, names its epoch, and remembers what was
+    /// published last by which node.
     fn meta(&self, channel: &ChannelName) -> String {
         format!("{}:{{{channel}}}:meta", self.prefix)
     }
 
-    /// The sorted set of the keys that messages in the history were given, each with the message's offset, and beside each
-    /// the same with the message's digest.
+    /// The sorted set of the keys that messages in the history were given, each with the message's
+    /// offset, and beside each the same with the message's digest.
     fn keys(&self, channel: &ChannelName) -> String {
         format!("{}:{{{channel}}}:keys", self.prefix)
     }
@@ -187,13 +235,16 @@ impl Names {
 
     /// The channel that a pub/sub channel belongs to.
     fn channel(&self, pubsub: &str) -> Option<ChannelName> {
-        let name = pubsub.strip_prefix(&*self.pubsub_prefix)?.strip_prefix(":{")?.strip_suffix('}')?;
+        let name = pubsub
+            .strip_prefix(&*self.pubsub_prefix)?
+            .strip_prefix(":{")?
+            .strip_suffix('}')?;
         ChannelName::new(name).ok()
     }
 }
 
-/// Time to wait before trying again: doubles from 50 ms to 1 s, half of it at random, so that nodes which lost Redis
-/// together do not come back together.
+/// Time to wait before trying again: doubles from 50 ms to 1 s, half of it at random, so that nodes
+/// which lost Redis together do not come back together.
 #[derive(Debug, Default)]
 struct Backoff {
     tries: u32,

@@ -1,5 +1,5 @@
-//! Filling a feed backwards: batches that the broker's history has from before the window. They take room that nothing
-//! else needs, and push nothing out.
+//! Filling a feed backwards: batches that the broker's history has from before the window. They
+//! take room that nothing else needs, and push nothing out.
 
 use std::sync::Arc;
 
@@ -8,7 +8,8 @@ use crate::budget::Part;
 use crate::message::Batch;
 
 impl Feed {
-    /// The epoch, 0 if none is known, and the offset of the first message in the window, or of the next if it is empty.
+    /// The epoch, 0 if none is known, and the offset of the first message in the window, or of the
+    /// next if it is empty.
     pub fn begins(&self) -> (u64, u64) {
         let window = self.lock();
         (window.epoch, window.begins())
@@ -28,11 +29,13 @@ impl Feed {
     /// The offset before which batches may be prepended; `None` if there is no room for any.
     pub fn has_room_before(&self) -> Option<u64> {
         let window = self.lock();
-        window.has_room_before(&self.retention).then(|| window.begins())
+        window
+            .has_room_before(&self.retention)
+            .then(|| window.begins())
     }
 
-    /// Adds a batch before the window, as far as the retention allows; returns whether it did. The batch has to end where
-    /// the window begins.
+    /// Adds a batch before the window, as far as the retention allows; returns whether it did. The
+    /// batch has to end where the window begins.
     pub fn prepend(&self, mut batch: Batch) -> bool {
         let mut window = self.lock();
         let bytes = window.bytes + batch.weight();
@@ -57,7 +60,8 @@ impl Feed {
         batch.charge(&self.budget, Part::Pages);
     }
 
-    /// The broker's history has nothing before `offset`, with which the window begins: nobody needs to ask for it.
+    /// The broker's history has nothing before `offset`, with which the window begins: nobody needs
+    /// to ask for it.
     pub fn exhaust(&self, epoch: u64, offset: u64) {
         let mut window = self.lock();
         if (window.epoch, window.begins()) == (epoch, offset) {
@@ -85,15 +89,18 @@ impl Window {
         self.history_from > 0 && self.history_from >= self.begins()
     }
 
-    /// Never in a window that has dropped a batch: a reader that lagged out, and does not know yet, would take the one that
-    /// gets its sequence number for it.
+    /// Never in a window that has dropped a batch: a reader that lagged out, and does not know yet,
+    /// would take the one that gets its sequence number for it.
     fn has_room_before(&self, retention: &Retention) -> bool {
         self.epoch != 0
             && !self.sealed
             && self.first == self.lowest
             && self.messages < retention.messages
             && self.bytes < retention.bytes.min(retention.history_bytes)
-            && self.batches.front().is_none_or(|front| front.epoch == self.epoch && front.gap.is_none())
+            && self
+                .batches
+                .front()
+                .is_none_or(|front| front.epoch == self.epoch && front.gap.is_none())
     }
 }
 
@@ -108,14 +115,22 @@ mod tests {
 
     fn batch(epoch: u64, offsets: std::ops::Range<u64>) -> Batch {
         let mut builder = BatchBuilder::default();
-        offsets.clone().for_each(|offset| builder.push(Kind::Text, offset.to_string().as_bytes(), 0));
+        offsets
+            .clone()
+            .for_each(|offset| builder.push(Kind::Text, offset.to_string().as_bytes(), 0));
         let mut batch = builder.build(0);
-        (batch.epoch, batch.offset, batch.span) = (epoch, offsets.start, offsets.end - offsets.start);
+        (batch.epoch, batch.offset, batch.span) =
+            (epoch, offsets.start, offsets.end - offsets.start);
         batch
     }
 
     fn feed(messages: usize, bytes: usize) -> (Arc<Feed>, Gauge) {
-        let retention = Retention { messages, bytes, history_bytes: bytes, ttl: Duration::from_secs(60) };
+        let retention = Retention {
+            messages,
+            bytes,
+            history_bytes: bytes,
+            ttl: Duration::from_secs(60),
+        };
         let feed = Arc::new(Feed::for_test(retention));
         let gauge = feed.bytes_gauge.clone();
         feed.jump(7, 100);
@@ -123,7 +138,9 @@ mod tests {
     }
 
     fn texts(feed: &Arc<Feed>, start: Start) -> Vec<String> {
-        let Found::Here { mut cursor, .. } = feed.find(start) else { panic!("it is not here") };
+        let Found::Here { mut cursor, .. } = feed.find(start) else {
+            panic!("it is not here")
+        };
         let mut texts = Vec::new();
         let mut taken = Taken::new();
         while cursor.take_now(&mut taken) == Ok(true) {
@@ -142,14 +159,34 @@ mod tests {
     fn what_is_prepended_is_read_before_what_came_first() {
         let (feed, gauge) = feed(1000, 10_000);
         let mut follower = feed.follow();
-        assert!(matches!(feed.find(Start::Last(3)), Found::Earlier { offset: 97, kept_from: 100, gone: false, .. }));
+        assert!(matches!(
+            feed.find(Start::Last(3)),
+            Found::Earlier {
+                offset: 97,
+                kept_from: 100,
+                gone: false,
+                ..
+            }
+        ));
         assert!(feed.prepend(batch(7, 98..100)));
         feed.accept(7, batch(7, 100..101), None);
         assert!(feed.prepend(batch(7, 90..98)));
         assert_eq!(texts(&feed, Start::Last(3)), ["98", "99", "100"]);
-        assert_eq!(texts(&feed, Start::After(MessageId { epoch: 7, offset: 96 })), ["97", "98", "99", "100"]);
+        assert_eq!(
+            texts(
+                &feed,
+                Start::After(MessageId {
+                    epoch: 7,
+                    offset: 96
+                })
+            ),
+            ["97", "98", "99", "100"]
+        );
         let mut taken = Taken::new();
-        assert!(follower.take_now(&mut taken) == Ok(true) && taken.len() == 1, "who follows gets only what came since");
+        assert!(
+            follower.take_now(&mut taken) == Ok(true) && taken.len() == 1,
+            "who follows gets only what came since"
+        );
         assert_eq!(taken[0].offset, 100);
         assert_eq!(gauge.get(), feed.bytes() as i64);
     }
@@ -184,12 +221,34 @@ mod tests {
     fn nobody_asks_for_what_the_history_does_not_have() {
         let (feed, _) = feed(1000, 10_000);
         feed.exhaust(7, 99);
-        assert!(matches!(feed.find(Start::Last(3)), Found::Earlier { gone: false, .. }), "it begins elsewhere by now");
+        assert!(
+            matches!(
+                feed.find(Start::Last(3)),
+                Found::Earlier { gone: false, .. }
+            ),
+            "it begins elsewhere by now"
+        );
         feed.exhaust(7, 100);
         assert!(texts(&feed, Start::Last(3)).is_empty());
-        let after = Start::After(MessageId { epoch: 7, offset: 50 });
-        assert!(matches!(feed.find(after), Found::Earlier { gone: true, kept_from: 100, .. }));
+        let after = Start::After(MessageId {
+            epoch: 7,
+            offset: 50,
+        });
+        assert!(matches!(
+            feed.find(after),
+            Found::Earlier {
+                gone: true,
+                kept_from: 100,
+                ..
+            }
+        ));
         feed.jump(8, 5);
-        assert!(matches!(feed.find(Start::Last(3)), Found::Earlier { gone: false, .. }), "another history");
+        assert!(
+            matches!(
+                feed.find(Start::Last(3)),
+                Found::Earlier { gone: false, .. }
+            ),
+            "another history"
+        );
     }
 }

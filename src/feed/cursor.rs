@@ -11,7 +11,8 @@ use crate::message::{Batch, Format};
 /// Batches one visit takes at most: as many as fit a `writev` beside control frames.
 pub const TAKE_BATCHES: usize = 60;
 
-/// Bytes one visit takes at most, so that one reader with a deep backlog does not hold its worker for long.
+/// Bytes one visit takes at most, so that one reader with a deep backlog does not hold its worker
+/// for long.
 const TAKE_BYTES: usize = 1024 * 1024;
 
 /// The position of a cursor that is in no window: behind every one, with room to move.
@@ -37,7 +38,8 @@ pub struct Cursor {
     into: u32,
     /// The batch with which live delivery begins; what lies before it is replay.
     live_from: u64,
-    /// The current batch while it is half read, so that its frame can be ended even if the window moves on.
+    /// The current batch while it is half read, so that its frame can be ended even if the window
+    /// moves on.
     partial: Option<Arc<Batch>>,
 }
 
@@ -62,17 +64,38 @@ impl Cursor {
         }
     }
 
-    /// In batches that the feed does not hold, of which the first `skip` messages are left out. It takes nothing from the
-    /// feed, and the feed keeps nothing for it.
+    /// In batches that the feed does not hold, of which the first `skip` messages are left out. It
+    /// takes nothing from the feed, and the feed keeps nothing for it.
     pub fn detached(feed: Arc<Feed>, skip: usize) -> Self {
         let (seat, offset, into, partial) = (None, 0, 0, None);
-        Self { feed, seat, position: DETACHED, offset, done: skip as u32, into, live_from: u64::MAX, partial }
+        Self {
+            feed,
+            seat,
+            position: DETACHED,
+            offset,
+            done: skip as u32,
+            into,
+            live_from: u64::MAX,
+            partial,
+        }
     }
 
-    /// Takes what there is, up to a bound, without moving. When there is nothing, the task is woken by the next append.
-    pub fn poll_take(&mut self, context: &mut Context<'_>, taken: &mut Taken) -> Poll<Result<(), Lagged>> {
+    /// Takes what there is, up to a bound, without moving. When there is nothing, the task is woken
+    /// by the next append.
+    pub fn poll_take(
+        &mut self,
+        context: &mut Context<'_>,
+        taken: &mut Taken,
+    ) -> Poll<Result<(), Lagged>> {
         let mut window = self.feed.lock();
-        match take(&self.feed, &mut window, &mut self.seat, self.position, context.waker(), taken) {
+        match take(
+            &self.feed,
+            &mut window,
+            &mut self.seat,
+            self.position,
+            context.waker(),
+            taken,
+        ) {
             Ok(seat) if taken.is_empty() => {
                 window.change(seat, SeatState::Waiting);
                 Poll::Pending
@@ -81,14 +104,21 @@ impl Cursor {
         }
     }
 
-    /// Takes what there is, up to a bound, without moving. When there is nothing, it gives its seat up and rests: its
-    /// [`super::Group`] brings what comes.
+    /// Takes what there is, up to a bound, without moving. When there is nothing, it gives its seat
+    /// up and rests: its [`super::Group`] brings what comes.
     ///
     /// # Errors
     /// If it has lagged out.
     pub fn take_or_rest(&mut self, waker: &Waker, taken: &mut Taken) -> Result<(), Lagged> {
         let mut window = self.feed.lock();
-        let seat = take(&self.feed, &mut window, &mut self.seat, self.position, waker, taken)?;
+        let seat = take(
+            &self.feed,
+            &mut window,
+            &mut self.seat,
+            self.position,
+            waker,
+            taken,
+        )?;
         if taken.is_empty() {
             self.seat = None;
             self.feed.leave(&mut window, seat);
@@ -96,9 +126,14 @@ impl Cursor {
         Ok(())
     }
 
-    /// What its group has taken and it has not seen, up to a bound, if it rests and nothing is missing.
+    /// What its group has taken and it has not seen, up to a bound, if it rests and nothing is
+    /// missing.
     pub fn news<'a>(&self, news: News<'a>) -> Option<&'a [Arc<Batch>]> {
-        let batches = if self.rests() { news.since(self.position)? } else { return None };
+        let batches = if self.rests() {
+            news.since(self.position)?
+        } else {
+            return None;
+        };
         Some(&batches[..batches.len().min(TAKE_BATCHES)])
     }
 
@@ -107,10 +142,15 @@ impl Cursor {
         self.seat.is_none()
     }
 
-    /// It cannot keep up with its group: from now on it takes for itself. Only lagging out wakes it.
+    /// It cannot keep up with its group: from now on it takes for itself. Only lagging out wakes
+    /// it.
     pub fn fall_behind(&mut self, waker: &Waker) {
         if self.rests() {
-            self.seat = Some(self.feed.lock().sit_down(waker.clone(), SeatState::Behind, self.position));
+            self.seat = Some(self.feed.lock().sit_down(
+                waker.clone(),
+                SeatState::Behind,
+                self.position,
+            ));
         }
     }
 
@@ -159,7 +199,9 @@ impl Cursor {
             self.offset = taken[before].end();
             (self.done, self.into, self.partial) = (0, 0, None);
         }
-        let Some(batch) = taken.get(index).filter(|_| at > 0) else { return };
+        let Some(batch) = taken.get(index).filter(|_| at > 0) else {
+            return;
+        };
         let done = batch.items_before(format, at);
         self.done = done as u32;
         self.into = (at - batch.end_of(format, done)) as u32;
@@ -170,7 +212,8 @@ impl Cursor {
         }
     }
 
-    /// Counts what batches were encoded into among what their feed holds, and drops what that is too much for.
+    /// Counts what batches were encoded into among what their feed holds, and drops what that is
+    /// too much for.
     pub fn account(&self, taken: &[Arc<Batch>]) {
         if !taken.iter().any(|batch| batch.has_grown()) {
             return;
@@ -179,7 +222,8 @@ impl Cursor {
         let before = window.bytes as i64;
         for (position, batch) in (self.position..).zip(taken) {
             let grown = batch.grow();
-            // A batch that has left the window counts in the memory budget alone, until its last reader drops it.
+            // A batch that has left the window counts in the memory budget alone, until its last
+            // reader drops it.
             if position >= window.first {
                 window.bytes += grown;
             }
@@ -188,7 +232,8 @@ impl Cursor {
         self.feed.bytes_gauge.add(window.bytes as i64 - before);
     }
 
-    /// The batch of an item that was begun and not ended, with the item's end: it must be ended before anything else.
+    /// The batch of an item that was begun and not ended, with the item's end: it must be ended
+    /// before anything else.
     pub fn unfinished_item(&self, format: Format) -> Option<(Arc<Batch>, usize)> {
         let batch = self.partial.as_ref()?;
         Some((batch.clone(), batch.end_of(format, self.done as usize + 1)))
@@ -201,12 +246,18 @@ impl Cursor {
         }
     }
 
-    /// Goes on with the newest batch; returns how many messages are left out, if that is known. An item that was begun must be ended before.
+    /// Goes on with the newest batch; returns how many messages are left out, if that is known. An
+    /// item that was begun must be ended before.
     pub fn skip_to_newest(&mut self) -> Option<u64> {
         let mut window = self.feed.lock();
-        let newest = window.batches.back().map_or(window.next_offset, |batch| batch.offset);
+        let newest = window
+            .batches
+            .back()
+            .map_or(window.next_offset, |batch| batch.offset);
         // None of what has no offset of its own, or when offsets began anew.
-        let missed = newest.checked_sub(self.offset + u64::from(self.done)).filter(|missed| *missed > 0);
+        let missed = newest
+            .checked_sub(self.offset + u64::from(self.done))
+            .filter(|missed| *missed > 0);
         self.offset = newest;
         self.position = window.end().saturating_sub(1).max(window.first);
         (self.done, self.into, self.partial) = (0, 0, None);
@@ -218,8 +269,8 @@ impl Cursor {
         missed
     }
 
-    /// Whether message `number` of those that this node published has come back, and if so where the feed ends now:
-    /// a reader whose [`Self::position`] is there has everything up to it.
+    /// Whether message `number` of those that this node published has come back, and if so where
+    /// the feed ends now: a reader whose [`Self::position`] is there has everything up to it.
     pub fn confirmed(&self, number: u64) -> Option<u64> {
         let window = self.feed.lock();
         (window.confirmed >= number).then(|| window.end())
@@ -236,7 +287,8 @@ impl Cursor {
     }
 }
 
-/// Takes what there is from a position on, up to a bound, for a reader who has a seat afterwards: which one it returns.
+/// Takes what there is from a position on, up to a bound, for a reader who has a seat afterwards:
+/// which one it returns.
 fn take(
     feed: &Feed,
     window: &mut Window,
@@ -245,7 +297,8 @@ fn take(
     waker: &Waker,
     taken: &mut Taken,
 ) -> Result<usize, Lagged> {
-    let seat = *seat.get_or_insert_with(|| window.sit_down(waker.clone(), SeatState::Behind, position));
+    let seat =
+        *seat.get_or_insert_with(|| window.sit_down(waker.clone(), SeatState::Behind, position));
     if window.change(seat, SeatState::Behind) == SeatState::Woken {
         feed.had_its_turn(window);
     }
@@ -303,8 +356,12 @@ mod tests {
 
     #[test]
     fn a_reader_whose_socket_is_full_keeps_its_place_and_sleeps_until_it_lags() {
-        let retention =
-            Retention { messages: 0, bytes: 50_000, history_bytes: usize::MAX, ttl: Duration::from_secs(60) };
+        let retention = Retention {
+            messages: 0,
+            bytes: 50_000,
+            history_bytes: usize::MAX,
+            ttl: Duration::from_secs(60),
+        };
         let feed = Arc::new(Feed::for_test(retention));
         let (wakes, rings) = (Arc::new(Wakes::default()), Arc::new(Wakes::default()));
         let waker = wakes.clone().into();

@@ -1,5 +1,5 @@
-//! Groups: readers on one thread that have seen everything and wait together, in one seat. A batch wakes the group and is
-//! taken once for all of them, under one lock, however many they are.
+//! Groups: readers on one thread that have seen everything and wait together, in one seat. A batch
+//! wakes the group and is taken once for all of them, under one lock, however many they are.
 
 use std::sync::Arc;
 use std::task::Waker;
@@ -7,8 +7,9 @@ use std::task::Waker;
 use super::{Feed, SeatState, Window};
 use crate::message::Batch;
 
-/// Readers that wait together. A [`super::Cursor`] joins them by [`super::Cursor::take_or_rest`], which must not happen
-/// before the group exists nor at the same time as it takes: then it never rests behind the group.
+/// Readers that wait together. A [`super::Cursor`] joins them by [`super::Cursor::take_or_rest`],
+/// which must not happen before the group exists nor at the same time as it takes: then it never
+/// rests behind the group.
 ///
 /// Its readers have their turns in rounds, from [`Self::begin`] to [`Self::settle`].
 #[derive(Debug)]
@@ -18,7 +19,8 @@ pub struct Group {
     /// Sequence number of the first batch of `batches`.
     first: u64,
     batches: Vec<Arc<Batch>>,
-    /// Where they ended when the round began: what came later some of its readers have not been shown.
+    /// Where they ended when the round began: what came later some of its readers have not been
+    /// shown.
     shown: u64,
     /// The newest message of this node that was known to have come back then.
     confirmed: u64,
@@ -37,17 +39,34 @@ impl Group {
         let mut window = feed.lock();
         let first = window.end();
         let seat = window.sit_down(waker, SeatState::Waiting, first);
-        Self { feed: feed.clone(), seat, first, batches: Vec::new(), shown: first, confirmed: 0 }
+        Self {
+            feed: feed.clone(),
+            seat,
+            first,
+            batches: Vec::new(),
+            shown: first,
+            confirmed: 0,
+        }
     }
 
     /// What it has taken.
     pub fn news(&self) -> News<'_> {
-        News { first: self.first, batches: &self.batches }
+        News {
+            first: self.first,
+            batches: &self.batches,
+        }
     }
 
     /// Takes what has come. The writer waits for [`Self::settle`] if it must.
     pub fn begin(&mut self) {
-        let Self { feed, seat, first, batches, confirmed, .. } = self;
+        let Self {
+            feed,
+            seat,
+            first,
+            batches,
+            confirmed,
+            ..
+        } = self;
         let mut window = feed.lock();
         *confirmed = window.confirmed;
         take(&mut window, *seat, first, batches);
@@ -57,17 +76,30 @@ impl Group {
 
     /// Takes what has come meanwhile, for those who have not had their turn.
     pub fn take(&mut self) {
-        take(&mut self.feed.lock(), self.seat, &mut self.first, &mut self.batches);
+        take(
+            &mut self.feed.lock(),
+            self.seat,
+            &mut self.first,
+            &mut self.batches,
+        );
     }
 
     /// Its readers have had their turn; returns whether there is more for some of them.
     pub fn settle(&mut self) -> bool {
-        self.batches.drain(..self.shown.saturating_sub(self.first) as usize);
+        self.batches
+            .drain(..self.shown.saturating_sub(self.first) as usize);
         self.first = self.first.max(self.shown);
         let mut window = self.feed.lock();
         let more = self.shown < window.end() || self.confirmed < window.confirmed;
         window.seats[self.seat].position = self.first;
-        let before = window.change(self.seat, if more { SeatState::Woken } else { SeatState::Waiting });
+        let before = window.change(
+            self.seat,
+            if more {
+                SeatState::Woken
+            } else {
+                SeatState::Waiting
+            },
+        );
         window.woken += usize::from(more);
         if before == SeatState::Woken {
             self.feed.had_its_turn(&mut window);
@@ -78,8 +110,12 @@ impl Group {
 
 /// Adds what has come to the batches that begin with sequence number `first`.
 fn take(window: &mut Window, seat: usize, first: &mut u64, batches: &mut Vec<Arc<Batch>>) {
-    // However long a round is, no more is held than in the feed: who has not seen what was pushed out there has lagged.
-    let gone = window.first.saturating_sub(*first).min(batches.len() as u64);
+    // However long a round is, no more is held than in the feed: who has not seen what was pushed
+    // out there has lagged.
+    let gone = window
+        .first
+        .saturating_sub(*first)
+        .min(batches.len() as u64);
     batches.drain(..gone as usize);
     *first = window.first.max(*first);
     let index = *first - window.first + batches.len() as u64;

@@ -1,5 +1,5 @@
-//! The kind of answer that a GET asks for by its `Accept` (RFC 9110, section 12.5.1). Anything that is no media range is
-//! left out: such a client gets what its other ranges ask for.
+//! The kind of answer that a GET asks for by its `Accept` (RFC 9110, section 12.5.1). Anything that
+//! is no media range is left out: such a client gets what its other ranges ask for.
 
 use std::cmp::Reverse;
 
@@ -42,24 +42,39 @@ enum Fit {
 
 impl Wanted {
     pub(super) fn of(headers: &HeaderMap) -> Self {
-        let lines = headers.get_all(header::ACCEPT).iter().map(|line| String::from_utf8_lossy(line.as_bytes()));
+        let lines = headers
+            .get_all(header::ACCEPT)
+            .iter()
+            .map(|line| String::from_utf8_lossy(line.as_bytes()));
         let text = lines.collect::<Vec<_>>().join(",");
-        let mut elements = text.split(',').map(str::trim).filter(|element| !element.is_empty()).peekable();
+        let mut elements = text
+            .split(',')
+            .map(str::trim)
+            .filter(|element| !element.is_empty())
+            .peekable();
         if elements.peek().is_none() {
             return Self::Page;
         }
         let ranges: Vec<Range> = elements.filter_map(Range::read).collect();
-        let ranked = OFFERS.into_iter().enumerate().filter_map(|(place, (wanted, kind, subkind))| {
-            // The closest range says the weight, also if it says that the type is not wanted.
-            let fits = ranges.iter().filter_map(|range| Some((range.fit(kind, subkind)?, range.weight)));
-            let (fit, weight) = fits.max()?;
-            (weight > 0).then_some((weight, fit, Reverse(wanted.place(fit, place)), wanted))
-        });
+        let ranked =
+            OFFERS
+                .into_iter()
+                .enumerate()
+                .filter_map(|(place, (wanted, kind, subkind))| {
+                    // The closest range says the weight, also if it says that the type is not
+                    // wanted.
+                    let fits = ranges
+                        .iter()
+                        .filter_map(|range| Some((range.fit(kind, subkind)?, range.weight)));
+                    let (fit, weight) = fits.max()?;
+                    (weight > 0).then_some((weight, fit, Reverse(wanted.place(fit, place)), wanted))
+                });
         let best = ranked.max_by_key(|(weight, fit, place, _)| (*weight, *fit, *place));
         best.map_or(Self::Nothing, |(_, _, _, wanted)| wanted)
     }
 
-    /// Its place among those that a client wants as much: a client that names no type is a person, or a tool of one.
+    /// Its place among those that a client wants as much: a client that names no type is a person,
+    /// or a tool of one.
     fn place(self, fit: Fit, place: usize) -> usize {
         match self {
             Self::Events if fit != Fit::Exact => OFFERS.len(),
@@ -73,9 +88,17 @@ impl Range {
         let mut parts = element.split(';').map(str::trim);
         let name = parts.next()?.to_ascii_lowercase();
         // Java's standard library sends `*` for `*/*`.
-        let (kind, subkind) = if name == "*" { ("*", "*") } else { name.split_once('/')? };
+        let (kind, subkind) = if name == "*" {
+            ("*", "*")
+        } else {
+            name.split_once('/')?
+        };
         let weight = parts.find_map(weight).unwrap_or(FULL_WEIGHT);
-        Some(Self { kind: kind.to_owned(), subkind: subkind.to_owned(), weight })
+        Some(Self {
+            kind: kind.to_owned(),
+            subkind: subkind.to_owned(),
+            weight,
+        })
     }
 
     fn fit(&self, kind: &str, subkind: &str) -> Option<Fit> {
@@ -91,8 +114,13 @@ impl Range {
 /// The weight in a parameter, in thousandths, if that is what the parameter is.
 fn weight(parameter: &str) -> Option<u16> {
     let (name, value) = parameter.split_once('=')?;
-    let value = name.trim().eq_ignore_ascii_case("q").then(|| value.trim().parse::<f32>().ok())??;
-    (0.0..=1.0).contains(&value).then(|| (value * f32::from(FULL_WEIGHT)).round() as u16)
+    let value = name
+        .trim()
+        .eq_ignore_ascii_case("q")
+        .then(|| value.trim().parse::<f32>().ok())??;
+    (0.0..=1.0)
+        .contains(&value)
+        .then(|| (value * f32::from(FULL_WEIGHT)).round() as u16)
 }
 
 #[cfg(test)]
@@ -104,7 +132,10 @@ mod tests {
     fn wanted(lines: &[&str]) -> Wanted {
         let mut headers = HeaderMap::new();
         for line in lines {
-            headers.append(header::ACCEPT, HeaderValue::from_bytes(line.as_bytes()).expect("a header"));
+            headers.append(
+                header::ACCEPT,
+                HeaderValue::from_bytes(line.as_bytes()).expect("a header"),
+            );
         }
         Wanted::of(&headers)
     }
@@ -119,31 +150,55 @@ mod tests {
             ("image/png", Wanted::Nothing),
             ("text/plain", Wanted::Nothing),
             // Browsers, axios, Java's standard library, event sources.
-            ("text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;q=0.8", Wanted::Page),
+            (
+                "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;q=0.8",
+                Wanted::Page,
+            ),
             ("application/json, text/plain, */*", Wanted::Snapshot),
-            ("text/html, image/gif, image/jpeg, *; q=.2, */*; q=.2", Wanted::Page),
+            (
+                "text/html, image/gif, image/jpeg, *; q=.2, */*; q=.2",
+                Wanted::Page,
+            ),
             ("text/event-stream, */*", Wanted::Events),
             // Case, spaces, parameters, a letter too many.
             ("TEXT/Event-Stream", Wanted::Events),
-            (" Application/JSON ; charset=utf-8 ; Q=0.5", Wanted::Snapshot),
+            (
+                " Application/JSON ; charset=utf-8 ; Q=0.5",
+                Wanted::Snapshot,
+            ),
             ("text/event-streams", Wanted::Nothing),
             ("x-text/html", Wanted::Nothing),
             // Weights.
-            ("text/event-stream;q=0.5, application/json", Wanted::Snapshot),
-            ("text/html;q=0.1, application/json;q=0.11, text/event-stream;q=0.101", Wanted::Snapshot),
+            (
+                "text/event-stream;q=0.5, application/json",
+                Wanted::Snapshot,
+            ),
+            (
+                "text/html;q=0.1, application/json;q=0.11, text/event-stream;q=0.101",
+                Wanted::Snapshot,
+            ),
             ("text/event-stream;q=0", Wanted::Nothing),
-            ("text/event-stream;q=0.000, application/json;q=0.001", Wanted::Snapshot),
+            (
+                "text/event-stream;q=0.000, application/json;q=0.001",
+                Wanted::Snapshot,
+            ),
             ("*/*, text/html;q=0", Wanted::Snapshot),
             ("*/*;q=0", Wanted::Nothing),
             ("*/*;q=0, application/json", Wanted::Snapshot),
             ("text/*;q=0, */*;q=0.1", Wanted::Snapshot),
-            ("text/html;q=0.3, text/html;level=1;q=0.7, application/json;q=0.5", Wanted::Page),
+            (
+                "text/html;q=0.3, text/html;level=1;q=0.7, application/json;q=0.5",
+                Wanted::Page,
+            ),
             // The one that is named wins over the one that is meant, too.
             ("application/json, text/*", Wanted::Snapshot),
             ("text/*", Wanted::Page),
             ("application/*", Wanted::Snapshot),
             ("text/*, text/html;q=0", Wanted::Events),
-            ("application/json, text/html, text/event-stream", Wanted::Events),
+            (
+                "application/json, text/html, text/event-stream",
+                Wanted::Events,
+            ),
             // A weight that is none is a full one.
             ("application/json;q=high, text/html;q=0.9", Wanted::Snapshot),
             ("application/json;q=7, text/html;q=0.9", Wanted::Snapshot),
@@ -161,7 +216,10 @@ mod tests {
     #[test]
     fn several_lines_are_one_and_none_accepts_anything() {
         assert_eq!(wanted(&["image/png", "application/json"]), Wanted::Snapshot);
-        assert_eq!(wanted(&["application/json;q=0.5", "text/event-stream;q=0.6"]), Wanted::Events);
+        assert_eq!(
+            wanted(&["application/json;q=0.5", "text/event-stream;q=0.6"]),
+            Wanted::Events
+        );
         assert_eq!(wanted(&[]), Wanted::Page);
         assert_eq!(wanted(&[""]), Wanted::Page);
         assert_eq!(wanted(&[" , ", ""]), Wanted::Page);

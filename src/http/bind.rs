@@ -13,24 +13,29 @@ use tokio::net::TcpListener;
 #[cfg(target_os = "linux")]
 use super::stream::UNSENT_BYTES;
 
-/// A client whose machine confirms nothing for this long is gone, and so is one that reads nothing although it is sent
-/// something: where there are no pings, nothing else would tell.
+/// A client whose machine confirms nothing for this long is gone, and so is one that reads nothing
+/// although it is sent something: where there are no pings, nothing else would tell.
 #[cfg(target_os = "linux")]
 const UNREAD_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Connections waiting to be accepted; the kernel lowers it to `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
 
-/// A listener whose connections inherit its options, which saves system calls for each. `[::]` is every address of both
-/// families, or of IPv4 on a machine that has no IPv6.
+/// A listener whose connections inherit its options, which saves system calls for each. `[::]` is
+/// every address of both families, or of IPv4 on a machine that has no IPv6.
 ///
 /// # Errors
 /// If the address cannot be listened on.
 pub fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    bind_with(address, |domain| Socket::new(domain, Type::STREAM, Some(Protocol::TCP)))
+    bind_with(address, |domain| {
+        Socket::new(domain, Type::STREAM, Some(Protocol::TCP))
+    })
 }
 
-fn bind_with(address: SocketAddr, open: impl Fn(Domain) -> io::Result<Socket>) -> anyhow::Result<TcpListener> {
+fn bind_with(
+    address: SocketAddr,
+    open: impl Fn(Domain) -> io::Result<Socket>,
+) -> anyhow::Result<TcpListener> {
     let listening = match listen(address, &open) {
         Err(error) if is_everywhere(address) && lacks_family(&error) => {
             let instead = SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()));
@@ -42,7 +47,10 @@ fn bind_with(address: SocketAddr, open: impl Fn(Domain) -> io::Result<Socket>) -
     listening.with_context(|| format!("cannot listen on {address}"))
 }
 
-fn listen(address: SocketAddr, open: impl Fn(Domain) -> io::Result<Socket>) -> io::Result<TcpListener> {
+fn listen(
+    address: SocketAddr,
+    open: impl Fn(Domain) -> io::Result<Socket>,
+) -> io::Result<TcpListener> {
     let socket = open(Domain::for_address(address))?;
     if is_everywhere(address) {
         // The system's default is a setting of its own (`net.ipv6.bindv6only`).
@@ -67,8 +75,14 @@ fn is_everywhere(address: SocketAddr) -> bool {
 
 /// Whether an error says that the kernel, or what confines this process, knows no such addresses.
 fn lacks_family(error: &io::Error) -> bool {
-    let errors = [Errno::AFNOSUPPORT, Errno::PROTONOSUPPORT, Errno::ADDRNOTAVAIL];
-    errors.iter().any(|lacking| error.raw_os_error() == Some(lacking.raw_os_error()))
+    let errors = [
+        Errno::AFNOSUPPORT,
+        Errno::PROTONOSUPPORT,
+        Errno::ADDRNOTAVAIL,
+    ];
+    errors
+        .iter()
+        .any(|lacking| error.raw_os_error() == Some(lacking.raw_os_error()))
 }
 
 #[cfg(test)]
@@ -90,19 +104,37 @@ mod tests {
     #[tokio::test]
     async fn without_ipv6_both_families_are_ipv4_and_nothing_else_changes() {
         let listener = bind_with(address("[::]:0"), open_v4).expect("IPv4 is there");
-        assert_eq!(listener.local_addr().expect("an address").ip(), Ipv4Addr::UNSPECIFIED);
-        let error = bind_with(address("[::1]:0"), open_v4).expect_err("one that was asked for is not replaced");
-        assert!(error.to_string().contains("cannot listen on [::1]:0"), "{error}");
+        assert_eq!(
+            listener.local_addr().expect("an address").ip(),
+            Ipv4Addr::UNSPECIFIED
+        );
+        let error = bind_with(address("[::1]:0"), open_v4)
+            .expect_err("one that was asked for is not replaced");
+        assert!(
+            error.to_string().contains("cannot listen on [::1]:0"),
+            "{error}"
+        );
     }
 
     #[tokio::test]
     async fn a_port_that_is_taken_is_not_looked_for_in_another_family() {
-        let taken = bind(address("[::]:0")).expect("a free port").local_addr().expect("an address");
+        let taken = bind(address("[::]:0"))
+            .expect("a free port")
+            .local_addr()
+            .expect("an address");
         let first = bind(taken).expect("it is free again");
         assert_eq!(first.local_addr().expect("an address"), taken);
-        for other in [taken, SocketAddr::from((Ipv4Addr::UNSPECIFIED, taken.port()))] {
+        for other in [
+            taken,
+            SocketAddr::from((Ipv4Addr::UNSPECIFIED, taken.port())),
+        ] {
             let error = bind(other).expect_err("it is taken");
-            assert!(error.to_string().contains(&format!("cannot listen on {other}")), "{error}");
+            assert!(
+                error
+                    .to_string()
+                    .contains(&format!("cannot listen on {other}")),
+                "{error}"
+            );
         }
     }
 }

@@ -1,6 +1,6 @@
-//! Bodies of requests, and the rests of those that are answered before their body has been read: a little is read on, so
-//! that the connection can be kept; after more of it the connection ends, with a
-//! [farewell](super::farewell).
+//! Bodies of requests, and the rests of those that are answered before their body has been read: a
+//! little is read on, so that the connection can be kept; after more of it the connection ends,
+//! with a [farewell](super::farewell).
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -17,7 +17,8 @@ use tokio::time::timeout;
 
 use super::exchange::Exchange;
 
-/// So much of a rest is read for the connection's sake, in bytes: about what a client has sent before it could know better.
+/// So much of a rest is read for the connection's sake, in bytes: about what a client has sent
+/// before it could know better.
 const REST_BYTES: u64 = 64 * 1024;
 
 /// How long the answer waits for that.
@@ -30,9 +31,14 @@ pub(super) fn received(request: Request<Incoming>, exchange: &Arc<Exchange>) -> 
         return request.map(|_| axum::body::Body::empty());
     }
     let expects = request.headers().get(header::EXPECT);
-    let awaited = expects.is_some_and(|expects| expects.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+    let awaited =
+        expects.is_some_and(|expects| expects.as_bytes().eq_ignore_ascii_case(b"100-continue"));
     request.map(|incoming| {
-        axum::body::Body::new(RequestBody { incoming: Some(incoming), awaited, exchange: exchange.clone() })
+        axum::body::Body::new(RequestBody {
+            incoming: Some(incoming),
+            awaited,
+            exchange: exchange.clone(),
+        })
     })
 }
 
@@ -58,9 +64,14 @@ impl Body for RequestBody {
     type Data = Bytes;
     type Error = hyper::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
         self.awaited = false;
-        let Some(incoming) = &mut self.incoming else { return Poll::Ready(None) };
+        let Some(incoming) = &mut self.incoming else {
+            return Poll::Ready(None);
+        };
         let frame = ready!(Pin::new(incoming).poll_frame(context));
         if !matches!(frame, Some(Ok(_))) {
             self.incoming = None;
@@ -77,14 +88,23 @@ impl Body for RequestBody {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.as_ref().map_or_else(|| SizeHint::with_exact(0), Incoming::size_hint)
+        self.incoming
+            .as_ref()
+            .map_or_else(|| SizeHint::with_exact(0), Incoming::size_hint)
     }
 }
 
 impl Drop for RequestBody {
     fn drop(&mut self) {
-        if let Some(incoming) = self.incoming.take().filter(|incoming| !incoming.is_end_stream()) {
-            self.exchange.leave(Rest { incoming, awaited: self.awaited });
+        if let Some(incoming) = self
+            .incoming
+            .take()
+            .filter(|incoming| !incoming.is_end_stream())
+        {
+            self.exchange.leave(Rest {
+                incoming,
+                awaited: self.awaited,
+            });
         }
     }
 }
@@ -94,7 +114,9 @@ impl Rest {
     async fn read_out(self) -> bool {
         !self.awaited
             && self.incoming.size_hint().lower() <= REST_BYTES
-            && timeout(REST_PATIENCE, read(self.incoming)).await.unwrap_or(false)
+            && timeout(REST_PATIENCE, read(self.incoming))
+                .await
+                .unwrap_or(false)
     }
 }
 
@@ -111,7 +133,8 @@ async fn read(mut rest: Incoming) -> bool {
     true
 }
 
-/// Makes the connection ready for another request after this answer, or says in the answer that there will be none.
+/// Makes the connection ready for another request after this answer, or says in the answer that
+/// there will be none.
 pub(super) async fn settle(exchange: &Exchange, response: &mut Response) {
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return;
@@ -122,7 +145,9 @@ pub(super) async fn settle(exchange: &Exchange, response: &mut Response) {
         exchange.leave_unread();
     }
     if exchange.is_left_unread() {
-        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        response
+            .headers_mut()
+            .insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
 }
 

@@ -1,4 +1,5 @@
-//! The sender of a request: the connection it came on, the client's address behind proxies, and the limits of both.
+//! The sender of a request: the connection it came on, the client's address behind proxies, and the
+//! limits of both.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,8 +19,8 @@ use crate::ws::rate::PublishRates;
 #[derive(Debug)]
 pub struct Connection {
     peer: SocketAddr,
-    /// Its one place, until it becomes something else than HTTP; an error if it is one too many and only waits
-    /// for its 429.
+    /// Its one place, until it becomes something else than HTTP; an error if it is one too many and
+    /// only waits for its 429.
     permit: Result<Mutex<Option<Permit>>, Full>,
     /// Its address' limits, if anything is limited by address and it is no proxy's.
     source: Option<Arc<Source>>,
@@ -43,11 +44,21 @@ pub struct Caller {
 impl Connection {
     pub(super) fn admitted(peer: SocketAddr, permit: Permit, publish: PublishRates) -> Self {
         let source = permit.source().cloned();
-        Self { peer, permit: Ok(Mutex::new(Some(permit))), source, publish }
+        Self {
+            peer,
+            permit: Ok(Mutex::new(Some(permit))),
+            source,
+            publish,
+        }
     }
 
     pub(super) fn turned_away(peer: SocketAddr, full: Full) -> Self {
-        Self { peer, permit: Err(full), source: None, publish: PublishRates::new(Default::default()) }
+        Self {
+            peer,
+            permit: Err(full),
+            source: None,
+            publish: PublishRates::new(Default::default()),
+        }
     }
 }
 
@@ -63,8 +74,9 @@ impl Proxies {
         self.0.iter().any(|network| network.contains(&ip))
     }
 
-    /// The client's address: that of the connection, or what trusted proxies say. Each proxy appends the address it saw,
-    /// so the last one that is not itself a proxy's is the client's; anybody can write what stands before it.
+    /// The client's address: that of the connection, or what trusted proxies say. Each proxy
+    /// appends the address it saw, so the last one that is not itself a proxy's is the client's;
+    /// anybody can write what stands before it.
     fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
         let peer = peer.to_canonical();
         if !self.has(peer) {
@@ -83,15 +95,18 @@ impl Proxies {
 
 /// A network of IPv4 addresses as one, also if it is written as one of IPv6.
 fn canonical(network: IpNet) -> IpNet {
-    match (network.network().to_canonical(), network.prefix_len().checked_sub(96)) {
+    match (
+        network.network().to_canonical(),
+        network.prefix_len().checked_sub(96),
+    ) {
         (ip @ IpAddr::V4(_), Some(length)) => IpNet::new(ip, length).unwrap_or(network),
         _ => network,
     }
 }
 
 impl Caller {
-    /// The sender of this request, if it may be answered: its connection is one of those allowed, and its address is below
-    /// its limits. The request counts.
+    /// The sender of this request, if it may be answered: its connection is one of those allowed,
+    /// and its address is below its limits. The request counts.
     pub(super) fn of(request: &Request, proxies: &Proxies, gate: &Gate) -> Result<Self, Refusal> {
         let connection = request.extensions().get::<Arc<Connection>>().cloned();
         let connection = connection.ok_or(Refusal::Unreadable("a request without a connection"))?;
@@ -99,28 +114,50 @@ impl Caller {
         if let Err(full) = connection.permit {
             return Err(Refusal::TurnedAway(full));
         }
-        let place = if proxies.has(connection.peer.ip()) && !proxies.has(ip) { gate.place(ip)? } else { None };
-        let caller = Self { ip, connection, place };
-        if caller.source().is_some_and(|source| !source.allows_message()) {
-            return Err(Refusal::Rate("too many requests and messages a second from your address"));
+        let place = if proxies.has(connection.peer.ip()) && !proxies.has(ip) {
+            gate.place(ip)?
+        } else {
+            None
+        };
+        let caller = Self {
+            ip,
+            connection,
+            place,
+        };
+        if caller
+            .source()
+            .is_some_and(|source| !source.allows_message())
+        {
+            return Err(Refusal::Rate(
+                "too many requests and messages a second from your address",
+            ));
         }
         Ok(caller)
     }
 
     /// The limits of the client's address, if anything is limited by address.
     fn source(&self) -> Option<&Arc<Source>> {
-        self.place.as_ref().map(Place::source).or(self.connection.source.as_ref())
+        self.place
+            .as_ref()
+            .map(Place::source)
+            .or(self.connection.source.as_ref())
     }
 
-    /// How fast it may publish: a proxy's connection is that of many clients, so that they are told apart by address.
+    /// How fast it may publish: a proxy's connection is that of many clients, so that they are told
+    /// apart by address.
     pub(super) fn publish_rates(&self) -> &PublishRates {
-        self.place.as_ref().map_or(&self.connection.publish, |place| place.source().publish_rates())
+        self.place
+            .as_ref()
+            .map_or(&self.connection.publish, |place| {
+                place.source().publish_rates()
+            })
     }
 
     /// The connection's place, as it becomes something else than HTTP.
     pub fn into_permit(self, way: Way) -> Result<Permit, Refusal> {
         let permit = self.connection.permit.as_ref().ok();
-        let permit = permit.and_then(|permit| permit.lock().unwrap_or_else(PoisonError::into_inner).take());
+        let permit =
+            permit.and_then(|permit| permit.lock().unwrap_or_else(PoisonError::into_inner).take());
         let mut permit = permit.ok_or(Refusal::Malformed("this connection cannot be upgraded"))?;
         permit.become_client(way, self.place);
         Ok(permit)

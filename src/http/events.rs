@@ -1,5 +1,5 @@
-//! Server-sent events: a request that becomes a session. It is answered here, and then reads the same feed as WebSockets
-//! do, under the same rules.
+//! Server-sent events: a request that becomes a session. It is answered here, and then reads the
+//! same feed as WebSockets do, under the same rules.
 
 use std::fmt::Write as _;
 
@@ -29,9 +29,12 @@ pub(super) async fn events(
     let door = &public.door;
     door.admit(request.method(), request.headers())?;
     let handover = request.extensions_mut().remove::<Handover>();
-    let handover = handover.ok_or(Refusal::Malformed("this connection cannot become an event stream"))?;
+    let handover = handover.ok_or(Refusal::Malformed(
+        "this connection cannot become an event stream",
+    ))?;
     let ip = caller.ip;
-    let options = query::subscribe_options(request.uri().query().unwrap_or_default(), request.headers())?;
+    let options =
+        query::subscribe_options(request.uri().query().unwrap_or_default(), request.headers())?;
     let subscription = door.shared.hub.join(name)?.subscribe(options.start).await?;
     // Not before: a connection whose request is refused stays what it is, and counts.
     let permit = caller.into_permit(Way::Events)?;
@@ -41,8 +44,12 @@ pub(super) async fn events(
     public.share(&mut response, Sharing::of(request.headers()));
     let mut greeting = written(&response);
     greeting.extend_from_slice(b":ok\n\n");
-    if let Some(id) = subscription.newest.filter(|_| options.start == Start::Newest) {
-        // Nothing to dispatch, but a client that receives nothing until it comes back goes on from here.
+    if let Some(id) = subscription
+        .newest
+        .filter(|_| options.start == Start::Newest)
+    {
+        // Nothing to dispatch, but a client that receives nothing until it comes back goes on from
+        // here.
         greeting.extend(format!("id: {id}\n\n").bytes());
     }
     let opening = Opening {
@@ -50,7 +57,10 @@ pub(super) async fn events(
         shards: door.shards.clone(),
         shutdown: door.shutdown.clone(),
         subscription,
-        wishes: Wishes { format: Format::EVENTS, echo: true },
+        wishes: Wishes {
+            format: Format::EVENTS,
+            echo: true,
+        },
         permit,
         greeting,
     };
@@ -58,7 +68,9 @@ pub(super) async fn events(
         opening.shared.metrics.events.opened.inc();
         opening.begin(stream, early);
     };
-    match handover.take(move |stream, early| Box::pin(async move { run(stream, early) })).await {}
+    match handover
+        .take(move |stream, early| Box::pin(async move { run(stream, early) }))
+        .await {}
 }
 
 /// The answer to a HEAD: that to the same GET, without its events.
@@ -71,16 +83,22 @@ pub(super) fn answer_head(request: &Request) -> Result<Response, Refusal> {
 fn head() -> Response {
     let mut response = Response::new(Body::empty());
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform"));
-    // Proxies that compress would hold events back until they have enough of them: `no-transform` forbids it.
-    // nginx buffers answers unless this header of its own forbids that.
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("text/event-stream"),
+    );
+    headers.insert(
+        header::CACHE_CONTROL,
+        HeaderValue::from_static("no-cache, no-transform"),
+    );
+    // Proxies that compress would hold events back until they have enough of them: `no-transform`
+    // forbids it. nginx buffers answers unless this header of its own forbids that.
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
     response
 }
 
-/// An empty stream that ends at once, for a rejection that may pass soon. `EventSource` never reconnects after a status
-/// other than 200, but it does after the end of a stream.
+/// An empty stream that ends at once, for a rejection that may pass soon. `EventSource` never
+/// reconnects after a status other than 200, but it does after the end of a stream.
 pub(super) fn come_back(public: &Public, rejection: &Refusal) -> Response {
     let mut response = head();
     let retry_ms = public.door.shared.retry_ms();

@@ -1,5 +1,5 @@
-//! State that a connection's stream, its clock, its requests and its task share, because the HTTP server owns the first
-//! three and tells nobody about them.
+//! State that a connection's stream, its clock, its requests and its task share, because the HTTP
+//! server owns the first three and tells nobody about them.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::body::Rest;
 use super::handover::Successor;
 
-/// One connection's. All of it is read and written by the connection's task, which polls the others.
+/// One connection's. All of it is read and written by the connection's task, which polls the
+/// others.
 #[derive(Debug)]
 pub(super) struct Exchange {
     /// Nothing that was written waits in the kernel. Written by the stream.
@@ -16,13 +17,15 @@ pub(super) struct Exchange {
     successor: Mutex<Option<Successor>>,
     /// The last read brought something. Written by the stream.
     last_read_brought: AtomicBool,
-    /// Something was read since the wait for a head began. Written by the stream, cleared by the clock.
+    /// Something was read since the wait for a head began. Written by the stream, cleared by the
+    /// clock.
     head_has_begun: AtomicBool,
     /// The HTTP server waits for a head. Written by the clock, cleared by the request.
     waits_for_head: AtomicBool,
     /// A request came to be on this connection.
     heard: AtomicBool,
-    /// The rest of the request's body that nobody has read. Written as the body is dropped, taken before the answer.
+    /// The rest of the request's body that nobody has read. Written as the body is dropped, taken
+    /// before the answer.
     rest: Mutex<Option<Rest>>,
     /// The client may send what nobody will read. Written by the request and its body.
     left_unread: AtomicBool,
@@ -48,11 +51,15 @@ impl Exchange {
 
     /// A request wants the socket.
     pub(super) fn offer(&self, successor: Successor) {
-        *self.successor.lock().unwrap_or_else(PoisonError::into_inner) = Some(successor);
+        *self
+            .successor
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(successor);
     }
 
-    /// The task that gets the socket, if a request wants it and nothing waits to be written. The connection's task asks after
-    /// each poll of the HTTP server, which polls the request, so that no other wake is needed.
+    /// The task that gets the socket, if a request wants it and nothing waits to be written. The
+    /// connection's task asks after each poll of the HTTP server, which polls the request, so that
+    /// no other wake is needed.
     pub(super) fn successor(&self) -> Option<Successor> {
         if !self.flushed.load(Relaxed) {
             return None;
@@ -62,7 +69,10 @@ impl Exchange {
 
     /// The same, whether or not something waits to be written: the request is over.
     pub(super) fn withdraw(&self) -> Option<Successor> {
-        self.successor.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.successor
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
     }
 
     /// A read brought something, be it the end, or nothing yet.
@@ -73,8 +83,9 @@ impl Exchange {
         }
     }
 
-    /// The HTTP server begins to wait for a head; returns whether it already has some of it. When it has nothing, it has
-    /// tried to read just before, in vain: the last read brought something only if that is still to be parsed.
+    /// The HTTP server begins to wait for a head; returns whether it already has some of it. When
+    /// it has nothing, it has tried to read just before, in vain: the last read brought something
+    /// only if that is still to be parsed.
     pub(super) fn begin_head(&self) -> bool {
         let begun = self.last_read_brought.load(Relaxed);
         self.head_has_begun.store(begun, Relaxed);
@@ -102,7 +113,10 @@ impl Exchange {
     }
 
     pub(super) fn take_rest(&self) -> Option<Rest> {
-        self.rest.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.rest
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
     }
 
     /// The client may send more, and nobody will read it: this is the connection's last answer.
@@ -110,7 +124,8 @@ impl Exchange {
         self.left_unread.store(true, Relaxed);
     }
 
-    /// Whether the client may send more that nobody reads: the rest of a body, or of a head that is no HTTP.
+    /// Whether the client may send more that nobody reads: the rest of a body, or of a head that is
+    /// no HTTP.
     pub(super) fn is_left_unread(&self) -> bool {
         let within_head = self.waits_for_head.load(Relaxed) && self.head_has_begun.load(Relaxed);
         within_head || self.left_unread.load(Relaxed)

@@ -1,6 +1,7 @@
-//! The end of a connection whose client may still be sending, such as a body that was refused. A socket that is closed with
-//! something unread in it is reset, and a reset takes from the client what it has not read yet: its answer. So the node reads
-//! and forgets what comes until the client hangs up, within bounds. It has said that nothing follows.
+//! The end of a connection whose client may still be sending, such as a body that was refused. A
+//! socket that is closed with something unread in it is reset, and a reset takes from the client
+//! what it has not read yet: its answer. So the node reads and forgets what comes until the client
+//! hangs up, within bounds. It has said that nothing follows.
 
 use std::io;
 use std::time::Duration;
@@ -21,7 +22,8 @@ const STOPPING_PATIENCE: Duration = Duration::from_secs(2);
 /// Bytes of one read.
 const READ_BYTES: usize = 16 * 1024;
 
-/// Waits until the socket can be closed. `expects_more`: something may come even if nothing is there yet.
+/// Waits until the socket can be closed. `expects_more`: something may come even if nothing is
+/// there yet.
 pub(super) async fn say(stream: TcpStream, expects_more: bool, stop: &CancellationToken) {
     let stopping = async {
         stop.cancelled().await;
@@ -34,7 +36,8 @@ pub(super) async fn say(stream: TcpStream, expects_more: bool, stop: &Cancellati
     }
 }
 
-/// Reads until the client hangs up or has sent too much, and nothing if nothing is there and nothing is expected.
+/// Reads until the client hangs up or has sent too much, and nothing if nothing is there and
+/// nothing is expected.
 async fn forget(stream: &TcpStream, mut expects_more: bool) {
     let mut bytes = 0;
     while bytes < MOST_BYTES {

@@ -1,6 +1,7 @@
-//! Addresses that proxies put into the head of a request: `X-Forwarded-For`, or where that is missing `Forwarded`
-//! (RFC 7239). Pure. Everything is read from its end, because proxies append: only the end is theirs, and the client may
-//! have written anything before it, half a quoted string included.
+//! Addresses that proxies put into the head of a request: `X-Forwarded-For`, or where that is
+//! missing `Forwarded` (RFC 7239). Pure. Everything is read from its end, because proxies append:
+//! only the end is theirs, and the client may have written anything before it, half a quoted string
+//! included.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -9,13 +10,20 @@ use axum::http::HeaderMap;
 const X_FORWARDED_FOR: &str = "x-forwarded-for";
 const FORWARDED: &str = "forwarded";
 
-/// The addresses that the request passed, the last first; `None` for one that its proxy did not tell.
+/// The addresses that the request passed, the last first; `None` for one that its proxy did not
+/// tell.
 pub(super) fn hops(headers: &HeaderMap) -> Vec<Option<IpAddr>> {
-    let hops: Vec<_> = elements(headers, X_FORWARDED_FOR).iter().map(|hop| address(hop)).collect();
+    let hops: Vec<_> = elements(headers, X_FORWARDED_FOR)
+        .iter()
+        .map(|hop| address(hop))
+        .collect();
     if !hops.is_empty() {
         return hops;
     }
-    elements(headers, FORWARDED).iter().map(|element| forwarded_for(element)).collect()
+    elements(headers, FORWARDED)
+        .iter()
+        .map(|element| forwarded_for(element))
+        .collect()
 }
 
 /// The elements of a header that is a list, the last first. It may have several lines.
@@ -25,7 +33,11 @@ fn elements(headers: &HeaderMap, name: &str) -> Vec<String> {
         let line = String::from_utf8_lossy(line.as_bytes());
         let parts = parts_from_end(&line, b',').into_iter().map(str::trim);
         // An element may be empty: RFC 9110, section 5.6.1.
-        elements.extend(parts.filter(|element| !element.is_empty()).map(str::to_owned));
+        elements.extend(
+            parts
+                .filter(|element| !element.is_empty())
+                .map(str::to_owned),
+        );
     }
     elements
 }
@@ -48,12 +60,20 @@ fn parts_from_end(text: &str, separator: u8) -> Vec<&str> {
 
 /// Whether the byte after these belongs to a pair that begins with a backslash.
 fn is_escaped(before: &[u8]) -> bool {
-    before.iter().rev().take_while(|byte| **byte == b'\\').count() % 2 == 1
+    before
+        .iter()
+        .rev()
+        .take_while(|byte| **byte == b'\\')
+        .count()
+        % 2
+        == 1
 }
 
 /// The address in `for=` of an element of `Forwarded`.
 fn forwarded_for(element: &str) -> Option<IpAddr> {
-    let pairs = parts_from_end(element, b';').into_iter().filter_map(|pair| pair.split_once('='));
+    let pairs = parts_from_end(element, b';')
+        .into_iter()
+        .filter_map(|pair| pair.split_once('='));
     let mut named = pairs.filter(|(name, _)| name.trim().eq_ignore_ascii_case("for"));
     match (named.next(), named.next()) {
         (Some((_, node)), None) => address(node),
@@ -62,16 +82,30 @@ fn forwarded_for(element: &str) -> Option<IpAddr> {
     }
 }
 
-/// An address as proxies write it: with or without a port, brackets and quotes. `unknown` and made-up names are none.
+/// An address as proxies write it: with or without a port, brackets and quotes. `unknown` and
+/// made-up names are none.
 fn address(node: &str) -> Option<IpAddr> {
     let node = node.trim();
-    let node = node.strip_prefix('"').and_then(|node| node.strip_suffix('"')).unwrap_or(node).trim();
+    let node = node
+        .strip_prefix('"')
+        .and_then(|node| node.strip_suffix('"'))
+        .unwrap_or(node)
+        .trim();
     if let Some(bracketed) = node.strip_prefix('[') {
         let (ip, port) = bracketed.split_once(']')?;
-        return ip.parse().ok().filter(|_| port.is_empty() || port.starts_with(':'));
+        return ip
+            .parse()
+            .ok()
+            .filter(|_| port.is_empty() || port.starts_with(':'));
     }
     // A port of RFC 7239 may be a made-up name, too.
-    let with_port = || node.split_once(':')?.0.parse::<Ipv4Addr>().ok().map(IpAddr::V4);
+    let with_port = || {
+        node.split_once(':')?
+            .0
+            .parse::<Ipv4Addr>()
+            .ok()
+            .map(IpAddr::V4)
+    };
     node.parse().ok().or_else(with_port)
 }
 
@@ -84,9 +118,15 @@ mod tests {
     fn hops_of(lines: &[(&'static str, &str)]) -> Vec<String> {
         let mut headers = HeaderMap::new();
         for (name, value) in lines {
-            headers.append(*name, HeaderValue::from_bytes(value.as_bytes()).expect("a header"));
+            headers.append(
+                *name,
+                HeaderValue::from_bytes(value.as_bytes()).expect("a header"),
+            );
         }
-        hops(&headers).into_iter().map(|hop| hop.map_or("?".to_owned(), |ip| ip.to_string())).collect()
+        hops(&headers)
+            .into_iter()
+            .map(|hop| hop.map_or("?".to_owned(), |ip| ip.to_string()))
+            .collect()
     }
 
     #[test]
@@ -116,17 +156,29 @@ mod tests {
         ] {
             assert_eq!(hops_of(&[(X_FORWARDED_FOR, node)]), [expected], "{node}");
             if !node.starts_with('[') {
-                assert_eq!(hops_of(&[(FORWARDED, &format!("For={node};proto=http"))]), [expected], "{node}");
+                assert_eq!(
+                    hops_of(&[(FORWARDED, &format!("For={node};proto=http"))]),
+                    [expected],
+                    "{node}"
+                );
             }
         }
     }
 
     #[test]
     fn several_lines_are_one_list() {
-        let lines = [(X_FORWARDED_FOR, "192.0.2.1, 192.0.2.2"), (X_FORWARDED_FOR, "192.0.2.3,")];
+        let lines = [
+            (X_FORWARDED_FOR, "192.0.2.1, 192.0.2.2"),
+            (X_FORWARDED_FOR, "192.0.2.3,"),
+        ];
         assert_eq!(hops_of(&lines), ["192.0.2.3", "192.0.2.2", "192.0.2.1"]);
-        let lines =
-            [(FORWARDED, "for=192.0.2.1;by=192.0.2.9,for=\"[2001:db8::1]\""), (FORWARDED, " , FOR = 192.0.2.3 ")];
+        let lines = [
+            (
+                FORWARDED,
+                "for=192.0.2.1;by=192.0.2.9,for=\"[2001:db8::1]\"",
+            ),
+            (FORWARDED, " , FOR = 192.0.2.3 "),
+        ];
         assert_eq!(hops_of(&lines), ["192.0.2.3", "2001:db8::1", "192.0.2.1"]);
         assert!(hops_of(&[]).is_empty());
     }
@@ -134,10 +186,16 @@ mod tests {
     #[test]
     fn forwarded_counts_only_where_the_other_header_says_nothing() {
         let forwarded = (FORWARDED, "for=192.0.2.1");
-        assert_eq!(hops_of(&[forwarded, (X_FORWARDED_FOR, "192.0.2.2")]), ["192.0.2.2"]);
+        assert_eq!(
+            hops_of(&[forwarded, (X_FORWARDED_FOR, "192.0.2.2")]),
+            ["192.0.2.2"]
+        );
         assert_eq!(hops_of(&[forwarded, (X_FORWARDED_FOR, "unknown")]), ["?"]);
         assert_eq!(hops_of(&[forwarded, (X_FORWARDED_FOR, "")]), ["192.0.2.1"]);
-        assert_eq!(hops_of(&[forwarded, (X_FORWARDED_FOR, " , ")]), ["192.0.2.1"]);
+        assert_eq!(
+            hops_of(&[forwarded, (X_FORWARDED_FOR, " , ")]),
+            ["192.0.2.1"]
+        );
     }
 
     #[test]
@@ -145,22 +203,40 @@ mod tests {
         for (written, appended) in [
             ("for=\"192.0.2.66", "for=192.0.2.1"),
             ("for=\"192.0.2.66\\", "for=192.0.2.1"),
-            ("for=192.0.2.66;x=\"", "for=\"[2001:db8::1]:80\";proto=https"),
+            (
+                "for=192.0.2.66;x=\"",
+                "for=\"[2001:db8::1]:80\";proto=https",
+            ),
             ("x=\"\\\"", "for=\"192.0.2.1\""),
             ("\\", "for=\"192.0.2.1\""),
             ("\u{e9}\"", "for=192.0.2.1"),
             // The name of the host is the client's, quoted by the proxy.
             ("for=192.0.2.66", "for=192.0.2.1;host=\"a,for=192.0.2.66\""),
             ("for=192.0.2.66", "for=192.0.2.1;host=\"a;for=192.0.2.66\""),
-            ("for=192.0.2.66", "host=\"a\\\",for=\\\"192.0.2.66\\\\\";for=192.0.2.1"),
+            (
+                "for=192.0.2.66",
+                "host=\"a\\\",for=\\\"192.0.2.66\\\\\";for=192.0.2.1",
+            ),
         ] {
             let line = format!("{written}, {appended}");
             let client = hops_of(&[(FORWARDED, &line)]).swap_remove(0);
-            assert!(["192.0.2.1", "2001:db8::1"].contains(&client.as_str()), "{line}: {client}");
+            assert!(
+                ["192.0.2.1", "2001:db8::1"].contains(&client.as_str()),
+                "{line}: {client}"
+            );
         }
         // An element that says it twice, or not at all, says nothing.
-        assert_eq!(hops_of(&[(FORWARDED, "for=192.0.2.1;for=192.0.2.2")]), ["?"]);
-        assert_eq!(hops_of(&[(FORWARDED, "for=192.0.2.1, by=192.0.2.2")]), ["?", "192.0.2.1"]);
-        assert_eq!(hops_of(&[(X_FORWARDED_FOR, "\u{e9}, \"192.0.2.66, 192.0.2.1")]), ["192.0.2.1", "?"]);
+        assert_eq!(
+            hops_of(&[(FORWARDED, "for=192.0.2.1;for=192.0.2.2")]),
+            ["?"]
+        );
+        assert_eq!(
+            hops_of(&[(FORWARDED, "for=192.0.2.1, by=192.0.2.2")]),
+            ["?", "192.0.2.1"]
+        );
+        assert_eq!(
+            hops_of(&[(X_FORWARDED_FOR, "\u{e9}, \"192.0.2.66, 192.0.2.1")]),
+            ["192.0.2.1", "?"]
+        );
     }
 }

@@ -1,5 +1,6 @@
-//! Taking a socket away from the HTTP server: a request that is to become something else, such as an event stream, calls
-//! [`Handover::take`] instead of answering. Earlier answers of the connection are written first.
+//! Taking a socket away from the HTTP server: a request that is to become something else, such as
+//! an event stream, calls [`Handover::take`] instead of answering. Earlier answers of the
+//! connection are written first.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -24,8 +25,9 @@ impl Handover {
         Self(exchange)
     }
 
-    /// Takes the socket as soon as earlier answers are written, without an answer to this request. `run` goes on with it
-    /// in a task of its own, which is waited for when the node drains. This future does not end: it is dropped.
+    /// Takes the socket as soon as earlier answers are written, without an answer to this request.
+    /// `run` goes on with it in a task of its own, which is waited for when the node drains. This
+    /// future does not end: it is dropped.
     pub async fn take<F>(self, run: F) -> Infallible
     where
         F: FnOnce(TcpStream, Bytes) -> BoxFuture<'static, ()> + Send + 'static,

@@ -1,4 +1,5 @@
-//! Rules for the head of a request, beyond what the HTTP parser checks: its size, and the one `Host` that it names.
+//! Rules for the head of a request, beyond what the HTTP parser checks: its size, and the one
+//! `Host` that it names.
 
 use axum::extract::Request;
 use axum::http::uri::Authority;
@@ -6,8 +7,8 @@ use axum::http::{Version, header};
 
 use crate::ws::handshake::Refusal;
 
-/// A head is at most this long, in bytes: request line, header lines and the empty line, each with its CRLF, written
-/// as `name: value`.
+/// A head is at most this long, in bytes: request line, header lines and the empty line, each with
+/// its CRLF, written as `name: value`.
 pub const HEAD_BYTES: usize = 32 * 1024;
 
 /// Checks them.
@@ -18,15 +19,20 @@ pub(super) fn check(request: &Request) -> Result<(), Refusal> {
     let mut hosts = request.headers().get_all(header::HOST).iter();
     match (hosts.next(), hosts.next()) {
         (_, Some(_)) => Err(Refusal::Unreadable("more than one Host header")),
-        (None, _) if request.version() == Version::HTTP_11 => Err(Refusal::Unreadable("no Host header")),
-        (Some(host), None) if !is_host(host.as_bytes()) => Err(Refusal::Unreadable("the Host header names no host")),
+        (None, _) if request.version() == Version::HTTP_11 => {
+            Err(Refusal::Unreadable("no Host header"))
+        }
+        (Some(host), None) if !is_host(host.as_bytes()) => {
+            Err(Refusal::Unreadable("the Host header names no host"))
+        }
         _ => Ok(()),
     }
 }
 
 /// The host that a request names, without the port.
 pub fn host(host: &str) -> &str {
-    host.parse::<Authority>().map_or(host, |authority| &host[..authority.host().len()])
+    host.parse::<Authority>()
+        .map_or(host, |authority| &host[..authority.host().len()])
 }
 
 /// A host with or without a port, or nothing.
@@ -35,11 +41,25 @@ fn is_host(host: &[u8]) -> bool {
 }
 
 fn length(request: &Request) -> usize {
-    let uri = request.uri().path_and_query().map_or(1, |path| path.as_str().len());
+    let uri = request
+        .uri()
+        .path_and_query()
+        .map_or(1, |path| path.as_str().len());
     // As an absolute address it has a scheme and an authority.
-    let scheme = request.uri().scheme_str().map_or(0, |scheme| scheme.len() + "://".len());
-    let uri = uri + scheme + request.uri().authority().map_or(0, |authority| authority.as_str().len());
+    let scheme = request
+        .uri()
+        .scheme_str()
+        .map_or(0, |scheme| scheme.len() + "://".len());
+    let uri = uri
+        + scheme
+        + request
+            .uri()
+            .authority()
+            .map_or(0, |authority| authority.as_str().len());
     let line = request.method().as_str().len() + " ".len() + uri + " HTTP/1.1\r\n".len();
     let headers = request.headers().iter();
-    line + headers.map(|(name, value)| name.as_str().len() + value.len() + ": \r\n".len()).sum::<usize>() + "\r\n".len()
+    line + headers
+        .map(|(name, value)| name.as_str().len() + value.len() + ": \r\n".len())
+        .sum::<usize>()
+        + "\r\n".len()
 }

@@ -1,6 +1,7 @@
-//! How long a connection may wait for its next request, what clients are told about that, and the clock that the HTTP
-//! server measures it with. hyper has one time limit from the end of an answer to the end of the next head; here are two,
-//! because a connection that is kept may be idle for longer than a head may take.
+//! How long a connection may wait for its next request, what clients are told about that, and the
+//! clock that the HTTP server measures it with. hyper has one time limit from the end of an answer
+//! to the end of the next head; here are two, because a connection that is kept may be idle for
+//! longer than a head may take.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,7 +17,8 @@ use hyper::rt::{Sleep, Timer};
 use super::exchange::Exchange;
 use crate::ws::handshake::has_token;
 
-/// The node waits this much longer than it says: a request that was sent in time is still on its way then.
+/// The node waits this much longer than it says: a request that was sent in time is still on its
+/// way then.
 const GRACE: Duration = Duration::from_secs(1);
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -41,7 +43,8 @@ pub(super) struct Patience {
 impl KeepAlive {
     /// For this `--idle-timeout`.
     pub fn new(idle: Duration) -> Self {
-        let told = HeaderValue::try_from(format!("timeout={}", idle.as_secs())).expect("digits are a header's value");
+        let told = HeaderValue::try_from(format!("timeout={}", idle.as_secs()))
+            .expect("digits are a header's value");
         Self { idle, told }
     }
 
@@ -55,7 +58,8 @@ impl KeepAlive {
         let upgraded = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         let headers = response.headers_mut();
         if !upgraded && !headers.contains_key(header::CONNECTION) {
-            // A header for this connection alone is named in `Connection`, so that proxies do not pass it on.
+            // A header for this connection alone is named in `Connection`, so that proxies do not
+            // pass it on.
             headers.insert(header::CONNECTION, HeaderValue::from_static("keep-alive"));
             headers.insert(KEEP_ALIVE, self.told.clone());
         }
@@ -65,12 +69,13 @@ impl KeepAlive {
 /// Whether the client wants its connection to be kept after the answer.
 pub(super) fn is_wanted<B>(request: &Request<B>) -> bool {
     let headers = request.headers();
-    let kept = request.version() != Version::HTTP_10 || has_token(headers, header::CONNECTION, "keep-alive");
+    let kept = request.version() != Version::HTTP_10
+        || has_token(headers, header::CONNECTION, "keep-alive");
     kept && !has_token(headers, header::CONNECTION, "close")
 }
 
-/// The HTTP server's clock. The server asks for an alarm whenever it begins to wait for a head, looks at it only while it
-/// waits, and drops it with the head.
+/// The HTTP server's clock. The server asks for an alarm whenever it begins to wait for a head,
+/// looks at it only while it waits, and drops it with the head.
 #[derive(Debug)]
 pub(super) struct HeadTimer {
     exchange: Arc<Exchange>,
@@ -81,7 +86,11 @@ pub(super) struct HeadTimer {
 
 impl HeadTimer {
     pub(super) fn new(exchange: Arc<Exchange>, patience: Patience) -> Self {
-        Self { exchange, patience, first: AtomicBool::new(true) }
+        Self {
+            exchange,
+            patience,
+            first: AtomicBool::new(true),
+        }
     }
 }
 
@@ -90,7 +99,12 @@ impl Timer for HeadTimer {
         let begun = self.exchange.begin_head() | self.first.swap(false, Relaxed);
         let Patience { head, idle } = self.patience;
         let sleep = tokio::time::sleep(if begun { head } else { idle });
-        Box::pin(HeadWait { exchange: self.exchange.clone(), head, begun, sleep: Box::pin(sleep) })
+        Box::pin(HeadWait {
+            exchange: self.exchange.clone(),
+            head,
+            begun,
+            sleep: Box::pin(sleep),
+        })
     }
 
     fn sleep_until(&self, _deadline: Instant) -> Pin<Box<dyn Sleep>> {

@@ -1,5 +1,5 @@
-//! Serving HTTP/1.1: our own accept loop, because axum's has no time limit on headers and none on their
-//! size. What is answered is the router's.
+//! Serving HTTP/1.1: our own accept loop, because axum's has no time limit on headers and none on
+//! their size. What is answered is the router's.
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -40,13 +40,16 @@ const HEAD_PATIENCE: Duration = Duration::from_secs(10);
 const FAREWELL_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Both time limits of such a connection.
-const FAREWELL: Patience = Patience { head: FAREWELL_PATIENCE, idle: FAREWELL_PATIENCE };
+const FAREWELL: Patience = Patience {
+    head: FAREWELL_PATIENCE,
+    idle: FAREWELL_PATIENCE,
+};
 
 /// Connections accepted in a row before other tasks get their turn.
 const ACCEPTS: u32 = 32;
 
-/// Bytes that the parser may hold of one connection: more than the longest head ([`super::head::HEAD_BYTES`]), so that
-/// one that is too long is read and answered.
+/// Bytes that the parser may hold of one connection: more than the longest head
+/// ([`super::head::HEAD_BYTES`]), so that one that is too long is read and answered.
 const BUFFER_BYTES: usize = 64 * 1024;
 
 /// What a server counts of connections on which no request ever came to be.
@@ -91,7 +94,8 @@ pub struct Admission {
 }
 
 impl Server {
-    /// Serves until `stop`, then closes the listener and lets every connection end its current answer.
+    /// Serves until `stop`, then closes the listener and lets every connection end its current
+    /// answer.
     pub async fn serve(self, listener: TcpListener) {
         let mut accepts: u32 = 0;
         loop {
@@ -101,7 +105,8 @@ impl Server {
             };
             match accepted {
                 Ok((stream, peer)) => self.take_in(stream, canonical(peer)),
-                // Mostly no file descriptor is left: those who wait are accepted when somebody leaves.
+                // Mostly no file descriptor is left: those who wait are accepted when somebody
+                // leaves.
                 Err(error) => {
                     tracing::error!("cannot accept connections: {error}");
                     tokio::time::sleep(Duration::from_millis(100)).await;
@@ -119,7 +124,9 @@ impl Server {
     fn note(&self, closed: hyper::Result<()>, heard: bool) {
         let Err(error) = closed else { return };
         tracing::debug!("connection failed: {error}");
-        let Some(Admission { unheard, slow, .. }) = &self.admission else { return };
+        let Some(Admission { unheard, slow, .. }) = &self.admission else {
+            return;
+        };
         match unheard {
             _ if is_unread(&error) => slow.inc(),
             // One that was heard before may be silent or talk nonsense now: it was no handshake.
@@ -131,24 +138,38 @@ impl Server {
     }
 
     fn patience(&self) -> Patience {
-        Patience { head: HEAD_PATIENCE, idle: self.keep_alive.idle() }
+        Patience {
+            head: HEAD_PATIENCE,
+            idle: self.keep_alive.idle(),
+        }
     }
 
     /// Serves a connection, tells it that it is too many, or resets it.
     fn take_in(&self, stream: TcpStream, peer: SocketAddr) {
-        let Some(Admission { gate, proxies, too_many, resets, .. }) = &self.admission else {
-            self.connections.spawn(Served::new(self, None, self.patience()).run(stream));
+        let Some(Admission {
+            gate,
+            proxies,
+            too_many,
+            resets,
+            ..
+        }) = &self.admission
+        else {
+            self.connections
+                .spawn(Served::new(self, None, self.patience()).run(stream));
             return;
         };
         match gate.accept(peer.ip(), proxies.has(peer.ip())) {
             Ok(permit) => {
                 let connection = Connection::admitted(peer, permit, gate.publish_rates());
-                self.connections.spawn(Served::new(self, Some(connection), self.patience()).run(stream));
+                self.connections
+                    .spawn(Served::new(self, Some(connection), self.patience()).run(stream));
             }
             Err(full) => {
                 too_many.inc();
                 tracing::debug!(%peer, "refused: {full}");
-                let Some(turned_away) = gate.turn_away(peer.ip()) else { return resets.push(stream) };
+                let Some(turned_away) = gate.turn_away(peer.ip()) else {
+                    return resets.push(stream);
+                };
                 let connection = Connection::turned_away(peer, full);
                 let served = Served::new(self, Some(connection), FAREWELL);
                 self.connections.spawn(async move {
@@ -173,17 +194,27 @@ struct Served {
 impl Served {
     fn new(server: &Server, connection: Option<Connection>, patience: Patience) -> Self {
         let router = TowerToHyperService::new(server.router.clone());
-        Self { server: server.clone(), router, connection: connection.map(Arc::new), patience }
+        Self {
+            server: server.clone(),
+            router,
+            connection: connection.map(Arc::new),
+            patience,
+        }
     }
 
     async fn run(self, stream: TcpStream) {
-        let Self { server, patience, .. } = &self;
+        let Self {
+            server, patience, ..
+        } = &self;
         let exchange = Exchange::new();
         let service = service_fn(|request| self.answer(request, &exchange));
         let mut builder = http1::Builder::new();
-        builder.timer(HeadTimer::new(exchange.clone(), *patience)).header_read_timeout(patience.head);
-        // A client that has sent its request may close its side and wait for the answer. One that has left looks the same until
-        // it is answered, so it is served and counted until then: no request takes longer than its patience.
+        builder
+            .timer(HeadTimer::new(exchange.clone(), *patience))
+            .header_read_timeout(patience.head);
+        // A client that has sent its request may close its side and wait for the answer. One that
+        // has left looks the same until it is answered, so it is served and counted until then: no
+        // request takes longer than its patience.
         builder.half_close(true).max_buf_size(BUFFER_BYTES);
         let stream = Stream::new(stream, exchange.clone());
         let mut connection = builder.serve_connection(stream, service).with_upgrades();
@@ -200,14 +231,19 @@ impl Served {
         };
         match end {
             End::HandedOver(successor) => {
-                let Some(Parts { io, read_buf, .. }) = connection.into_parts() else { return };
+                let Some(Parts { io, read_buf, .. }) = connection.into_parts() else {
+                    return;
+                };
                 if let Some(stream) = io.into_inner() {
                     server.connections.spawn(successor.run(stream, read_buf));
                 }
             }
             End::Closed(closed) => {
                 server.note(closed, exchange.has_heard());
-                if let Some(stream) = connection.into_parts().and_then(|parts| parts.io.into_ended()) {
+                if let Some(stream) = connection
+                    .into_parts()
+                    .and_then(|parts| parts.io.into_ended())
+                {
                     // With nothing of the HTTP server any more, but still counted.
                     farewell::say(stream, exchange.is_left_unread(), &server.stop).await;
                 }
@@ -225,7 +261,9 @@ impl Served {
         let kept = keep_alive::is_wanted(&request);
         let extensions = request.extensions_mut();
         extensions.insert(Handover::new(exchange.clone()));
-        self.connection.iter().for_each(|connection| drop(extensions.insert(connection.clone())));
+        self.connection
+            .iter()
+            .for_each(|connection| drop(extensions.insert(connection.clone())));
         let mut response = self.router.call(request).await?;
         body::settle(exchange, &mut response).await;
         if kept && !self.server.stop.is_cancelled() {
@@ -235,7 +273,8 @@ impl Served {
     }
 }
 
-/// The address without a trace of the socket's family: a socket of both families has IPv4 addresses written as IPv6 ones.
+/// The address without a trace of the socket's family: a socket of both families has IPv4 addresses
+/// written as IPv6 ones.
 fn canonical(peer: SocketAddr) -> SocketAddr {
     SocketAddr::new(peer.ip().to_canonical(), peer.port())
 }

@@ -29,21 +29,39 @@ pub fn router(ops: Ops) -> Router {
         .route("/metrics", get(metrics))
         .route("/livez", get(async || "alive\n"))
         .route("/readyz", get(ready))
-        .fallback(async || (StatusCode::NOT_FOUND, "here are /metrics, /livez and /readyz\n"))
+        .fallback(async || {
+            (
+                StatusCode::NOT_FOUND,
+                "here are /metrics, /livez and /readyz\n",
+            )
+        })
         .with_state(ops)
 }
 
 async fn metrics(State(ops): State<Ops>) -> Response {
     match ops.metrics.text() {
-        Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response(),
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("no metrics: {error}\n")).into_response(),
+        Ok(text) => (
+            [(
+                header::CONTENT_TYPE,
+                "text/plain; version=0.0.4; charset=utf-8",
+            )],
+            text,
+        )
+            .into_response(),
+        Err(error) => (
+            StatusCode::INTERNAL_SERVER_ERROR,
+            format!("no metrics: {error}\n"),
+        )
+            .into_response(),
     }
 }
 
-/// Ready once the broker has come up, until the node drains. An outage of the broker later is told and does not count:
-/// all nodes share it, so a balancer would lose them all.
+/// Ready once the broker has come up, until the node drains. An outage of the broker later is told
+/// and does not count: all nodes share it, so a balancer would lose them all.
 async fn ready(State(ops): State<Ops>) -> (StatusCode, String) {
-    let Ops { status, shutdown, .. } = ops;
+    let Ops {
+        status, shutdown, ..
+    } = ops;
     let up = status.is_up();
     let ever = up || status.has_been_up();
     let (code, state) = match (shutdown.has_begun(), ever) {

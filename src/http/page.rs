@@ -15,27 +15,49 @@ const SCRIPT: &str = "text/javascript; charset=utf-8";
 /// The page's files: path, type, bytes.
 const FILES: [(&str, &str, &[u8]); 3] = [
     ("/_/app.js", SCRIPT, include_bytes!("../../static/app.js")),
-    ("/_/echocast.js", SCRIPT, include_bytes!("../../static/echocast.js")),
-    ("/_/style.css", "text/css; charset=utf-8", include_bytes!("../../static/style.css")),
+    (
+        "/_/echocast.js",
+        SCRIPT,
+        include_bytes!("../../static/echocast.js"),
+    ),
+    (
+        "/_/style.css",
+        "text/css; charset=utf-8",
+        include_bytes!("../../static/style.css"),
+    ),
 ];
 
 pub(super) fn page() -> Response {
     let mut response = serve("text/html; charset=utf-8", PAGE);
-    response.headers_mut().insert(header::VARY, header::HeaderValue::from_static("accept, upgrade"));
+    response.headers_mut().insert(
+        header::VARY,
+        header::HeaderValue::from_static("accept, upgrade"),
+    );
     response
 }
 
 pub(super) fn file(method: &Method, path: &str) -> Response {
     match FILES.iter().find(|(name, _, _)| *name == path) {
-        Some(_) if method != Method::GET && method != Method::HEAD => {
-            (StatusCode::METHOD_NOT_ALLOWED, [(header::ALLOW, "GET, HEAD")], "only GET here\n").into_response()
-        }
+        Some(_) if method != Method::GET && method != Method::HEAD => (
+            StatusCode::METHOD_NOT_ALLOWED,
+            [(header::ALLOW, "GET, HEAD")],
+            "only GET here\n",
+        )
+            .into_response(),
         Some((_, SCRIPT, bytes)) => {
             // Other sites' pages may use the client module.
-            ([(header::ACCESS_CONTROL_ALLOW_ORIGIN, "*")], serve(SCRIPT, bytes)).into_response()
+            (
+                [(header::ACCESS_CONTROL_ALLOW_ORIGIN, "*")],
+                serve(SCRIPT, bytes),
+            )
+                .into_response()
         }
         Some((_, kind, bytes)) => serve(kind, bytes),
-        None => (StatusCode::NOT_FOUND, "no such file; paths under /_/ are the page's own\n").into_response(),
+        None => (
+            StatusCode::NOT_FOUND,
+            "no such file; paths under /_/ are the page's own\n",
+        )
+            .into_response(),
     }
 }
 

@@ -1,5 +1,6 @@
-//! Percent-encoding of paths and queries: decoded once, and only if it is valid. Lenient decoders leave a broken sequence
-//! as it is, so that two of them on the way disagree about the name it stands for.
+//! Percent-encoding of paths and queries: decoded once, and only if it is valid. Lenient decoders
+//! leave a broken sequence as it is, so that two of them on the way disagree about the name it
+//! stands for.
 
 use std::borrow::Cow;
 
@@ -7,7 +8,8 @@ use percent_encoding::percent_decode_str;
 
 /// The text that is encoded here; `None` if it is no percent-encoded UTF-8.
 pub(super) fn decoded(text: &str) -> Option<Cow<'_, str>> {
-    let is_whole = |rest: &str| rest.len() >= 2 && rest.bytes().take(2).all(|digit| digit.is_ascii_hexdigit());
+    let is_whole =
+        |rest: &str| rest.len() >= 2 && rest.bytes().take(2).all(|digit| digit.is_ascii_hexdigit());
     if !text.split('%').skip(1).all(is_whole) {
         return None;
     }

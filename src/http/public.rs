@@ -1,4 +1,5 @@
-//! The public port: one path is one channel, told apart by method and headers. What is answered is others' business.
+//! The public port: one path is one channel, told apart by method and headers. What is answered is
+//! others' business.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +26,8 @@ const REQUEST_PATIENCE: Duration = Duration::from_secs(60);
 const METHODS: &str = "GET, HEAD, POST, OPTIONS";
 
 /// Headers that pages may send.
-const OUR_HEADERS: &str = "authorization, content-type, echocast-kind, idempotency-key, last-event-id, traceparent";
+const OUR_HEADERS: &str =
+    "authorization, content-type, echocast-kind, idempotency-key, last-event-id, traceparent";
 
 /// What the public port needs of its node.
 #[derive(Debug)]
@@ -40,7 +42,8 @@ pub struct Public {
     pub collecting: Semaphore,
 }
 
-/// Answers that are collected at the same time. Each yields after 16 KiB, so that others wait for so many such pieces.
+/// Answers that are collected at the same time. Each yields after 16 KiB, so that others wait for
+/// so many such pieces.
 pub const COLLECTORS: usize = 16;
 
 /// All paths.
@@ -50,17 +53,25 @@ pub fn router(public: Public) -> Router {
 
 async fn any(State(public): State<Arc<Public>>, request: Request) -> Response {
     let sharing = Sharing::of(request.headers());
-    let wants_events = request.method() == Method::GET && Wanted::of(request.headers()) == Wanted::Events;
+    let wants_events =
+        request.method() == Method::GET && Wanted::of(request.headers()) == Wanted::Events;
     let answered = timeout(public.patience(), public.answer(request)).await;
-    let mut response = answered.unwrap_or(Err(Refusal::BrokerAway)).unwrap_or_else(|refusal| {
-        public.count(&refusal);
-        if wants_events && refusal.is_temporary() { events::come_back(&public, &refusal) } else { refusal.response() }
-    });
+    let mut response = answered
+        .unwrap_or(Err(Refusal::BrokerAway))
+        .unwrap_or_else(|refusal| {
+            public.count(&refusal);
+            if wants_events && refusal.is_temporary() {
+                events::come_back(&public, &refusal)
+            } else {
+                refusal.response()
+            }
+        });
     public.share(&mut response, sharing);
     response
 }
 
-/// The request's headers by which a browser asks whether a page of another origin may read the answer.
+/// The request's headers by which a browser asks whether a page of another origin may read the
+/// answer.
 #[derive(Debug)]
 pub(super) struct Sharing {
     origin: Option<HeaderValue>,
@@ -71,14 +82,18 @@ pub(super) struct Sharing {
 impl Sharing {
     pub(super) fn of(headers: &HeaderMap) -> Self {
         let get = |name| headers.get(name).cloned();
-        Self { origin: get(header::ORIGIN), headers: get(header::ACCESS_CONTROL_REQUEST_HEADERS) }
+        Self {
+            origin: get(header::ORIGIN),
+            headers: get(header::ACCESS_CONTROL_REQUEST_HEADERS),
+        }
     }
 }
 
 impl Public {
     /// How long a whole request may take: that of the largest body, and what the broker needs.
     fn patience(&self) -> Duration {
-        REQUEST_PATIENCE + Duration::from_secs(self.door.shared.limits.max_message as u64 / LEAST_RATE)
+        REQUEST_PATIENCE
+            + Duration::from_secs(self.door.shared.limits.max_message as u64 / LEAST_RATE)
     }
 
     async fn answer(&self, request: Request) -> Result<Response, Refusal> {
@@ -93,7 +108,12 @@ impl Public {
         self.channel(&name, caller, request).await
     }
 
-    async fn channel(&self, name: &ChannelName, caller: Caller, request: Request) -> Result<Response, Refusal> {
+    async fn channel(
+        &self,
+        name: &ChannelName,
+        caller: Caller,
+        request: Request,
+    ) -> Result<Response, Refusal> {
         if handshake::is_meant(request.headers()) {
             return self.door.enter(name, caller, request).await;
         }
@@ -102,9 +122,13 @@ impl Public {
         }
         match (request.method(), Wanted::of(request.headers())) {
             (&Method::POST, _) => publish::publish(self, name, &caller, request).await,
-            (&Method::OPTIONS, _) => Ok((StatusCode::NO_CONTENT, [(header::ALLOW, METHODS)]).into_response()),
+            (&Method::OPTIONS, _) => {
+                Ok((StatusCode::NO_CONTENT, [(header::ALLOW, METHODS)]).into_response())
+            }
             (&Method::GET, Wanted::Events) => events::events(self, name, caller, request).await,
-            (&Method::GET | &Method::HEAD, Wanted::Snapshot) => snapshot::snapshot(self, name, request).await,
+            (&Method::GET | &Method::HEAD, Wanted::Snapshot) => {
+                snapshot::snapshot(self, name, request).await
+            }
             (&Method::HEAD, Wanted::Events) => events::answer_head(&request),
             (&Method::GET | &Method::HEAD, Wanted::Page) => Ok(page::page()),
             (&Method::GET | &Method::HEAD, _) => {
@@ -113,7 +137,12 @@ impl Public {
             }
             _ => {
                 let text = "only GET, POST and websockets here\n";
-                Ok((StatusCode::METHOD_NOT_ALLOWED, [(header::ALLOW, METHODS)], text).into_response())
+                Ok((
+                    StatusCode::METHOD_NOT_ALLOWED,
+                    [(header::ALLOW, METHODS)],
+                    text,
+                )
+                    .into_response())
             }
         }
     }
@@ -122,7 +151,12 @@ impl Public {
         tracing::debug!(reason = refusal.label(), "refused: {refusal}");
         // One that is turned away has been counted when it was accepted.
         if !matches!(refusal, Refusal::TurnedAway(_)) {
-            self.door.shared.metrics.handshakes_refused.with_label_values(&[refusal.label()]).inc();
+            self.door
+                .shared
+                .metrics
+                .handshakes_refused
+                .with_label_values(&[refusal.label()])
+                .inc();
         }
     }
 
@@ -130,22 +164,41 @@ impl Public {
     pub(super) fn share(&self, response: &mut Response, sharing: Sharing) {
         let Some(origin) = sharing.origin else { return };
         let headers = response.headers_mut();
-        headers.append(header::VARY, HeaderValue::from_static("origin, access-control-request-headers"));
+        headers.append(
+            header::VARY,
+            HeaderValue::from_static("origin, access-control-request-headers"),
+        );
         let allowed = match &self.door.allow_origin {
             None => HeaderValue::from_static("*"),
             Some(_) if self.door.allows(&origin) => {
                 // Never with `*`: any page could use its visitor's cookies.
-                headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
+                headers.insert(
+                    header::ACCESS_CONTROL_ALLOW_CREDENTIALS,
+                    HeaderValue::from_static("true"),
+                );
                 origin
             }
             Some(_) => return,
         };
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, allowed);
-        headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(METHODS));
-        // Every header that is asked for, because tracing libraries add many of their own. No header grants anything here.
+        headers.insert(
+            header::ACCESS_CONTROL_ALLOW_METHODS,
+            HeaderValue::from_static(METHODS),
+        );
+        // Every header that is asked for, because tracing libraries add many of their own. No
+        // header grants anything here.
         let ours = || HeaderValue::from_static(OUR_HEADERS);
-        headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, sharing.headers.unwrap_or_else(ours));
-        headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("retry-after"));
-        headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("3600"));
+        headers.insert(
+            header::ACCESS_CONTROL_ALLOW_HEADERS,
+            sharing.headers.unwrap_or_else(ours),
+        );
+        headers.insert(
+            header::ACCESS_CONTROL_EXPOSE_HEADERS,
+            HeaderValue::from_static("retry-after"),
+        );
+        headers.insert(
+            header::ACCESS_CONTROL_MAX_AGE,
+            HeaderValue::from_static("3600"),
+        );
     }
 }

@@ -44,7 +44,8 @@ const KEY: &str = "Idempotency-Key";
 /// The header that says of which kind a message is.
 const KIND: &str = "Echocast-Kind";
 
-/// The header that names the trace it belongs to. One that means nothing is ignored, as its specification asks for.
+/// The header that names the trace it belongs to. One that means nothing is ignored, as its
+/// specification asks for.
 const TRACEPARENT: &str = "traceparent";
 
 pub(super) async fn publish(
@@ -56,14 +57,18 @@ pub(super) async fn publish(
     public.door.admit(request.method(), request.headers())?;
     let shared = &public.door.shared;
     let (parts, body) = request.into_parts();
-    // They mean nothing here. But it is one address for all requests, and wrong in one is wrong in all.
+    // They mean nothing here. But it is one address for all requests, and wrong in one is wrong in
+    // all.
     query::subscribe_options(parts.uri.query().unwrap_or_default(), &parts.headers)?;
     let key = key(&parts.headers)?;
     let kind = kind(&parts.headers)?;
     if !caller.publish_rates().allows_message() {
-        return Err(Refusal::Rate("too many messages a second on one connection"));
+        return Err(Refusal::Rate(
+            "too many messages a second on one connection",
+        ));
     }
-    // All that needs no body comes before it: a client that waits with it (`Expect: 100-continue`) need not send it then.
+    // All that needs no body comes before it: a client that waits with it (`Expect: 100-continue`)
+    // need not send it then.
     let body = Announced::new(body, shared.limits.max_message, caller.publish_rates())?;
     check_node(public)?;
     check_channel(public, name)?;
@@ -71,7 +76,8 @@ pub(super) async fn publish(
     let mut charge = shared.hub.budget().charge(Part::Input, 0);
     let body = body.whole(&mut charge).await?;
     let kind = kind_of(&body, kind)?;
-    // Again: a body may take a while. And first, because a channel that comes to be may take the place of another's history.
+    // Again: a body may take a while. And first, because a channel that comes to be may take the
+    // place of another's history.
     check_node(public)?;
     let visit = shared.hub.visit(name)?;
     if !shared.hub.inbox().has_room_for(visit.channel()) {
@@ -84,10 +90,18 @@ pub(super) async fn publish(
     shared.metrics.http.received_bytes.inc_by(body.len() as u64);
     shared.metrics.http.received.inc();
     let (answers, mut answered) = mpsc::unbounded_channel();
-    let receipt = Receipt { reference: String::new(), answers };
-    let trace = query::header(&parts.headers, TRACEPARENT).ok().flatten().and_then(|trace| trace.to_str().ok());
+    let receipt = Receipt {
+        reference: String::new(),
+        answers,
+    };
+    let trace = query::header(&parts.headers, TRACEPARENT)
+        .ok()
+        .flatten()
+        .and_then(|trace| trace.to_str().ok());
     let publication = visit.channel().publish(shared.hub.inbox());
-    publication.continuing(telemetry::continued(trace)).push_with(kind, &body, 0, key, Some(receipt));
+    publication
+        .continuing(telemetry::continued(trace))
+        .push_with(kind, &body, 0, key, Some(receipt));
     drop((body, charge));
     match timeout(BROKER_PATIENCE, answered.recv()).await {
         Ok(Some(answer)) => match answer.outcome {
@@ -118,7 +132,10 @@ fn check_channel(public: &Public, name: &ChannelName) -> Result<(), Refusal> {
     if !hub.has_place_for(name) {
         return Err(Refusal::Channels);
     }
-    if hub.find(name).is_some_and(|channel| !hub.inbox().has_room_for(&channel)) {
+    if hub
+        .find(name)
+        .is_some_and(|channel| !hub.inbox().has_room_for(&channel))
+    {
         return Err(Refusal::Busy(INBOX_FULL.to_owned()));
     }
     Ok(())
@@ -145,12 +162,23 @@ impl<'a> Announced<'a> {
         if !rates.allows_bytes(length.lower() as usize) {
             return Err(TOO_MANY_BYTES);
         }
-        Ok(Self { body, limit, rates, counted })
+        Ok(Self {
+            body,
+            limit,
+            rates,
+            counted,
+        })
     }
 
-    /// The body, as far as it arrives in time and within its limits: a client sends at least [`LEAST_RATE`] on average.
+    /// The body, as far as it arrives in time and within its limits: a client sends at least
+    /// [`LEAST_RATE`] on average.
     async fn whole(self, charge: &mut Charge) -> Result<Bytes, Refusal> {
-        let Self { body, limit, rates, counted } = self;
+        let Self {
+            body,
+            limit,
+            rates,
+            counted,
+        } = self;
         let start = Instant::now();
         let mut body = Limited::new(body, limit);
         let mut whole = BytesMut::new();
@@ -159,8 +187,12 @@ impl<'a> Announced<'a> {
             let bytes = match timeout_at(start + BODY_PATIENCE + earned, body.frame()).await {
                 Ok(None) => return Ok(whole.freeze()),
                 Ok(Some(Ok(frame))) => frame.into_data().unwrap_or_default(),
-                Ok(Some(Err(error))) if error.is::<LengthLimitError>() => return Err(Refusal::TooLarge(limit)),
-                Ok(Some(Err(_))) => return Err(Refusal::Unreadable("the body did not arrive whole")),
+                Ok(Some(Err(error))) if error.is::<LengthLimitError>() => {
+                    return Err(Refusal::TooLarge(limit));
+                }
+                Ok(Some(Err(_))) => {
+                    return Err(Refusal::Unreadable("the body did not arrive whole"));
+                }
                 Err(_) => return Err(Refusal::Unreadable("the body did not arrive in time")),
             };
             if !counted && !rates.allows_bytes(bytes.len()) {
@@ -181,15 +213,21 @@ fn kind(headers: &HeaderMap) -> Result<Option<Kind>, BadParameter> {
         None => Ok(None),
         Some(kind) if kind.eq_ignore_ascii_case(b"text") => Ok(Some(Kind::Text)),
         Some(kind) if kind.eq_ignore_ascii_case(b"binary") => Ok(Some(Kind::Binary)),
-        Some(_) => Err(BadParameter { name: KIND, why: "it is text or binary" }),
+        Some(_) => Err(BadParameter {
+            name: KIND,
+            why: "it is text or binary",
+        }),
     }
 }
 
-/// The kind of a message. Not by `Content-Type`: HTTP libraries choose one that has nothing to do with the message, such as
-/// `application/octet-stream` for a string.
+/// The kind of a message. Not by `Content-Type`: HTTP libraries choose one that has nothing to do
+/// with the message, such as `application/octet-stream` for a string.
 fn kind_of(body: &[u8], asked: Option<Kind>) -> Result<Kind, BadParameter> {
     match (asked, simdutf8::basic::from_utf8(body).is_ok()) {
-        (Some(Kind::Text), false) => Err(BadParameter { name: KIND, why: "the body is not UTF-8, so it is no text" }),
+        (Some(Kind::Text), false) => Err(BadParameter {
+            name: KIND,
+            why: "the body is not UTF-8, so it is no text",
+        }),
         (Some(kind), _) => Ok(kind),
         (None, true) => Ok(Kind::Text),
         (None, false) => Ok(Kind::Binary),
@@ -197,9 +235,14 @@ fn kind_of(body: &[u8], asked: Option<Kind>) -> Result<Kind, BadParameter> {
 }
 
 fn key(headers: &HeaderMap) -> Result<Option<String>, BadParameter> {
-    let Some(key) = query::header(headers, KEY)? else { return Ok(None) };
+    let Some(key) = query::header(headers, KEY)? else {
+        return Ok(None);
+    };
     match key.to_str() {
         Ok(key) if (1..=MAX_KEY).contains(&key.len()) => Ok(Some(key.to_owned())),
-        _ => Err(BadParameter { name: KEY, why: "it has 1 to 256 characters of ASCII" }),
+        _ => Err(BadParameter {
+            name: KEY,
+            why: "it has 1 to 256 characters of ASCII",
+        }),
     }
 }

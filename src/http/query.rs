@@ -1,6 +1,7 @@
-//! What a request asks for: the query of a channel's address, and the headers that say the same. A value that means
-//! nothing is refused with its name, in the same way for every kind of request: a client whose `last=abc` is ignored
-//! takes the missing messages for lost ones. Parameters that we do not know are somebody else's business.
+//! What a request asks for: the query of a channel's address, and the headers that say the same. A
+//! value that means nothing is refused with its name, in the same way for every kind of request: a
+//! client whose `last=abc` is ignored takes the missing messages for lost ones. Parameters that we
+//! do not know are somebody else's business.
 
 use std::borrow::Cow;
 
@@ -17,7 +18,10 @@ const LAST_EVENT_ID: &str = "Last-Event-ID";
 const LAST_EVENT_ID_PARAMETER: &str = "lastEventId";
 
 /// After an id that we did not give: in a history that we do not have.
-const AFTER_UNKNOWN: Start = Start::After(MessageId { epoch: u64::MAX, offset: 0 });
+const AFTER_UNKNOWN: Start = Start::After(MessageId {
+    epoch: u64::MAX,
+    offset: 0,
+});
 
 /// The options of a subscription, as its client gives them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,27 +46,40 @@ pub struct BadParameter {
 ///
 /// # Errors
 /// If one of them has a value that means nothing, also if another one wins over it.
-pub fn subscribe_options(query: &str, headers: &HeaderMap) -> Result<SubscribeOptions, BadParameter> {
+pub fn subscribe_options(
+    query: &str,
+    headers: &HeaderMap,
+) -> Result<SubscribeOptions, BadParameter> {
     let last_event_id = last_event_id(query, headers)?;
     let since = since(query)?;
     let last = last(query)?;
-    // A client that reconnects keeps the first `since` in its address, so the header and `lastEventId` win over it.
+    // A client that reconnects keeps the first `since` in its address, so the header and
+    // `lastEventId` win over it.
     let start = last_event_id.or(since).or(last).unwrap_or(Start::Newest);
-    Ok(SubscribeOptions { start, echo: echo(query)? })
+    Ok(SubscribeOptions {
+        start,
+        echo: echo(query)?,
+    })
 }
 
 /// The one value of a header; the same value twice is one.
 ///
 /// # Errors
 /// If it has several values.
-pub fn header<'a>(headers: &'a HeaderMap, name: &'static str) -> Result<Option<&'a HeaderValue>, BadParameter> {
+pub fn header<'a>(
+    headers: &'a HeaderMap,
+    name: &'static str,
+) -> Result<Option<&'a HeaderValue>, BadParameter> {
     single(name, headers.get_all(name).iter())
 }
 
-/// Event sources send the id that they received last, from whatever answered at this address then. They end for good at a
-/// 400 and have no way to forget the id: one that is none of ours is a gap, as one of a lost history is.
+/// Event sources send the id that they received last, from whatever answered at this address then.
+/// They end for good at a 400 and have no way to forget the id: one that is none of ours is a gap,
+/// as one of a lost history is.
 fn last_event_id(query: &str, headers: &HeaderMap) -> Result<Option<Start>, BadParameter> {
-    let in_header = header(headers, LAST_EVENT_ID)?.map(HeaderValue::as_bytes).filter(|id| !id.is_empty());
+    let in_header = header(headers, LAST_EVENT_ID)?
+        .map(HeaderValue::as_bytes)
+        .filter(|id| !id.is_empty());
     let in_query = parameter(query, LAST_EVENT_ID_PARAMETER)?.filter(|id| !id.is_empty());
     let after = |id: &str| id.parse().map_or(AFTER_UNKNOWN, Start::After);
     let in_header = in_header.map(|id| str::from_utf8(id).map_or(AFTER_UNKNOWN, after));
@@ -71,16 +88,26 @@ fn last_event_id(query: &str, headers: &HeaderMap) -> Result<Option<Start>, BadP
 
 fn since(query: &str) -> Result<Option<Start>, BadParameter> {
     const NAME: &str = "since";
-    let Some(id) = parameter(query, NAME)?.filter(|id| !id.is_empty()) else { return Ok(None) };
-    let id = id.parse().map_err(|_| BadParameter { name: NAME, why: "it is the id of a message, or empty" })?;
+    let Some(id) = parameter(query, NAME)?.filter(|id| !id.is_empty()) else {
+        return Ok(None);
+    };
+    let id = id.parse().map_err(|_| BadParameter {
+        name: NAME,
+        why: "it is the id of a message, or empty",
+    })?;
     Ok(Some(Start::After(id)))
 }
 
 fn last(query: &str) -> Result<Option<Start>, BadParameter> {
     const NAME: &str = "last";
-    let Some(count) = parameter(query, NAME)? else { return Ok(None) };
+    let Some(count) = parameter(query, NAME)? else {
+        return Ok(None);
+    };
     if count.is_empty() || !count.bytes().all(|digit| digit.is_ascii_digit()) {
-        return Err(BadParameter { name: NAME, why: "it is a number of messages, in digits" });
+        return Err(BadParameter {
+            name: NAME,
+            why: "it is a number of messages, in digits",
+        });
     }
     // A larger number than there is room for asks for everything.
     Ok(Some(Start::Last(count.parse().unwrap_or(usize::MAX))))
@@ -91,16 +118,24 @@ fn echo(query: &str) -> Result<bool, BadParameter> {
     match parameter(query, NAME)?.as_deref() {
         None | Some("true") => Ok(true),
         Some("false") => Ok(false),
-        Some(_) => Err(BadParameter { name: NAME, why: "it is true or false" }),
+        Some(_) => Err(BadParameter {
+            name: NAME,
+            why: "it is true or false",
+        }),
     }
 }
 
 /// The one value of a parameter, decoded; empty if it has no `=`.
 fn parameter<'a>(query: &'a str, name: &'static str) -> Result<Option<Cow<'a, str>>, BadParameter> {
-    let pairs = query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+    let pairs = query
+        .split('&')
+        .map(|pair| pair.split_once('=').unwrap_or((pair, "")));
     let named = pairs.filter(|(key, _)| form_decoded(key).is_some_and(|key| key == name));
     let values: Option<Vec<_>> = named.map(|(_, value)| form_decoded(value)).collect();
-    let values = values.ok_or(BadParameter { name, why: "it is not percent-encoded UTF-8" })?;
+    let values = values.ok_or(BadParameter {
+        name,
+        why: "it is not percent-encoded UTF-8",
+    })?;
     single(name, values.into_iter())
 }
 
@@ -113,11 +148,19 @@ fn form_decoded(text: &str) -> Option<Cow<'_, str>> {
     }
 }
 
-fn single<T: PartialEq>(name: &'static str, mut values: impl Iterator<Item = T>) -> Result<Option<T>, BadParameter> {
-    let Some(first) = values.next() else { return Ok(None) };
+fn single<T: PartialEq>(
+    name: &'static str,
+    mut values: impl Iterator<Item = T>,
+) -> Result<Option<T>, BadParameter> {
+    let Some(first) = values.next() else {
+        return Ok(None);
+    };
     if values.all(|other| other == first) {
         Ok(Some(first))
     } else {
-        Err(BadParameter { name, why: "it is given several times, with different values" })
+        Err(BadParameter {
+            name,
+            why: "it is given several times, with different values",
+        })
     }
 }

@@ -1,5 +1,5 @@
-//! Connections that are reset because there are too many. Each waits a moment first: a client whose connection is reset
-//! before its `connect` has returned is told that nobody listens here.
+//! Connections that are reset because there are too many. Each waits a moment first: a client whose
+//! connection is reset before its `connect` has returned is told that nobody listens here.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,7 +13,8 @@ use super::stream::reset;
 /// How long a connection waits.
 const DELAY: Duration = Duration::from_millis(20);
 
-/// Connections that wait at most, and so the descriptors they take: beyond that the oldest is reset early.
+/// Connections that wait at most, and so the descriptors they take: beyond that the oldest is reset
+/// early.
 const WAITING: usize = 16;
 
 /// The connections that wait.
@@ -32,7 +33,11 @@ impl Resets {
     /// For a node that has so many descriptors beside those of its connections.
     pub fn new(descriptors: usize) -> Self {
         let most = WAITING.min(descriptors / 2);
-        Self(Arc::new(Mutex::new(Waiting { streams: VecDeque::new(), most, watched: false })))
+        Self(Arc::new(Mutex::new(Waiting {
+            streams: VecDeque::new(),
+            most,
+            watched: false,
+        })))
     }
 
     /// Resets a connection soon.

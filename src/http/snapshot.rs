@@ -23,13 +23,23 @@ const ANSWER_BYTES: usize = 1024 * 1024;
 /// Bytes of an answer that are written before other tasks get their turn.
 const TURN_BYTES: usize = 16 * 1024;
 
-pub(super) async fn snapshot(public: &Public, name: &ChannelName, request: Request) -> Result<Response, Refusal> {
+pub(super) async fn snapshot(
+    public: &Public,
+    name: &ChannelName,
+    request: Request,
+) -> Result<Response, Refusal> {
     public.door.admit(&Method::GET, request.headers())?;
-    let start = query::subscribe_options(request.uri().query().unwrap_or_default(), request.headers())?.start;
+    let start =
+        query::subscribe_options(request.uri().query().unwrap_or_default(), request.headers())?
+            .start;
     let hub = &public.door.shared.hub;
     let subscribers = hub.followers(name);
     // Reserved before it is collected: many answers may be collected at the same time.
-    let reserved = if start == Start::Newest { 0 } else { ANSWER_BYTES };
+    let reserved = if start == Start::Newest {
+        0
+    } else {
+        ANSWER_BYTES
+    };
     let mut charge = hub.budget().charge(Part::Answers, reserved);
     if !hub.budget().has_room() || hub.budget().is_crowded(Part::Answers) {
         hub.make_room();
@@ -43,12 +53,24 @@ pub(super) async fn snapshot(public: &Public, name: &ChannelName, request: Reque
     });
     let mut messages = None;
     if start != Start::Newest {
-        let mut list = List { json: Vec::new(), messages: 0, gave_way: 0, missed: Some(0), lagged: false };
+        let mut list = List {
+            json: Vec::new(),
+            messages: 0,
+            gave_way: 0,
+            missed: Some(0),
+            lagged: false,
+        };
         answer["recovered"] = subscription.recovered.into();
         list.collect(subscription, &public.collecting).await?;
         answer["missed"] = list.missed.map_or(Value::Null, Value::from);
         answer["more"] = (list.is_full() || list.lagged).into();
-        public.door.shared.metrics.http.delivered.inc_by(list.messages);
+        public
+            .door
+            .shared
+            .metrics
+            .http
+            .delivered
+            .inc_by(list.messages);
         messages = Some(list.json);
     }
     let mut body = answer.to_string().into_bytes();
@@ -60,11 +82,27 @@ pub(super) async fn snapshot(public: &Public, name: &ChannelName, request: Reque
         body.extend_from_slice(&messages);
         body.extend_from_slice(b"]}");
     }
-    public.door.shared.metrics.http.sent_bytes.inc_by(body.len() as u64);
-    let headers =
-        [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store"), (header::VARY, "accept")];
+    public
+        .door
+        .shared
+        .metrics
+        .http
+        .sent_bytes
+        .inc_by(body.len() as u64);
+    let headers = [
+        (header::CONTENT_TYPE, "application/json"),
+        (header::CACHE_CONTROL, "no-store"),
+        (header::VARY, "accept"),
+    ];
     charge.set(body.capacity());
-    Ok((headers, Body::from(Bytes::from_owner(Answer { body, _charge: charge }))).into_response())
+    Ok((
+        headers,
+        Body::from(Bytes::from_owner(Answer {
+            body,
+            _charge: charge,
+        })),
+    )
+        .into_response())
 }
 
 /// The body of an answer, which counts in the memory budget until it is written.
@@ -93,7 +131,11 @@ struct List {
 
 impl List {
     /// Everything from where the subscription begins to now, as far as it fits.
-    async fn collect(&mut self, mut subscription: Subscription, collecting: &Semaphore) -> Result<(), Refusal> {
+    async fn collect(
+        &mut self,
+        mut subscription: Subscription,
+        collecting: &Semaphore,
+    ) -> Result<(), Refusal> {
         while let Some(older) = subscription.older().await? {
             // Not while it waits for the broker: one slow history must not keep all others waiting.
             let _turn = collecting.acquire().await;
@@ -112,7 +154,11 @@ impl List {
         while self.takes(&mut cursor, &mut taken) {
             for (position, batch) in taken.iter().enumerate() {
                 self.miss(batch.gap);
-                let from = if position == 0 { cursor.messages_behind() } else { 0 };
+                let from = if position == 0 {
+                    cursor.messages_behind()
+                } else {
+                    0
+                };
                 for index in from..batch.len() {
                     self.add(batch, index).await;
                     if self.is_full() {
@@ -127,11 +173,19 @@ impl List {
     }
 
     async fn add(&mut self, batch: &Batch, index: usize) {
-        let Some((kind, payload)) = batch.message(index) else { return };
+        let Some((kind, payload)) = batch.message(index) else {
+            return;
+        };
         if self.messages > 0 {
             self.json.push(b',');
         }
-        put_json(batch.id(index), batch.time_ms(), kind, payload, &mut self.json);
+        put_json(
+            batch.id(index),
+            batch.time_ms(),
+            kind,
+            payload,
+            &mut self.json,
+        );
         self.messages += 1;
         if self.json.len() - self.gave_way >= TURN_BYTES {
             self.gave_way = self.json.len();

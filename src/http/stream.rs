@@ -1,9 +1,10 @@
-//! The stream under the HTTP server: a TCP socket that gives up on a client which does not take its answer, and then
-//! leaves nothing of that answer in the kernel. It also knows whether an answer is still on its way, for a
-//! [`Handover`](super::handover::Handover).
+//! The stream under the HTTP server: a TCP socket that gives up on a client which does not take its
+//! answer, and then leaves nothing of that answer in the kernel. It also knows whether an answer is
+//! still on its way, for a [`Handover`](super::handover::Handover).
 //!
-//! The kernel accepts bytes long before the client does. How many it has not sent yet is found out with
-//! `TCP_NOTSENT_LOWAT`: a socket with that option counts as writable only while fewer bytes than that are unsent.
+//! The kernel accepts bytes long before the client does. How many it has not sent yet is found out
+//! with `TCP_NOTSENT_LOWAT`: a socket with that option counts as writable only while fewer bytes
+//! than that are unsent.
 
 use std::future::Future;
 use std::io::{self, IoSlice};
@@ -23,11 +24,13 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use super::exchange::Exchange;
 
-/// Bytes that the kernel may hold unsent on one connection before it takes no more. A pong or a ping waits behind them, and
-/// behind the rest of the write that passed this limit: on 64 kbit/s for 4 s, and for up to 8 s more.
+/// Bytes that the kernel may hold unsent on one connection before it takes no more. A pong or a
+/// ping waits behind them, and behind the rest of the write that passed this limit: on 64 kbit/s
+/// for 4 s, and for up to 8 s more.
 ///
-/// Deliveries a second on one hot channel (millions of 64 bytes to 100 clients, thousands of 8 KiB to 40; means of three
-/// runs that differ by up to 8 and 20 in 100): 4.2 and 514 with 128 KiB, 4.2 and 479 with 64 KiB, 4.1 and 531 with 32 KiB,
+/// Deliveries a second on one hot channel (millions of 64 bytes to 100 clients, thousands of 8 KiB
+/// to 40; means of three runs that differ by up to 8 and 20 in 100): 4.2 and 514 with 128 KiB, 4.2
+/// and 479 with 64 KiB, 4.1 and 531 with 32 KiB,
 /// 4.0 and 466 with 16 KiB.
 pub(super) const UNSENT_BYTES: u32 = 32 * 1024;
 
@@ -40,8 +43,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Time between two looks at least: a look takes some twenty system calls.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Bytes whose sending is not confirmed yet: so many may stay behind when an answer counts as flushed. It saves small
-/// answers the system calls, and a client at the least rate takes them within seconds.
+/// Bytes whose sending is not confirmed yet: so many may stay behind when an answer counts as
+/// flushed. It saves small answers the system calls, and a client at the least rate takes them
+/// within seconds.
 const UNCONFIRMED_BYTES: usize = 16 * 1024;
 
 /// More than the kernel can hold unsent on one connection: `net.ipv4.tcp_wmem` ends at 4 MiB.
@@ -74,14 +78,23 @@ struct Wait {
     looked: Instant,
     /// Bytes that had left the kernel by then.
     taken: u64,
-    /// Time for which the client may take nothing, at most [`PATIENCE`]: bytes that it takes add to it.
+    /// Time for which the client may take nothing, at most [`PATIENCE`]: bytes that it takes add to
+    /// it.
     credit: Duration,
 }
 
 impl Stream {
     pub(super) fn new(stream: TcpStream, exchange: Arc<Exchange>) -> Self {
         let io = Some(TokioIo::new(stream));
-        Self { io, exchange, written: 0, unconfirmed: 0, limited: false, wait: None, ended: false }
+        Self {
+            io,
+            exchange,
+            written: 0,
+            unconfirmed: 0,
+            limited: false,
+            wait: None,
+            ended: false,
+        }
     }
 
     /// The socket; what is unsent stays with it.
@@ -89,7 +102,8 @@ impl Stream {
         self.io.take().map(TokioIo::into_inner)
     }
 
-    /// The socket of a connection that was closed in order: only the client's side may still be open.
+    /// The socket of a connection that was closed in order: only the client's side may still be
+    /// open.
     pub(super) fn into_ended(self) -> Option<TcpStream> {
         if self.ended { self.into_inner() } else { None }
     }
@@ -103,15 +117,25 @@ impl Stream {
     }
 
     fn io(&mut self) -> io::Result<Pin<&mut TokioIo<TcpStream>>> {
-        self.io.as_mut().map(Pin::new).ok_or_else(|| io::ErrorKind::NotConnected.into())
+        self.io
+            .as_mut()
+            .map(Pin::new)
+            .ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 
     fn tcp(&self) -> io::Result<&TcpStream> {
-        self.io.as_ref().map(TokioIo::inner).ok_or_else(|| io::ErrorKind::NotConnected.into())
+        self.io
+            .as_ref()
+            .map(TokioIo::inner)
+            .ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 
     /// Records the result of a write; an error if it waits and the client's credit is used up.
-    fn note(&mut self, context: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+    fn note(
+        &mut self,
+        context: &mut Context<'_>,
+        written: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
         self.exchange.set_flushed(false);
         match written {
             Poll::Ready(Ok(bytes)) => {
@@ -136,7 +160,10 @@ impl Stream {
                 break Poll::Pending;
             }
             if !wait.look(self.taken()?) {
-                break Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not take its answer")));
+                break Poll::Ready(Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    "the client does not take its answer",
+                )));
             }
         };
         self.wait = wait;
@@ -160,7 +187,13 @@ impl Stream {
                 Poll::Ready(ready) => ready?,
                 Poll::Pending => return self.poll_patience(context),
             }
-            let look = || if is_all_sent(tcp)? { Ok(()) } else { Err(io::ErrorKind::WouldBlock.into()) };
+            let look = || {
+                if is_all_sent(tcp)? {
+                    Ok(())
+                } else {
+                    Err(io::ErrorKind::WouldBlock.into())
+                }
+            };
             match tcp.try_io(Interest::WRITABLE, look) {
                 Ok(()) => break,
                 // The look has asked the kernel to tell when it changes.
@@ -175,7 +208,12 @@ impl Stream {
 
 impl Wait {
     fn new(taken: u64) -> Self {
-        Self { timer: Box::pin(sleep(PATIENCE)), looked: Instant::now(), taken, credit: PATIENCE }
+        Self {
+            timer: Box::pin(sleep(PATIENCE)),
+            looked: Instant::now(),
+            taken,
+            credit: PATIENCE,
+        }
     }
 
     /// Looks at what the client has taken since the last look; returns whether it may go on.
@@ -183,9 +221,13 @@ impl Wait {
         let now = Instant::now();
         let bytes = taken.saturating_sub(self.taken);
         let earned = Duration::from_secs_f64(bytes as f64 / LEAST_RATE as f64);
-        self.credit = (self.credit + earned).saturating_sub(now - self.looked).min(PATIENCE);
+        self.credit = (self.credit + earned)
+            .saturating_sub(now - self.looked)
+            .min(PATIENCE);
         (self.looked, self.taken) = (now, taken);
-        self.timer.as_mut().reset(now + self.credit.max(LOOK_INTERVAL));
+        self.timer
+            .as_mut()
+            .reset(now + self.credit.max(LOOK_INTERVAL));
         !self.credit.is_zero()
     }
 }
@@ -203,7 +245,11 @@ impl Read for Stream {
 }
 
 impl Write for Stream {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         self.unlimit()?;
         let written = self.io()?.poll_write(context, bytes);
         self.note(context, written)
@@ -223,7 +269,8 @@ impl Write for Stream {
         self.note(context, written)
     }
 
-    /// An answer is flushed when next to nothing of it waits in the kernel: the next request is not read before.
+    /// An answer is flushed when next to nothing of it waits in the kernel: the next request is not
+    /// read before.
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.unconfirmed > UNCONFIRMED_BYTES {
             ready!(self.poll_sent(context))?;
@@ -233,7 +280,8 @@ impl Write for Stream {
         Poll::Ready(Ok(()))
     }
 
-    /// Closes in order once everything is sent, so that the kernel keeps nothing for a client that does not read.
+    /// Closes in order once everything is sent, so that the kernel keeps nothing for a client that
+    /// does not read.
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_sent(context))?;
         self.wait = None;
@@ -266,7 +314,11 @@ fn unsent(stream: &TcpStream) -> io::Result<u64> {
     let (mut low, mut high) = (0, MOST_UNSENT / step);
     while low < high {
         let middle = low.midpoint(high);
-        if has_less_unsent(stream, middle * step + 1)? { high = middle } else { low = middle + 1 }
+        if has_less_unsent(stream, middle * step + 1)? {
+            high = middle
+        } else {
+            low = middle + 1
+        }
     }
     set_unsent_limit(stream, UNSENT_BYTES)?;
     Ok(low * step)
@@ -276,7 +328,8 @@ fn is_all_sent(stream: &TcpStream) -> io::Result<bool> {
     has_less_unsent(stream, 1)
 }
 
-/// Whether fewer than so many bytes are unsent. The limit stays set; if they are not, the kernel tells when they are.
+/// Whether fewer than so many bytes are unsent. The limit stays set; if they are not, the kernel
+/// tells when they are.
 fn has_less_unsent(stream: &TcpStream, bytes: u64) -> io::Result<bool> {
     // It is writable while twice the unsent bytes are fewer than the limit.
     set_unsent_limit(stream, u32::try_from(bytes * 2 - 1).unwrap_or(u32::MAX))?;

@@ -1,4 +1,5 @@
-//! The inbox: what sessions have said and the broker has not taken. It owns the bound that slows writers.
+//! The inbox: what sessions have said and the broker has not taken. It owns the bound that slows
+//! writers.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering::*};
@@ -15,11 +16,13 @@ use crate::message::{BatchBuilder, Kind, MessageId};
 use crate::metrics::Metrics;
 use crate::telemetry;
 
-/// Messages the inbox takes before sockets are no longer read. It may overshoot by one read of each worker thread.
+/// Messages the inbox takes before sockets are no longer read. It may overshoot by one read of each
+/// worker thread.
 pub const INBOX_MESSAGES: usize = 64 * 1024;
 
-/// Bytes the inbox takes before sockets are no longer read: what one node keeps of its clients' messages while Redis is
-/// slow or away, or an eighth of the memory budget if that is less; and one message more of each channel.
+/// Bytes the inbox takes before sockets are no longer read: what one node keeps of its clients'
+/// messages while Redis is slow or away, or an eighth of the memory budget if that is less; and one
+/// message more of each channel.
 pub const INBOX_BYTES: usize = 16 * 1024 * 1024;
 
 /// Bytes that a message costs in the inbox beside its frame.
@@ -44,7 +47,14 @@ pub struct Publication<'a> {
 
 impl<'a> Publication<'a> {
     pub(super) fn new(channel: &'a Arc<Channel>, inbox: &'a Inbox) -> Self {
-        Self { channel, inbox, outbox: lock(&channel.outbox), traceparent: None, messages: 0, bytes: 0 }
+        Self {
+            channel,
+            inbox,
+            outbox: lock(&channel.outbox),
+            traceparent: None,
+            messages: 0,
+            bytes: 0,
+        }
     }
 
     /// The next message continues this trace.
@@ -53,13 +63,14 @@ impl<'a> Publication<'a> {
         self
     }
 
-    /// Adds a message; returns its number, to wait for its coming back. `sender` is the connection that does not want to
-    /// hear it back; 0 is none.
+    /// Adds a message; returns its number, to wait for its coming back. `sender` is the connection
+    /// that does not want to hear it back; 0 is none.
     pub fn push(&mut self, kind: Kind, payload: &[u8], sender: u32) -> u64 {
         self.push_with(kind, payload, sender, None, None)
     }
 
-    /// Adds a message with a key, under which it is kept once, and a receipt that is answered when the broker holds it.
+    /// Adds a message with a key, under which it is kept once, and a receipt that is answered when
+    /// the broker holds it.
     pub fn push_with(
         &mut self,
         kind: Kind,
@@ -72,14 +83,28 @@ impl<'a> Publication<'a> {
         let last = self.outbox.drafts.back();
         let alone = key.is_some() || traceparent.is_some();
         if !last.is_some_and(|draft| draft.takes(alone, receipt.is_some())) {
-            let texts = key.as_ref().map_or(0, String::len) + traceparent.as_ref().map_or(0, String::len);
+            let texts =
+                key.as_ref().map_or(0, String::len) + traceparent.as_ref().map_or(0, String::len);
             let bytes = DRAFT_BYTES + texts;
             self.bytes += bytes;
-            self.outbox.drafts.push_back(Draft { key, traceparent, bytes, ..Draft::default() });
+            self.outbox.drafts.push_back(Draft {
+                key,
+                traceparent,
+                bytes,
+                ..Draft::default()
+            });
         }
-        if let Some(Draft { batch, receipts, bytes, .. }) = self.outbox.drafts.back_mut() {
+        if let Some(Draft {
+            batch,
+            receipts,
+            bytes,
+            ..
+        }) = self.outbox.drafts.back_mut()
+        {
             let before = batch.bytes();
-            let asked = receipt.as_ref().map_or(0, |receipt| RECEIPT_BYTES + receipt.reference.len());
+            let asked = receipt
+                .as_ref()
+                .map_or(0, |receipt| RECEIPT_BYTES + receipt.reference.len());
             receipts.extend(receipt.map(|receipt| (batch.len(), receipt)));
             batch.push(kind, payload, sender);
             let more = MESSAGE_BYTES + batch.bytes() - before + asked;
@@ -98,7 +123,8 @@ impl<'a> Publication<'a> {
 
     /// Whether the inbox takes another message of this channel.
     pub fn has_room(&self) -> bool {
-        self.inbox.has_room_beside(self.channel, self.messages, self.bytes)
+        self.inbox
+            .has_room_beside(self.channel, self.messages, self.bytes)
     }
 }
 
@@ -107,7 +133,8 @@ impl Drop for Publication<'_> {
         if self.messages > 0 {
             let first = !std::mem::replace(&mut self.outbox.queued, true);
             self.channel.waiting.fetch_add(self.bytes, Relaxed);
-            self.inbox.add(first.then_some(self.channel), self.messages, self.bytes);
+            self.inbox
+                .add(first.then_some(self.channel), self.messages, self.bytes);
         }
     }
 }
@@ -133,9 +160,9 @@ struct Draft {
 }
 
 impl Draft {
-    /// Whether another message joins it. One with a key travels alone, because the broker keeps or drops whole batches, and
-    /// so does one with a trace of its own; who wants a receipt can be refused, while others wait until the broker is well
-    /// again.
+    /// Whether another message joins it. One with a key travels alone, because the broker keeps or
+    /// drops whole batches, and so does one with a trace of its own; who wants a receipt can be
+    /// refused, while others wait until the broker is well again.
     fn takes(&self, alone: bool, has_receipt: bool) -> bool {
         !(alone || self.key.is_some() || self.traceparent.is_some())
             && self.receipts.is_empty() != has_receipt
@@ -148,7 +175,8 @@ impl Draft {
 pub struct Outgoing {
     /// Where they were said.
     pub channel: Arc<Channel>,
-    /// Number of the batch's first message among those of its channel's [`Channel::publisher`], from 1.
+    /// Number of the batch's first message among those of its channel's [`Channel::publisher`],
+    /// from 1.
     pub number: u64,
     /// How many messages there are.
     pub count: usize,
@@ -177,8 +205,8 @@ impl Outgoing {
         !self.receipts.is_empty()
     }
 
-    /// From now on it is handed over to the broker that traces call `system`; returns the context to send along, empty if
-    /// this is not traced.
+    /// From now on it is handed over to the broker that traces call `system`; returns the context
+    /// to send along, empty if this is not traced.
     pub fn trace(&mut self, system: &str) -> String {
         let (channel, parent) = (self.channel.name.as_str(), self.traceparent.as_deref());
         self.span = telemetry::publish_span(system, channel, self.count, parent);
@@ -189,7 +217,10 @@ impl Outgoing {
     pub fn held(&mut self, last: Option<MessageId>) {
         let count = self.count;
         for (index, receipt) in self.receipts.drain(..) {
-            let id = last.map(|id| MessageId { offset: id.offset - (count - 1 - index) as u64, ..id });
+            let id = last.map(|id| MessageId {
+                offset: id.offset - (count - 1 - index) as u64,
+                ..id
+            });
             receipt.answer(Ok(id));
         }
     }
@@ -197,11 +228,14 @@ impl Outgoing {
     /// The broker will never hold it.
     pub fn refuse(&mut self, why: &Unpublished) {
         telemetry::failed(&self.span, &why.to_string());
-        self.receipts.drain(..).for_each(|(_, receipt)| receipt.answer(Err(why.clone())));
+        self.receipts
+            .drain(..)
+            .for_each(|(_, receipt)| receipt.answer(Err(why.clone())));
     }
 }
 
-/// The bounded queue between sessions and the broker. Messages wait on their channels; this lists those channels.
+/// The bounded queue between sessions and the broker. Messages wait on their channels; this lists
+/// those channels.
 #[derive(Debug)]
 pub struct Inbox {
     queue: Mutex<Vec<Arc<Channel>>>,
@@ -222,7 +256,8 @@ pub struct Inbox {
 #[derive(Debug)]
 pub(super) struct Parked {
     wakers: Vec<Waker>,
-    /// Counts the times that they were woken, so that a session knows whether it is still on the list.
+    /// Counts the times that they were woken, so that a session knows whether it is still on the
+    /// list.
     round: u64,
     /// The channel is on the inbox's list.
     listed: bool,
@@ -231,7 +266,11 @@ pub(super) struct Parked {
 impl Default for Parked {
     fn default() -> Self {
         // Sessions begin with round 0, in which they are on no list.
-        Self { wakers: Vec::new(), round: 1, listed: false }
+        Self {
+            wakers: Vec::new(),
+            round: 1,
+            listed: false,
+        }
     }
 }
 
@@ -257,7 +296,8 @@ impl Inbox {
         }
     }
 
-    /// Waits until something was said, then takes all of it; what comes meanwhile is the next taking. Cancellation-safe.
+    /// Waits until something was said, then takes all of it; what comes meanwhile is the next
+    /// taking. Cancellation-safe.
     pub async fn take(&self) -> Vec<Outgoing> {
         Self::take_from(self.queued().await)
     }
@@ -267,8 +307,9 @@ impl Inbox {
         Self::take_from(self.try_queued())
     }
 
-    /// Waits until something was said; returns the channels on which it was, for [`Self::take_from`]. They are not named
-    /// again until then, and what is said meanwhile joins the rest. Cancellation-safe.
+    /// Waits until something was said; returns the channels on which it was, for
+    /// [`Self::take_from`]. They are not named again until then, and what is said meanwhile joins
+    /// the rest. Cancellation-safe.
     pub async fn queued(&self) -> Vec<Arc<Channel>> {
         loop {
             let queued = self.try_queued();
@@ -291,11 +332,32 @@ impl Inbox {
             let mut outbox = lock(&channel.outbox);
             outbox.queued = false;
             let drafts = std::mem::take(&mut outbox.drafts);
-            let mut number = outbox.said + 1 - drafts.iter().map(|draft| draft.batch.len() as u64).sum::<u64>();
+            let mut number = outbox.said + 1
+                - drafts
+                    .iter()
+                    .map(|draft| draft.batch.len() as u64)
+                    .sum::<u64>();
             drop(outbox);
-            for Draft { batch, key, traceparent, receipts, bytes } in drafts {
+            for Draft {
+                batch,
+                key,
+                traceparent,
+                receipts,
+                bytes,
+            } in drafts
+            {
                 let (channel, count, span) = (channel.clone(), batch.len(), Span::none());
-                taken.push(Outgoing { channel, number, count, bytes, batch, key, traceparent, span, receipts });
+                taken.push(Outgoing {
+                    channel,
+                    number,
+                    count,
+                    bytes,
+                    batch,
+                    key,
+                    traceparent,
+                    span,
+                    receipts,
+                });
                 number += count as u64;
             }
         }
@@ -304,7 +366,12 @@ impl Inbox {
 
     /// The broker holds these messages, or never will: there is room for as many.
     pub fn settle(&self, outgoing: &Outgoing) {
-        let Outgoing { channel, count, bytes, .. } = outgoing;
+        let Outgoing {
+            channel,
+            count,
+            bytes,
+            ..
+        } = outgoing;
         let waiting = channel.waiting.fetch_sub(*bytes, Relaxed) - *bytes;
         self.messages.fetch_sub(*count, Relaxed);
         let held = self.bytes.fetch_sub(*bytes, Relaxed);
@@ -333,8 +400,8 @@ impl Inbox {
         }
     }
 
-    /// Whether a session of this channel may read from its socket. If not, its task is woken when it may; `round` remembers
-    /// that it waits already and begins as 0.
+    /// Whether a session of this channel may read from its socket. If not, its task is woken when
+    /// it may; `round` remembers that it waits already and begins as 0.
     pub fn may_read(&self, channel: &Arc<Channel>, context: &Context<'_>, round: &mut u64) -> bool {
         if self.has_room_for(channel) {
             return true;
@@ -351,13 +418,16 @@ impl Inbox {
         if !self.budget.has_room() {
             self.budget.await_room();
         }
-        // Room may have come between the two looks; whoever made it has woken everybody who was on the list then.
+        // Room may have come between the two looks; whoever made it has woken everybody who was on
+        // the list then.
         self.has_room_for(channel)
     }
 
     /// Whether it takes messages of every channel.
     pub fn has_room(&self) -> bool {
-        self.messages.load(Relaxed) < INBOX_MESSAGES && self.bytes.load(Relaxed) < self.limit && self.budget.has_room()
+        self.messages.load(Relaxed) < INBOX_MESSAGES
+            && self.bytes.load(Relaxed) < self.limit
+            && self.budget.has_room()
     }
 
     /// Whether it takes messages of this channel.
@@ -365,8 +435,9 @@ impl Inbox {
         self.has_room_beside(channel, 0, 0)
     }
 
-    /// The same while so many messages of so many bytes are about to be added. A channel of which nothing waits may always
-    /// add a message, up to a quarter of the memory budget: others that have filled the inbox do not keep it out.
+    /// The same while so many messages of so many bytes are about to be added. A channel of which
+    /// nothing waits may always add a message, up to a quarter of the memory budget: others that
+    /// have filled the inbox do not keep it out.
     fn has_room_beside(&self, channel: &Channel, messages: usize, bytes: usize) -> bool {
         if !self.budget.has_room() {
             return false;

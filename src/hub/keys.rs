@@ -1,4 +1,5 @@
-//! The keys of a channel's messages on a node that is alone: which of them are kept, and which message each belongs to.
+//! The keys of a channel's messages on a node that is alone: which of them are kept, and which
+//! message each belongs to.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -6,8 +7,8 @@ use std::sync::Arc;
 use crate::budget::{Budget, Charge, Part};
 use crate::message::{Digest, MessageId};
 
-/// Bytes that a key takes beside its text, which the map and the queue share: their entries, with the room that both keep
-/// free.
+/// Bytes that a key takes beside its text, which the map and the queue share: their entries, with
+/// the room that both keep free.
 const KEY_COST: usize = 192;
 
 /// The keys of a channel's messages, as long as the messages are kept.
@@ -36,14 +37,25 @@ impl Keys {
     /// No keys.
     pub fn new(budget: &Arc<Budget>) -> Self {
         let charge = budget.charge(Part::Keys, 0);
-        Self { by_key: HashMap::new(), oldest_first: VecDeque::new(), bytes: 0, charge }
+        Self {
+            by_key: HashMap::new(),
+            oldest_first: VecDeque::new(),
+            bytes: 0,
+            charge,
+        }
     }
 
-    /// The message that was published under this key before, if the history still has it from `oldest` on.
+    /// The message that was published under this key before, if the history still has it from
+    /// `oldest` on.
     ///
     /// # Errors
     /// If that is not this message.
-    pub fn find(&self, key: &str, digest: Digest, oldest: u64) -> Result<Option<MessageId>, KeyTaken> {
+    pub fn find(
+        &self,
+        key: &str,
+        digest: Digest,
+        oldest: u64,
+    ) -> Result<Option<MessageId>, KeyTaken> {
         match self.by_key.get(key) {
             Some(kept) if kept.id.offset < oldest => Ok(None),
             Some(kept) if kept.digest != digest => Err(KeyTaken),
@@ -62,10 +74,17 @@ impl Keys {
 
     /// Forgets the keys whose messages lie before `oldest`.
     pub fn forget_before(&mut self, oldest: u64) {
-        while let Some((offset, key)) = self.oldest_first.pop_front_if(|(offset, _)| *offset < oldest) {
+        while let Some((offset, key)) = self
+            .oldest_first
+            .pop_front_if(|(offset, _)| *offset < oldest)
+        {
             self.bytes -= cost(&key);
             // It may have been published again since.
-            if self.by_key.get(&key).is_some_and(|kept| kept.id.offset == offset) {
+            if self
+                .by_key
+                .get(&key)
+                .is_some_and(|kept| kept.id.offset == offset)
+            {
                 self.by_key.remove(&key);
             }
         }
@@ -98,14 +117,22 @@ mod tests {
         assert_eq!(budget.used(), cost("k"));
         assert_eq!(keys.find("k", [1; 20], 1), Ok(Some(id(1))));
         assert_eq!(keys.find("k", [2; 20], 1), Err(KeyTaken));
-        assert_eq!(keys.find("k", [2; 20], 2), Ok(None), "its message has left the history");
-        // Published again while the old one is still remembered: forgetting that one leaves the new one alone.
+        assert_eq!(
+            keys.find("k", [2; 20], 2),
+            Ok(None),
+            "its message has left the history"
+        );
+        // Published again while the old one is still remembered: forgetting that one leaves the new
+        // one alone.
         keys.remember("k", [2; 20], id(2), 1);
         keys.remember("l", [3; 20], id(3), 2);
         assert_eq!(budget.used(), 2 * cost("k"), "one came and one went");
         assert_eq!(keys.find("k", [2; 20], 2), Ok(Some(id(2))));
         keys.remember("m", [3; 20], id(9), 9);
-        assert_eq!((keys.by_key.len(), keys.oldest_first.len(), budget.used()), (1, 1, cost("m")));
+        assert_eq!(
+            (keys.by_key.len(), keys.oldest_first.len(), budget.used()),
+            (1, 1, cost("m"))
+        );
         keys.forget_before(10);
         assert_eq!(budget.used(), 0);
     }

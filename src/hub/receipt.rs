@@ -40,6 +40,9 @@ impl Receipt {
     /// Answers.
     pub fn answer(self, outcome: Outcome) {
         // Who asked may have left.
-        let _ = self.answers.send(Answer { reference: self.reference, outcome });
+        let _ = self.answers.send(Answer {
+            reference: self.reference,
+            outcome,
+        });
     }
 }

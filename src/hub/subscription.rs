@@ -1,5 +1,6 @@
-//! Subscriptions: a client's way from where it asks to begin to the live feed. What the feed no longer holds is read from
-//! the broker's history, page by page, so that no client makes a node hold more than a page for it.
+//! Subscriptions: a client's way from where it asks to begin to the live feed. What the feed no
+//! longer holds is read from the broker's history, page by page, so that no client makes a node
+//! hold more than a page for it.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -14,10 +15,12 @@ use super::{Channel, Membership};
 use crate::feed::{Cursor, Found, Start, Taken};
 use crate::message::{Batch, Format, MessageId, put_gap};
 
-/// How long a new client waits until the broker delivers to its channel before it is told that the broker is away.
+/// How long a new client waits until the broker delivers to its channel before it is told that the
+/// broker is away.
 const LIVE_PATIENCE: Duration = Duration::from_secs(5);
 
-/// How long a new client waits for a message that another node has delivered before we take it for one of another history.
+/// How long a new client waits for a message that another node has delivered before we take it for
+/// one of another history.
 const AHEAD_PATIENCE: Duration = Duration::from_secs(2);
 
 /// How long a client waits for something old: all that wait take turns, page by page.
@@ -41,7 +44,8 @@ pub struct Reading {
 pub enum Wanted {
     /// The newest message's id, [`MessageId::START`] if there is no history.
     Newest(oneshot::Sender<MessageId>),
-    /// The channel's feed is to hold everything from this offset on, as far as it can and the history has it.
+    /// The channel's feed is to hold everything from this offset on, as far as it can and the
+    /// history has it.
     Fill(u64, oneshot::Sender<()>),
     /// Some batches from this offset on, for one who wants more than the feed can hold.
     Page(u64, oneshot::Sender<Page>),
@@ -89,13 +93,19 @@ pub struct Older {
 }
 
 impl Membership {
-    /// A place in the channel once the broker delivers to it: what is said from now on will be read.
+    /// A place in the channel once the broker delivers to it: what is said from now on will be
+    /// read.
     ///
     /// # Errors
-    /// If the broker does not do that within five seconds, or does not tell what a place in the past asks for within 15 s.
+    /// If the broker does not do that within five seconds, or does not tell what a place in the
+    /// past asks for within 15 s.
     pub async fn subscribe(self, start: Start) -> Result<Subscription, BrokerAway> {
-        timeout(LIVE_PATIENCE, self.channel.live()).await.map_err(|_| BrokerAway)?;
-        timeout(PAGE_PATIENCE, self.find_place(start)).await.map_err(|_| BrokerAway)?
+        timeout(LIVE_PATIENCE, self.channel.live())
+            .await
+            .map_err(|_| BrokerAway)?;
+        timeout(PAGE_PATIENCE, self.find_place(start))
+            .await
+            .map_err(|_| BrokerAway)?
     }
 
     async fn find_place(self, start: Start) -> Result<Subscription, BrokerAway> {
@@ -104,9 +114,17 @@ impl Membership {
         let mut older = VecDeque::new();
         let (whole, place) = match found {
             Found::Here { cursor, whole } => (whole, Place::Live(cursor)),
-            Found::Earlier { epoch, offset, whole, .. } => (whole, Place::Reading { epoch, offset }),
+            Found::Earlier {
+                epoch,
+                offset,
+                whole,
+                ..
+            } => (whole, Place::Reading { epoch, offset }),
             Found::Ahead | Found::Elsewhere => {
-                older.push_back(Older { gap: Some(None), ..Older::default() });
+                older.push_back(Older {
+                    gap: Some(None),
+                    ..Older::default()
+                });
                 match self.channel.feed.expects().0 {
                     0 => (false, Place::Live(self.channel.feed.follow())),
                     // Everything that is kept.
@@ -118,8 +136,15 @@ impl Membership {
             }
         };
         let told = !older.is_empty();
-        let mut this = Subscription { membership: self, recovered: after && whole, newest, older, place };
-        // The first page tells whether all is still there, and only whoever named a message wants to know.
+        let mut this = Subscription {
+            membership: self,
+            recovered: after && whole,
+            newest,
+            older,
+            place,
+        };
+        // The first page tells whether all is still there, and only whoever named a message wants
+        // to know.
         if let Some(mut page) = this.read().await? {
             if !after || told {
                 page.gap = None;
@@ -133,16 +158,24 @@ impl Membership {
         Ok(this)
     }
 
-    /// Where the feed has a start, after the broker has filled the feed with what is older, or has brought what is on its
-    /// way; and the newest message before that.
+    /// Where the feed has a start, after the broker has filled the feed with what is older, or has
+    /// brought what is on its way; and the newest message before that.
     async fn find(&self, start: Start) -> (Option<MessageId>, Found) {
         let feed = &self.channel.feed;
         let (mut filled, mut awaited) = (false, false);
         loop {
-            // Before the place: who hears nothing until it comes back must not miss what came between the two looks.
+            // Before the place: who hears nothing until it comes back must not miss what came
+            // between the two looks.
             let newest = feed.newest();
             match (feed.find(start), start) {
-                (Found::Earlier { offset, gone: false, .. }, _) if !filled => {
+                (
+                    Found::Earlier {
+                        offset,
+                        gone: false,
+                        ..
+                    },
+                    _,
+                ) if !filled => {
                     self.fill(offset).await;
                     filled = true;
                 }
@@ -164,9 +197,12 @@ impl Membership {
         }
     }
 
-    /// Waits until a message has come that another node has delivered already; not if the broker does not have it either.
+    /// Waits until a message has come that another node has delivered already; not if the broker
+    /// does not have it either.
     async fn arrival(&self, id: MessageId) {
-        let Some(newest) = self.ask(Wanted::Newest).await else { return };
+        let Some(newest) = self.ask(Wanted::Newest).await else {
+            return;
+        };
         if newest.epoch != id.epoch || newest.offset < id.offset {
             return;
         }
@@ -185,7 +221,10 @@ impl Membership {
     /// Asks the broker for a part of the history; `None` if nobody keeps it.
     async fn ask<T>(&self, wanted: impl FnOnce(oneshot::Sender<T>) -> Wanted) -> Option<T> {
         let (answer, answered) = oneshot::channel();
-        let reading = Reading { channel: self.channel.clone(), wanted: wanted(answer) };
+        let reading = Reading {
+            channel: self.channel.clone(),
+            wanted: wanted(answer),
+        };
         self.hub.readings.send(reading).ok()?;
         answered.await.ok()
     }
@@ -199,7 +238,9 @@ impl Subscription {
     pub async fn older(&mut self) -> Result<Option<Older>, BrokerAway> {
         match self.older.pop_front() {
             Some(older) => Ok(Some(older)),
-            None => timeout(PAGE_PATIENCE, self.read()).await.map_err(|_| BrokerAway)?,
+            None => timeout(PAGE_PATIENCE, self.read())
+                .await
+                .map_err(|_| BrokerAway)?,
         }
     }
 
@@ -229,19 +270,28 @@ impl Subscription {
 
     /// Reads a page, or goes over to the feed.
     async fn read(&mut self) -> Result<Option<Older>, BrokerAway> {
-        let Place::Reading { epoch, offset } = &mut self.place else { return Ok(None) };
+        let Place::Reading { epoch, offset } = &mut self.place else {
+            return Ok(None);
+        };
         let channel = &self.membership.channel;
-        let (kept_from, gone) = match channel.feed.find(Start::After(MessageId { epoch: *epoch, offset: *offset - 1 }))
-        {
+        let (kept_from, gone) = match channel.feed.find(Start::After(MessageId {
+            epoch: *epoch,
+            offset: *offset - 1,
+        })) {
             Found::Here { cursor, .. } => {
                 self.place = Place::Live(cursor);
                 return Ok(None);
             }
-            Found::Earlier { kept_from, gone, .. } => (kept_from, gone),
+            Found::Earlier {
+                kept_from, gone, ..
+            } => (kept_from, gone),
             Found::Ahead | Found::Elsewhere => {
                 // The history began anew while we read the old one.
                 self.place = Place::Live(channel.feed.follow());
-                return Ok(Some(Older { gap: Some(None), ..Older::default() }));
+                return Ok(Some(Older {
+                    gap: Some(None),
+                    ..Older::default()
+                }));
             }
         };
         let from = *offset;
@@ -249,13 +299,20 @@ impl Subscription {
             None
         } else {
             self.membership.hub.room_for_page().await?;
-            self.membership.ask(|answer| Wanted::Page(from, answer)).await
+            self.membership
+                .ask(|answer| Wanted::Page(from, answer))
+                .await
         };
         let page = page.unwrap_or_default();
         let mut batches = page.batches;
-        batches.retain(|batch| batch.epoch == *epoch && batch.end() > *offset && batch.offset < kept_from);
+        batches.retain(|batch| {
+            batch.epoch == *epoch && batch.end() > *offset && batch.offset < kept_from
+        });
         // What lies behind a hole is the next page, which begins with telling of it.
-        if let Some(hole) = batches.windows(2).position(|pair| pair[0].end() != pair[1].offset) {
+        if let Some(hole) = batches
+            .windows(2)
+            .position(|pair| pair[0].end() != pair[1].offset)
+        {
             batches.truncate(hole + 1);
             self.recovered = false;
         }
@@ -280,19 +337,27 @@ impl Older {
         let mut messages = 0;
         for batch in &self.batches {
             messages += batch.len() - skip;
-            pieces.push(batch.bytes(format).slice(batch.end_of(format, std::mem::take(&mut skip))..));
+            pieces.push(
+                batch
+                    .bytes(format)
+                    .slice(batch.end_of(format, std::mem::take(&mut skip))..),
+            );
         }
         (pieces, messages)
     }
 
-    /// The gap before its batches, if there is one; the batches; and how many messages of the first one are not wanted.
+    /// The gap before its batches, if there is one; the batches; and how many messages of the first
+    /// one are not wanted.
     pub fn into_parts(self) -> (Option<Option<u64>>, Vec<Arc<Batch>>, usize) {
         (self.gap, self.batches, self.skip)
     }
 
     /// Its messages, each with its id.
     pub fn messages(&self) -> impl Iterator<Item = (&Batch, usize)> {
-        let all = self.batches.iter().flat_map(|batch| (0..batch.len()).map(move |index| (&**batch, index)));
+        let all = self
+            .batches
+            .iter()
+            .flat_map(|batch| (0..batch.len()).map(move |index| (&**batch, index)));
         all.skip(self.skip)
     }
 }

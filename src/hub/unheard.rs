@@ -1,5 +1,5 @@
-//! What was said on a channel here, the broker holds, and has not brought back yet: if the broker loses it, perhaps nobody
-//! but this node knows.
+//! What was said on a channel here, the broker holds, and has not brought back yet: if the broker
+//! loses it, perhaps nobody but this node knows.
 
 use std::sync::Mutex;
 use std::time::Instant;
@@ -34,7 +34,11 @@ impl Unheard {
     pub fn held(&self, number: u64, id: MessageId) {
         let mut state = lock(&self.0);
         if number > state.came_back {
-            state.newest = Some(Held { number, id, since: Instant::now() });
+            state.newest = Some(Held {
+                number,
+                id,
+                since: Instant::now(),
+            });
         }
     }
 

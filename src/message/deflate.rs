@@ -1,11 +1,12 @@
-//! Deflating messages for clients that understand it (RFC 7692): each by itself, so that all of them can share the bytes.
+//! Deflating messages for clients that understand it (RFC 7692): each by itself, so that all of
+//! them can share the bytes.
 
 use std::cell::RefCell;
 
 use flate2::{Compress, Compression, FlushCompress};
 
-/// Payloads shorter than this are left as they are: a frame of theirs fits the packet that it travels in either way, and
-/// inflating costs every client.
+/// Payloads shorter than this are left as they are: a frame of theirs fits the packet that it
+/// travels in either way, and inflating costs every client.
 const LEAST: usize = 128;
 
 /// What a deflated message ends with and is left off.
@@ -50,20 +51,32 @@ pub(super) fn deflated(payload: &[u8], window: Window, with: impl FnOnce(Option<
     if payload.len() < LEAST {
         return with(None);
     }
-    DEFLATERS.with_borrow_mut(|Deflaters { least, full, output }| {
-        let state = match window {
-            Window::Least => least,
-            Window::Full => full,
-        };
-        state.reset();
-        output.clear();
-        // Room for the worst case: what is longer than it was is thrown away afterwards.
-        output.reserve_exact(payload.len() + payload.len() / 8 + 1024);
-        let whole = state.compress_vec(payload, output, FlushCompress::Sync).is_ok()
-            && state.total_in() == payload.len() as u64
-            && output.ends_with(TAIL);
-        with(whole.then(|| &output[..output.len() - TAIL.len()]).filter(|deflated| deflated.len() < payload.len()));
-    });
+    DEFLATERS.with_borrow_mut(
+        |Deflaters {
+             least,
+             full,
+             output,
+         }| {
+            let state = match window {
+                Window::Least => least,
+                Window::Full => full,
+            };
+            state.reset();
+            output.clear();
+            // Room for the worst case: what is longer than it was is thrown away afterwards.
+            output.reserve_exact(payload.len() + payload.len() / 8 + 1024);
+            let whole = state
+                .compress_vec(payload, output, FlushCompress::Sync)
+                .is_ok()
+                && state.total_in() == payload.len() as u64
+                && output.ends_with(TAIL);
+            with(
+                whole
+                    .then(|| &output[..output.len() - TAIL.len()])
+                    .filter(|deflated| deflated.len() < payload.len()),
+            );
+        },
+    );
 }
 
 #[cfg(test)]
@@ -76,8 +89,9 @@ mod tests {
     fn whatever_is_deflated_inflates_to_itself_in_its_window() {
         for round in 0..300_usize {
             let letters = 1 + round % 7;
-            let text: Vec<u8> =
-                (0..round * 251 % 70_000).map(|_| b'a' + rand::random_range(0..letters) as u8).collect();
+            let text: Vec<u8> = (0..round * 251 % 70_000)
+                .map(|_| b'a' + rand::random_range(0..letters) as u8)
+                .collect();
             let noise: Vec<u8> = (0..round % 3000).map(|_| rand::random()).collect();
             for payload in [&text, &noise] {
                 for window in [Window::Least, Window::Full] {
@@ -86,8 +100,13 @@ mod tests {
                         let mut inflated = Vec::with_capacity(payload.len() + 1);
                         let mut state = Decompress::new_with_window_bits(false, window.bits());
                         let whole = [deflated, TAIL].concat();
-                        let status = state.decompress_vec(&whole, &mut inflated, FlushDecompress::Sync);
-                        assert!(status.is_ok() && inflated == *payload, "{} bytes, {window:?}", payload.len());
+                        let status =
+                            state.decompress_vec(&whole, &mut inflated, FlushDecompress::Sync);
+                        assert!(
+                            status.is_ok() && inflated == *payload,
+                            "{} bytes, {window:?}",
+                            payload.len()
+                        );
                     });
                 }
             }

@@ -1,5 +1,5 @@
-//! What a batch looks like on each kind of connection. A batch is encoded once in each format that somebody reads; raw
-//! frames are made with the batch itself.
+//! What a batch looks like on each kind of connection. A batch is encoded once in each format that
+//! somebody reads; raw frames are made with the batch itself.
 
 use std::cell::RefCell;
 use std::io::Write;
@@ -38,11 +38,20 @@ pub(super) const OTHERS: usize = 6;
 
 impl Format {
     /// Plain frames: what batches are built as.
-    pub const RAW: Self = Self { shape: Shape::Raw, deflate: None };
+    pub const RAW: Self = Self {
+        shape: Shape::Raw,
+        deflate: None,
+    };
     /// JSON in plain frames.
-    pub const V1: Self = Self { shape: Shape::V1, deflate: None };
+    pub const V1: Self = Self {
+        shape: Shape::V1,
+        deflate: None,
+    };
     /// Server-sent events.
-    pub const EVENTS: Self = Self { shape: Shape::Events, deflate: None };
+    pub const EVENTS: Self = Self {
+        shape: Shape::Events,
+        deflate: None,
+    };
 
     /// Which of the other formats it is.
     pub(super) fn index(self) -> Option<usize> {
@@ -62,7 +71,8 @@ impl Format {
 const SCRATCH_BYTES: usize = 256 * 1024;
 
 thread_local! {
-    /// Where a batch is encoded: how long it gets is known afterwards, and a block that grew is larger than what is in it.
+    /// Where a batch is encoded: how long it gets is known afterwards, and a block that grew is
+    /// larger than what is in it.
     static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -83,7 +93,10 @@ impl Encoded {
             let bytes = Bytes::copy_from_slice(scratch);
             scratch.clear();
             scratch.shrink_to(SCRATCH_BYTES);
-            Self { bytes, ends: ends.into() }
+            Self {
+                bytes,
+                ends: ends.into(),
+            }
         })
     }
 
@@ -140,13 +153,27 @@ pub fn put_text(text: &[u8], out: &mut Vec<u8>) {
 pub fn put_gap(format: Format, missed: Option<u64>, out: &mut Vec<u8>) {
     match format.shape {
         Shape::Raw => {}
-        Shape::V1 => put_text(json!({ "event": "gap", "missed": missed }).to_string().as_bytes(), out),
-        Shape::Events => out.extend(format!("event: gap\ndata: {}\n\n", json!({ "missed": missed })).bytes()),
+        Shape::V1 => put_text(
+            json!({ "event": "gap", "missed": missed })
+                .to_string()
+                .as_bytes(),
+            out,
+        ),
+        Shape::Events => {
+            out.extend(format!("event: gap\ndata: {}\n\n", json!({ "missed": missed })).bytes())
+        }
     }
 }
 
-/// Writes a message as a JSON object. `time_ms` is when it was published, in milliseconds since 1970.
-pub fn put_json(id: Option<MessageId>, time_ms: u64, kind: Kind, payload: &[u8], out: &mut Vec<u8>) {
+/// Writes a message as a JSON object. `time_ms` is when it was published, in milliseconds since
+/// 1970.
+pub fn put_json(
+    id: Option<MessageId>,
+    time_ms: u64,
+    kind: Kind,
+    payload: &[u8],
+    out: &mut Vec<u8>,
+) {
     out.push(b'{');
     if let Some(id) = id {
         put(out, format_args!("\"id\":\"{id}\","));
@@ -176,10 +203,14 @@ fn put_event(id: Option<MessageId>, kind: Kind, payload: &[u8], out: &mut Vec<u8
         out.extend_from_slice(b"\n\n");
         return;
     }
-    // A line ends with \r\n, \n or \r, whichever the text has: an event stream cannot tell them apart.
+    // A line ends with \r\n, \n or \r, whichever the text has: an event stream cannot tell them
+    // apart.
     let mut rest = payload;
     loop {
-        let end = rest.iter().position(|byte| matches!(byte, b'\n' | b'\r')).unwrap_or(rest.len());
+        let end = rest
+            .iter()
+            .position(|byte| matches!(byte, b'\n' | b'\r'))
+            .unwrap_or(rest.len());
         out.extend_from_slice(b"data: ");
         out.extend_from_slice(&rest[..end]);
         out.push(b'\n');
@@ -206,17 +237,25 @@ mod tests {
 
     fn encoded(format: Format, messages: &[(Kind, &[u8])]) -> Bytes {
         let mut builder = BatchBuilder::default();
-        messages.iter().for_each(|(kind, payload)| builder.push(*kind, payload, 0));
+        messages
+            .iter()
+            .for_each(|(kind, payload)| builder.push(*kind, payload, 0));
         let mut batch = builder.build(1_767_225_600_123_999_999);
         (batch.epoch, batch.offset, batch.span) = (0xab, 5, messages.len() as u64);
         let Encoded { bytes, ends } = Encoded::new(&batch, format);
-        assert_eq!((ends.len(), ends.last()), (messages.len(), Some(&(bytes.len() as u32))));
+        assert_eq!(
+            (ends.len(), ends.last()),
+            (messages.len(), Some(&(bytes.len() as u32)))
+        );
         bytes
     }
 
     #[test]
     fn json_is_framed_and_escaped_and_has_ids_and_times() {
-        let bytes = encoded(Format::V1, &[(Kind::Text, b"a\"\n"), (Kind::Binary, &[0, 255])]);
+        let bytes = encoded(
+            Format::V1,
+            &[(Kind::Text, b"a\"\n"), (Kind::Binary, &[0, 255])],
+        );
         let first = r#"{"id":"00000000000000ab-5","time":1767225600123,"data":"a\"\n"}"#;
         let second = r#"{"id":"00000000000000ab-6","time":1767225600123,"base64":"AP8="}"#;
         let mut expected = Vec::new();
@@ -229,7 +268,14 @@ mod tests {
 
     #[test]
     fn events_have_a_data_line_for_each_line() {
-        let bytes = encoded(Format::EVENTS, &[(Kind::Text, b"a\r\nb\rc\n"), (Kind::Text, b""), (Kind::Binary, &[1])]);
+        let bytes = encoded(
+            Format::EVENTS,
+            &[
+                (Kind::Text, b"a\r\nb\rc\n"),
+                (Kind::Text, b""),
+                (Kind::Binary, &[1]),
+            ],
+        );
         assert_eq!(
             bytes,
             "id: 00000000000000ab-5\ndata: a\ndata: b\ndata: c\ndata: \n\n\

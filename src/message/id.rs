@@ -14,7 +14,10 @@ pub struct MessageId {
 
 impl MessageId {
     /// Before the first message of a channel that has no history yet.
-    pub const START: Self = Self { epoch: 0, offset: 0 };
+    pub const START: Self = Self {
+        epoch: 0,
+        offset: 0,
+    };
 }
 
 impl fmt::Display for MessageId {
@@ -37,11 +40,16 @@ impl FromStr for MessageId {
     fn from_str(text: &str) -> Result<Self, NoId> {
         let (epoch, offset) = text.split_once('-').ok_or(NoId)?;
         // Parsing takes a sign, too.
-        if !epoch.starts_with(|c: char| c.is_ascii_hexdigit()) || !offset.starts_with(|c: char| c.is_ascii_digit()) {
+        if !epoch.starts_with(|c: char| c.is_ascii_hexdigit())
+            || !offset.starts_with(|c: char| c.is_ascii_digit())
+        {
             return Err(NoId);
         }
         let epoch = u64::from_str_radix(epoch, 16).map_err(|_| NoId)?;
-        Ok(Self { epoch, offset: offset.parse().map_err(|_| NoId)? })
+        Ok(Self {
+            epoch,
+            offset: offset.parse().map_err(|_| NoId)?,
+        })
     }
 }
 
@@ -51,11 +59,32 @@ mod tests {
 
     #[test]
     fn ids_are_read_as_they_are_written() {
-        for id in [MessageId::START, MessageId { epoch: 7, offset: 1 }, MessageId { epoch: u64::MAX, offset: u64::MAX }]
-        {
+        for id in [
+            MessageId::START,
+            MessageId {
+                epoch: 7,
+                offset: 1,
+            },
+            MessageId {
+                epoch: u64::MAX,
+                offset: u64::MAX,
+            },
+        ] {
             assert_eq!(id.to_string().parse(), Ok(id));
         }
-        for text in ["", "-", "1", "x-1", "1-", "1-x", "1-2-3", "+1-1", "1-+1", " 1-1", "11111111111111111-1"] {
+        for text in [
+            "",
+            "-",
+            "1",
+            "x-1",
+            "1-",
+            "1-x",
+            "1-2-3",
+            "+1-1",
+            "1-+1",
+            " 1-1",
+            "11111111111111111-1",
+        ] {
             assert_eq!(text.parse::<MessageId>(), Err(NoId), "{text}");
         }
     }

@@ -1,12 +1,12 @@
-//! How metrics are declared: [`registered!`] makes a struct of them and registers each with the name, help text and labels
-//! or buckets of its field.
+//! How metrics are declared: [`registered!`] makes a struct of them and registers each with the
+//! name, help text and labels or buckets of its field.
 
 use prometheus::{HistogramOpts, HistogramVec, Opts, Registry, Result};
 
 use super::{Counter, Counters, Gauge, Gauges, Histogram};
 
-/// Declares a struct of metrics, `field: Kind = "name", labels or buckets;` each, and of other fields behind it. Its
-/// `register` takes a registry and the values of those other fields.
+/// Declares a struct of metrics, `field: Kind = "name", labels or buckets;` each, and of other
+/// fields behind it. Its `register` takes a registry and the values of those other fields.
 macro_rules! registered {
     (
         $(#[$about:meta])*
@@ -37,15 +37,23 @@ pub(super) use registered;
 
 /// Bounds of a histogram's buckets, from `first`, each twice the one before.
 pub(super) fn doubling(first: f64, count: u32) -> Vec<f64> {
-    (0..count).map(|power| first * f64::from(1u32 << power)).collect()
+    (0..count)
+        .map(|power| first * f64::from(1u32 << power))
+        .collect()
 }
 
 /// A kind of metric.
 pub(super) trait Metric: Sized {
-    /// What there is to say beside its name and help: names of labels, bounds of buckets, or nothing.
+    /// What there is to say beside its name and help: names of labels, bounds of buckets, or
+    /// nothing.
     type Options;
 
-    fn register(registry: &Registry, name: &str, help: &str, options: Self::Options) -> Result<Self>;
+    fn register(
+        registry: &Registry,
+        name: &str,
+        help: &str,
+        options: Self::Options,
+    ) -> Result<Self>;
 }
 
 /// Names of labels.

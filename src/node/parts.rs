@@ -1,5 +1,5 @@
-//! The parts of a node: tasks that last as long as it does, each under a name. One that ends early has panicked, and a node
-//! without it must not look alive.
+//! The parts of a node: tasks that last as long as it does, each under a name. One that ends early
+//! has panicked, and a node without it must not look alive.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -21,7 +21,11 @@ pub(super) type Ended = oneshot::Receiver<()>;
 
 impl Parts {
     /// Begins a part.
-    pub(super) fn spawn(&mut self, name: &'static str, part: impl Future<Output = ()> + Send + 'static) -> Ended {
+    pub(super) fn spawn(
+        &mut self,
+        name: &'static str,
+        part: impl Future<Output = ()> + Send + 'static,
+    ) -> Ended {
         let (end, ended) = oneshot::channel();
         let task = self.tasks.spawn(async move {
             // Dropped when the part returns and when it panics.
@@ -34,7 +38,9 @@ impl Parts {
 
     /// Waits until one of them has ended although the node still serves.
     pub(super) async fn failed(&mut self) -> anyhow::Error {
-        let Some(result) = self.tasks.join_next_with_id().await else { return std::future::pending().await };
+        let Some(result) = self.tasks.join_next_with_id().await else {
+            return std::future::pending().await;
+        };
         let (id, error) = match result {
             Ok((id, ())) => (id, anyhow!("it ended")),
             Err(error) => (error.id(), anyhow::Error::new(error)),
@@ -55,9 +61,15 @@ mod tests {
         let _going = parts.spawn("keepalive", std::future::pending());
         let panicked = parts.spawn("sweep", async { panic!("on purpose") });
         let failed = format!("{:#}", parts.failed().await);
-        assert!(failed.starts_with("the sweep failed: ") && failed.contains("on purpose"), "{failed}");
+        assert!(
+            failed.starts_with("the sweep failed: ") && failed.contains("on purpose"),
+            "{failed}"
+        );
         assert!(panicked.await.is_err(), "and nobody waits for it");
         let _ended = parts.spawn("public port", async {});
-        assert_eq!(format!("{:#}", parts.failed().await), "the public port failed: it ended");
+        assert_eq!(
+            format!("{:#}", parts.failed().await),
+            "the public port failed: it ended"
+        );
     }
 }

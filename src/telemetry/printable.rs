@@ -1,25 +1,31 @@
-//! Text of strangers that a terminal shows and does not obey, and that cannot pass for another line. Which stream is a
-//! terminal is for the callers to find out; logs escape always.
+//! Text of strangers that a terminal shows and does not obey, and that cannot pass for another
+//! line. Which stream is a terminal is for the callers to find out; logs escape always.
 
 use std::borrow::Cow;
 use std::fmt::Write;
 
-/// Whether a terminal might act on this character instead of showing it, or show another order or another line than
-/// there is: C0 without the tab, DEL, C1, the separators of lines and paragraphs, and the controls of writing direction.
+/// Whether a terminal might act on this character instead of showing it, or show another order or
+/// another line than there is: C0 without the tab, DEL, C1, the separators of lines and paragraphs,
+/// and the controls of writing direction.
 pub fn is_harmful(character: char) -> bool {
     match character {
         '\t' => false,
-        '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => true,
+        '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
+            true
+        }
         character => character.is_control(),
     }
 }
 
 /// `text` as one line in which each harmful character is written as in Rust: `\n`, `\u{1b}`.
 pub fn line(text: &str) -> Cow<'_, str> {
-    escaped(text, |out, character| out.extend(character.escape_default()))
+    escaped(text, |out, character| {
+        out.extend(character.escape_default())
+    })
 }
 
-/// Serialized JSON, on one line, that means the same and has no harmful character: `\u001b`. Serializers escape C0 only.
+/// Serialized JSON, on one line, that means the same and has no harmful character: `\u001b`.
+/// Serializers escape C0 only.
 pub fn json(json: &str) -> Cow<'_, str> {
     escaped(json, |out, character| {
         // None of them is above U+FFFF, where JSON would need two of these.
@@ -65,7 +71,9 @@ mod tests {
                 continue;
             }
             match found.last_mut() {
-                Some((_, last)) if u32::from(*last) + 1 == u32::from(character) => *last = character,
+                Some((_, last)) if u32::from(*last) + 1 == u32::from(character) => {
+                    *last = character
+                }
                 _ => found.push((character, character)),
             }
         }
@@ -93,6 +101,9 @@ mod tests {
         let text = value.to_string();
         let shown = json(&text);
         assert!(!shown.contains(is_harmful), "{shown}");
-        assert_eq!(serde_json::from_str::<serde_json::Value>(&shown).expect("it is still JSON"), value);
+        assert_eq!(
+            serde_json::from_str::<serde_json::Value>(&shown).expect("it is still JSON"),
+            value
+        );
     }
 }

@@ -1,21 +1,25 @@
-//! The spans of a message's way, and the W3C context that takes a trace from a client to the publish and from there, in
-//! the envelope, to every node. Names and attributes are OpenTelemetry's for messaging.
+//! The spans of a message's way, and the W3C context that takes a trace from a client to the
+//! publish and from there, in the envelope, to every node. Names and attributes are OpenTelemetry's
+//! for messaging.
 //!
 //! ```text
 //!   a client's span ──▶ publish (producer) ──┬──▶ relay (consumer) ──▶ deliver     on each node
 //!   (`traceparent` of a POST)                └──▶ relay (consumer) ──▶ deliver     with clients of the channel
 //! ```
 //!
-//! `publish` lasts from the inbox until the broker holds a batch, `relay` is its way into a node's feed, and `deliver` in
-//! it gives the batch to the feed and wakes its readers. How long their sockets take is in `echocast_delivery_seconds`: a
-//! span for each client would cost more than what it tells about.
+//! `publish` lasts from the inbox until the broker holds a batch, `relay` is its way into a node's
+//! feed, and `deliver` in it gives the batch to the feed and wakes its readers. How long their
+//! sockets take is in `echocast_delivery_seconds`: a span for each client would cost more than what
+//! it tells about.
 //!
-//! Whether a trace is sampled is decided where it begins. A batch that is not sampled carries no context, and without a
-//! context other nodes make no spans.
+//! Whether a trace is sampled is decided where it begins. A batch that is not sampled carries no
+//! context, and without a context other nodes make no spans.
 //!
-//! Off, all of it together costs a batch 128 instructions: callgrind on a release build, 200,000 batches less 100,000.
+//! Off, all of it together costs a batch 128 instructions: callgrind on a release build, 200,000
+//! batches less 100,000.
 //!
-//! Metrics carry no exemplars, which would lead from a slow bucket to its trace: the `prometheus` crate has none.
+//! Metrics carry no exemplars, which would lead from a slow bucket to its trace: the `prometheus`
+//! crate has none.
 
 use std::collections::HashMap;
 
@@ -31,9 +35,15 @@ use super::TRACES;
 /// The name of the W3C header, and of the field in a propagator's hands.
 const TRACEPARENT: &str = "traceparent";
 
-/// The span of handing a batch over to the broker: `system` names it as OpenTelemetry does. It continues the trace of
-/// whoever said the batch's message, if that is known. Its name is not the channel's, because clients choose those.
-pub fn publish_span(system: &str, channel: &str, messages: usize, traceparent: Option<&str>) -> Span {
+/// The span of handing a batch over to the broker: `system` names it as OpenTelemetry does. It
+/// continues the trace of whoever said the batch's message, if that is known. Its name is not the
+/// channel's, because clients choose those.
+pub fn publish_span(
+    system: &str,
+    channel: &str,
+    messages: usize,
+    traceparent: Option<&str>,
+) -> Span {
     let span = tracing::info_span!(
         target: TRACES, parent: None, "publish", otel.kind = "producer", messaging.system = system,
         messaging.operation.name = "publish", messaging.operation.type = "send",
@@ -53,8 +63,9 @@ pub fn failed(span: &Span, why: &str) {
     }
 }
 
-/// The span of a batch's way into this node's feed, below its publish on whichever node that was. Without a context there
-/// is none: the publishing node decides what is traced. A batch that has to wait for one before it has a span each time.
+/// The span of a batch's way into this node's feed, below its publish on whichever node that was.
+/// Without a context there is none: the publishing node decides what is traced. A batch that has to
+/// wait for one before it has a span each time.
 pub fn relay_span(system: &str, channel: &str, messages: usize, traceparent: &str) -> Span {
     if traceparent.is_empty() {
         return Span::none();
@@ -68,8 +79,13 @@ pub fn relay_span(system: &str, channel: &str, messages: usize, traceparent: &st
     span
 }
 
-/// Gives a batch to a feed, which is what `append` does, in a span below its relay. `followers` counts who hears it here.
-pub fn deliver<T>(relay: &Span, followers: impl FnOnce() -> usize, append: impl FnOnce() -> T) -> T {
+/// Gives a batch to a feed, which is what `append` does, in a span below its relay. `followers`
+/// counts who hears it here.
+pub fn deliver<T>(
+    relay: &Span,
+    followers: impl FnOnce() -> usize,
+    append: impl FnOnce() -> T,
+) -> T {
     if relay.is_disabled() {
         return append();
     }
@@ -82,7 +98,9 @@ pub fn deliver<T>(relay: &Span, followers: impl FnOnce() -> usize, append: impl 
 /// A trace that a client wants to be continued, if traces are on and it names one.
 pub fn continued(traceparent: Option<&str>) -> Option<String> {
     let traceparent = traceparent.filter(|_| tracing::enabled!(target: TRACES, Level::INFO))?;
-    context(traceparent).has_active_span().then(|| traceparent.to_owned())
+    context(traceparent)
+        .has_active_span()
+        .then(|| traceparent.to_owned())
 }
 
 /// The W3C trace context of a span, empty if it is not sampled.
@@ -108,5 +126,8 @@ fn set_parent(span: &Span, traceparent: &str) {
 }
 
 fn context(traceparent: &str) -> Context {
-    TraceContextPropagator::new().extract(&HashMap::from([(TRACEPARENT.to_owned(), traceparent.to_owned())]))
+    TraceContextPropagator::new().extract(&HashMap::from([(
+        TRACEPARENT.to_owned(),
+        traceparent.to_owned(),
+    )]))
 }

@@ -1,5 +1,5 @@
-//! How the text log writes what is in a record: on its one line, with nothing that a terminal would obey. The library's
-//! own way escapes a part of that in messages, and nothing in fields.
+//! How the text log writes what is in a record: on its one line, with nothing that a terminal would
+//! obey. The library's own way escapes a part of that in messages, and nothing in fields.
 
 use std::fmt::{self, Debug};
 
@@ -16,7 +16,11 @@ pub(super) struct TextFields;
 
 impl<'writer> FormatFields<'writer> for TextFields {
     fn format_fields<R: RecordFields>(&self, writer: Writer<'writer>, fields: R) -> fmt::Result {
-        let mut visitor = Visitor { writer, begun: false, result: Ok(()) };
+        let mut visitor = Visitor {
+            writer,
+            begun: false,
+            result: Ok(()),
+        };
         fields.record(&mut visitor);
         visitor.result
     }
@@ -87,8 +91,14 @@ mod tests {
     fn logged(ansi: bool, record: impl FnOnce()) -> String {
         let log = Log::default();
         let writer = log.clone();
-        let subscriber = tracing_subscriber::fmt().without_time().with_target(false).with_ansi(ansi);
-        let subscriber = subscriber.fmt_fields(TextFields).with_writer(move || writer.clone()).finish();
+        let subscriber = tracing_subscriber::fmt()
+            .without_time()
+            .with_target(false)
+            .with_ansi(ansi);
+        let subscriber = subscriber
+            .fmt_fields(TextFields)
+            .with_writer(move || writer.clone())
+            .finish();
         tracing::subscriber::with_default(subscriber, record);
         let bytes = log.0.lock().expect("nobody panicked").clone();
         String::from_utf8(bytes).expect("logs are text")
@@ -103,12 +113,17 @@ mod tests {
             tracing::warn!(text = evil, shown = %evil, error = &error as &dyn std::error::Error, "message: {evil}");
         });
         let [message, quoted] = [format!("message: {shown}"), format!("text=\"{shown}\"")];
-        assert_eq!(line, format!(" WARN {message} {quoted} shown={shown} error={shown}\n"));
+        assert_eq!(
+            line,
+            format!(" WARN {message} {quoted} shown={shown} error={shown}\n")
+        );
     }
 
     #[test]
     fn colours_are_only_ours() {
-        let line = logged(true, || tracing::info!(channel = "news\u{1b}", "received: {}", "\u{1b}[31m"));
+        let line = logged(true, || {
+            tracing::info!(channel = "news\u{1b}", "received: {}", "\u{1b}[31m")
+        });
         assert!(
             line.ends_with(" received: \\u{1b}[31m \u{1b}[3mchannel\u{1b}[0m\u{1b}[2m=\u{1b}[0m\"news\\u{1b}\"\n"),
             "{line:?}"

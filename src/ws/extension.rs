@@ -1,5 +1,6 @@
-//! The one extension we know, permessage-deflate (RFC 7692): which offers are taken, and how. Neither side keeps anything
-//! from one message to the next, so that a message is deflated once for everybody and an idle session holds no window.
+//! The one extension we know, permessage-deflate (RFC 7692): which offers are taken, and how.
+//! Neither side keeps anything from one message to the next, so that a message is deflated once for
+//! everybody and an idle session holds no window.
 
 use crate::message::Window;
 
@@ -19,7 +20,8 @@ pub(super) fn negotiate<'a>(offers: impl Iterator<Item = &'a str>) -> Option<Agr
     offers.flat_map(|value| unquoted(value, ',')).find_map(take)
 }
 
-/// The agreement for one offer; `None` if it asks for something that we cannot do, or makes no sense.
+/// The agreement for one offer; `None` if it asks for something that we cannot do, or makes no
+/// sense.
 fn take(offer: &str) -> Option<Agreement> {
     let mut parts = unquoted(offer, ';').map(str::trim);
     if parts.next() != Some(NAME) {
@@ -38,7 +40,12 @@ fn take(offer: &str) -> Option<Agreement> {
         }
         seen.push(name);
         match (name, value) {
-            ("server_no_context_takeover" | "client_no_context_takeover" | "client_max_window_bits", None) => {}
+            (
+                "server_no_context_takeover"
+                | "client_no_context_takeover"
+                | "client_max_window_bits",
+                None,
+            ) => {}
             ("client_max_window_bits", Some(bits)) => drop(window_bits(bits)?),
             ("server_max_window_bits", Some(bits)) => asked = Some(window_bits(bits)?),
             _ => return None,
@@ -75,7 +82,9 @@ fn unquoted(text: &str, separator: char) -> impl Iterator<Item = &str> {
 
 /// A parameter's value, without its quotes; `None` if these are not a pair.
 fn value_of(text: &str) -> Option<&str> {
-    let inner = text.strip_prefix('"').map_or(Some(text), |rest| rest.strip_suffix('"'))?;
+    let inner = text
+        .strip_prefix('"')
+        .map_or(Some(text), |rest| rest.strip_suffix('"'))?;
     (!inner.contains('"')).then_some(inner)
 }
 
@@ -97,26 +106,56 @@ mod tests {
         for (offer, told) in [
             ("permessage-deflate", None),
             ("permessage-deflate; client_max_window_bits=10", None),
-            ("permessage-deflate; server_max_window_bits=15", Some("; server_max_window_bits=15")),
-            ("permessage-deflate; server_max_window_bits=12", Some("; server_max_window_bits=9")),
-            ("other; a=\"permessage-deflate, b\", permessage-deflate; server_max_window_bits=9", Some("_bits=9")),
+            (
+                "permessage-deflate; server_max_window_bits=15",
+                Some("; server_max_window_bits=15"),
+            ),
+            (
+                "permessage-deflate; server_max_window_bits=12",
+                Some("; server_max_window_bits=9"),
+            ),
+            (
+                "other; a=\"permessage-deflate, b\", permessage-deflate; server_max_window_bits=9",
+                Some("_bits=9"),
+            ),
         ] {
-            let answer = negotiate(std::iter::once(offer)).expect("it can be taken").answer;
-            assert_eq!(answer.contains("max_window_bits"), told.is_some(), "{offer}");
-            assert!(answer.ends_with(told.unwrap_or("; client_no_context_takeover")), "{offer}: {answer}");
+            let answer = negotiate(std::iter::once(offer))
+                .expect("it can be taken")
+                .answer;
+            assert_eq!(
+                answer.contains("max_window_bits"),
+                told.is_some(),
+                "{offer}"
+            );
+            assert!(
+                answer.ends_with(told.unwrap_or("; client_no_context_takeover")),
+                "{offer}: {answer}"
+            );
         }
     }
 
     #[test]
     fn the_first_offer_that_can_be_taken_is() {
-        assert_eq!(negotiated(&["permessage-deflate; client_max_window_bits"]), Some(Window::Full));
-        assert_eq!(negotiated(&["x-webkit-deflate-frame, permessage-deflate"]), Some(Window::Full));
+        assert_eq!(
+            negotiated(&["permessage-deflate; client_max_window_bits"]),
+            Some(Window::Full)
+        );
+        assert_eq!(
+            negotiated(&["x-webkit-deflate-frame, permessage-deflate"]),
+            Some(Window::Full)
+        );
         assert_eq!(
             negotiated(&["permessage-deflate; server_max_window_bits=8, permessage-deflate"]),
             Some(Window::Full)
         );
-        assert_eq!(negotiated(&["permessage-deflate; server_max_window_bits=\"10\""]), Some(Window::Least));
-        assert_eq!(negotiated(&["other", "permessage-deflate;server_max_window_bits=15"]), Some(Window::Full));
+        assert_eq!(
+            negotiated(&["permessage-deflate; server_max_window_bits=\"10\""]),
+            Some(Window::Least)
+        );
+        assert_eq!(
+            negotiated(&["other", "permessage-deflate;server_max_window_bits=15"]),
+            Some(Window::Full)
+        );
         assert_eq!(negotiated(&[]), None);
     }
 

@@ -1,6 +1,6 @@
-//! WebSocket frames as a server reads and writes them (RFC 6455): bytes in, events out, and back. Pure and synchronous.
-//! It decides what is well-formed and within the limits; when to read, what to answer and how long to wait for the rest
-//! of a message is the session's.
+//! WebSocket frames as a server reads and writes them (RFC 6455): bytes in, events out, and back.
+//! Pure and synchronous. It decides what is well-formed and within the limits; when to read, what
+//! to answer and how long to wait for the rest of a message is the session's.
 
 mod assembly;
 mod encode;
@@ -12,7 +12,9 @@ mod utf8;
 use std::mem;
 
 use self::assembly::Assembly;
-pub use self::encode::{Control, DEFLATED, MAX_CONTROL, MAX_SERVER_HEADER, encode_control, encode_header, header_len};
+pub use self::encode::{
+    Control, DEFLATED, MAX_CONTROL, MAX_SERVER_HEADER, encode_control, encode_header, header_len,
+};
 use self::header::{Frame, MAX_CLIENT_HEADER, Opcode};
 pub use self::inflate::TOO_MANY_BYTES;
 use crate::message::Kind;
@@ -22,7 +24,8 @@ use crate::message::Kind;
 pub struct Limits {
     /// Bytes of payload in one message, over all its fragments.
     pub max_message: usize,
-    /// Frames in one message, empty ones included. Without it a client keeps a message open for ever at no cost.
+    /// Frames in one message, empty ones included. Without it a client keeps a message open for
+    /// ever at no cost.
     pub max_fragments: u32,
     /// Whether messages may be deflated, each by itself.
     pub deflate: bool,
@@ -53,7 +56,8 @@ pub trait Sink {
         true
     }
 
-    /// A message is about to be inflated; returns how many bytes it may become, beside [`Limits::max_message`].
+    /// A message is about to be inflated; returns how many bytes it may become, beside
+    /// [`Limits::max_message`].
     ///
     /// # Errors
     /// If it may not be inflated at all.
@@ -101,8 +105,9 @@ pub enum Violation {
 }
 
 impl Violation {
-    /// The code to close with. Too many fragments are 1009 like too many bytes, not 1008: both say "too big for me to
-    /// put together", and the cure is the same, while 1008 is kept for what a client is not allowed to do.
+    /// The code to close with. Too many fragments are 1009 like too many bytes, not 1008: both say
+    /// "too big for me to put together", and the cure is the same, while 1008 is kept for what a
+    /// client is not allowed to do.
     pub fn close_code(self) -> u16 {
         match self {
             Self::Protocol(_) => 1002,
@@ -113,8 +118,8 @@ impl Violation {
     }
 }
 
-/// Reads one client's frames. Frames that arrive whole are handed out where they lie; only what is unfinished is kept,
-/// so that an idle connection costs two words.
+/// Reads one client's frames. Frames that arrive whole are handed out where they lie; only what is
+/// unfinished is kept, so that an idle connection costs two words.
 #[derive(Debug, Default)]
 pub struct Decoder {
     unfinished: Option<Box<Unfinished>>,
@@ -122,7 +127,8 @@ pub struct Decoder {
     ended: bool,
 }
 
-/// What has to wait for more bytes. At most one of a header and a frame, beside at most one message.
+/// What has to wait for more bytes. At most one of a header and a frame, beside at most one
+/// message.
 #[derive(Debug, Default)]
 struct Unfinished {
     /// The first bytes of a header.
@@ -156,13 +162,20 @@ impl Decoder {
         self.decode_into(limits, input, &mut on).map(drop)
     }
 
-    /// Takes bytes as they were read from the socket and gives `on` everything they complete, in order. Returns how many
-    /// bytes it has taken: all of them, unless `on` wants no more. These are unmasked in place and can be thrown away; the
-    /// others are as they were. After a close or a violation all input is ignored.
+    /// Takes bytes as they were read from the socket and gives `on` everything they complete, in
+    /// order. Returns how many bytes it has taken: all of them, unless `on` wants no more. These
+    /// are unmasked in place and can be thrown away; the others are as they were. After a close or
+    /// a violation all input is ignored.
     ///
     /// # Errors
-    /// The first violation. What was complete before it has been handed out, the same however the input was split.
-    pub fn decode_into(&mut self, limits: &Limits, input: &mut [u8], on: &mut impl Sink) -> Result<usize, Violation> {
+    /// The first violation. What was complete before it has been handed out, the same however the
+    /// input was split.
+    pub fn decode_into(
+        &mut self,
+        limits: &Limits,
+        input: &mut [u8],
+        on: &mut impl Sink,
+    ) -> Result<usize, Violation> {
         let outcome = self.read_frames(limits, input, on);
         self.ended |= outcome.is_err();
         if self.ended || self.unfinished.as_deref().is_some_and(Unfinished::is_empty) {
@@ -184,10 +197,19 @@ impl Decoder {
         })
     }
 
-    fn read_frames(&mut self, limits: &Limits, mut input: &mut [u8], on: &mut impl Sink) -> Result<usize, Violation> {
+    fn read_frames(
+        &mut self,
+        limits: &Limits,
+        mut input: &mut [u8],
+        on: &mut impl Sink,
+    ) -> Result<usize, Violation> {
         let length = input.len();
         while !input.is_empty() && !self.ended {
-            let (mut frame, rest) = match self.unfinished.as_mut().and_then(|unfinished| unfinished.frame.take()) {
+            let (mut frame, rest) = match self
+                .unfinished
+                .as_mut()
+                .and_then(|unfinished| unfinished.frame.take())
+            {
                 Some(frame) => (frame, input),
                 None if !on.wants_more() => return Ok(length - input.len()),
                 None => match self.read_header(limits, input)? {
@@ -207,7 +229,8 @@ impl Decoder {
         Ok(length)
     }
 
-    /// The next frame and the input after its header; `None` if the input ends within the header, which is then kept.
+    /// The next frame and the input after its header; `None` if the input ends within the header,
+    /// which is then kept.
     // Inlined for the same reason as `Frame::parse`.
     #[inline(always)]
     fn read_header<'a>(
@@ -224,13 +247,17 @@ impl Decoder {
             space[..more].copy_from_slice(&input[..more]);
             unfinished.header_len += more;
             let header = &unfinished.header[..unfinished.header_len];
-            let Some((frame, len)) = Frame::parse(limits, header, unfinished.message.as_ref())? else {
+            let Some((frame, len)) = Frame::parse(limits, header, unfinished.message.as_ref())?
+            else {
                 return Ok(None);
             };
             unfinished.header_len = 0;
             return Ok(Some((frame, &mut input[len - before..])));
         }
-        let message = self.unfinished.as_deref().and_then(|unfinished| unfinished.message.as_ref());
+        let message = self
+            .unfinished
+            .as_deref()
+            .and_then(|unfinished| unfinished.message.as_ref());
         let Some((frame, len)) = Frame::parse(limits, input, message)? else {
             let unfinished = self.unfinished.get_or_insert_default();
             unfinished.header[..input.len()].copy_from_slice(input);
@@ -250,14 +277,21 @@ impl Decoder {
         on: &mut impl Sink,
     ) -> Result<(), Violation> {
         let is_last = frame.fin && frame.missing == 0;
-        if is_last && self.unfinished.as_deref().is_none_or(|unfinished| unfinished.message.is_none()) {
+        if is_last
+            && self
+                .unfinished
+                .as_deref()
+                .is_none_or(|unfinished| unfinished.message.is_none())
+        {
             if frame.deflated {
                 return inflate(payload, limits, kind, on);
             }
             return take_whole(kind, payload, on);
         }
         let unfinished = self.unfinished.get_or_insert_default();
-        let message = unfinished.message.get_or_insert_with(|| Assembly::new(kind, frame.deflated));
+        let message = unfinished
+            .message
+            .get_or_insert_with(|| Assembly::new(kind, frame.deflated));
         message.append(payload, limits)?;
         if frame.missing > 0 {
             unfinished.frame = Some(frame);
@@ -276,14 +310,22 @@ impl Decoder {
     }
 
     /// Takes what has arrived of a ping, pong or close.
-    fn take_control(&mut self, frame: Frame, payload: &[u8], on: &mut impl Sink) -> Result<(), Violation> {
+    fn take_control(
+        &mut self,
+        frame: Frame,
+        payload: &[u8],
+        on: &mut impl Sink,
+    ) -> Result<(), Violation> {
         if frame.missing > 0 {
             let unfinished = self.unfinished.get_or_insert_default();
             unfinished.control.extend_from_slice(payload);
             unfinished.frame = Some(frame);
             return Ok(());
         }
-        let begun = self.unfinished.as_deref_mut().map(|unfinished| mem::take(&mut unfinished.control));
+        let begun = self
+            .unfinished
+            .as_deref_mut()
+            .map(|unfinished| mem::take(&mut unfinished.control));
         let mut control = begun.unwrap_or_default();
         let payload = if control.is_empty() {
             payload
@@ -313,9 +355,16 @@ fn take_whole(kind: Kind, payload: &[u8], on: &mut impl Sink) -> Result<(), Viol
 }
 
 /// Inflates a message as far as it may become, and takes it.
-fn inflate(payload: &[u8], limits: &Limits, kind: Kind, on: &mut impl Sink) -> Result<(), Violation> {
+fn inflate(
+    payload: &[u8],
+    limits: &Limits,
+    kind: Kind,
+    on: &mut impl Sink,
+) -> Result<(), Violation> {
     let most = on.inflating()?;
-    inflate::inflated(payload, limits.max_message, most, |payload| take_whole(kind, payload, on))
+    inflate::inflated(payload, limits.max_message, most, |payload| {
+        take_whole(kind, payload, on)
+    })
 }
 
 impl Unfinished {

@@ -1,5 +1,6 @@
-//! The connection limits: how many connections there may be, in all and from one address. Each kind of connection counts
-//! once, from when it is accepted until it is closed, whatever becomes of it in between.
+//! The connection limits: how many connections there may be, in all and from one address. Each kind
+//! of connection counts once, from when it is accepted until it is closed, whatever becomes of it
+//! in between.
 
 pub mod address;
 
@@ -93,51 +94,96 @@ pub fn descriptors() -> Descriptors {
     let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(now, _)| now);
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
     let reserve = RESERVE.min(limit / 8);
-    Descriptors { connections: limit - reserve, reserve }
+    Descriptors {
+        connections: limit - reserve,
+        reserve,
+    }
 }
 
 impl Gate {
     /// A gate with these limits.
     pub fn new(limits: GateLimits, metrics: Arc<Metrics>) -> Arc<Self> {
-        metrics.connections_limit.set(limits.connections.unwrap_or(0).try_into().unwrap_or(i64::MAX));
-        let addresses = limits.address.any().then(|| Addresses::new(limits.address, limits.publish));
-        Arc::new(Self { limits, open: AtomicUsize::new(0), addresses, turned_away: Mutex::default(), metrics })
+        metrics.connections_limit.set(
+            limits
+                .connections
+                .unwrap_or(0)
+                .try_into()
+                .unwrap_or(i64::MAX),
+        );
+        let addresses = limits
+            .address
+            .any()
+            .then(|| Addresses::new(limits.address, limits.publish));
+        Arc::new(Self {
+            limits,
+            open: AtomicUsize::new(0),
+            addresses,
+            turned_away: Mutex::default(),
+            metrics,
+        })
     }
 
     /// Connections that may be open at once.
     pub fn most(&self) -> usize {
-        self.limits.descriptors.min(self.limits.connections.unwrap_or(usize::MAX))
+        self.limits
+            .descriptors
+            .min(self.limits.connections.unwrap_or(usize::MAX))
     }
 
-    /// Counts a connection that was accepted, or says which limit was reached. One of a `proxy` is not counted by its
-    /// address: there [`Gate::place`] counts that of the client.
+    /// Counts a connection that was accepted, or says which limit was reached. One of a `proxy` is
+    /// not counted by its address: there [`Gate::place`] counts that of the client.
     pub fn accept(self: &Arc<Self>, ip: IpAddr, proxy: bool) -> Result<Permit, Full> {
-        let place = self.addresses.as_ref().filter(|_| !proxy).map(|addresses| addresses.enter(ip.into()));
+        let place = self
+            .addresses
+            .as_ref()
+            .filter(|_| !proxy)
+            .map(|addresses| addresses.enter(ip.into()));
         let place = place.transpose()?;
         if self.open.fetch_add(1, Relaxed) >= self.most() {
             self.open.fetch_sub(1, Relaxed);
             return Err(Full::Node);
         }
         self.metrics.of(Way::Http).connections.inc();
-        Ok(Permit { gate: self.clone(), place, way: Way::Http })
+        Ok(Permit {
+            gate: self.clone(),
+            place,
+            way: Way::Http,
+        })
     }
 
-    /// Whether a connection that is too many can be told so, or has to be reset: that takes a descriptor and time.
+    /// Whether a connection that is too many can be told so, or has to be reset: that takes a
+    /// descriptor and time.
     pub fn turn_away(self: &Arc<Self>, ip: IpAddr) -> Option<TurnedAway> {
         let address = Address::from(ip);
-        let mut turned_away = self.turned_away.lock().unwrap_or_else(PoisonError::into_inner);
-        let own = turned_away.iter().filter(|other| **other == address).count();
+        let mut turned_away = self
+            .turned_away
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let own = turned_away
+            .iter()
+            .filter(|other| **other == address)
+            .count();
         let descriptors = self.open.load(Relaxed) + turned_away.len();
-        if turned_away.len() >= TURNED_AWAY || own >= TURNED_AWAY_OF_ADDRESS || descriptors >= self.limits.descriptors {
+        if turned_away.len() >= TURNED_AWAY
+            || own >= TURNED_AWAY_OF_ADDRESS
+            || descriptors >= self.limits.descriptors
+        {
             return None;
         }
         turned_away.push(address);
-        Some(TurnedAway { gate: self.clone(), address })
+        Some(TurnedAway {
+            gate: self.clone(),
+            address,
+        })
     }
 
-    /// A client's place among those of its address, if addresses are counted: for clients of proxies.
+    /// A client's place among those of its address, if addresses are counted: for clients of
+    /// proxies.
     pub fn place(&self, ip: IpAddr) -> Result<Option<Place>, Full> {
-        self.addresses.as_ref().map(|addresses| addresses.enter(ip.into())).transpose()
+        self.addresses
+            .as_ref()
+            .map(|addresses| addresses.enter(ip.into()))
+            .transpose()
     }
 
     /// How fast one connection may publish by requests, as its own buckets.
@@ -157,7 +203,8 @@ impl Permit {
         self.place.as_ref().map(Place::source)
     }
 
-    /// The connection has become something else; if it is a proxy's, it has a place of the client's address now.
+    /// The connection has become something else; if it is a proxy's, it has a place of the client's
+    /// address now.
     pub fn become_client(&mut self, way: Way, place: Option<Place>) {
         self.gate.metrics.of(self.way).connections.dec();
         self.way = way;
@@ -177,8 +224,15 @@ impl Drop for Permit {
 
 impl Drop for TurnedAway {
     fn drop(&mut self) {
-        let mut turned_away = self.gate.turned_away.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(index) = turned_away.iter().position(|address| *address == self.address) {
+        let mut turned_away = self
+            .gate
+            .turned_away
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(index) = turned_away
+            .iter()
+            .position(|address| *address == self.address)
+        {
             turned_away.swap_remove(index);
         }
     }

@@ -1,5 +1,5 @@
-//! The handshake: which requests become sessions, and what the others are told. It owns everything between the request
-//! and the raw socket; the session begins where it ends.
+//! The handshake: which requests become sessions, and what the others are told. It owns everything
+//! between the request and the raw socket; the session begins where it ends.
 
 use std::sync::Arc;
 
@@ -84,7 +84,9 @@ pub enum Refusal {
     Unreadable(&'static str),
     #[error("{0}; it was not published, come back")]
     Busy(String),
-    #[error("it may have been published, nobody said so in time; with an Idempotency-Key it can be repeated safely")]
+    #[error(
+        "it may have been published, nobody said so in time; with an Idempotency-Key it can be repeated safely"
+    )]
     Unconfirmed,
     #[error("this Idempotency-Key belongs to another message; it was not published")]
     KeyTaken,
@@ -202,30 +204,56 @@ impl Refusal {
     /// The answer: a status and one line that says why.
     pub fn response(&self) -> Response {
         let (status, extra) = match self {
-            Self::BadChannel(_) | Self::BadParameter(_) | Self::Malformed(_) | Self::Unreadable(_) => {
-                (StatusCode::BAD_REQUEST, None)
-            }
-            Self::NoUpgrade => (StatusCode::UPGRADE_REQUIRED, Some((header::UPGRADE, "websocket"))),
-            Self::Version => (StatusCode::UPGRADE_REQUIRED, Some((header::SEC_WEBSOCKET_VERSION, "13"))),
+            Self::BadChannel(_)
+            | Self::BadParameter(_)
+            | Self::Malformed(_)
+            | Self::Unreadable(_) => (StatusCode::BAD_REQUEST, None),
+            Self::NoUpgrade => (
+                StatusCode::UPGRADE_REQUIRED,
+                Some((header::UPGRADE, "websocket")),
+            ),
+            Self::Version => (
+                StatusCode::UPGRADE_REQUIRED,
+                Some((header::SEC_WEBSOCKET_VERSION, "13")),
+            ),
             Self::Origin(_) | Self::Host(_) => (StatusCode::FORBIDDEN, None),
             Self::HeadTooLarge(_) => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, None),
             Self::Method => (StatusCode::METHOD_NOT_ALLOWED, Some((header::ALLOW, "GET"))),
-            Self::Full(_) | Self::TurnedAway(_) => (StatusCode::TOO_MANY_REQUESTS, Some((header::RETRY_AFTER, "5"))),
-            Self::Rate(_) => (StatusCode::TOO_MANY_REQUESTS, Some((header::RETRY_AFTER, "1"))),
+            Self::Full(_) | Self::TurnedAway(_) => (
+                StatusCode::TOO_MANY_REQUESTS,
+                Some((header::RETRY_AFTER, "5")),
+            ),
+            Self::Rate(_) => (
+                StatusCode::TOO_MANY_REQUESTS,
+                Some((header::RETRY_AFTER, "1")),
+            ),
             Self::KeyTaken => (StatusCode::CONFLICT, None),
             Self::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, None),
-            Self::Channels | Self::Memory | Self::Draining | Self::BrokerAway | Self::Busy(_) | Self::Unconfirmed => {
-                (StatusCode::SERVICE_UNAVAILABLE, Some((header::RETRY_AFTER, "1")))
-            }
+            Self::Channels
+            | Self::Memory
+            | Self::Draining
+            | Self::BrokerAway
+            | Self::Busy(_)
+            | Self::Unconfirmed => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                Some((header::RETRY_AFTER, "1")),
+            ),
         };
         let mut response = Response::new(Body::from(format!("{self}\n")));
         *response.status_mut() = status;
         if matches!(self, Self::TurnedAway(_)) {
-            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            response
+                .headers_mut()
+                .insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
-        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        response.headers_mut().insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("text/plain; charset=utf-8"),
+        );
         if let Some((name, value)) = extra {
-            response.headers_mut().insert(name, HeaderValue::from_static(value));
+            response
+                .headers_mut()
+                .insert(name, HeaderValue::from_static(value));
         }
         response
     }
@@ -236,23 +264,33 @@ pub fn is_meant(headers: &HeaderMap) -> bool {
     has_token(headers, header::UPGRADE, "websocket")
 }
 
-/// Whether a request is a WebSocket handshake without its `Upgrade`, which proxies remove by default.
+/// Whether a request is a WebSocket handshake without its `Upgrade`, which proxies remove by
+/// default.
 pub fn is_stripped(headers: &HeaderMap) -> bool {
     headers.contains_key(header::SEC_WEBSOCKET_KEY) && !is_meant(headers)
 }
 
 impl Door {
-    /// Answers a handshake. If it is sound, a session begins as soon as the answer is written; its place in the feed is
-    /// taken before, so that it misses nothing.
-    pub async fn enter(&self, name: &ChannelName, caller: Caller, mut request: Request) -> Result<Response, Refusal> {
+    /// Answers a handshake. If it is sound, a session begins as soon as the answer is written; its
+    /// place in the feed is taken before, so that it misses nothing.
+    pub async fn enter(
+        &self,
+        name: &ChannelName,
+        caller: Caller,
+        mut request: Request,
+    ) -> Result<Response, Refusal> {
         let accept = check(&request)?;
         self.admit(request.method(), request.headers())?;
-        let options = query::subscribe_options(request.uri().query().unwrap_or_default(), request.headers())?;
+        let options =
+            query::subscribe_options(request.uri().query().unwrap_or_default(), request.headers())?;
         let (shape, protocol) = protocol(request.headers())?;
         let offers = values(request.headers(), header::SEC_WEBSOCKET_EXTENSIONS);
         let agreement = extension::negotiate(offers).filter(|_| self.deflate);
         let deflate = agreement.map(|agreement| agreement.window);
-        let wishes = Wishes { format: Format { shape, deflate }, echo: options.echo };
+        let wishes = Wishes {
+            format: Format { shape, deflate },
+            echo: options.echo,
+        };
         let upgrade = request.extensions_mut().remove::<OnUpgrade>();
         let upgrade = upgrade.ok_or(Refusal::Malformed("this connection cannot be upgraded"))?;
         let ip = caller.ip;
@@ -263,7 +301,10 @@ impl Door {
         self.shared.metrics.websocket.opened.inc();
         let mut greeting = Vec::new();
         if shape == Shape::V1 {
-            put_text(v1::welcome(&subscription, self.shared.node).as_bytes(), &mut greeting);
+            put_text(
+                v1::welcome(&subscription, self.shared.node).as_bytes(),
+                &mut greeting,
+            );
         }
         let opening = Opening {
             shared: self.shared.clone(),
@@ -282,10 +323,14 @@ impl Door {
         headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
         headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
         headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
-        // So that clients which speak more than raw know whom they talk to: others echo any subprotocol, too.
+        // So that clients which speak more than raw know whom they talk to: others echo any
+        // subprotocol, too.
         headers.insert(VERSION, HeaderValue::from_static(crate::VERSION));
         if let Some(agreement) = agreement {
-            headers.insert(header::SEC_WEBSOCKET_EXTENSIONS, HeaderValue::from_static(agreement.answer));
+            headers.insert(
+                header::SEC_WEBSOCKET_EXTENSIONS,
+                HeaderValue::from_static(agreement.answer),
+            );
         }
         if let Some(protocol) = protocol {
             headers.insert(header::SEC_WEBSOCKET_PROTOCOL, protocol);
@@ -296,8 +341,13 @@ impl Door {
     /// Whether anybody of this origin is served now.
     pub fn admit(&self, method: &Method, headers: &HeaderMap) -> Result<(), Refusal> {
         self.check_origin(method, headers)?;
-        // While the drain delay lasts, balancers still send us clients: they are served like all others.
-        if self.shutdown.listeners.is_cancelled() { Err(Refusal::Draining) } else { Ok(()) }
+        // While the drain delay lasts, balancers still send us clients: they are served like all
+        // others.
+        if self.shutdown.listeners.is_cancelled() {
+            Err(Refusal::Draining)
+        } else {
+            Ok(())
+        }
     }
 
     fn check_origin(&self, method: &Method, headers: &HeaderMap) -> Result<(), Refusal> {
@@ -312,13 +362,22 @@ impl Door {
         self.check_host(headers, *method == Method::GET && !is_meant(headers))
     }
 
-    /// A page whose name was bound anew to this node's address sends no `Origin`, because it takes this node for its own
-    /// server. It cannot hide that name, nor that it is in a browser.
+    /// A page whose name was bound anew to this node's address sends no `Origin`, because it takes
+    /// this node for its own server. It cannot hide that name, nor that it is in a browser.
     fn check_host(&self, headers: &HeaderMap, reads: bool) -> Result<(), Refusal> {
-        let Some(allowed) = self.allow_origin.as_ref().filter(|_| is_browser(headers, reads)) else { return Ok(()) };
+        let Some(allowed) = self
+            .allow_origin
+            .as_ref()
+            .filter(|_| is_browser(headers, reads))
+        else {
+            return Ok(());
+        };
         let named = headers.get(header::HOST).map(readable).unwrap_or_default();
         let origins = allowed.iter().filter_map(|origin| origin.split_once("://"));
-        if origins.map(|(_, host)| head::host(host)).any(|host| host == head::host(&named)) {
+        if origins
+            .map(|(_, host)| head::host(host))
+            .any(|host| host == head::host(&named))
+        {
             return Ok(());
         }
         Err(Refusal::Host(named))
@@ -326,16 +385,25 @@ impl Door {
 
     /// Whether pages of this origin are served.
     pub fn allows(&self, origin: &HeaderValue) -> bool {
-        self.allow_origin.as_ref().is_none_or(|allowed| allowed.contains(&readable(origin)))
+        self.allow_origin
+            .as_ref()
+            .is_none_or(|allowed| allowed.contains(&readable(origin)))
     }
 }
 
-/// Whether a request shows signs of a browser. Node's `fetch` shows some, too: they count only where a page could have left
-/// out `Origin`, which is where it `reads`.
+/// Whether a request shows signs of a browser. Node's `fetch` shows some, too: they count only
+/// where a page could have left out `Origin`, which is where it `reads`.
 fn is_browser(headers: &HeaderMap, reads: bool) -> bool {
-    let agent = headers.get(header::USER_AGENT).is_some_and(|agent| agent.as_bytes().starts_with(b"Mozilla/"));
-    let language = headers.get(header::ACCEPT_LANGUAGE).is_some_and(|language| reads || language != "*");
-    let mut fetch = headers.keys().map(HeaderName::as_str).filter(|name| name.starts_with("sec-fetch-"));
+    let agent = headers
+        .get(header::USER_AGENT)
+        .is_some_and(|agent| agent.as_bytes().starts_with(b"Mozilla/"));
+    let language = headers
+        .get(header::ACCEPT_LANGUAGE)
+        .is_some_and(|language| reads || language != "*");
+    let mut fetch = headers
+        .keys()
+        .map(HeaderName::as_str)
+        .filter(|name| name.starts_with("sec-fetch-"));
     let fetch = fetch.any(|name| reads || name != "sec-fetch-mode");
     agent || fetch || language || headers.contains_key(header::REFERER)
 }
@@ -354,7 +422,11 @@ async fn begin(upgrade: OnUpgrade, opening: Opening) {
         Ok(Err(_)) => tracing::error!("an upgraded connection is no TCP stream"),
         // The client left before the answer was written.
         Err(error) => {
-            opening.shared.metrics.websocket.closed(CloseReason::Disconnected.label());
+            opening
+                .shared
+                .metrics
+                .websocket
+                .closed(CloseReason::Disconnected.label());
             tracing::debug!("no upgrade: {error}");
         }
     }
@@ -374,30 +446,42 @@ fn check(request: &Request) -> Result<HeaderValue, Refusal> {
         return Err(Refusal::Malformed("a handshake has no body"));
     }
     if !has_token(headers, header::CONNECTION, "upgrade") {
-        return Err(Refusal::Malformed("the Connection header does not say Upgrade"));
+        return Err(Refusal::Malformed(
+            "the Connection header does not say Upgrade",
+        ));
     }
     match query::header(headers, "Sec-WebSocket-Version")? {
         None => return Err(Refusal::Malformed("no Sec-WebSocket-Version")),
         Some(version) if version != "13" => return Err(Refusal::Version),
         Some(_) => {}
     }
-    let key = query::header(headers, "Sec-WebSocket-Key")?.ok_or(Refusal::Malformed("no Sec-WebSocket-Key"))?;
+    let key = query::header(headers, "Sec-WebSocket-Key")?
+        .ok_or(Refusal::Malformed("no Sec-WebSocket-Key"))?;
     if STANDARD.decode(key).map(|bytes| bytes.len()) != Ok(16) {
-        return Err(Refusal::Malformed("the Sec-WebSocket-Key is not 16 bytes in base64"));
+        return Err(Refusal::Malformed(
+            "the Sec-WebSocket-Key is not 16 bytes in base64",
+        ));
     }
     let digest = Sha1::new().chain_update(key).chain_update(GUID).finalize();
-    HeaderValue::try_from(STANDARD.encode(digest)).map_err(|_| Refusal::Malformed("no answer to this key"))
+    HeaderValue::try_from(STANDARD.encode(digest))
+        .map_err(|_| Refusal::Malformed("no answer to this key"))
 }
 
-/// The format a client gets, and the subprotocol it is told: ours if it offers that, else the first, because what is
-/// inside its messages is between clients.
+/// The format a client gets, and the subprotocol it is told: ours if it offers that, else the
+/// first, because what is inside its messages is between clients.
 fn protocol(headers: &HeaderMap) -> Result<(Shape, Option<HeaderValue>), BadParameter> {
     const NAME: &str = "Sec-WebSocket-Protocol";
-    let bad = |_| BadParameter { name: NAME, why: "it is a list of names, without spaces in them" };
+    let bad = |_| BadParameter {
+        name: NAME,
+        why: "it is a list of names, without spaces in them",
+    };
     let mut offered = Vec::new();
     for line in headers.get_all(NAME) {
         // An element may be empty: RFC 9110, section 5.6.1.
-        let elements = line.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+        let elements = line
+            .as_bytes()
+            .split(|byte| *byte == b',')
+            .map(<[u8]>::trim_ascii);
         for protocol in elements.filter(|element| !element.is_empty()) {
             // Names of subprotocols have the characters of those of headers.
             HeaderName::from_bytes(protocol).map_err(bad)?;
@@ -407,14 +491,24 @@ fn protocol(headers: &HeaderMap) -> Result<(Shape, Option<HeaderValue>), BadPara
     if offered.contains(&v1::PROTOCOL.as_bytes()) {
         return Ok((Shape::V1, Some(HeaderValue::from_static(v1::PROTOCOL))));
     }
-    Ok((Shape::Raw, offered.first().and_then(|first| HeaderValue::from_bytes(first).ok())))
+    Ok((
+        Shape::Raw,
+        offered
+            .first()
+            .and_then(|first| HeaderValue::from_bytes(first).ok()),
+    ))
 }
 
 /// Whether one of a header's values, which are lists, has this word.
 pub(crate) fn has_token(headers: &HeaderMap, name: HeaderName, token: &str) -> bool {
-    values(headers, name).flat_map(|value| value.split(',')).any(|part| part.trim().eq_ignore_ascii_case(token))
+    values(headers, name)
+        .flat_map(|value| value.split(','))
+        .any(|part| part.trim().eq_ignore_ascii_case(token))
 }
 
 fn values(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
-    headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok())
+    headers
+        .get_all(name)
+        .into_iter()
+        .filter_map(|value| value.to_str().ok())
 }

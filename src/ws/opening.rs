@@ -35,15 +35,34 @@ pub struct Opening {
 impl Opening {
     /// Gives the session to a shard. `early` are the bytes that came behind the request.
     pub fn begin(self, stream: TcpStream, early: Bytes) {
-        let Self { shared, shards, shutdown, subscription, wishes, permit, greeting } = self;
+        let Self {
+            shared,
+            shards,
+            shutdown,
+            subscription,
+            wishes,
+            permit,
+            greeting,
+        } = self;
         match Socket::new(stream) {
             Ok(socket) => {
-                let session = Session::new(socket, early, shared, subscription, wishes, permit, &greeting);
+                let session = Session::new(
+                    socket,
+                    early,
+                    shared,
+                    subscription,
+                    wishes,
+                    permit,
+                    &greeting,
+                );
                 shards.take_in(session, shutdown.sessions.token());
             }
             Err(error) => {
                 tracing::error!("cannot take over a socket: {error}");
-                shared.metrics.of(way(wishes.format)).closed(CloseReason::Internal.label());
+                shared
+                    .metrics
+                    .of(way(wishes.format))
+                    .closed(CloseReason::Internal.label());
             }
         }
     }

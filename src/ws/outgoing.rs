@@ -1,5 +1,5 @@
-//! What one write carries: shared batches with this client's own frames between two items. It owns the order of bytes on
-//! a socket; what to write is the session's to decide.
+//! What one write carries: shared batches with this client's own frames between two items. It owns
+//! the order of bytes on a socket; what to write is the session's to decide.
 
 use std::io::IoSlice;
 use std::sync::Arc;
@@ -23,7 +23,10 @@ pub(super) struct Control {
 impl Control {
     /// Bytes that are framed already.
     pub(super) fn framed(bytes: &[u8]) -> Self {
-        Self { bytes: bytes.to_vec(), sent: 0 }
+        Self {
+            bytes: bytes.to_vec(),
+            sent: 0,
+        }
     }
 
     pub(super) fn push(&mut self, frame: frame::Control<'_>) {
@@ -37,7 +40,8 @@ impl Control {
 
     /// Adds bytes before all others that wait. None of these may have been begun.
     pub(super) fn push_first(&mut self, bytes: &[u8]) {
-        self.bytes.splice(self.sent..self.sent, bytes.iter().copied());
+        self.bytes
+            .splice(self.sent..self.sent, bytes.iter().copied());
     }
 
     pub(super) fn push_text(&mut self, text: &[u8]) {
@@ -54,8 +58,8 @@ impl Control {
         self.bytes.len()
     }
 
-    /// Whether a ping of ours is the last that waits. A frame that ends with the same two bytes is taken for one, too: then
-    /// the next ping is one interval late.
+    /// Whether a ping of ours is the last that waits. A frame that ends with the same two bytes is
+    /// taken for one, too: then the next ping is one interval late.
     pub(super) fn ends_with_ping(&self) -> bool {
         self.rest().ends_with(&PING)
     }
@@ -104,15 +108,28 @@ const PARTS: usize = TAKE_BATCHES + 2;
 /// Bytes encoded for one write, and a batch more: others wait for that.
 const ENCODE_BYTES: usize = 256 * 1024;
 
-/// As many as there mostly are: more are on the heap, because moving room for all of them costs more than writing few.
+/// As many as there mostly are: more are on the heap, because moving room for all of them costs
+/// more than writing few.
 const FEW: usize = 8;
 
 impl<'a> Outgoing<'a> {
     /// Everything in `taken`, as far as it fits.
-    pub(super) fn all(taken: &'a [Arc<Batch>], cursor: &Cursor, control: &'a Control, reader: Reader) -> Self {
+    pub(super) fn all(
+        taken: &'a [Arc<Batch>],
+        cursor: &Cursor,
+        control: &'a Control,
+        reader: Reader,
+    ) -> Self {
         let then = (taken.len(), 0);
-        let mut this =
-            Self { taken, reader, parts: SmallVec::new(), before: 0, control: control.rest(), then, encoded: 0 };
+        let mut this = Self {
+            taken,
+            reader,
+            parts: SmallVec::new(),
+            before: 0,
+            control: control.rest(),
+            then,
+            encoded: 0,
+        };
         let format = reader.format;
         let is_raw = format == Format::RAW;
         for (index, batch) in taken.iter().enumerate() {
@@ -128,7 +145,11 @@ impl<'a> Outgoing<'a> {
                 }
                 this.encoded += batch.raw().len().max(batch.bytes(format).len());
             }
-            let from = if index == 0 { cursor.sent(batch, format) } else { 0 };
+            let from = if index == 0 {
+                cursor.sent(batch, format)
+            } else {
+                0
+            };
             let bytes = batch.bytes(format).len();
             if index == 0 && control.waiting() > 0 {
                 // A control frame that was begun is ended first; else an item that was begun is.
@@ -150,7 +171,8 @@ impl<'a> Outgoing<'a> {
         this
     }
 
-    /// Only what ends the item that was begun, up to byte `end` of the first batch, and control frames.
+    /// Only what ends the item that was begun, up to byte `end` of the first batch, and control
+    /// frames.
     pub(super) fn last(
         taken: &'a [Arc<Batch>],
         end: usize,
@@ -159,20 +181,37 @@ impl<'a> Outgoing<'a> {
         reader: Reader,
     ) -> Self {
         let parts = SmallVec::new();
-        let mut this = Self { taken, reader, parts, before: 1, control: control.rest(), then: (0, 0), encoded: 0 };
+        let mut this = Self {
+            taken,
+            reader,
+            parts,
+            before: 1,
+            control: control.rest(),
+            then: (0, 0),
+            encoded: 0,
+        };
         if let Some(batch) = taken.first() {
             this.push(0, cursor.sent(batch, reader.format), end);
-            this.then = this.after(Part { batch: 0, from: 0, to: end });
+            this.then = this.after(Part {
+                batch: 0,
+                from: 0,
+                to: end,
+            });
         }
         this
     }
 
     fn after(&self, part: Part) -> (usize, usize) {
         let whole = part.to == self.taken[part.batch].bytes(self.reader.format).len();
-        if whole { (part.batch + 1, 0) } else { (part.batch, part.to) }
+        if whole {
+            (part.batch + 1, 0)
+        } else {
+            (part.batch, part.to)
+        }
     }
 
-    /// Adds what this client hears of a batch from an item's beginning, or from inside one that it hears.
+    /// Adds what this client hears of a batch from an item's beginning, or from inside one that it
+    /// hears.
     fn add(&mut self, index: usize, batch: &Batch, mut from: usize, to: usize) {
         let Reader { format, sender } = self.reader;
         if sender == 0 || !batch.has_any_from(sender) {
@@ -203,7 +242,9 @@ impl<'a> Outgoing<'a> {
             if index == self.before && !self.control.is_empty() {
                 slices.push(IoSlice::new(self.control));
             }
-            slices.push(IoSlice::new(&self.taken[part.batch].bytes(self.reader.format)[part.from..part.to]));
+            slices.push(IoSlice::new(
+                &self.taken[part.batch].bytes(self.reader.format)[part.from..part.to],
+            ));
         }
         if self.before >= self.parts.len() && !self.control.is_empty() {
             slices.push(IoSlice::new(self.control));
@@ -214,7 +255,12 @@ impl<'a> Outgoing<'a> {
     /// What `written` bytes of it come to.
     #[inline(always)] // once a write
     pub(super) fn progress(&self, written: usize) -> Progress {
-        let before: usize = self.parts.iter().take(self.before).map(|part| part.to - part.from).sum();
+        let before: usize = self
+            .parts
+            .iter()
+            .take(self.before)
+            .map(|part| part.to - part.from)
+            .sum();
         let control = written.saturating_sub(before).min(self.control.len());
         let mut left = written - control;
         let mut messages = 0;
@@ -223,11 +269,21 @@ impl<'a> Outgoing<'a> {
             let end = part.from + left.min(size);
             messages += self.messages(part.batch, part.from, end);
             if left < size {
-                return Progress { control, messages, batch: part.batch, at: end };
+                return Progress {
+                    control,
+                    messages,
+                    batch: part.batch,
+                    at: end,
+                };
             }
             left -= size;
         }
-        Progress { control, messages, batch: self.then.0, at: self.then.1 }
+        Progress {
+            control,
+            messages,
+            batch: self.then.0,
+            at: self.then.1,
+        }
     }
 
     fn messages(&self, batch: usize, from: usize, to: usize) -> u64 {
@@ -262,7 +318,13 @@ pub(super) struct Progress {
 
 impl Progress {
     /// Moves both on.
-    pub(super) fn apply(self, cursor: &mut Cursor, taken: &[Arc<Batch>], control: &mut Control, reader: Reader) {
+    pub(super) fn apply(
+        self,
+        cursor: &mut Cursor,
+        taken: &[Arc<Batch>],
+        control: &mut Control,
+        reader: Reader,
+    ) {
         control.advance(self.control);
         cursor.advance(taken, reader.format, self.batch, self.at);
     }
@@ -281,8 +343,12 @@ mod tests {
 
     /// Batches and gap marks at random, and a reader before all of them.
     fn feed() -> (Vec<Arc<Batch>>, Cursor) {
-        let retention =
-            Retention { messages: 10_000, bytes: 1 << 24, history_bytes: usize::MAX, ttl: Duration::from_secs(60) };
+        let retention = Retention {
+            messages: 10_000,
+            bytes: 1 << 24,
+            history_bytes: usize::MAX,
+            ttl: Duration::from_secs(60),
+        };
         let feed = Arc::new(Feed::for_test(retention));
         let (mut all, cursor) = (feed.follow(), feed.follow());
         for _ in 0..rand::random_range(1..100) {
@@ -310,8 +376,11 @@ mod tests {
         for batch in batches {
             for item in 0..batch.items(format) {
                 if sender == 0 || !batch.is_from(item, sender) {
-                    items
-                        .push(batch.bytes(format)[batch.end_of(format, item)..batch.end_of(format, item + 1)].to_vec());
+                    items.push(
+                        batch.bytes(format)
+                            [batch.end_of(format, item)..batch.end_of(format, item + 1)]
+                            .to_vec(),
+                    );
                     messages += u64::from(!batch.is_empty());
                 }
             }
@@ -323,9 +392,13 @@ mod tests {
     fn however_a_socket_takes_them_items_stay_whole_and_control_frames_between_them() {
         for round in 0..600 {
             let format = [Format::RAW, Format::V1, Format::EVENTS][round % 3];
-            let reader = Reader { format, sender: if round % 2 == 0 { OWN } else { 0 } };
+            let reader = Reader {
+                format,
+                sender: if round % 2 == 0 { OWN } else { 0 },
+            };
             let (batches, mut cursor) = feed();
-            let (mut control, mut pings, mut written, mut messages) = (Control::default(), 0, Vec::new(), 0);
+            let (mut control, mut pings, mut written, mut messages) =
+                (Control::default(), 0, Vec::new(), 0);
             loop {
                 if rand::random_bool(0.3) && pings < 50 {
                     control.push(frame::Control::Ping(&PING[2..]));
@@ -340,7 +413,11 @@ mod tests {
                 let progress = if outgoing.is_empty() {
                     outgoing.progress(0)
                 } else {
-                    let bytes: Vec<u8> = outgoing.slices().iter().flat_map(|slice| slice.to_vec()).collect();
+                    let bytes: Vec<u8> = outgoing
+                        .slices()
+                        .iter()
+                        .flat_map(|slice| slice.to_vec())
+                        .collect();
                     let some = rand::random_range(1..=bytes.len());
                     written.extend_from_slice(&bytes[..some]);
                     outgoing.progress(some)

@@ -1,6 +1,7 @@
-//! The pulse: one timer for all sessions of a node. Sessions sit in slots; the slots are visited one after another, so
-//! that pings, and at the end the closes of a drain, are spread evenly instead of coming all at once. A visit only wakes:
-//! what is due a session finds out itself by looking at its slot's count.
+//! The pulse: one timer for all sessions of a node. Sessions sit in slots; the slots are visited
+//! one after another, so that pings, and at the end the closes of a drain, are spread evenly
+//! instead of coming all at once. A visit only wakes: what is due a session finds out itself by
+//! looking at its slot's count.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::*};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -33,7 +34,8 @@ pub struct Pulse {
 pub struct Rhythm {
     /// Time between two visits of a slot.
     pub period: Duration,
-    /// A ping goes out every this many visits, at least two; for the first one see [`Self::before_first_ping`].
+    /// A ping goes out every this many visits, at least two; for the first one see
+    /// [`Self::before_first_ping`].
     pub ping_visits: u16,
     /// A client silent for this many visits after a ping is dead.
     pub dead_visits: u16,
@@ -55,18 +57,28 @@ pub struct Seat {
 }
 
 impl Rhythm {
-    /// Visits as seldom as both times allow, but twice between pings: the first ping comes after half the interval to all
-    /// of it, so that short connections see none and clients that wait for one do not wait longer than told.
+    /// Visits as seldom as both times allow, but twice between pings: the first ping comes after
+    /// half the interval to all of it, so that short connections see none and clients that wait for
+    /// one do not wait longer than told.
     pub fn new(ping_interval: Duration, ping_timeout: Duration) -> Self {
-        let ping_visits = (ping_interval.as_secs_f64() / ping_timeout.as_secs_f64()).floor().clamp(2.0, 1000.0);
+        let ping_visits = (ping_interval.as_secs_f64() / ping_timeout.as_secs_f64())
+            .floor()
+            .clamp(2.0, 1000.0);
         let period = ping_interval.div_f64(ping_visits);
-        // Never earlier than asked; the subtraction keeps what divides evenly from being rounded up.
-        let dead_visits = (ping_timeout.as_secs_f64() / period.as_secs_f64() - 1e-6).ceil().clamp(1.0, 60_000.0);
-        Self { period, ping_visits: ping_visits as u16, dead_visits: dead_visits as u16 }
+        // Never earlier than asked; the subtraction keeps what divides evenly from being rounded
+        // up.
+        let dead_visits = (ping_timeout.as_secs_f64() / period.as_secs_f64() - 1e-6)
+            .ceil()
+            .clamp(1.0, 60_000.0);
+        Self {
+            period,
+            ping_visits: ping_visits as u16,
+            dead_visits: dead_visits as u16,
+        }
     }
 
-    /// A newcomer's count of visits since its last ping, as if there had been one. At random, so that those who came together
-    /// are not pinged together.
+    /// A newcomer's count of visits since its last ping, as if there had been one. At random, so
+    /// that those who came together are not pinged together.
     pub fn before_first_ping(&self) -> u16 {
         // The first visit comes after up to a period.
         let first = rand::random_range(self.ping_visits.div_ceil(2) + 1..=self.ping_visits);
@@ -95,11 +107,17 @@ impl Pulse {
     /// Sits a session down.
     pub fn join(self: &Arc<Self>, waker: &Waker) -> Seat {
         // Multiplying by the golden ratio puts any run of newcomers far from one another.
-        let slot = (self.given.fetch_add(1, Relaxed).wrapping_mul(0x9E37_79B1) >> 24) as u16 % SLOTS as u16;
+        let slot = (self.given.fetch_add(1, Relaxed).wrapping_mul(0x9E37_79B1) >> 24) as u16
+            % SLOTS as u16;
         let entry = &self.slots[usize::from(slot)];
         let seen = entry.visits.load(Relaxed);
         let key = entry.lock().insert(waker.clone()) as u32;
-        Seat { pulse: self.clone(), slot, key, seen }
+        Seat {
+            pulse: self.clone(),
+            slot,
+            key,
+            seen,
+        }
     }
 
     /// Visits the slots in turn, for ever.
@@ -119,7 +137,8 @@ impl Pulse {
         .await;
     }
 
-    /// Tells all sessions to leave, spread evenly over `period`; returns when the last have been told.
+    /// Tells all sessions to leave, spread evenly over `period`; returns when the last have been
+    /// told.
     pub async fn send_away(&self, period: Duration) {
         each_step(period, |due| {
             let upto = due.min(SLOTS);
@@ -137,7 +156,8 @@ impl Pulse {
     }
 }
 
-/// Calls `step` now and then with the number of slots that are due, `SLOTS` each period, until it returns true.
+/// Calls `step` now and then with the number of slots that are due, `SLOTS` each period, until it
+/// returns true.
 async fn each_step(period: Duration, mut step: impl FnMut(usize) -> bool) {
     let start = Instant::now();
     let mut steps = interval((period / SLOTS as u32).max(LEAST_STEP));
@@ -145,7 +165,11 @@ async fn each_step(period: Duration, mut step: impl FnMut(usize) -> bool) {
     loop {
         let elapsed = steps.tick().await.duration_since(start).as_secs_f64();
         // A period of nothing makes all of them due at once.
-        let due = if period.is_zero() { SLOTS } else { (elapsed / period.as_secs_f64() * SLOTS as f64) as usize };
+        let due = if period.is_zero() {
+            SLOTS
+        } else {
+            (elapsed / period.as_secs_f64() * SLOTS as f64) as usize
+        };
         if step(due) {
             return;
         }
@@ -154,7 +178,9 @@ async fn each_step(period: Duration, mut step: impl FnMut(usize) -> bool) {
 
 impl Slot {
     fn wake(&self) {
-        self.lock().iter().for_each(|(_, waker)| waker.wake_by_ref());
+        self.lock()
+            .iter()
+            .for_each(|(_, waker)| waker.wake_by_ref());
     }
 
     fn lock(&self) -> MutexGuard<'_, Slab<Waker>> {
@@ -165,7 +191,9 @@ impl Slot {
 impl Seat {
     /// How many visits there were since the last call.
     pub fn visits(&mut self) -> u32 {
-        let now = self.pulse.slots[usize::from(self.slot)].visits.load(Relaxed);
+        let now = self.pulse.slots[usize::from(self.slot)]
+            .visits
+            .load(Relaxed);
         now.wrapping_sub(std::mem::replace(&mut self.seen, now))
     }
 
@@ -182,7 +210,9 @@ impl Seat {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.pulse.slots[usize::from(self.slot)].lock().remove(self.key as usize);
+        self.pulse.slots[usize::from(self.slot)]
+            .lock()
+            .remove(self.key as usize);
     }
 }
 
@@ -193,8 +223,11 @@ mod tests {
     #[test]
     fn visits_are_as_rare_as_both_times_allow() {
         let rhythm = |interval, timeout| {
-            let Rhythm { period, ping_visits, dead_visits } =
-                Rhythm::new(Duration::from_secs(interval), Duration::from_secs(timeout));
+            let Rhythm {
+                period,
+                ping_visits,
+                dead_visits,
+            } = Rhythm::new(Duration::from_secs(interval), Duration::from_secs(timeout));
             (period.as_secs_f64(), ping_visits, dead_visits)
         };
         assert_eq!(rhythm(20, 20), (10.0, 2, 2));
@@ -215,14 +248,18 @@ mod tests {
             });
             for _ in 0..10 {
                 tokio::time::sleep(rhythm.period.mul_f64(1.37)).await;
-                let (mut seat, mut visits) = (pulse.join(Waker::noop()), rhythm.before_first_ping());
+                let (mut seat, mut visits) =
+                    (pulse.join(Waker::noop()), rhythm.before_first_ping());
                 let begun = Instant::now();
                 while visits < rhythm.ping_visits {
                     tokio::time::sleep(rhythm.period / 50).await;
                     visits += seat.visits().min(1) as u16;
                 }
                 let share = begun.elapsed().as_secs_f64() / interval as f64;
-                assert!((0.49..1.03).contains(&share), "after {share} of {interval} s, timeout {timeout} s");
+                assert!(
+                    (0.49..1.03).contains(&share),
+                    "after {share} of {interval} s, timeout {timeout} s"
+                );
             }
             beating.abort();
         }
@@ -230,7 +267,10 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn newcomers_leave_evenly_spread_over_the_period() {
-        let pulse = Pulse::new(Rhythm::new(Duration::from_secs(20), Duration::from_secs(20)));
+        let pulse = Pulse::new(Rhythm::new(
+            Duration::from_secs(20),
+            Duration::from_secs(20),
+        ));
         let seats: Vec<Seat> = (0..16).map(|_| pulse.join(Waker::noop())).collect();
         let leaving = tokio::spawn({
             let pulse = pulse.clone();
@@ -239,7 +279,10 @@ mod tests {
         for second in 1..8 {
             tokio::time::sleep(Duration::from_secs(1)).await;
             let gone = seats.iter().filter(|seat| seat.is_sent_away()).count();
-            assert!(gone.abs_diff(second * 2) <= 2, "{gone} of 16 after {second} of 8 seconds");
+            assert!(
+                gone.abs_diff(second * 2) <= 2,
+                "{gone} of 16 after {second} of 8 seconds"
+            );
         }
         leaving.await.expect("no panic");
         assert!(seats.iter().all(Seat::is_sent_away));

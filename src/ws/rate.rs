@@ -25,7 +25,12 @@ impl Rate {
     /// So many tokens a second, and `burst` at once.
     pub fn with_burst(per_second: u64, burst: u64) -> Self {
         let (per_second, burst) = (per_second as f64, burst as f64);
-        Self { per_second, burst, tokens: burst, filled: Instant::now() }
+        Self {
+            per_second,
+            burst,
+            tokens: burst,
+            filled: Instant::now(),
+        }
     }
 
     /// Takes a token if there is one.
@@ -54,7 +59,8 @@ impl Rate {
 
     fn fill(&mut self) -> f64 {
         let now = Instant::now();
-        let gained = (now - std::mem::replace(&mut self.filled, now)).as_secs_f64() * self.per_second;
+        let gained =
+            (now - std::mem::replace(&mut self.filled, now)).as_secs_f64() * self.per_second;
         self.tokens = (self.tokens + gained).min(self.burst);
         self.tokens
     }
@@ -84,7 +90,9 @@ impl PublishLimits {
 
     /// How long it takes an empty bucket to be full.
     pub fn memory(&self) -> Duration {
-        let bytes = self.bytes.map(|bytes| Duration::from_secs_f64(self.byte_burst() as f64 / bytes as f64));
+        let bytes = self
+            .bytes
+            .map(|bytes| Duration::from_secs_f64(self.byte_burst() as f64 / bytes as f64));
         let messages = self.messages.map(|_| Duration::from_secs(1));
         bytes.max(messages).unwrap_or_default()
     }
@@ -100,8 +108,13 @@ pub struct PublishRates {
 impl PublishRates {
     /// Full buckets.
     pub fn new(limits: PublishLimits) -> Self {
-        let bytes = limits.bytes.map(|bytes| Rate::with_burst(bytes, limits.byte_burst()));
-        Self { messages: limits.messages.map(Rate::new).map(Mutex::new), bytes: bytes.map(Mutex::new) }
+        let bytes = limits
+            .bytes
+            .map(|bytes| Rate::with_burst(bytes, limits.byte_burst()));
+        Self {
+            messages: limits.messages.map(Rate::new).map(Mutex::new),
+            bytes: bytes.map(Mutex::new),
+        }
     }
 
     /// Whether one more message may come now; if so, it is counted.
@@ -111,7 +124,10 @@ impl PublishRates {
 
     /// How many bytes more may come now.
     pub fn bytes_left(&self) -> u64 {
-        let bytes = self.bytes.as_ref().map(|rate| rate.lock().unwrap_or_else(PoisonError::into_inner).left());
+        let bytes = self
+            .bytes
+            .as_ref()
+            .map(|rate| rate.lock().unwrap_or_else(PoisonError::into_inner).left());
         bytes.unwrap_or(u64::MAX)
     }
 
@@ -126,7 +142,8 @@ impl PublishRates {
     }
 
     fn all(rate: &Option<Mutex<Rate>>, holds: impl FnOnce(&mut Rate) -> bool) -> bool {
-        rate.as_ref().is_none_or(|rate| holds(&mut rate.lock().unwrap_or_else(PoisonError::into_inner)))
+        rate.as_ref()
+            .is_none_or(|rate| holds(&mut rate.lock().unwrap_or_else(PoisonError::into_inner)))
     }
 }
 

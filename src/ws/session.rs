@@ -1,6 +1,7 @@
-//! One WebSocket's life after its handshake: reads what the client says into the hub, writes what the history and then the
-//! feed hold to the socket, answers pings, notices death, ends with a close. Its shard polls it when something has happened; an idle session
-//! is some three hundred bytes and holds no buffer.
+//! One WebSocket's life after its handshake: reads what the client says into the hub, writes what
+//! the history and then the feed hold to the socket, answers pings, notices death, ends with a
+//! close. Its shard polls it when something has happened; an idle session is some three hundred
+//! bytes and holds no buffer.
 
 mod ending;
 mod hearing;
@@ -42,7 +43,8 @@ use crate::metrics::Way;
 /// Rounds of reading and writing before other sessions get their turn.
 const ROUNDS: usize = 8;
 
-/// One delivery in this many is timed: two clock readings would cost more than the rest of the bookkeeping.
+/// One delivery in this many is timed: two clock readings would cost more than the rest of the
+/// bookkeeping.
 const TIMED_DELIVERY: u64 = 16;
 
 /// Options of a client beside its channel.
@@ -97,8 +99,8 @@ struct Answers {
 type Ended = CloseReason;
 
 impl Session {
-    /// A session on a socket whose request is answered. It is sent the greeting first. `early` are the bytes that followed
-    /// the request.
+    /// A session on a socket whose request is answered. It is sent the greeting first. `early` are
+    /// the bytes that followed the request.
     pub(super) fn new(
         socket: Socket,
         early: Bytes,
@@ -117,12 +119,27 @@ impl Session {
             let replay = Box::new(Stage::Replay(Replay::new(subscription)));
             (membership, cursor, Some(replay))
         };
-        let sender = if echo { 0 } else { shared.senders.fetch_add(1, Relaxed).max(1) };
-        let rates = shared.publish.any().then(|| Box::new(PublishRates::new(shared.publish)));
+        let sender = if echo {
+            0
+        } else {
+            shared.senders.fetch_add(1, Relaxed).max(1)
+        };
+        let rates = shared
+            .publish
+            .any()
+            .then(|| Box::new(PublishRates::new(shared.publish)));
         let rhythm = shared.pulse(way(format)).rhythm();
         // A client of an event stream has nothing more to say.
-        let early = if way(format) == Way::Events { Bytes::new() } else { early };
-        shared.metrics.websocket.received_bytes.inc_by(early.len() as u64);
+        let early = if way(format) == Way::Events {
+            Bytes::new()
+        } else {
+            early
+        };
+        shared
+            .metrics
+            .websocket
+            .received_bytes
+            .inc_by(early.len() as u64);
         Self {
             socket,
             membership,
@@ -146,8 +163,14 @@ impl Session {
         }
     }
 
-    /// Does what can be done now; the waker rings when there is more. `news` are those of its channel's group.
-    pub(super) fn poll(&mut self, context: &mut Context<'_>, news: News<'_>, tally: &mut Tally) -> ControlFlow<Ended> {
+    /// Does what can be done now; the waker rings when there is more. `news` are those of its
+    /// channel's group.
+    pub(super) fn poll(
+        &mut self,
+        context: &mut Context<'_>,
+        news: News<'_>,
+        tally: &mut Tally,
+    ) -> ControlFlow<Ended> {
         let mut idle = false;
         for round in 0..ROUNDS {
             let read = self.read(context, tally)?;
@@ -174,7 +197,12 @@ impl Session {
     }
 
     /// Writes once; pending if there is nothing to write or the client does not take more now.
-    fn write(&mut self, context: &mut Context<'_>, news: News<'_>, tally: &mut Tally) -> ControlFlow<Ended, Poll<()>> {
+    fn write(
+        &mut self,
+        context: &mut Context<'_>,
+        news: News<'_>,
+        tally: &mut Tally,
+    ) -> ControlFlow<Ended, Poll<()>> {
         let mut own = Taken::new();
         let mut taken: &[_] = &[];
         let mut frame_end = None;
@@ -216,7 +244,9 @@ impl Session {
                 return ControlFlow::Continue(Poll::Pending);
             }
             // Marks that this format does not show, or its own messages.
-            outgoing.progress(0).apply(&mut self.cursor, taken, &mut self.control, self.reader);
+            outgoing
+                .progress(0)
+                .apply(&mut self.cursor, taken, &mut self.control, self.reader);
             return ControlFlow::Continue(Poll::Ready(()));
         }
         let written = self.socket.write(&outgoing.slices());
@@ -235,7 +265,10 @@ impl Session {
         sent.messages += progress.messages;
         if let Some(batch) = taken.first().filter(|_| live && progress.batch > 0) {
             if self.writes.is_multiple_of(TIMED_DELIVERY) {
-                self.shared.metrics.delivery_seconds.observe(now_ns().saturating_sub(batch.published_ns) as f64 / 1e9);
+                self.shared
+                    .metrics
+                    .delivery_seconds
+                    .observe(now_ns().saturating_sub(batch.published_ns) as f64 / 1e9);
             }
             self.writes += 1;
         }
@@ -273,5 +306,9 @@ impl Session {
 }
 
 pub(super) fn way(format: Format) -> Way {
-    if format.shape == Shape::Events { Way::Events } else { Way::WebSocket }
+    if format.shape == Shape::Events {
+        Way::Events
+    } else {
+        Way::WebSocket
+    }
 }

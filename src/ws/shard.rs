@@ -1,9 +1,11 @@
-//! Shards: who polls the sessions. A shard is one task that owns a share of a node's sessions and waits for all their
-//! sockets in a poll set of its own. A batch wakes the shard once for all its sessions on that channel; they are written
-//! to in one tight loop, and what clients say while that runs is heard together, after it.
+//! Shards: who polls the sessions. A shard is one task that owns a share of a node's sessions and
+//! waits for all their sockets in a poll set of its own. A batch wakes the shard once for all its
+//! sessions on that channel; they are written to in one tight loop, and what clients say while that
+//! runs is heard together, after it.
 //!
-//! What else was measured, as CPU per delivery and p99, each as a ratio to a bare epoll loop's in the same run (first 500
-//! clients and 64 bytes, 16 messages in flight for each of 4 publishers; then 1,000 clients, 200 bytes, 1 in flight):
+//! What else was measured, as CPU per delivery and p99, each as a ratio to a bare epoll loop's in
+//! the same run (first 500 clients and 64 bytes, 16 messages in flight for each of 4 publishers;
+//! then 1,000 clients, 200 bytes, 1 in flight):
 //!
 //! | who polls | CPU | p99 |
 //! |---|---|---|
@@ -16,8 +18,8 @@
 //! | the same, the runtime as it comes: those beyond its queue of 256 starve | 0.95, 0.58 | 6, 13 |
 //! | the same on a runtime of one thread | 1.27, 1.22 | 1.1, 1.4 |
 //!
-//! Three more made no difference: `sendmsg` instead of `writev`, small batches copied together for one `send`, and huge
-//! pages. Over 90 of 100 parts of a node's CPU are the kernel's, sending.
+//! Three more made no difference: `sendmsg` instead of `writev`, small batches copied together for
+//! one `send`, and huge pages. Over 90 of 100 parts of a node's CPU are the kernel's, sending.
 
 mod audience;
 mod queue;
@@ -47,14 +49,15 @@ use super::session::{Session, Tally};
 use crate::feed::Group;
 use crate::metrics::Metrics;
 
-/// How long a shard visits sessions before other tasks get their turn. Twice as long makes larger batches, but they come
-/// later.
+/// How long a shard visits sessions before other tasks get their turn. Twice as long makes larger
+/// batches, but they come later.
 const TURN: Duration = Duration::from_millis(1);
 
 /// A round that has lasted so long gives way to others, and goes on a turn at a time.
 const LONG_ROUND: Duration = Duration::from_millis(20);
 
-/// Bytes inflated, parsed or encoded in one visit that make the next visit wait for all others: see [`Shard::heavy`].
+/// Bytes inflated, parsed or encoded in one visit that make the next visit wait for all others: see
+/// [`Shard::heavy`].
 const HEAVY: usize = 64 * 1024;
 
 /// Visits between two looks at the clock: one may write a megabyte.
@@ -78,10 +81,11 @@ struct Shard {
     audiences: Slab<Audience>,
     /// Keys of audiences by the address of the feed they hear.
     by_feed: HashMap<usize, usize>,
-    /// Who is still to be visited before anything new is taken in: what clients say while others are written to is heard
-    /// together, after that.
+    /// Who is still to be visited before anything new is taken in: what clients say while others
+    /// are written to is heard together, after that.
     due: VecDeque<Due>,
-    /// Those of whom the last visit was expensive: one of them a turn, so that all others wait for no more than that.
+    /// Those of whom the last visit was expensive: one of them a turn, so that all others wait for
+    /// no more than that.
     heavy: VecDeque<Due>,
     /// Rounds that take long: one of them goes on for a while each turn.
     suspended: VecDeque<Round>,
@@ -111,13 +115,21 @@ impl Shards {
     /// If there is no poll set to be had.
     pub fn spawn(count: usize, metrics: &Arc<Metrics>) -> io::Result<(Self, JoinSet<Infallible>)> {
         let queues: Box<[Arc<Queue>]> = (0..count).map(|_| Arc::default()).collect();
-        let shards: Vec<_> =
-            queues.iter().map(|queue| Shard::new(queue.clone(), metrics.clone())).collect::<io::Result<_>>()?;
+        let shards: Vec<_> = queues
+            .iter()
+            .map(|queue| Shard::new(queue.clone(), metrics.clone()))
+            .collect::<io::Result<_>>()?;
         let mut tasks = JoinSet::new();
         for shard in shards {
             tasks.spawn(unconstrained(shard.run()));
         }
-        Ok((Self { queues, next: AtomicUsize::new(0) }, tasks))
+        Ok((
+            Self {
+                queues,
+                next: AtomicUsize::new(0),
+            },
+            tasks,
+        ))
     }
 
     /// Gives a session to one of them; the token goes when it has ended.
@@ -129,7 +141,10 @@ impl Shards {
 
 impl Shard {
     fn new(queue: Arc<Queue>, metrics: Arc<Metrics>) -> io::Result<Self> {
-        #[expect(deprecated, reason = "sound here, a poll set keeps its descriptor; the other constructor is unsafe")]
+        #[expect(
+            deprecated,
+            reason = "sound here, a poll set keeps its descriptor; the other constructor is unsafe"
+        )]
         let poll = AsyncFd::with_interest(mio::Poll::new()?, Interest::READABLE)?;
         Ok(Self {
             queue,
@@ -192,14 +207,19 @@ impl Shard {
     }
 
     fn suspend_long_round(&mut self) {
-        if let Some(round) = self.round.take_if(|round| round.began.elapsed() >= LONG_ROUND) {
+        if let Some(round) = self
+            .round
+            .take_if(|round| round.began.elapsed() >= LONG_ROUND)
+        {
             self.suspended.push_back(round);
         }
     }
 
     /// Goes on with a long round for a turn.
     fn resume_round(&mut self) {
-        let Some(round) = self.suspended.pop_front() else { return };
+        let Some(round) = self.suspended.pop_front() else {
+            return;
+        };
         self.round = Some(round);
         self.take_for_round();
         self.go_round_for_a_turn();
@@ -207,7 +227,9 @@ impl Shard {
 
     /// Makes one expensive visit.
     fn visit_heavy(&mut self) {
-        let Some(due) = self.heavy.pop_front() else { return };
+        let Some(due) = self.heavy.pop_front() else {
+            return;
+        };
         self.visit_due(due);
         self.go_round_for_a_turn();
     }
@@ -224,15 +246,32 @@ impl Shard {
     /// Takes note that somebody is to be visited.
     fn enqueue(&mut self, due: Due) {
         let is_heavy = match due {
-            Due::Session(key) => self.sessions.get(key).is_some_and(|housed| housed.bell.is_heavy()),
-            Due::Audience(key) => self.audiences.get(key).is_some_and(|audience| audience.is_heavy()),
+            Due::Session(key) => self
+                .sessions
+                .get(key)
+                .is_some_and(|housed| housed.bell.is_heavy()),
+            Due::Audience(key) => self
+                .audiences
+                .get(key)
+                .is_some_and(|audience| audience.is_heavy()),
         };
-        if is_heavy { self.heavy.push_back(due) } else { self.due.push_back(due) }
+        if is_heavy {
+            self.heavy.push_back(due)
+        } else {
+            self.due.push_back(due)
+        }
     }
 
     /// Learns which sockets can be read from or written to; returns whether there may be more.
     fn take_events(&mut self) -> bool {
-        let Self { poll, events, sessions, due, heavy, .. } = self;
+        let Self {
+            poll,
+            events,
+            sessions,
+            due,
+            heavy,
+            ..
+        } = self;
         if let Err(error) = poll.get_mut().poll(events, Some(Duration::ZERO)) {
             if error.kind() != ErrorKind::Interrupted {
                 tracing::error!("cannot learn which sockets are ready: {error}");
@@ -243,9 +282,16 @@ impl Shard {
         for event in &*events {
             count += 1;
             let key = event.token().0;
-            let Some(housed) = sessions.get_mut(key) else { continue };
+            let Some(housed) = sessions.get_mut(key) else {
+                continue;
+            };
             if housed.session.socket().note(event) && housed.bell.ring_silently() {
-                if housed.bell.is_heavy() { &mut *heavy } else { &mut *due }.push_back(Due::Session(key));
+                if housed.bell.is_heavy() {
+                    &mut *heavy
+                } else {
+                    &mut *due
+                }
+                .push_back(Due::Session(key));
             }
         }
         count == EVENTS
@@ -263,35 +309,60 @@ impl Shard {
     fn take_in(&mut self, mut session: Box<Session>, token: TaskTrackerToken) {
         let vacant = self.sessions.vacant_entry();
         let key = vacant.key();
-        if let Err(error) = session.socket().register(self.poll.get_ref().registry(), Token(key)) {
+        if let Err(error) = session
+            .socket()
+            .register(self.poll.get_ref().registry(), Token(key))
+        {
             tracing::error!("cannot watch a socket: {error}");
             return session.end(CloseReason::Internal);
         }
         let feed = session.feed();
-        let audience = *self.by_feed.entry(Arc::as_ptr(feed).addr()).or_insert_with(|| {
-            let vacant = self.audiences.vacant_entry();
-            let key = vacant.key();
-            let bell = Bell::new(&self.queue, Due::Audience(key));
-            vacant.insert(Audience::new(Group::new(feed, bell.clone().into()), bell));
-            key
-        });
+        let audience = *self
+            .by_feed
+            .entry(Arc::as_ptr(feed).addr())
+            .or_insert_with(|| {
+                let vacant = self.audiences.vacant_entry();
+                let key = vacant.key();
+                let bell = Bell::new(&self.queue, Due::Audience(key));
+                vacant.insert(Audience::new(Group::new(feed, bell.clone().into()), bell));
+                key
+            });
         self.audiences[audience].sessions += 1;
         let bell = Bell::new(&self.queue, Due::Session(key));
         let waker = bell.clone().into();
         bell.ring_silently();
         bell.set_heavy(session.begins_heavy());
-        vacant.insert(Housed { session, waker, bell, audience, place: None, _token: token });
+        vacant.insert(Housed {
+            session,
+            waker,
+            bell,
+            audience,
+            place: None,
+            _token: token,
+        });
         self.enqueue(Due::Session(key));
     }
 
     fn visit(&mut self, key: usize) {
-        let Some(Housed { session, waker, bell, audience, place, .. }) = self.sessions.get_mut(key) else { return };
+        let Some(Housed {
+            session,
+            waker,
+            bell,
+            audience,
+            place,
+            ..
+        }) = self.sessions.get_mut(key)
+        else {
+            return;
+        };
         let audience = &mut self.audiences[*audience];
         let said = session.said();
         // A session that fails takes no other with it.
         let (mut context, tally) = (Context::from_waker(waker), &mut self.tally);
         tally.work = 0;
-        let step = catch_unwind(AssertUnwindSafe(|| session.poll(&mut context, audience.group.news(), tally)));
+        let step = catch_unwind(AssertUnwindSafe(|| {
+            session.poll(&mut context, audience.group.news(), tally)
+        }));
         let step = step.unwrap_or(ControlFlow::Break(CloseReason::Internal));
         bell.set_heavy(tally.work >= HEAVY);
         audience.worked(tally.work);
@@ -322,7 +393,9 @@ impl Shard {
     }
 
     fn part_with(&mut self, key: usize, reason: CloseReason) {
-        let Housed { session, audience, .. } = self.sessions.remove(key);
+        let Housed {
+            session, audience, ..
+        } = self.sessions.remove(key);
         session.end(reason);
         let sessions = &mut self.audiences[audience].sessions;
         *sessions -= 1;
@@ -357,8 +430,14 @@ impl Shard {
     fn visit_due(&mut self, due: Due) {
         match due {
             Due::Audience(key) => {
-                let Some(audience) = self.audiences.get_mut(key) else { return };
-                self.round = Some(Round { audience: key, left: audience.begin(), began: Instant::now() });
+                let Some(audience) = self.audiences.get_mut(key) else {
+                    return;
+                };
+                self.round = Some(Round {
+                    audience: key,
+                    left: audience.begin(),
+                    began: Instant::now(),
+                });
                 self.go_round();
             }
             Due::Session(key) => {
@@ -378,7 +457,10 @@ impl Shard {
         if let Some((session, _)) = next {
             self.visit(session);
         }
-        if let Some(Round { audience, left: 0, .. }) = self.round {
+        if let Some(Round {
+            audience, left: 0, ..
+        }) = self.round
+        {
             self.round = None;
             let Audience { group, bell, .. } = &mut self.audiences[audience];
             if group.settle() {

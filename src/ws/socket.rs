@@ -1,5 +1,5 @@
-//! A socket as its session sees it: it reads and writes while that does something, and remembers when it does not until the
-//! poll set says otherwise.
+//! A socket as its session sees it: it reads and writes while that does something, and remembers
+//! when it does not until the poll set says otherwise.
 
 mod transmission;
 
@@ -28,12 +28,18 @@ impl Socket {
     /// Takes a socket over from the runtime.
     pub(super) fn new(stream: tokio::net::TcpStream) -> io::Result<Self> {
         let stream = TcpStream::from_std(stream.into_std()?);
-        Ok(Self { stream, readable: false, writable: true, ended: false })
+        Ok(Self {
+            stream,
+            readable: false,
+            writable: true,
+            ended: false,
+        })
     }
 
     /// Asks the poll set to tell of changes; what has come already is told, too.
     pub(super) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
-        self.stream.register(registry, token, Interest::READABLE | Interest::WRITABLE)
+        self.stream
+            .register(registry, token, Interest::READABLE | Interest::WRITABLE)
     }
 
     /// Takes in what the poll set tells; returns whether that is news.
@@ -57,8 +63,10 @@ impl Socket {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => self.readable = false,
                 result => {
-                    // A socket that gave less than it could is empty: the next event tells of more, but not of an end.
-                    self.readable = self.ended || !result.as_ref().is_ok_and(|bytes| *bytes < into.len());
+                    // A socket that gave less than it could is empty: the next event tells of more,
+                    // but not of an end.
+                    self.readable =
+                        self.ended || !result.as_ref().is_ok_and(|bytes| *bytes < into.len());
                     return Poll::Ready(result);
                 }
             }
@@ -71,7 +79,8 @@ impl Socket {
         while self.writable {
             let result = match slices {
                 // It costs the kernel less than a `writev`.
-                [one] => rustix::net::send(&self.stream, one, SendFlags::NOSIGNAL).map_err(io::Error::from),
+                [one] => rustix::net::send(&self.stream, one, SendFlags::NOSIGNAL)
+                    .map_err(io::Error::from),
                 many => self.stream.write_vectored(many),
             };
             match result {
@@ -83,8 +92,9 @@ impl Socket {
         Poll::Pending
     }
 
-    /// Whether the client's machine has taken bytes within this time, and more wait for it. Not if all that waits is kept
-    /// back because it leaves what it has unread: its machine acknowledges the kernel's probes then, too.
+    /// Whether the client's machine has taken bytes within this time, and more wait for it. Not if
+    /// all that waits is kept back because it leaves what it has unread: its machine acknowledges
+    /// the kernel's probes then, too.
     pub(super) fn is_being_taken(&self, within: Duration) -> bool {
         transmission::look(&self.stream).is_some_and(|now| {
             let sends = now.unacknowledged || (now.unsent && now.since_sent < within);

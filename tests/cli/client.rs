@@ -9,7 +9,14 @@ use crate::support::redis::free_port;
 #[tokio::test]
 async fn two_clients_hear_each_other() {
     let node = TestNode::start(&[]).await;
-    let mut one = Program::start(echocast(&["client", "--say", "a", "--say", "b", &node.url("/")]));
+    let mut one = Program::start(echocast(&[
+        "client",
+        "--say",
+        "a",
+        "--say",
+        "b",
+        &node.url("/"),
+    ]));
     one.prints(["a", "b"]).await;
     // Without anything to say it greets, as in the lecture.
     let mut other = Program::start(echocast(&["client", &node.url("/ws")]));
@@ -33,7 +40,10 @@ async fn it_comes_back_when_its_server_does() {
     while !client.notice().await.contains("connection closed: 1012") {}
     while !client.notice().await.contains("connected to") {}
     // Without Redis a history ends with its node, and nobody knows what there was.
-    assert_eq!(client.notice().await, "echocast: some messages may be missing here");
+    assert_eq!(
+        client.notice().await,
+        "echocast: some messages may be missing here"
+    );
     let mut other = TestClient::connect(&node.url("/")).await;
     other.say("again").await;
     // And it does not say its text a second time.
@@ -48,7 +58,10 @@ async fn a_refusal_is_told_in_the_servers_words_and_exits_1() {
         for (path, words) in [("/a//b", "an empty segment"), ("/a@b", "'@' is none of")] {
             let ended = run(&[subcommand, &node.url(path)]).await;
             assert_eq!((ended.code, ended.output.len()), (Some(1), 0), "{ended:?}");
-            assert!(ended.errors.contains("400 Bad Request: ") && ended.errors.contains(words), "{ended:?}");
+            assert!(
+                ended.errors.contains("400 Bad Request: ") && ended.errors.contains(words),
+                "{ended:?}"
+            );
         }
     }
 }

@@ -1,4 +1,5 @@
-//! How `client` and `shell` go on after a lost connection: nothing lost, nothing twice, and what cannot be had is told.
+//! How `client` and `shell` go on after a lost connection: nothing lost, nothing twice, and what
+//! cannot be had is told.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -30,7 +31,12 @@ async fn a_client_prints_what_it_missed_while_it_was_cut_off(cluster: Cluster) {
     other.say("before").await;
     other.expect(["before"]).await;
     // The replay is for the first connection only.
-    let mut client = Program::start(echocast(&["client", "--say", "here", &proxy.url("/news?last=1")]));
+    let mut client = Program::start(echocast(&[
+        "client",
+        "--say",
+        "here",
+        &proxy.url("/news?last=1"),
+    ]));
     client.prints(["before", "here"]).await;
     for round in ["1", "2"] {
         proxy.lead_to(None);
@@ -39,7 +45,12 @@ async fn a_client_prints_what_it_missed_while_it_was_cut_off(cluster: Cluster) {
         other.say(&format!("missed {round}")).await;
         other.say(&format!("missed, too {round}")).await;
         proxy.lead_to(Some(cluster.node(0).address));
-        client.prints([format!("missed {round}").as_str(), &format!("missed, too {round}")]).await;
+        client
+            .prints([
+                format!("missed {round}").as_str(),
+                &format!("missed, too {round}"),
+            ])
+            .await;
         other.say("live").await;
         client.prints(["live"]).await;
     }
@@ -62,7 +73,11 @@ async fn lines_from_a_pipe_arrive_once_although_their_acknowledgements_were_lost
     shell.type_line("four").await;
     proxy.lead_to(Some(cluster.node(0).address));
     let ended = shell.finish().await;
-    assert_eq!((ended.code, ended.output.join(" ").as_str()), (Some(0), "two three four"), "{ended:?}");
+    assert_eq!(
+        (ended.code, ended.output.join(" ").as_str()),
+        (Some(0), "two three four"),
+        "{ended:?}"
+    );
     listener.say("the end").await;
     listener.expect(["four", "the end"]).await;
 }
@@ -73,7 +88,11 @@ async fn from_a_pipe_acknowledgements_are_enough_if_nothing_comes_back(cluster: 
     shell.type_line("one").await;
     shell.type_line("two").await;
     let ended = shell.finish().await;
-    assert_eq!((ended.code, ended.output.len(), ended.errors.as_str()), (Some(0), 0, ""), "{ended:?}");
+    assert_eq!(
+        (ended.code, ended.output.len(), ended.errors.as_str()),
+        (Some(0), 0, ""),
+        "{ended:?}"
+    );
     listener.expect(["one", "two"]).await;
 }
 
@@ -125,7 +144,9 @@ async fn what_cannot_be_had_any_more_is_told() {
     let _node = TestNode::start_at(&listen, &flags).await;
     client.prints(["4", "5"]).await;
     while client.notice().await != "echocast: 3 messages are missing here" {}
-    screen.ends_with(&["3 messages are missing here", "< 4", "< 5", "> half a li"]).await;
+    screen
+        .ends_with(&["3 messages are missing here", "< 4", "< 5", "> half a li"])
+        .await;
 }
 
 #[tokio::test]
@@ -145,7 +166,11 @@ async fn without_a_history_nothing_is_said_twice_and_what_may_be_lost_is_told() 
     proxy.lead_to(Some(cluster.node(0).address));
     shell.type_line("three").await;
     let ended = shell.finish().await;
-    assert_eq!((ended.code, ended.output.join(" ").as_str()), (Some(1), "three"), "{ended:?}");
+    assert_eq!(
+        (ended.code, ended.output.join(" ").as_str()),
+        (Some(1), "three"),
+        "{ended:?}"
+    );
     for told in ["some messages may be missing here", "not said: \"two\": "] {
         assert!(ended.errors.contains(told), "{ended:?}");
     }
@@ -162,14 +187,21 @@ async fn a_line_that_is_too_long_is_told_and_the_others_arrive() {
         shell.type_line(line).await;
     }
     let ended = shell.finish().await;
-    assert_eq!((ended.code, ended.output.join(" ").as_str()), (Some(1), "before after"), "{ended:?}");
-    for told in [format!("not said: \"{long}\": "), format!("not said: \"{}…\": ", "y".repeat(60))] {
+    assert_eq!(
+        (ended.code, ended.output.join(" ").as_str()),
+        (Some(1), "before after"),
+        "{ended:?}"
+    );
+    for told in [
+        format!("not said: \"{long}\": "),
+        format!("not said: \"{}…\": ", "y".repeat(60)),
+    ] {
         assert!(ended.errors.contains(&told), "{ended:?}");
     }
 }
 
-/// A server that knows nothing of us: echoes every message, and the subprotocol if it is told to. Returns what was
-/// offered to it so far, too.
+/// A server that knows nothing of us: echoes every message, and the subprotocol if it is told to.
+/// Returns what was offered to it so far, too.
 async fn foreign_server(takes_subprotocol: bool) -> (SocketAddr, Arc<Mutex<Vec<Option<String>>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -181,15 +213,22 @@ async fn foreign_server(takes_subprotocol: bool) -> (SocketAddr, Arc<Mutex<Vec<O
             #[expect(clippy::result_large_err, reason = "tungstenite's signature")]
             let shake = move |request: &Request, mut response: Response| {
                 let protocol = request.headers().get("sec-websocket-protocol");
-                offers.lock().unwrap().push(protocol.map(|protocol| protocol.to_str().unwrap().to_owned()));
+                offers
+                    .lock()
+                    .unwrap()
+                    .push(protocol.map(|protocol| protocol.to_str().unwrap().to_owned()));
                 if let Some(protocol) = protocol.filter(|_| takes_subprotocol) {
-                    response.headers_mut().insert("sec-websocket-protocol", protocol.clone());
+                    response
+                        .headers_mut()
+                        .insert("sec-websocket-protocol", protocol.clone());
                 }
                 Ok(response)
             };
             tokio::spawn(async move {
                 // A client may leave whenever it likes.
-                let Ok(mut socket) = accept_hdr_async(stream, shake).await else { return };
+                let Ok(mut socket) = accept_hdr_async(stream, shake).await else {
+                    return;
+                };
                 while let Some(Ok(message)) = socket.next().await {
                     if message.is_text() {
                         socket.send(message).await.unwrap();
@@ -209,9 +248,16 @@ async fn with_other_servers_messages_are_as_they_are() {
         shell.type_line("{\"data\":\"mine\"}").await;
         shell.type_line("two").await;
         let ended = shell.finish().await;
-        assert_eq!((ended.code, ended.errors.as_str()), (Some(0), ""), "{ended:?}");
+        assert_eq!(
+            (ended.code, ended.errors.as_str()),
+            (Some(0), ""),
+            "{ended:?}"
+        );
         assert_eq!(ended.output, ["{\"data\":\"mine\"}", "two"]);
-        assert_eq!(*offered.lock().unwrap(), [Some("echocast.v1".to_owned()), None]);
+        assert_eq!(
+            *offered.lock().unwrap(),
+            [Some("echocast.v1".to_owned()), None]
+        );
     }
 }
 
@@ -223,12 +269,43 @@ async fn with_raw_nothing_is_offered_and_messages_are_as_they_are() {
     assert_eq!(*offered.lock().unwrap(), [None]);
 
     let node = TestNode::start(&[]).await;
-    let raw = Program::start(echocast(&["shell", "--raw", "-x", "hi", "-w", "0", &node.url("/")])).ended().await;
-    assert_eq!((raw.code, raw.output.join(" ").as_str()), (Some(0), "hi"), "{raw:?}");
+    let raw = Program::start(echocast(&[
+        "shell",
+        "--raw",
+        "-x",
+        "hi",
+        "-w",
+        "0",
+        &node.url("/"),
+    ]))
+    .ended()
+    .await;
+    assert_eq!(
+        (raw.code, raw.output.join(" ").as_str()),
+        (Some(0), "hi"),
+        "{raw:?}"
+    );
     // A subprotocol of the user's choice is the user's to speak.
     let said = r#"{"data":"hi","ref":"mine"}"#;
-    let own = ["shell", "-s", "echocast.v1", "-x", said, "-w", "1", &node.url("/")];
+    let own = [
+        "shell",
+        "-s",
+        "echocast.v1",
+        "-x",
+        said,
+        "-w",
+        "1",
+        &node.url("/"),
+    ];
     let own = Program::start(echocast(&own)).ended().await;
-    assert!(own.output[0].starts_with(r#"{"event":"welcome""#), "{own:?}");
-    assert!(own.output.iter().any(|line| line.contains(r#""ack":"mine""#)), "{own:?}");
+    assert!(
+        own.output[0].starts_with(r#"{"event":"welcome""#),
+        "{own:?}"
+    );
+    assert!(
+        own.output
+            .iter()
+            .any(|line| line.contains(r#""ack":"mine""#)),
+        "{own:?}"
+    );
 }

@@ -23,7 +23,10 @@ fn plain(arguments: &[&str], variables: &[(&str, &str)]) -> Program {
 async fn addresses(node: &mut Program) -> (SocketAddr, SocketAddr) {
     let line: serde_json::Value = serde_json::from_str(&node.notice().await).unwrap();
     assert_eq!(line["message"], "serving", "{line}");
-    (line["listen"].as_str().unwrap().parse().unwrap(), line["ops"].as_str().unwrap().parse().unwrap())
+    (
+        line["listen"].as_str().unwrap().parse().unwrap(),
+        line["ops"].as_str().unwrap().parse().unwrap(),
+    )
 }
 
 #[tokio::test]
@@ -56,10 +59,16 @@ async fn variables_count_and_flags_win_over_them() {
 #[tokio::test]
 async fn a_port_in_use_is_named_and_exits_1() {
     let other = NodeProcess::start(&[]).await;
-    for (flag, taken) in [("--listen", other.address.to_string()), ("--ops-listen", other.ops.to_string())] {
+    for (flag, taken) in [
+        ("--listen", other.address.to_string()),
+        ("--ops-listen", other.ops.to_string()),
+    ] {
         let ended = plain(&[flag, &taken], &[]).ended().await;
         assert_eq!(ended.code, Some(1), "{ended:?}");
-        assert!(ended.errors.contains(&taken) && ended.errors.contains("in use"), "{ended:?}");
+        assert!(
+            ended.errors.contains(&taken) && ended.errors.contains("in use"),
+            "{ended:?}"
+        );
     }
 }
 
@@ -96,34 +105,56 @@ async fn health_is_the_nodes_own_word() {
     let mut node = plain(&["--drain-delay", "1h"], &[]);
     let (_, ops) = addresses(&mut node).await;
     let url = format!("http://{ops}");
-    until("the node is ready", async || run(&["health", "--ops-url", &url]).await.code == Some(0)).await;
+    until("the node is ready", async || {
+        run(&["health", "--ops-url", &url]).await.code == Some(0)
+    })
+    .await;
     // As the container's probe finds it, by the node's own variable.
     for everywhere in ["0.0.0.0", "[::]"] {
         let mut probe = echocast(&["health"]);
-        probe.env("ECHOCAST_OPS_LISTEN", format!("{everywhere}:{}", ops.port()));
-        assert_eq!(Program::start(probe).finish().await.code, Some(0), "{everywhere}");
+        probe.env(
+            "ECHOCAST_OPS_LISTEN",
+            format!("{everywhere}:{}", ops.port()),
+        );
+        assert_eq!(
+            Program::start(probe).finish().await.code,
+            Some(0),
+            "{everywhere}"
+        );
     }
 
     node.signal("TERM").await;
     while !node.notice().await.contains("a second signal ends at once") {}
-    until("the node drains", async || run(&["health", "--ops-url", &url]).await.code == Some(1)).await;
+    until("the node drains", async || {
+        run(&["health", "--ops-url", &url]).await.code == Some(1)
+    })
+    .await;
     node.signal("KILL").await;
     node.ended().await;
     let ended = run(&["health", "--ops-url", &url]).await;
     assert_eq!(ended.code, Some(1), "{ended:?}");
-    assert!(ended.errors.starts_with("not ready: ") && ended.errors.contains(&ops.to_string()), "{ended:?}");
+    assert!(
+        ended.errors.starts_with("not ready: ") && ended.errors.contains(&ops.to_string()),
+        "{ended:?}"
+    );
 }
 
 #[tokio::test]
 async fn it_serves_both_families_and_says_where() {
     let mut node = plain(&["--listen", "[::]:0", "--ops-listen", "[::]:0"], &[]);
     let (address, ops) = addresses(&mut node).await;
-    assert!(address.ip().is_ipv6() && address.ip().is_unspecified() && ops.ip() == address.ip(), "{address} {ops}");
+    assert!(
+        address.ip().is_ipv6() && address.ip().is_unspecified() && ops.ip() == address.ip(),
+        "{address} {ops}"
+    );
     let mut clients = Vec::new();
     for host in ["127.0.0.1", "[::1]", "localhost"] {
         clients.push(TestClient::connect(&format!("ws://{host}:{}", address.port())).await);
         let url = format!("http://{host}:{}", ops.port());
-        until("it is ready there", async || run(&["health", "--ops-url", &url]).await.code == Some(0)).await;
+        until("it is ready there", async || {
+            run(&["health", "--ops-url", &url]).await.code == Some(0)
+        })
+        .await;
     }
     clients[0].say("hello").await;
     for client in &mut clients {
@@ -145,5 +176,8 @@ async fn it_takes_all_the_open_files_it_may() {
     let mut node = Program::start(command);
     let (_, ops) = addresses(&mut node).await;
     let (_, metrics) = crate::support::client::http_get(ops, "/metrics", &[]).await;
-    assert!(crate::support::node::metric(&metrics, "process_max_fds") > 200.0, "{metrics}");
+    assert!(
+        crate::support::node::metric(&metrics, "process_max_fds") > 200.0,
+        "{metrics}"
+    );
 }

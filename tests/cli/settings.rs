@@ -44,15 +44,26 @@ async fn help_names_every_flag_with_its_default_and_its_variable() {
         let ended = run(arguments).await;
         assert_eq!(ended.code, Some(0), "{ended:?}");
         let mut described = Vec::new();
-        // A flag's description begins with it, ends where the next one's begins, and is broken into lines anywhere.
+        // A flag's description begins with it, ends where the next one's begins, and is broken into
+        // lines anywhere.
         for words in ended.output.join("\n").split("\n      --").skip(1) {
             let words = words.split_whitespace().collect::<Vec<_>>().join(" ");
             let flag = words.split(' ').next().unwrap();
             let variable = format!("[env: ECHOCAST_{}", flag.replace('-', "_").to_uppercase());
-            assert!([format!("{variable}=]"), format!("{variable}]")].iter().any(|env| words.contains(env)), "{words}");
-            let default =
-                words.split_once("[default: ").map(|(_, rest)| rest.split("] ").next().unwrap().trim_end_matches(']'));
-            described.push(format!("--{flag} {}", default.unwrap_or_default()).trim().to_owned());
+            assert!(
+                [format!("{variable}=]"), format!("{variable}]")]
+                    .iter()
+                    .any(|env| words.contains(env)),
+                "{words}"
+            );
+            let default = words
+                .split_once("[default: ")
+                .map(|(_, rest)| rest.split("] ").next().unwrap().trim_end_matches(']'));
+            described.push(
+                format!("--{flag} {}", default.unwrap_or_default())
+                    .trim()
+                    .to_owned(),
+            );
         }
         let mut contract: Vec<&str> = SETTINGS.trim().lines().map(str::trim).collect();
         contract.sort_unstable();
@@ -65,7 +76,9 @@ async fn help_names_every_flag_with_its_default_and_its_variable() {
 async fn version_is_name_number_and_commit() {
     let ended = run(&["--version"]).await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
-    let rest = ended.output[0].strip_prefix(concat!("echocast ", env!("CARGO_PKG_VERSION"), " (")).unwrap();
+    let rest = ended.output[0]
+        .strip_prefix(concat!("echocast ", env!("CARGO_PKG_VERSION"), " ("))
+        .unwrap();
     assert!(rest.len() > 1 && rest.ends_with(')'), "{ended:?}");
 }
 
@@ -81,20 +94,49 @@ async fn a_wrong_flag_is_named_and_exits_64() {
         (&["sing"], "sing"),
     ] {
         let ended = run(arguments).await;
-        assert_eq!((ended.code, ended.output.len()), (USAGE, 0), "{arguments:?}: {ended:?}");
-        assert!(ended.errors.contains(&format!("'{named}'")), "{arguments:?}: {ended:?}");
+        assert_eq!(
+            (ended.code, ended.output.len()),
+            (USAGE, 0),
+            "{arguments:?}: {ended:?}"
+        );
+        assert!(
+            ended.errors.contains(&format!("'{named}'")),
+            "{arguments:?}: {ended:?}"
+        );
     }
 }
 
 #[tokio::test]
 async fn bad_settings_are_all_named_at_once_wherever_they_come_from() {
-    let mut command = echocast(&["--listen", "here", "--history", "many", "--slow-client=kill"]);
-    command.env("ECHOCAST_PING_INTERVAL", "sometimes").env("ECHOCAST_REDIS_URL", "redis://:secret@");
+    let mut command = echocast(&[
+        "--listen",
+        "here",
+        "--history",
+        "many",
+        "--slow-client=kill",
+    ]);
+    command
+        .env("ECHOCAST_PING_INTERVAL", "sometimes")
+        .env("ECHOCAST_REDIS_URL", "redis://:secret@");
     let ended = Program::start(command).finish().await;
     assert_eq!((ended.code, ended.output.len()), (USAGE, 0), "{ended:?}");
-    let mut named: Vec<&str> = ended.errors.lines().map(|line| line.split([' ', ':']).next().unwrap()).collect();
+    let mut named: Vec<&str> = ended
+        .errors
+        .lines()
+        .map(|line| line.split([' ', ':']).next().unwrap())
+        .collect();
     named.sort_unstable();
-    assert_eq!(named, ["--history", "--listen", "--ping-interval", "--redis-url", "--slow-client"], "{ended:?}");
+    assert_eq!(
+        named,
+        [
+            "--history",
+            "--listen",
+            "--ping-interval",
+            "--redis-url",
+            "--slow-client"
+        ],
+        "{ended:?}"
+    );
     assert!(!ended.errors.contains("secret"), "{ended:?}");
 }
 

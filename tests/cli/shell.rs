@@ -39,7 +39,10 @@ async fn it_takes_the_flags_of_wscat() {
     let node = TestNode::start(&["--allow-origin", "https://good.example"]).await;
     let url = node.url("/");
     let said = ["-c", &url, "-x", "one", "-x", "-two", "-w", "0"];
-    for origin in [["-o", "https://good.example"], ["-H", "Origin: https://good.example"]] {
+    for origin in [
+        ["-o", "https://good.example"],
+        ["-H", "Origin: https://good.example"],
+    ] {
         let ended = run(&[&["shell"], &said[..], &origin].concat()).await;
         assert_eq!(ended.code, Some(0), "{ended:?}");
         assert_eq!(ended.output, ["one", "-two"]);
@@ -60,12 +63,18 @@ async fn what_it_hears_appears_above_the_line_being_typed() {
     screen.type_text("half a li").await;
     screen.ends_with(&["< hello", "> half a li"]).await;
     other.say("from another").await;
-    screen.ends_with(&["< hello", "< from another", "> half a li"]).await;
+    screen
+        .ends_with(&["< hello", "< from another", "> half a li"])
+        .await;
     other.say("\u{1b}[2Jnot obeyed").await;
-    screen.ends_with(&["< from another", "< \\u{1b}[2Jnot obeyed", "> half a li"]).await;
+    screen
+        .ends_with(&["< from another", "< \\u{1b}[2Jnot obeyed", "> half a li"])
+        .await;
     screen.type_line("ne").await;
     screen.ends_with(&["< half a line", ">"]).await;
-    other.expect(["from another", "\u{1b}[2Jnot obeyed", "half a line"]).await;
+    other
+        .expect(["from another", "\u{1b}[2Jnot obeyed", "half a line"])
+        .await;
 }
 
 #[tokio::test]
@@ -80,13 +89,25 @@ async fn it_obeys_slash_commands() {
     screen.type_line("/ping").await;
     screen.ends_with(&["pong \"\" after …", ">"]).await;
     screen.type_line("/nope").await;
-    screen.ends_with(&["unknown command '/nope'; /help lists them, //nope says it", ">"]).await;
+    screen
+        .ends_with(&[
+            "unknown command '/nope'; /help lists them, //nope says it",
+            ">",
+        ])
+        .await;
     screen.type_line("//nope").await;
     screen.ends_with(&["< /nope", ">"]).await;
     screen.type_line("/last 2").await;
-    screen.ends_with(&["connected to…", "< three", "< /nope", ">"]).await;
+    screen
+        .ends_with(&["connected to…", "< three", "< /nope", ">"])
+        .await;
     screen.type_line("/help").await;
-    screen.ends_with(&["Lines typed while there is no connection are kept, up to 100, and said later.", ">"]).await;
+    screen
+        .ends_with(&[
+            "Lines typed while there is no connection are kept, up to 100, and said later.",
+            ">",
+        ])
+        .await;
     screen.type_line("/quit").await;
     screen.ends_with(&["exit code 0"]).await;
 }
@@ -97,7 +118,12 @@ async fn it_shows_the_servers_answer_to_a_close() {
     let screen = Screen::start(&["shell", &node.url("/")]).await;
     screen.ends_with(&["connected to…", ">"]).await;
     screen.type_line("/close 4000 bye").await;
-    screen.ends_with(&["echocast: connection closed: 4000 application code (bye)", "exit code 0"]).await;
+    screen
+        .ends_with(&[
+            "echocast: connection closed: 4000 application code (bye)",
+            "exit code 0",
+        ])
+        .await;
 }
 
 #[tokio::test]
@@ -122,10 +148,21 @@ async fn it_keeps_what_is_typed_while_the_server_is_away() {
     let screen = Screen::start(&["shell", &node.url("/")]).await;
     screen.ends_with(&["connected to…", ">"]).await;
     node.stop().await;
-    screen.shows("connection closed: 1012 server restarting, come back…").await;
+    screen
+        .shows("connection closed: 1012 server restarting, come back…")
+        .await;
     screen.type_line("are you there?").await;
-    screen.shows("not connected: kept, to be said after reconnecting").await;
+    screen
+        .shows("not connected: kept, to be said after reconnecting")
+        .await;
     let _node = TestNode::start_at(&listen, &[]).await;
     // Without Redis a history ends with its node.
-    screen.ends_with(&["connected to…", "some messages may be missing here", "< are you there?", ">"]).await;
+    screen
+        .ends_with(&[
+            "connected to…",
+            "some messages may be missing here",
+            "< are you there?",
+            ">",
+        ])
+        .await;
 }

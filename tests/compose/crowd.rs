@@ -1,4 +1,5 @@
-//! Clients that stay: each is read in the background, so that a test can ask at any time what it heard and how it ended.
+//! Clients that stay: each is read in the background, so that a test can ask at any time what it
+//! heard and how it ended.
 
 use std::sync::{Arc, Mutex};
 
@@ -42,7 +43,10 @@ struct Record {
 
 impl Crowd {
     pub fn new(url: String) -> Self {
-        Self { url, members: Vec::new() }
+        Self {
+            url,
+            members: Vec::new(),
+        }
     }
 
     pub fn len(&self) -> usize {
@@ -61,17 +65,30 @@ impl Crowd {
         .await;
     }
 
-    /// Everybody says something, and everybody hears all of it, once, in one order, and nothing else.
+    /// Everybody says something, and everybody hears all of it, once, in one order, and nothing
+    /// else.
     pub async fn everybody_hears_everybody(&mut self, occasion: &str) {
-        let mut said: Vec<String> = (0..self.len()).map(|number| format!("{occasion} {number}")).collect();
+        let mut said: Vec<String> = (0..self.len())
+            .map(|number| format!("{occasion} {number}"))
+            .collect();
         for (member, text) in self.members.iter_mut().zip(&said) {
-            soon("sending", member.sink.send(Message::text(text))).await.unwrap();
+            soon("sending", member.sink.send(Message::text(text)))
+                .await
+                .unwrap();
         }
-        eventually(&format!("everybody hears everybody {occasion}"), async || {
-            self.members.iter().all(|member| member.with(|record| record.heard.len() >= said.len()))
-        })
+        eventually(
+            &format!("everybody hears everybody {occasion}"),
+            async || {
+                self.members
+                    .iter()
+                    .all(|member| member.with(|record| record.heard.len() >= said.len()))
+            },
+        )
         .await;
-        let mut heard = self.members.iter().map(|member| member.with(|record| std::mem::take(&mut record.heard)));
+        let mut heard = self
+            .members
+            .iter()
+            .map(|member| member.with(|record| std::mem::take(&mut record.heard)));
         let mut first = heard.next().unwrap();
         assert!(heard.all(|other| other == first), "one order {occasion}");
         first.sort();
@@ -83,14 +100,22 @@ impl Crowd {
     pub async fn lose(&mut self, leavers: usize) -> Vec<End> {
         eventually("the clients notice", async || self.ends().len() >= leavers).await;
         let ends = self.ends();
-        assert_eq!(ends.len(), leavers, "those who lost their connections: {ends:?}");
-        self.members.retain(|member| member.with(|record| record.end.is_none()));
+        assert_eq!(
+            ends.len(),
+            leavers,
+            "those who lost their connections: {ends:?}"
+        );
+        self.members
+            .retain(|member| member.with(|record| record.end.is_none()));
         ends
     }
 
     /// How those ended who did.
     pub fn ends(&self) -> Vec<End> {
-        self.members.iter().filter_map(|member| member.with(|record| record.end)).collect()
+        self.members
+            .iter()
+            .filter_map(|member| member.with(|record| record.end))
+            .collect()
     }
 }
 

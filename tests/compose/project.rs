@@ -1,4 +1,5 @@
-//! The compose file brought up under a name of its own, on ports that are free; what has to be asked of Docker about it.
+//! The compose file brought up under a name of its own, on ports that are free; what has to be
+//! asked of Docker about it.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -17,8 +18,8 @@ const COMMAND_DEADLINE: Duration = Duration::from_secs(20 * 60);
 /// Before a subcommand: Prometheus is meant, too.
 pub const OBSERVE: &[&str] = &["--profile", "observe"];
 
-/// A project of the compose file. Dropping it takes it down with all its data and leaves what its services logged in
-/// `target/tmp/compose.log`.
+/// A project of the compose file. Dropping it takes it down with all its data and leaves what its
+/// services logged in `target/tmp/compose.log`.
 pub struct Project {
     name: String,
 }
@@ -36,8 +37,12 @@ impl Project {
     /// Builds, starts and waits until the services are healthy.
     pub async fn up() -> Self {
         // The prefix is what tests/run removes if this process is killed.
-        let project = Self { name: format!("echocast-test-{}", std::process::id()) };
-        project.compose(&["up", "--build", "--detach", "--wait", "--scale", "node=3"]).await;
+        let project = Self {
+            name: format!("echocast-test-{}", std::process::id()),
+        };
+        project
+            .compose(&["up", "--build", "--detach", "--wait", "--scale", "node=3"])
+            .await;
         project
     }
 
@@ -45,7 +50,11 @@ impl Project {
     pub async fn compose(&self, args: &[&str]) -> String {
         let output = run(self.command(args)).await;
         let stderr = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "docker compose {args:?}: {}\n{stderr}", output.status);
+        assert!(
+            output.status.success(),
+            "docker compose {args:?}: {}\n{stderr}",
+            output.status
+        );
         String::from_utf8(output.stdout).unwrap()
     }
 
@@ -56,7 +65,9 @@ impl Project {
 
     /// Where a port of a service is reached from outside.
     pub async fn published(&self, service: &str, port: u16) -> SocketAddr {
-        let address = self.compose(&[OBSERVE, &["port", service, &port.to_string()]].concat()).await;
+        let address = self
+            .compose(&[OBSERVE, &["port", service, &port.to_string()]].concat())
+            .await;
         let address: SocketAddr = address.trim().parse().unwrap();
         ([127, 0, 0, 1], address.port()).into()
     }
@@ -83,25 +94,45 @@ impl Drop for Project {
     fn drop(&mut self) {
         let log = Path::new(env!("CARGO_TARGET_TMPDIR")).join("compose.log");
         if let Ok(log) = std::fs::File::create(log) {
-            // Only to read afterwards; without it, the panic that brought us here still tells what failed.
-            let _ = self.command(&[OBSERVE, &["logs", "--no-color", "--timestamps"]].concat()).stdout(log).status();
+            // Only to read afterwards; without it, the panic that brought us here still tells what
+            // failed.
+            let _ = self
+                .command(&[OBSERVE, &["logs", "--no-color", "--timestamps"]].concat())
+                .stdout(log)
+                .status();
         }
         // tests/run removes what this leaves.
-        let _ =
-            self.command(&[OBSERVE, &["down", "--volumes", "--remove-orphans", "--timeout", "1"]].concat()).output();
+        let _ = self
+            .command(
+                &[
+                    OBSERVE,
+                    &["down", "--volumes", "--remove-orphans", "--timeout", "1"],
+                ]
+                .concat(),
+            )
+            .output();
     }
 }
 
 impl Replica {
     fn new(details: Value) -> Self {
         let networks = details["NetworkSettings"]["Networks"].as_object().unwrap();
-        let ip = networks.values().next().unwrap()["IPAddress"].as_str().unwrap().parse().unwrap();
-        Self { id: details["Id"].as_str().unwrap().into(), ops: SocketAddr::new(ip, 8081), details }
+        let ip = networks.values().next().unwrap()["IPAddress"]
+            .as_str()
+            .unwrap()
+            .parse()
+            .unwrap();
+        Self {
+            id: details["Id"].as_str().unwrap().into(),
+            ops: SocketAddr::new(ip, 8081),
+            details,
+        }
     }
 
     /// How many WebSockets it has.
     pub async fn connections(&self) -> usize {
-        self.metric("echocast_connections{transport=\"websocket\"}").await as usize
+        self.metric("echocast_connections{transport=\"websocket\"}")
+            .await as usize
     }
 
     pub async fn metric(&self, name: &str) -> f64 {
@@ -114,11 +145,16 @@ pub async fn docker(args: &[&str]) -> String {
     let mut command = std::process::Command::new("docker");
     command.args(args);
     let output = run(command).await;
-    assert!(output.status.success(), "docker {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "docker {args:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// What images built here say of the commit; tests/run builds with the same, so that the layers are there.
+/// What images built here say of the commit; tests/run builds with the same, so that the layers are
+/// there.
 pub const COMMIT: &str = "tested";
 
 /// `docker compose` at the root of the repository, with any free ports in place of the usual ones.
@@ -129,7 +165,11 @@ pub fn compose_command(args: &[&str]) -> std::process::Command {
         .args(args)
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .stdin(Stdio::null());
-    command.envs([("ECHOCAST_PORT", "0"), ("ECHOCAST_PROMETHEUS_PORT", "0"), ("ECHOCAST_COMMIT", COMMIT)]);
+    command.envs([
+        ("ECHOCAST_PORT", "0"),
+        ("ECHOCAST_PROMETHEUS_PORT", "0"),
+        ("ECHOCAST_COMMIT", COMMIT),
+    ]);
     command
 }
 
@@ -137,5 +177,8 @@ pub fn compose_command(args: &[&str]) -> std::process::Command {
 pub async fn run(command: std::process::Command) -> Output {
     let what = format!("{command:?}");
     let output = Command::from(command).kill_on_drop(true).output();
-    tokio::time::timeout(COMMAND_DEADLINE, output).await.unwrap_or_else(|_| panic!("no end of {what}")).unwrap()
+    tokio::time::timeout(COMMAND_DEADLINE, output)
+        .await
+        .unwrap_or_else(|_| panic!("no end of {what}"))
+        .unwrap()
 }

@@ -1,5 +1,6 @@
-//! Compares what everybody heard with what was acknowledged: nothing missing unless the listener was told so at that very
-//! place, nothing twice, one order for all, and told numbers that are right. It judges journals only, whatever happened.
+//! Compares what everybody heard with what was acknowledged: nothing missing unless the listener
+//! was told so at that very place, nothing twice, one order for all, and told numbers that are
+//! right. It judges journals only, whatever happened.
 
 mod tests;
 
@@ -26,16 +27,19 @@ pub struct Verdict {
     pub complaints: Vec<String>,
 }
 
-/// A message's place in the one order: how many histories there were before its own, and its offset.
+/// A message's place in the one order: how many histories there were before its own, and its
+/// offset.
 type Place = (usize, u64);
 
-/// Judges. `strictly`: each speaker's messages must come in the order it said them, too, which nobody promises about
-/// messages that were refused and said again.
+/// Judges. `strictly`: each speaker's messages must come in the order it said them, too, which
+/// nobody promises about messages that were refused and said again.
 pub fn audit(speeches: &[&[Line]], hearings: &[&Hearing], strictly: bool) -> Verdict {
     let mut verdict = Verdict::default();
     let map = Map::draw(speeches, hearings, &mut verdict);
-    let acknowledged: Vec<Said> =
-        said(speeches).filter(|(_, line)| line.acknowledged.is_some()).map(|it| it.0).collect();
+    let acknowledged: Vec<Said> = said(speeches)
+        .filter(|(_, line)| line.acknowledged.is_some())
+        .map(|it| it.0)
+        .collect();
     verdict.acknowledged = acknowledged.len();
     for hearing in hearings {
         verdict.check_order(hearing, &map, strictly);
@@ -48,12 +52,16 @@ pub fn audit(speeches: &[&[Line]], hearings: &[&Hearing], strictly: bool) -> Ver
 /// All messages with what their speakers wrote down.
 fn said<'a>(speeches: &'a [&[Line]]) -> impl Iterator<Item = (Said, &'a Line)> {
     speeches.iter().enumerate().flat_map(|(speaker, lines)| {
-        lines.iter().enumerate().map(move |(number, line)| (Said { speaker, number }, line))
+        lines
+            .iter()
+            .enumerate()
+            .map(move |(number, line)| (Said { speaker, number }, line))
     })
 }
 
 impl Verdict {
-    /// Whether what was acknowledged was heard by everybody, once and in order, or they were told rightly.
+    /// Whether what was acknowledged was heard by everybody, once and in order, or they were told
+    /// rightly.
     pub fn is_clean(&self) -> bool {
         self.missing + self.duplicated + self.reordered + self.reused + self.misstated == 0
     }
@@ -69,26 +77,37 @@ impl Verdict {
                 self.complain(&hearing.name, format!("{said} is heard twice"));
                 continue;
             }
-            let earlier =
-                strictly && last_numbers.insert(said.speaker, said.number).is_some_and(|last| last > said.number);
+            let earlier = strictly
+                && last_numbers
+                    .insert(said.speaker, said.number)
+                    .is_some_and(|last| last > said.number);
             if earlier || place.is_some() && place < last_place {
                 self.reordered += 1;
-                self.complain(&hearing.name, format!("{said} at {place:?} comes behind {last_place:?}"));
+                self.complain(
+                    &hearing.name,
+                    format!("{said} at {place:?} comes behind {last_place:?}"),
+                );
             }
             last_place = place.or(last_place);
         }
     }
 
-    /// What a listener was told, against the offsets around it; and offsets left out without a word.
+    /// What a listener was told, against the offsets around it; and offsets left out without a
+    /// word.
     fn check_gaps(&mut self, hearing: &Hearing, map: &Map) {
         let mut last: Option<Id> = None;
         let mut told = None;
-        // How much of the end of an old history was missing shows only when its speakers are heard again in the new one.
+        // How much of the end of an old history was missing shows only when its speakers are heard
+        // again in the new one.
         let mut may_be_of_old = false;
         for event in &hearing.events {
             let id = match event {
                 Event::Gap { missed } => {
-                    told = Some(told.unwrap_or(Some(0)).zip(*missed).map(|(sum, more)| sum + more));
+                    told = Some(
+                        told.unwrap_or(Some(0))
+                            .zip(*missed)
+                            .map(|(sum, more)| sum + more),
+                    );
                     continue;
                 }
                 Event::Heard { id: Some(id), .. } => *id,
@@ -96,7 +115,9 @@ impl Verdict {
                 Event::Heard { id: None, .. } => continue,
             };
             let told = told.take();
-            let Some(last) = last.replace(id) else { continue };
+            let Some(last) = last.replace(id) else {
+                continue;
+            };
             if last.epoch != id.epoch {
                 may_be_of_old = true;
                 continue;
@@ -106,14 +127,27 @@ impl Verdict {
             match told {
                 Some(Some(told)) if told < missed || told > missed && !may_be_of_old => {
                     self.misstated += 1;
-                    self.complain(&hearing.name, format!("was told of {told} before {id:?}, missed {missed}"));
+                    self.complain(
+                        &hearing.name,
+                        format!("was told of {told} before {id:?}, missed {missed}"),
+                    );
                 }
                 Some(_) => {}
                 None => {
-                    let unknown = between.filter(|offset| !map.knows(Id { offset: *offset, ..id })).count();
+                    let unknown = between
+                        .filter(|offset| {
+                            !map.knows(Id {
+                                offset: *offset,
+                                ..id
+                            })
+                        })
+                        .count();
                     if unknown > 0 {
                         self.missing += unknown;
-                        self.complain(&hearing.name, format!("{unknown} that nobody knows before {id:?}"));
+                        self.complain(
+                            &hearing.name,
+                            format!("{unknown} that nobody knows before {id:?}"),
+                        );
                     }
                 }
             }
@@ -132,7 +166,10 @@ impl Verdict {
             if before || behind {
                 continue;
             }
-            if gaps.iter().any(|(from, to)| *from < place && (place < *to || to.is_none())) {
+            if gaps
+                .iter()
+                .any(|(from, to)| *from < place && (place < *to || to.is_none()))
+            {
                 self.told += 1;
             } else {
                 self.missing += 1;
@@ -151,8 +188,17 @@ impl Verdict {
 /// Exactly what a run ends with.
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { acknowledged, missing, duplicated, reordered, .. } = self;
-        write!(f, "acknowledged {acknowledged}, missing {missing}, duplicated {duplicated}, reordered {reordered}")
+        let Self {
+            acknowledged,
+            missing,
+            duplicated,
+            reordered,
+            ..
+        } = self;
+        write!(
+            f,
+            "acknowledged {acknowledged}, missing {missing}, duplicated {duplicated}, reordered {reordered}"
+        )
     }
 }
 
@@ -163,18 +209,23 @@ struct Map {
     epochs: Vec<u64>,
     places: HashMap<Said, Place>,
     owners: HashMap<Place, Said>,
-    /// What is in two histories: published again because the old one was lost before its publisher got the answer. Who
-    /// had heard the first must not hear the second, so its place is not the same for all.
+    /// What is in two histories: published again because the old one was lost before its publisher
+    /// got the answer. Who had heard the first must not hear the second, so its place is not the
+    /// same for all.
     again: HashSet<Said>,
 }
 
 impl Map {
-    /// One message under two ids of one history is there twice; one id for two messages is no order.
+    /// One message under two ids of one history is there twice; one id for two messages is no
+    /// order.
     fn draw(speeches: &[&[Line]], hearings: &[&Hearing], verdict: &mut Verdict) -> Self {
         let mut map = Self::default();
         for hearing in hearings {
             for event in &hearing.events {
-                if let Event::Heard { said, id: Some(id), .. } = event {
+                if let Event::Heard {
+                    said, id: Some(id), ..
+                } = event
+                {
                     map.put(*said, *id, &hearing.name, verdict);
                 }
             }
@@ -193,23 +244,37 @@ impl Map {
             self.epochs.len() - 1
         });
         let place = (rank, id.offset);
-        if let Some(other) = self.owners.insert(place, said).filter(|other| *other != said) {
+        if let Some(other) = self
+            .owners
+            .insert(place, said)
+            .filter(|other| *other != said)
+        {
             verdict.reused += 1;
             if verdict.reused == 1 {
                 verdict.complain(source, format!("{said} is at {place:?}, where {other} was"));
             }
         }
-        let Some(other) = self.places.insert(said, place).filter(|other| *other != place) else { return };
+        let Some(other) = self
+            .places
+            .insert(said, place)
+            .filter(|other| *other != place)
+        else {
+            return;
+        };
         if other.0 != place.0 {
             self.again.insert(said);
             return;
         }
         verdict.duplicated += 1;
-        verdict.complain(source, format!("{said} is at {place:?}, and was at {other:?}"));
+        verdict.complain(
+            source,
+            format!("{said} is at {place:?}, and was at {other:?}"),
+        );
     }
 
     fn knows(&self, id: Id) -> bool {
-        self.rank(id.epoch).is_some_and(|rank| self.owners.contains_key(&(rank, id.offset)))
+        self.rank(id.epoch)
+            .is_some_and(|rank| self.owners.contains_key(&(rank, id.offset)))
     }
 
     fn rank(&self, epoch: u64) -> Option<usize> {
@@ -224,8 +289,9 @@ impl Map {
         })
     }
 
-    /// The places around each gap that a listener was told of: `None` before everything, or behind it. Where a new history
-    /// begins and nobody knows how much is missing, it may be anything of the old one.
+    /// The places around each gap that a listener was told of: `None` before everything, or behind
+    /// it. Where a new history begins and nobody knows how much is missing, it may be anything of
+    /// the old one.
     fn gaps(&self, hearing: &Hearing) -> Vec<(Option<Place>, Option<Place>)> {
         let mut gaps = Vec::new();
         let mut last = None;
@@ -241,7 +307,14 @@ impl Map {
                     for (from, known) in open.drain(..) {
                         let epoch = |place: Option<Place>| place.map(|place| place.0);
                         let anything = !known && epoch(from) < epoch(to);
-                        gaps.push((if anything { from.map(|from| (from.0, 0)) } else { from }, to));
+                        gaps.push((
+                            if anything {
+                                from.map(|from| (from.0, 0))
+                            } else {
+                                from
+                            },
+                            to,
+                        ));
                     }
                     last = to;
                 }

@@ -1,5 +1,5 @@
-//! Channels move from one master of a Redis Cluster to another: one by one while their slots are moved, and all of a master
-//! when it dies.
+//! Channels move from one master of a Redis Cluster to another: one by one while their slots are
+//! moved, and all of a master when it dies.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -86,7 +86,8 @@ async fn channels_while_slots_move_and_a_master_dies(flags: &[&str]) {
             let client = TestClient::connect(&node.url(&format!("/{}", name(channel)))).await;
             listeners.spawn(async move { (channel, index, listen(client).await) });
         }
-        let client = TestClient::connect(&nodes[channel % 2].url(&format!("/{}", name(channel)))).await;
+        let client =
+            TestClient::connect(&nodes[channel % 2].url(&format!("/{}", name(channel)))).await;
         let stop = stop.clone();
         speakers.spawn(async move { (channel, speak(client, stop).await) });
     }
@@ -112,7 +113,11 @@ async fn channels_while_slots_move_and_a_master_dies(flags: &[&str]) {
     let mut missing = [0, 0];
     for (channel, heard) in heard.iter().enumerate() {
         for (numbers, missing) in heard.iter().zip(&mut missing) {
-            assert!(numbers.is_sorted_by(|one, next| one < next), "{}: once and in order: {numbers:?}", name(channel));
+            assert!(
+                numbers.is_sorted_by(|one, next| one < next),
+                "{}: once and in order: {numbers:?}",
+                name(channel)
+            );
             *missing += said[channel] - numbers.len();
         }
     }
@@ -120,9 +125,16 @@ async fn channels_while_slots_move_and_a_master_dies(flags: &[&str]) {
     for channel in 0..CHANNELS {
         masters.insert(fleet.owner(&name(channel)).await);
     }
-    assert!(masters.len() == 3 && !masters.contains(&master), "{masters:?}");
+    assert!(
+        masters.len() == 3 && !masters.contains(&master),
+        "{masters:?}"
+    );
     for (node, missing) in nodes.iter().zip(missing) {
-        assert_eq!(node.metric(LOST).await, missing as f64, "missing, and counted");
+        assert_eq!(
+            node.metric(LOST).await,
+            missing as f64,
+            "missing, and counted"
+        );
     }
 }
 
@@ -131,7 +143,12 @@ async fn listen(client: TestClient) -> Vec<usize> {
     let mut stream = client.into_inner();
     let mut numbers = Vec::new();
     loop {
-        match timeout(Duration::from_secs(40), stream.next()).await.expect("the end comes").unwrap().unwrap() {
+        match timeout(Duration::from_secs(40), stream.next())
+            .await
+            .expect("the end comes")
+            .unwrap()
+            .unwrap()
+        {
             Message::Text(text) if text.as_str() == "end" => return numbers,
             Message::Text(text) => numbers.push(text.parse().unwrap()),
             _ => {}
@@ -143,10 +160,9 @@ async fn listen(client: TestClient) -> Vec<usize> {
 async fn speak(client: TestClient, stop: CancellationToken) -> usize {
     // Its own echoes are read and thrown away, or TCP would stop it; until the end comes back.
     let (mut sink, mut echoes) = client.into_inner().split();
-    let echoes =
-        tokio::spawn(
-            async move { while echoes.next().await.expect("it stays open").unwrap() != Message::text("end") {} },
-        );
+    let echoes = tokio::spawn(async move {
+        while echoes.next().await.expect("it stays open").unwrap() != Message::text("end") {}
+    });
     let mut said = 0;
     while !stop.is_cancelled() {
         sink.send(Message::text(said.to_string())).await.unwrap();
@@ -165,7 +181,12 @@ async fn channels_of(fleet: &Fleet, master: u16, count: usize) -> Vec<String> {
     for number in 0.. {
         let name = format!("/x{number}");
         // Whoever does not have a slot says who does.
-        if redis::cmd("GET").arg(format!("{{{}}}", &name[1..])).exec_async(&mut connection).await.is_ok() {
+        if redis::cmd("GET")
+            .arg(format!("{{{}}}", &name[1..]))
+            .exec_async(&mut connection)
+            .await
+            .is_ok()
+        {
             names.push(name);
         }
         if names.len() == count {
@@ -180,8 +201,10 @@ async fn what_is_said_elsewhere_on_a_master_does_not_wait_for_a_slot_that_is_on_
     let fleet = Fleet::cluster().await;
     let node = TestNode::start(&["--redis-url", &fleet.cluster_url()]).await;
     let names = channels_of(&fleet, 7000, 2).await;
-    let (mut moves, mut stays) =
-        (TestClient::connect(&node.url(&names[0])).await, TestClient::connect(&node.url(&names[1])).await);
+    let (mut moves, mut stays) = (
+        TestClient::connect(&node.url(&names[0])).await,
+        TestClient::connect(&node.url(&names[1])).await,
+    );
     for client in [&mut moves, &mut stays] {
         client.say("before").await;
         client.expect(["before"]).await;
@@ -189,7 +212,10 @@ async fn what_is_said_elsewhere_on_a_master_does_not_wait_for_a_slot_that_is_on_
     let open = fleet.open_slot(&names[0][1..]).await;
     moves.say("waits").await;
     moves.say("waits, too").await;
-    assert!(moves.hears_nothing_for(Duration::from_millis(300)).await, "nothing can be said there meanwhile");
+    assert!(
+        moves.hears_nothing_for(Duration::from_millis(300)).await,
+        "nothing can be said there meanwhile"
+    );
     for number in 0..3 {
         let text = format!("goes on {number}");
         stays.say(&text).await;
@@ -204,14 +230,23 @@ async fn what_is_said_elsewhere_on_a_master_does_not_wait_for_a_slot_that_is_on_
 async fn a_master_that_is_dead_for_good_keeps_no_channel_of_the_others_waiting() {
     let fleet = Fleet::cluster().await;
     for port in 7000..7003 {
-        let set = ["-p", &port.to_string(), "config", "set", "cluster-require-full-coverage", "no"];
+        let set = [
+            "-p",
+            &port.to_string(),
+            "config",
+            "set",
+            "cluster-require-full-coverage",
+            "no",
+        ];
         fleet.cli(&set).await;
         fleet.signal("KILL", port + 3).await;
     }
     let node = TestNode::start(&["--redis-url", &fleet.cluster_url()]).await;
     let other = channels_of(&fleet, 7001, 1).await.remove(0);
     // More than are read at the same time cannot be read when it dies.
-    fleet.cli(&["-p", "7000", "acl", "setuser", "echocast", "-hmget"]).await;
+    fleet
+        .cli(&["-p", "7000", "acl", "setuser", "echocast", "-hmget"])
+        .await;
     let mut waiting = JoinSet::new();
     for name in channels_of(&fleet, 7000, 100).await {
         let url = node.url(&name);
@@ -219,7 +254,9 @@ async fn a_master_that_is_dead_for_good_keeps_no_channel_of_the_others_waiting()
     }
     until("many wait", async || {
         let errors = fleet.cli(&["-p", "7000", "info", "errorstats"]).await;
-        let refused = errors.lines().find_map(|line| line.strip_prefix("errorstat_NOPERM:count="));
+        let refused = errors
+            .lines()
+            .find_map(|line| line.strip_prefix("errorstat_NOPERM:count="));
         refused.is_some_and(|count| count.trim().parse::<u32>().unwrap() >= 64)
     })
     .await;

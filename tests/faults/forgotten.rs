@@ -1,5 +1,6 @@
-//! Redis forgets what it has acknowledged and nobody has heard, as a replica that takes over does: only who said it knows,
-//! and tells when it says more. Publishers publish by requests here, so that their nodes hear nothing either.
+//! Redis forgets what it has acknowledged and nobody has heard, as a replica that takes over does:
+//! only who said it knows, and tells when it says more. Publishers publish by requests here, so
+//! that their nodes hear nothing either.
 
 use serde_json::{Value, json};
 
@@ -12,7 +13,15 @@ use crate::support::until;
 use crate::support::v1::V1Client;
 
 /// Redis that can go back to what it was when it was told to save.
-const FORGETFUL: &[&str] = &["redis-server", "--appendonly", "no", "--save", "", "--enable-debug-command", "yes"];
+const FORGETFUL: &[&str] = &[
+    "redis-server",
+    "--appendonly",
+    "no",
+    "--save",
+    "",
+    "--enable-debug-command",
+    "yes",
+];
 
 /// Two nodes on which things are said, and one that listens, whose network can fail.
 struct Scene {
@@ -28,11 +37,18 @@ impl Scene {
     async fn start(flags: &[&str]) -> Self {
         let redis = Redis::start_with(FORGETFUL).await;
         let network = Network::start(redis.address()).await;
-        let start = async |url: String| TestNode::start(&[&["--redis-url", &url], flags].concat()).await;
+        let start =
+            async |url: String| TestNode::start(&[&["--redis-url", &url], flags].concat()).await;
         let speakers = [start(redis.url()).await, start(redis.url()).await];
         let ears = start(format!("redis://{}", network.address)).await;
         let listener = V1Client::connect(&ears.url("/a")).await;
-        Self { speakers, ears, listener, network, redis }
+        Self {
+            speakers,
+            ears,
+            listener,
+            network,
+            redis,
+        }
     }
 
     async fn say(&self, speaker: usize, text: &str) -> String {
@@ -56,11 +72,17 @@ impl Scene {
         self.redis.tell(forgets).await;
         self.network.reset();
         self.network.calm();
-        until("the listener's node is back", async || self.ears.metric(RECONNECTS).await > before).await;
+        until("the listener's node is back", async || {
+            self.ears.metric(RECONNECTS).await > before
+        })
+        .await;
     }
 
     async fn hears_a_gap(&mut self, missed: impl Into<Value>) {
-        assert_eq!(self.listener.next().await, json!({ "event": "gap", "missed": missed.into() }));
+        assert_eq!(
+            self.listener.next().await,
+            json!({ "event": "gap", "missed": missed.into() })
+        );
     }
 }
 
@@ -115,7 +137,8 @@ async fn where_others_got_the_ids_of_what_was_lost_the_history_begins_anew() {
         scene.listener.expect(["more"]).await;
         scene.say_and_hear(1, "others again").await;
         scene.say_and_hear(0, "and more").await;
-        let mut back = V1Client::connect(&scene.speakers[1].url(&format!("/a?since={first}"))).await;
+        let mut back =
+            V1Client::connect(&scene.speakers[1].url(&format!("/a?since={first}"))).await;
         assert_eq!(back.welcome["recovered"], false);
         assert_eq!(back.next().await, json!({ "event": "gap", "missed": null }));
         back.expect(["more", "others again", "and more"]).await;
@@ -151,7 +174,8 @@ async fn what_everybody_has_heard_is_no_loss_whoever_goes_on() {
     back.expect(["fourth", "fifth", "sixth"]).await;
 }
 
-/// Of many nodes Redis forgets those that have said nothing for as long as history lives: that is no loss.
+/// Of many nodes Redis forgets those that have said nothing for as long as history lives: that is
+/// no loss.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_publisher_that_redis_does_not_remember_any_more_begins_nothing_anew() {
     let mut scene = Scene::start(&["--history-ttl", "2s"]).await;
@@ -159,13 +183,19 @@ async fn a_publisher_that_redis_does_not_remember_any_more_begins_nothing_anew()
     let mut crowd = redis::cmd("HSET");
     crowd.arg("echocast:{a}:meta");
     for node in 0..300 {
-        crowd.arg(format!("n:{node:016x}")).arg(format!("{:020} 1500000000 1", 1));
+        crowd
+            .arg(format!("n:{node:016x}"))
+            .arg(format!("{:020} 1500000000 1", 1));
     }
     let mut connection = scene.redis.connect().await;
     crowd.exec_async(&mut connection).await.unwrap();
     tokio::time::sleep(std::time::Duration::from_secs(4)).await;
     scene.say_and_hear(1, "others").await;
-    let left: u64 = redis::cmd("HLEN").arg("echocast:{a}:meta").query_async(&mut connection).await.unwrap();
+    let left: u64 = redis::cmd("HLEN")
+        .arg("echocast:{a}:meta")
+        .query_async(&mut connection)
+        .await
+        .unwrap();
     assert!(left < 10, "{left} fields");
     scene.say_and_hear(0, "more").await;
 }

@@ -1,4 +1,5 @@
-//! A real network cut: one node runs in a container that is taken out of Redis' network and put back.
+//! A real network cut: one node runs in a container that is taken out of Redis' network and put
+//! back.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -18,7 +19,8 @@ use crate::support::node::metric;
 use crate::support::redis::Redis;
 use crate::support::{set_up, until};
 
-/// A node in a container, in two networks: clients reach it by one, and it reaches Redis by the other.
+/// A node in a container, in two networks: clients reach it by one, and it reaches Redis by the
+/// other.
 struct Island {
     // Goes before the network it is in.
     container: ContainerAsync<GenericImage>,
@@ -32,8 +34,9 @@ impl Island {
     /// A node that reaches Redis in `network`, at that name.
     async fn start(network: &str) -> Self {
         let redis = format!("redis://{network}:6379");
-        let command =
-            ["serve", "--log-format", "json", "--redis-url", &redis].into_iter().chain([FLAGS, ROOMY].concat());
+        let command = ["serve", "--log-format", "json", "--redis-url", &redis]
+            .into_iter()
+            .chain([FLAGS, ROOMY].concat());
         let container = GenericImage::new("echocast", "local")
             .with_wait_for(WaitFor::message_on_stderr("\"serving\""))
             .with_network(network)
@@ -41,30 +44,59 @@ impl Island {
             .start()
             .await
             .expect("tests/run builds the image echocast:local");
-        let docker = Docker::connect_with_local_defaults().unwrap().negotiate_version().await.unwrap();
-        let mut this = Self { container, docker, network: network.into(), address: ([0, 0, 0, 0], 8080).into() };
+        let docker = Docker::connect_with_local_defaults()
+            .unwrap()
+            .negotiate_version()
+            .await
+            .unwrap();
+        let mut this = Self {
+            container,
+            docker,
+            network: network.into(),
+            address: ([0, 0, 0, 0], 8080).into(),
+        };
         this.join("bridge").await;
         this.address.set_ip(this.ip("bridge").await);
-        set_up("the node in the container is ready", async || http_get(this.ops(), "/readyz", &[]).await.0 == 200)
-            .await;
+        set_up("the node in the container is ready", async || {
+            http_get(this.ops(), "/readyz", &[]).await.0 == 200
+        })
+        .await;
         this
     }
 
     async fn join(&self, network: &str) {
-        let request = NetworkConnectRequest { container: self.container.id().into(), ..Default::default() };
+        let request = NetworkConnectRequest {
+            container: self.container.id().into(),
+            ..Default::default()
+        };
         self.docker.connect_network(network, request).await.unwrap();
     }
 
     async fn cut_off(&self) {
-        let request = NetworkDisconnectRequest { container: self.container.id().into(), ..Default::default() };
-        self.docker.disconnect_network(&self.network, request).await.unwrap();
+        let request = NetworkDisconnectRequest {
+            container: self.container.id().into(),
+            ..Default::default()
+        };
+        self.docker
+            .disconnect_network(&self.network, request)
+            .await
+            .unwrap();
     }
 
     async fn ip(&self, network: &str) -> std::net::IpAddr {
         let options = None::<InspectContainerOptions>;
-        let details = self.docker.inspect_container(self.container.id(), options).await.unwrap();
+        let details = self
+            .docker
+            .inspect_container(self.container.id(), options)
+            .await
+            .unwrap();
         let networks = details.network_settings.unwrap().networks.unwrap();
-        networks[network].ip_address.as_ref().unwrap().parse().unwrap()
+        networks[network]
+            .ip_address
+            .as_ref()
+            .unwrap()
+            .parse()
+            .unwrap()
     }
 
     fn ops(&self) -> SocketAddr {
@@ -88,13 +120,22 @@ async fn a_node_cut_off_from_redis_for_ten_seconds_loses_nothing() {
         .await
         .through(async {
             island.cut_off().await;
-            until("it notices", async || island.metric("echocast_broker_up").await == 0.0).await;
+            until("it notices", async || {
+                island.metric("echocast_broker_up").await == 0.0
+            })
+            .await;
             sleep(Duration::from_secs(10)).await;
             island.join(&network).await;
-            until("it is back", async || island.metric("echocast_broker_up").await == 1.0).await;
+            until("it is back", async || {
+                island.metric("echocast_broker_up").await == 1.0
+            })
+            .await;
         })
         .await;
     outcome.print("network between a node and Redis cut");
     outcome.nothing_is_lost(0);
-    assert_eq!(stage.metric(LOST).await + island.metric(LOST).await as u64, 0);
+    assert_eq!(
+        stage.metric(LOST).await + island.metric(LOST).await as u64,
+        0
+    );
 }

@@ -1,5 +1,5 @@
-//! What was said and what was heard, written down as it happens by speakers and listeners. What to think of it is
-//! [`super::audit`]'s business.
+//! What was said and what was heard, written down as it happens by speakers and listeners. What to
+//! think of it is [`super::audit`]'s business.
 
 use std::fmt;
 use std::str::FromStr;
@@ -14,7 +14,8 @@ pub struct Said {
     pub number: usize,
 }
 
-/// A message's id. Clients take it as it comes; whoever checks the service knows that offsets are contiguous.
+/// A message's id. Clients take it as it comes; whoever checks the service knows that offsets are
+/// contiguous.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Id {
     pub epoch: u64,
@@ -47,9 +48,7 @@ pub enum Event {
         at: Instant,
     },
     /// It was told that something is missing here.
-    Gap {
-        missed: Option<u64>,
-    },
+    Gap { missed: Option<u64> },
 }
 
 /// What a listener heard, in order.
@@ -95,7 +94,13 @@ impl<T> Clone for Journal<T> {
 
 impl Hearing {
     pub fn new(name: String, from_start: bool) -> Self {
-        Self { name, from_start, to_end: true, connections: 0, events: Vec::new() }
+        Self {
+            name,
+            from_start,
+            to_end: true,
+            connections: 0,
+            events: Vec::new(),
+        }
     }
 
     /// The messages, and when each was heard.
@@ -118,7 +123,11 @@ impl Hearing {
     /// Writes down what was just heard.
     pub fn hear(&mut self, text: &str, id: Option<&str>) {
         let said = text.parse().unwrap();
-        self.events.push(Event::Heard { said, id: id.map(|id| id.parse().unwrap()), at: Instant::now() });
+        self.events.push(Event::Heard {
+            said,
+            id: id.map(|id| id.parse().unwrap()),
+            at: Instant::now(),
+        });
     }
 }
 
@@ -145,9 +154,13 @@ impl FromStr for Id {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (epoch, offset) = text.split_once('-').ok_or_else(|| format!("{text:?} is no id"))?;
+        let (epoch, offset) = text
+            .split_once('-')
+            .ok_or_else(|| format!("{text:?} is no id"))?;
         match (u64::from_str_radix(epoch, 16), offset.parse()) {
-            (Ok(epoch), Ok(offset)) if epoch == 0 || epoch_is_whole(text) => Ok(Self { epoch, offset }),
+            (Ok(epoch), Ok(offset)) if epoch == 0 || epoch_is_whole(text) => {
+                Ok(Self { epoch, offset })
+            }
             _ => Err(format!("{text:?} is no id")),
         }
     }

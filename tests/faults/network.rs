@@ -1,4 +1,5 @@
-//! The network between nodes and Redis delays, loses, forgets connections, and cuts them in the middle of what they carry.
+//! The network between nodes and Redis delays, loses, forgets connections, and cuts them in the
+//! middle of what they carry.
 
 use std::time::Duration;
 
@@ -14,14 +15,20 @@ async fn a_network_that_delays_and_loses_packets_loses_no_message() {
     let outcome = Play::begin(&stage.addresses, STEADY)
         .await
         .through(async {
-            stage.networks.iter().for_each(|network| network.lossy(Duration::from_millis(30), 0.05));
+            stage
+                .networks
+                .iter()
+                .for_each(|network| network.lossy(Duration::from_millis(30), 0.05));
             sleep(Duration::from_secs(8)).await;
             stage.networks.iter().for_each(|network| network.calm());
         })
         .await;
     outcome.print("30 ms delay and 5 % packet loss to Redis");
     outcome.nothing_is_lost(0);
-    assert!(outcome.late()[1].p50 >= Duration::from_millis(60), "there and back again it takes a while");
+    assert!(
+        outcome.late()[1].p50 >= Duration::from_millis(60),
+        "there and back again it takes a while"
+    );
     assert_eq!(stage.metric(LOST).await, 0);
 }
 
@@ -43,7 +50,10 @@ async fn a_node_whose_connections_are_half_open_notices_and_loses_nothing() {
         "all its connections, within seconds: {}",
         outcome.late()[0]
     );
-    assert!(stage.node_metric(0, RECOVERED).await > 0, "there was something to repair");
+    assert!(
+        stage.node_metric(0, RECOVERED).await > 0,
+        "there was something to repair"
+    );
     assert_eq!(stage.metric(LOST).await, 0);
 }
 
@@ -62,7 +72,10 @@ async fn connections_cut_in_the_middle_of_a_message_lose_nothing() {
     outcome.print("connections to Redis cut in the middle of a message, every 250 ms");
     outcome.nothing_is_lost(0);
     for node in 0..stage.nodes.len() {
-        assert!(stage.node_metric(node, RECONNECTS).await > 0, "it was cut off");
+        assert!(
+            stage.node_metric(node, RECONNECTS).await > 0,
+            "it was cut off"
+        );
     }
     assert_eq!(stage.metric(LOST).await, 0);
 }

@@ -54,6 +54,9 @@ async fn a_node_that_stands_still_for_twenty_seconds_loses_nothing() {
         .await;
     outcome.print("a node stopped (SIGSTOP)");
     outcome.nothing_is_lost(0);
-    assert!(outcome.resuming[0].connections > 1, "its careful clients went elsewhere");
+    assert!(
+        outcome.resuming[0].connections > 1,
+        "its careful clients went elsewhere"
+    );
     assert_eq!(stage.metric(LOST).await, 0);
 }

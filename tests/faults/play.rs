@@ -1,4 +1,5 @@
-//! A play: speakers on all nodes and listeners of all kinds, before, during and after a fault; and how it went.
+//! A play: speakers on all nodes and listeners of all kinds, before, during and after a fault; and
+//! how it went.
 
 use std::fmt;
 use std::future::Future;
@@ -21,9 +22,13 @@ const SPEAKERS: usize = 4;
 const RESUMING: usize = 3;
 
 /// How most speakers speak.
-pub const STEADY: Manner = Manner { every: Duration::from_millis(20), padding: 0 };
+pub const STEADY: Manner = Manner {
+    every: Duration::from_millis(20),
+    padding: 0,
+};
 
-/// How long it may take after a fault until everything is acknowledged, and then until it is heard everywhere.
+/// How long it may take after a fault until everything is acknowledged, and then until it is heard
+/// everywhere.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Steady times around a fault.
@@ -39,7 +44,8 @@ pub struct Play {
 /// How it went.
 pub struct Outcome {
     pub speeches: Vec<Speech>,
-    /// Three by `echocast.v1`, one by server-sent events; the first of them began on the first node and so on.
+    /// Three by `echocast.v1`, one by server-sent events; the first of them began on the first node
+    /// and so on.
     pub resuming: Vec<Hearing>,
     /// In the order of their nodes.
     pub plain: Vec<Hearing>,
@@ -50,24 +56,38 @@ pub struct Outcome {
 impl Play {
     /// Everybody takes their places, and then the speakers begin.
     pub async fn begin(addresses: &Addresses, manner: Manner) -> Self {
-        let mut play = Self { speakers: Vec::new(), hearings: Vec::new(), listening: JoinSet::new() };
+        let mut play = Self {
+            speakers: Vec::new(),
+            hearings: Vec::new(),
+            listening: JoinSet::new(),
+        };
         let nodes = addresses.lock().clone();
         for index in 0..=RESUMING {
             let kind = if index < RESUMING { "v1" } else { "sse" };
             let hearing = play.hearing(format!("{kind} {index}"), true);
-            let (node, channel, addresses) = (nodes[index % nodes.len()], CHANNEL.to_owned(), addresses.clone());
+            let (node, channel, addresses) = (
+                nodes[index % nodes.len()],
+                CHANNEL.to_owned(),
+                addresses.clone(),
+            );
             if index < RESUMING {
-                play.listening.spawn(listener::resuming(hearing, node, channel, addresses));
+                play.listening
+                    .spawn(listener::resuming(hearing, node, channel, addresses));
             } else {
-                play.listening.spawn(listener::events(hearing, node, channel, addresses));
+                play.listening
+                    .spawn(listener::events(hearing, node, channel, addresses));
             }
         }
         for node in &nodes {
             play.add_plain(*node, true);
         }
-        until("everybody listens", async || play.hearings.iter().all(|it| it.lock().connections > 0)).await;
+        until("everybody listens", async || {
+            play.hearings.iter().all(|it| it.lock().connections > 0)
+        })
+        .await;
         for index in 0..SPEAKERS {
-            play.speakers.push(Speaker::start(index, manner, CHANNEL, addresses.clone()));
+            play.speakers
+                .push(Speaker::start(index, manner, CHANNEL, addresses.clone()));
         }
         play
     }
@@ -79,8 +99,12 @@ impl Play {
     }
 
     fn add_plain(&mut self, node: SocketAddr, from_start: bool) -> Journal<Hearing> {
-        let hearing = self.hearing(format!("plain {}", self.hearings.len() - RESUMING - 1), from_start);
-        self.listening.spawn(listener::plain(hearing.clone(), node, CHANNEL.to_owned()));
+        let hearing = self.hearing(
+            format!("plain {}", self.hearings.len() - RESUMING - 1),
+            from_start,
+        );
+        self.listening
+            .spawn(listener::plain(hearing.clone(), node, CHANNEL.to_owned()));
         hearing
     }
 
@@ -102,16 +126,32 @@ impl Play {
 
     /// Ends when everything is acknowledged and heard, as far as it will be.
     pub async fn end(mut self, fault: Range<Instant>) -> Outcome {
-        let speeches: Vec<_> = self.speakers.iter().map(|speaker| speaker.speech.clone()).collect();
+        let speeches: Vec<_> = self
+            .speakers
+            .iter()
+            .map(|speaker| speaker.speech.clone())
+            .collect();
         let finished = timeout(PATIENCE, async {
             for speaker in self.speakers.drain(..) {
                 speaker.finish().await;
             }
         });
-        assert!(finished.await.is_ok(), "not acknowledged {PATIENCE:?} after the end: {:?}", open(&speeches));
-        let last: Vec<Said> = speeches.iter().enumerate().map(|it| last(it.0, &it.1.lock())).collect();
+        assert!(
+            finished.await.is_ok(),
+            "not acknowledged {PATIENCE:?} after the end: {:?}",
+            open(&speeches)
+        );
+        let last: Vec<Said> = speeches
+            .iter()
+            .enumerate()
+            .map(|it| last(it.0, &it.1.lock()))
+            .collect();
         let everything = async {
-            while !self.hearings.iter().all(|hearing| has_heard(&hearing.lock(), &last)) {
+            while !self
+                .hearings
+                .iter()
+                .all(|hearing| has_heard(&hearing.lock(), &last))
+            {
                 sleep(Duration::from_millis(20)).await;
             }
         };
@@ -121,26 +161,43 @@ impl Play {
             ended.expect("no listener heard nonsense");
         }
         self.listening.shutdown().await;
-        let mut resuming: Vec<Hearing> = self.hearings.iter().map(|hearing| hearing.take()).collect();
+        let mut resuming: Vec<Hearing> =
+            self.hearings.iter().map(|hearing| hearing.take()).collect();
         let plain = resuming.split_off(RESUMING + 1);
-        Outcome { speeches: speeches.iter().map(Journal::take).collect(), resuming, plain, fault }
+        Outcome {
+            speeches: speeches.iter().map(Journal::take).collect(),
+            resuming,
+            plain,
+            fault,
+        }
     }
 }
 
 /// How much of each speech is not acknowledged.
 fn open(speeches: &[Journal<Speech>]) -> Vec<usize> {
     let open = |line: &&Line| line.acknowledged.is_none();
-    speeches.iter().map(|speech| speech.lock().lines.iter().filter(open).count()).collect()
+    speeches
+        .iter()
+        .map(|speech| speech.lock().lines.iter().filter(open).count())
+        .collect()
 }
 
 fn last(speaker: usize, speech: &Speech) -> Said {
-    Said { speaker, number: speech.lines.len() - 1 }
+    Said {
+        speaker,
+        number: speech.lines.len() - 1,
+    }
 }
 
 /// Whether somebody who is still there has heard all of these.
 fn has_heard(hearing: &Hearing, all: &[Said]) -> bool {
-    let heard =
-        |it: &Said| hearing.events.iter().rev().any(|event| matches!(event, Event::Heard { said, .. } if said == it));
+    let heard = |it: &Said| {
+        hearing
+            .events
+            .iter()
+            .rev()
+            .any(|event| matches!(event, Event::Heard { said, .. } if said == it))
+    };
     !hearing.to_end || all.iter().all(heard)
 }
 
@@ -148,19 +205,43 @@ impl Outcome {
     /// The verdict on listeners that resume, or on all.
     pub fn audit(&self, with_plain: bool) -> Verdict {
         let speeches: Vec<&[Line]> = self.speeches.iter().map(|speech| &*speech.lines).collect();
-        let hearings: Vec<&Hearing> = self.resuming.iter().chain(self.plain.iter().filter(|_| with_plain)).collect();
+        let hearings: Vec<&Hearing> = self
+            .resuming
+            .iter()
+            .chain(self.plain.iter().filter(|_| with_plain))
+            .collect();
         audit(&speeches, &hearings, self.refused() == 0)
     }
 
-    /// Asserts that everybody heard everything, and that so many plain listeners lost their connection.
+    /// Asserts that everybody heard everything, and that so many plain listeners lost their
+    /// connection.
     pub fn nothing_is_lost(&self, disconnected: usize) {
         let verdict = self.audit(true);
-        assert!(verdict.is_clean() && verdict.told == 0, "{verdict}: {:#?}", verdict.complaints);
-        let nameless =
-            self.speeches.iter().flat_map(|it| &it.lines).filter(|line| line.acknowledged == Some(None)).count();
-        assert!(verdict.acknowledged > 0 && nameless == 0, "{nameless} were acknowledged without an id");
-        assert_eq!(self.plain.iter().filter(|it| !it.to_end).count(), disconnected, "plain listeners disconnected");
-        let gaps = self.resuming.iter().map(|hearing| hearing.gaps().len()).sum::<usize>();
+        assert!(
+            verdict.is_clean() && verdict.told == 0,
+            "{verdict}: {:#?}",
+            verdict.complaints
+        );
+        let nameless = self
+            .speeches
+            .iter()
+            .flat_map(|it| &it.lines)
+            .filter(|line| line.acknowledged == Some(None))
+            .count();
+        assert!(
+            verdict.acknowledged > 0 && nameless == 0,
+            "{nameless} were acknowledged without an id"
+        );
+        assert_eq!(
+            self.plain.iter().filter(|it| !it.to_end).count(),
+            disconnected,
+            "plain listeners disconnected"
+        );
+        let gaps = self
+            .resuming
+            .iter()
+            .map(|hearing| hearing.gaps().len())
+            .sum::<usize>();
         assert_eq!(gaps, 0, "nobody was told of a gap");
     }
 
@@ -172,11 +253,23 @@ impl Outcome {
     /// How many acknowledged messages a listener did not hear.
     pub fn missed(&self, hearing: &Hearing) -> usize {
         let acknowledged = |(speaker, speech): (usize, &Speech)| {
-            let lines = speech.lines.iter().enumerate().filter(|(_, line)| line.acknowledged.is_some());
-            lines.map(|(number, _)| Said { speaker, number }).collect::<Vec<_>>()
+            let lines = speech
+                .lines
+                .iter()
+                .enumerate()
+                .filter(|(_, line)| line.acknowledged.is_some());
+            lines
+                .map(|(number, _)| Said { speaker, number })
+                .collect::<Vec<_>>()
         };
-        let heard: std::collections::HashSet<Said> = hearing.heard().map(|(said, _)| said).collect();
-        self.speeches.iter().enumerate().flat_map(acknowledged).filter(|said| !heard.contains(said)).count()
+        let heard: std::collections::HashSet<Said> =
+            hearing.heard().map(|(said, _)| said).collect();
+        self.speeches
+            .iter()
+            .enumerate()
+            .flat_map(acknowledged)
+            .filter(|said| !heard.contains(said))
+            .count()
     }
 
     /// How late these listeners heard what was due during the fault.
@@ -192,21 +285,36 @@ impl Outcome {
         }
         late.sort();
         assert!(!late.is_empty(), "something was heard");
-        Lateness { p50: late[late.len() / 2], p99: late[late.len() * 99 / 100], max: late[late.len() - 1] }
+        Lateness {
+            p50: late[late.len() / 2],
+            p99: late[late.len() * 99 / 100],
+            max: late[late.len() - 1],
+        }
     }
 
     /// The same of those that came back and resumed by `echocast.v1`, and of all.
     pub fn late(&self) -> [Lateness; 2] {
-        [self.lateness(&self.resuming[..RESUMING]), self.lateness(self.resuming.iter().chain(&self.plain))]
+        [
+            self.lateness(&self.resuming[..RESUMING]),
+            self.lateness(self.resuming.iter().chain(&self.plain)),
+        ]
     }
 
-    /// Prints a row of a table: what happened, how long, the verdict, what was told, how late messages were.
-    #[expect(clippy::print_stdout, reason = "shown by `cargo test -- --show-output`, and copied into the README")]
+    /// Prints a row of a table: what happened, how long, the verdict, what was told, how late
+    /// messages were.
+    #[expect(
+        clippy::print_stdout,
+        reason = "shown by `cargo test -- --show-output`, and copied into the README"
+    )]
     pub fn print(&self, fault: &str) {
         let verdict = self.audit(true);
         let [careful, all] = self.late();
         let seconds = (self.fault.end - self.fault.start).as_secs_f32();
-        let reconnects = self.resuming.iter().map(|hearing| hearing.connections - 1).sum::<usize>();
+        let reconnects = self
+            .resuming
+            .iter()
+            .map(|hearing| hearing.connections - 1)
+            .sum::<usize>();
         println!(
             "| {fault} | {seconds:.1} s | {verdict}, told {} | v1: {careful} | all: {all} | {reconnects} reconnects |",
             verdict.told

@@ -1,5 +1,6 @@
-//! Faults in a random order that a seed decides, for a time that the caller decides: what `tests/chaos SECONDS SEED` runs,
-//! and the test suite for a short while. Only faults that lose nothing: nobody may find anything missing in the end.
+//! Faults in a random order that a seed decides, for a time that the caller decides: what
+//! `tests/chaos SECONDS SEED` runs, and the test suite for a short while. Only faults that lose
+//! nothing: nobody may find anything missing in the end.
 
 use std::fmt;
 use std::str::FromStr;
@@ -36,7 +37,8 @@ enum Fault {
 impl Fault {
     fn random(random: &mut StdRng) -> Self {
         let node = random.random_range(0..NODES);
-        let mut time = |seconds: std::ops::Range<f64>| Duration::from_secs_f64(random.random_range(seconds));
+        let mut time =
+            |seconds: std::ops::Range<f64>| Duration::from_secs_f64(random.random_range(seconds));
         let (short, long, delay) = (time(0.1..2.0), time(1.0..6.0), time(0.005..0.1));
         match random.random_range(0..13) {
             0 => Self::RedisPaused(long),
@@ -68,10 +70,15 @@ impl Fault {
                 sleep(time).await;
                 stage.redis.restart().await;
             }
-            Self::ConnectionsKilled(kind) => stage.redis.tell(&["CLIENT", "KILL", "TYPE", kind]).await,
+            Self::ConnectionsKilled(kind) => {
+                stage.redis.tell(&["CLIENT", "KILL", "TYPE", kind]).await
+            }
             Self::ScriptsFlushed => stage.redis.tell(&["SCRIPT", "FLUSH"]).await,
             Self::RedisFull(time) => {
-                stage.redis.tell(&["CONFIG", "SET", "maxmemory", "1mb"]).await;
+                stage
+                    .redis
+                    .tell(&["CONFIG", "SET", "maxmemory", "1mb"])
+                    .await;
                 sleep(time).await;
                 stage.redis.tell(&["CONFIG", "SET", "maxmemory", "0"]).await;
             }
@@ -112,12 +119,18 @@ impl Fault {
 
 /// A number that the caller decides by an environment variable.
 fn setting<T: FromStr<Err: fmt::Debug>>(name: &str, default: T) -> T {
-    std::env::var(name)
-        .map_or(default, |value| value.parse().unwrap_or_else(|error| panic!("{name}={value}: {error:?}")))
+    std::env::var(name).map_or(default, |value| {
+        value
+            .parse()
+            .unwrap_or_else(|error| panic!("{name}={value}: {error:?}"))
+    })
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[expect(clippy::print_stdout, reason = "whoever asks for hours of this wants to see what happens, and the counts")]
+#[expect(
+    clippy::print_stdout,
+    reason = "whoever asks for hours of this wants to see what happens, and the counts"
+)]
 async fn random_faults_lose_nothing() {
     let time = Duration::from_secs(setting("ECHOCAST_CHAOS_SECONDS", 20));
     let mut random = StdRng::seed_from_u64(setting("ECHOCAST_CHAOS_SEED", 3));
@@ -140,5 +153,9 @@ async fn random_faults_lose_nothing() {
     outcome.print("random faults");
     let verdict = outcome.audit(true);
     println!("{verdict}");
-    assert!(verdict.is_clean() && verdict.told == 0, "{:#?}", verdict.complaints);
+    assert!(
+        verdict.is_clean() && verdict.told == 0,
+        "{:#?}",
+        verdict.complaints
+    );
 }

@@ -13,7 +13,15 @@ use crate::support::redis::Redis;
 use crate::support::until;
 
 /// Redis with all it acknowledged on disk.
-pub const DURABLE: &[&str] = &["redis-server", "--appendonly", "yes", "--appendfsync", "always", "--save", ""];
+pub const DURABLE: &[&str] = &[
+    "redis-server",
+    "--appendonly",
+    "yes",
+    "--appendfsync",
+    "always",
+    "--save",
+    "",
+];
 
 /// Redis that keeps only what it is told to.
 const VOLATILE: &[&str] = &["redis-server", "--appendonly", "no", "--save", ""];
@@ -31,7 +39,10 @@ async fn a_redis_that_stands_still_for_ten_seconds_loses_nothing() {
         .await;
     outcome.print("Redis paused");
     outcome.nothing_is_lost(0);
-    assert!(outcome.late()[1].max > Duration::from_secs(9), "it stood still");
+    assert!(
+        outcome.late()[1].max > Duration::from_secs(9),
+        "it stood still"
+    );
     assert_eq!(stage.metric(LOST).await, 0);
 }
 
@@ -48,7 +59,10 @@ async fn a_redis_that_is_killed_and_comes_back_with_its_data_loses_nothing() {
         .await;
     outcome.print("Redis killed, back with its data");
     outcome.nothing_is_lost(0);
-    assert!(outcome.late()[1].max > Duration::from_secs(2), "it was away");
+    assert!(
+        outcome.late()[1].max > Duration::from_secs(2),
+        "it was away"
+    );
     assert_eq!(stage.metric(LOST).await, 0);
 }
 
@@ -58,7 +72,8 @@ async fn a_redis_that_comes_back_empty_loses_only_what_was_not_delivered_and_eve
     let outcome = Play::begin(&stage.addresses, STEADY)
         .await
         .through(async {
-            // One node does not hear what the others say, but has no time to notice that before all is gone.
+            // One node does not hear what the others say, but has no time to notice that before all
+            // is gone.
             stage.networks[0].lose_path();
             sleep(Duration::from_secs(1)).await;
             stage.redis.kill().await;
@@ -89,27 +104,41 @@ async fn a_redis_that_comes_back_with_older_data_loses_nothing_silently() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_redis_with_older_data_that_first_hears_of_a_node_that_knows_no_newer_loses_nothing_silently() {
+async fn a_redis_with_older_data_that_first_hears_of_a_node_that_knows_no_newer_loses_nothing_silently()
+ {
     let stage = Stage::over_networks(Redis::start_with(VOLATILE).await).await;
     let outcome = Play::begin(&stage.addresses, STEADY)
         .await
         .through(async {
-            // What this node knows is as old as what Redis will have; the others know better, but come back later.
+            // What this node knows is as old as what Redis will have; the others know better, but
+            // come back later.
             stage.networks[0].lose_path();
             stage.redis.tell(&["SAVE"]).await;
             sleep(Duration::from_secs(1)).await;
-            stage.networks[1..].iter().for_each(|network| network.still());
+            stage.networks[1..]
+                .iter()
+                .for_each(|network| network.still());
             stage.redis.kill().await;
             stage.redis.restart().await;
             stage.networks.iter().for_each(|network| network.reset());
             sleep(Duration::from_secs(1)).await;
-            stage.networks[1..].iter().for_each(|network| network.calm());
+            stage.networks[1..]
+                .iter()
+                .for_each(|network| network.calm());
         })
         .await;
     outcome.print("Redis killed, back with older data, and a node behind is first");
-    // Until they heard of each other, some gave the same ids again, and nobody can count what that cost.
-    let verdict = Verdict { reused: 0, ..outcome.audit(false) };
-    assert!(verdict.is_clean() && verdict.told > 0, "{verdict}: {:#?}", verdict.complaints);
+    // Until they heard of each other, some gave the same ids again, and nobody can count what that
+    // cost.
+    let verdict = Verdict {
+        reused: 0,
+        ..outcome.audit(false)
+    };
+    assert!(
+        verdict.is_clean() && verdict.told > 0,
+        "{verdict}: {:#?}",
+        verdict.complaints
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -134,35 +163,67 @@ async fn every_loss_is_told_and_counted(stage: &Stage, outcome: &Outcome) {
     for (node, hearing) in outcome.plain.iter().enumerate() {
         assert!(hearing.to_end, "{} lost its connection", hearing.name);
         let (missed, lost) = (outcome.missed(hearing), stage.node_metric(node, LOST).await);
-        assert_eq!(missed as u64, lost, "what {} missed, and what its node counted", hearing.name);
+        assert_eq!(
+            missed as u64, lost,
+            "what {} missed, and what its node counted",
+            hearing.name
+        );
     }
     for (node, hearing) in outcome.resuming.iter().enumerate() {
-        assert_eq!(hearing.connections, 1, "{} lost its connection", hearing.name);
+        assert_eq!(
+            hearing.connections, 1,
+            "{} lost its connection",
+            hearing.name
+        );
         let node = node % outcome.plain.len();
         let told: u64 = hearing.gaps().into_iter().flatten().sum();
         let lost = stage.node_metric(node, LOST).await;
-        assert_eq!(told, lost, "what {} was told, and what its node counted", hearing.name);
+        assert_eq!(
+            told, lost,
+            "what {} was told, and what its node counted",
+            hearing.name
+        );
     }
 }
 
-/// The same where two servers may have taken messages at the same time: until nodes heard of each other, they may have given
-/// ids twice, to others or to the same ones again. So nobody can say exactly how much was lost, nor what came before what;
-/// but everybody hears each speaker in order, and what is missing is told.
+/// The same where two servers may have taken messages at the same time: until nodes heard of each
+/// other, they may have given ids twice, to others or to the same ones again. So nobody can say
+/// exactly how much was lost, nor what came before what; but everybody hears each speaker in order,
+/// and what is missing is told.
 pub async fn no_loss_is_silent<R>(stage: &Stage<R>, outcome: &Outcome) {
     let verdict = outcome.audit(false);
-    assert!(verdict.missing + verdict.misstated == 0, "{verdict}: {:#?}", verdict.complaints);
+    assert!(
+        verdict.missing + verdict.misstated == 0,
+        "{verdict}: {:#?}",
+        verdict.complaints
+    );
     for hearing in outcome.resuming.iter().chain(&outcome.plain) {
         let mut newest = std::collections::HashMap::new();
         for (said, _) in hearing.heard() {
             let before = newest.insert(said.speaker, said.number);
-            assert!(before < Some(said.number), "{} hears {said} behind {before:?}", hearing.name);
+            assert!(
+                before < Some(said.number),
+                "{} hears {said} behind {before:?}",
+                hearing.name
+            );
         }
     }
-    assert!(outcome.plain.iter().all(|hearing| hearing.to_end), "all plain listeners kept their connections");
+    assert!(
+        outcome.plain.iter().all(|hearing| hearing.to_end),
+        "all plain listeners kept their connections"
+    );
     for (index, hearing) in outcome.resuming.iter().enumerate() {
-        assert_eq!(hearing.connections, 1, "{} lost its connection", hearing.name);
+        assert_eq!(
+            hearing.connections, 1,
+            "{} lost its connection",
+            hearing.name
+        );
         let lost = stage.node_metric(index % outcome.plain.len(), LOST).await;
-        assert!(lost == 0 || !hearing.gaps().is_empty(), "{} was not told of what its node counted", hearing.name);
+        assert!(
+            lost == 0 || !hearing.gaps().is_empty(),
+            "{} was not told of what its node counted",
+            hearing.name
+        );
     }
 }
 
@@ -174,8 +235,14 @@ async fn connections_killed_all_the_time_lose_nothing() {
         .through(async {
             let began = Instant::now();
             while began.elapsed() < Duration::from_secs(10) {
-                stage.redis.tell(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
-                stage.redis.tell(&["CLIENT", "KILL", "TYPE", "normal"]).await;
+                stage
+                    .redis
+                    .tell(&["CLIENT", "KILL", "TYPE", "pubsub"])
+                    .await;
+                stage
+                    .redis
+                    .tell(&["CLIENT", "KILL", "TYPE", "normal"])
+                    .await;
                 sleep(Duration::from_millis(200)).await;
             }
         })
@@ -183,27 +250,55 @@ async fn connections_killed_all_the_time_lose_nothing() {
     outcome.print("all connections killed every 200 ms");
     outcome.nothing_is_lost(0);
     assert_eq!(stage.metric(LOST).await, 0);
-    assert!(stage.metric(RECOVERED).await > 0, "there was something to repair");
+    assert!(
+        stage.metric(RECOVERED).await > 0,
+        "there was something to repair"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flood_that_overruns_the_output_buffer_loses_nothing() {
     let stage = Stage::start(Redis::start().await).await;
-    let flood = Manner { every: Duration::from_millis(20), padding: 8 * 1024 };
+    let flood = Manner {
+        every: Duration::from_millis(20),
+        padding: 8 * 1024,
+    };
     let outcome = Play::begin(&stage.addresses, flood)
         .await
         .through(async {
             // Less than a batch of two: Redis ends a subscription whenever that much waits for it.
-            stage.redis.tell(&["CONFIG", "SET", "client-output-buffer-limit", "pubsub 16384 16384 0"]).await;
+            stage
+                .redis
+                .tell(&[
+                    "CONFIG",
+                    "SET",
+                    "client-output-buffer-limit",
+                    "pubsub 16384 16384 0",
+                ])
+                .await;
             sleep(Duration::from_secs(4)).await;
-            stage.redis.tell(&["CONFIG", "SET", "client-output-buffer-limit", "pubsub 33554432 8388608 60"]).await;
+            stage
+                .redis
+                .tell(&[
+                    "CONFIG",
+                    "SET",
+                    "client-output-buffer-limit",
+                    "pubsub 33554432 8388608 60",
+                ])
+                .await;
         })
         .await;
     outcome.print("flood that overruns the output buffer");
     outcome.nothing_is_lost(0);
     assert_eq!(stage.metric(LOST).await, 0);
-    assert!(stage.metric(RECONNECTS).await > 0, "subscriptions were ended");
-    assert!(stage.metric(RECOVERED).await > 0, "there was something to repair");
+    assert!(
+        stage.metric(RECONNECTS).await > 0,
+        "subscriptions were ended"
+    );
+    assert!(
+        stage.metric(RECOVERED).await > 0,
+        "there was something to repair"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -221,8 +316,15 @@ async fn flushed_scripts_lose_nothing() {
     outcome.print("scripts flushed every 100 ms");
     outcome.nothing_is_lost(0);
     let mut redis = stage.redis.connect().await;
-    let errors: String = ::redis::cmd("INFO").arg("errorstats").query_async(&mut redis).await.unwrap();
-    assert!(errors.contains("errorstat_NOSCRIPT:"), "scripts were missing: {errors}");
+    let errors: String = ::redis::cmd("INFO")
+        .arg("errorstats")
+        .query_async(&mut redis)
+        .await
+        .unwrap();
+    assert!(
+        errors.contains("errorstat_NOSCRIPT:"),
+        "scripts were missing: {errors}"
+    );
     assert_eq!(stage.metric(LOST).await, 0);
 }
 
@@ -232,20 +334,31 @@ async fn a_redis_without_memory_refuses_and_afterwards_all_goes_on() {
     let outcome = Play::begin(&stage.addresses, STEADY)
         .await
         .through(async {
-            stage.redis.tell(&["CONFIG", "SET", "maxmemory-policy", "noeviction"]).await;
-            stage.redis.tell(&["CONFIG", "SET", "maxmemory", "1mb"]).await;
+            stage
+                .redis
+                .tell(&["CONFIG", "SET", "maxmemory-policy", "noeviction"])
+                .await;
+            stage
+                .redis
+                .tell(&["CONFIG", "SET", "maxmemory", "1mb"])
+                .await;
             sleep(Duration::from_secs(2)).await;
             for node in &stage.nodes {
                 let answer = post(node.address, "/full").await;
                 assert!(
-                    answer.starts_with("HTTP/1.1 503 ") && answer.to_lowercase().contains("\r\nretry-after: "),
+                    answer.starts_with("HTTP/1.1 503 ")
+                        && answer.to_lowercase().contains("\r\nretry-after: "),
                     "{answer}"
                 );
             }
             stage.redis.tell(&["CONFIG", "SET", "maxmemory", "0"]).await;
             for node in &stage.nodes {
-                until("posting works again", async || post(node.address, "/full").await.starts_with("HTTP/1.1 200 "))
-                    .await;
+                until("posting works again", async || {
+                    post(node.address, "/full")
+                        .await
+                        .starts_with("HTTP/1.1 200 ")
+                })
+                .await;
             }
         })
         .await;
@@ -258,8 +371,9 @@ async fn a_redis_without_memory_refuses_and_afterwards_all_goes_on() {
 /// Publishes one message by HTTP; returns the whole answer.
 async fn post(address: std::net::SocketAddr, path: &str) -> String {
     let mut client = RawClient::connect(address).await;
-    let request =
-        format!("POST {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Length: 2\r\n\r\nhi");
+    let request = format!(
+        "POST {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Length: 2\r\n\r\nhi"
+    );
     client.send(request.as_bytes()).await;
     String::from_utf8(client.read_to_end().await).unwrap()
 }

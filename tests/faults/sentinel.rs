@@ -1,4 +1,5 @@
-//! Sentinels make a replica the master, because the master is dead, stands still, or is told to give way.
+//! Sentinels make a replica the master, because the master is dead, stands still, or is told to
+//! give way.
 
 use std::time::Duration;
 
@@ -19,7 +20,15 @@ async fn stage() -> Stage<Fleet> {
 /// Waits until Sentinels name another master.
 async fn failover(fleet: &Fleet) {
     until("there is another master", async || {
-        let master = fleet.cli(&["-p", "7010", "sentinel", "get-master-addr-by-name", "mymaster"]).await;
+        let master = fleet
+            .cli(&[
+                "-p",
+                "7010",
+                "sentinel",
+                "get-master-addr-by-name",
+                "mymaster",
+            ])
+            .await;
         !master.contains("7000")
     })
     .await;
@@ -64,7 +73,10 @@ async fn a_master_that_is_told_to_give_way_loses_nothing_silently() {
     let outcome = Play::begin(&stage.addresses, STEADY)
         .await
         .through(async {
-            stage.redis.cli(&["-p", "7010", "sentinel", "failover", "mymaster"]).await;
+            stage
+                .redis
+                .cli(&["-p", "7010", "sentinel", "failover", "mymaster"])
+                .await;
             failover(&stage.redis).await;
             sleep(Duration::from_secs(2)).await;
         })

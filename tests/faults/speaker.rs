@@ -1,5 +1,6 @@
-//! Speakers: each says a message at a steady rate whatever happens, with a key of its own, and says it again on every new
-//! connection until it is acknowledged; so what is acknowledged must be there, and once.
+//! Speakers: each says a message at a steady rate whatever happens, with a key of its own, and says
+//! it again on every new connection until it is acknowledged; so what is acknowledged must be
+//! there, and once.
 
 use std::time::Duration;
 
@@ -47,7 +48,11 @@ impl Speaker {
         };
         // It has no use for what itself says.
         let task = tokio::spawn(speaking.run(format!("{channel}?echo=false"), addresses));
-        Self { speech, enough, task }
+        Self {
+            speech,
+            enough,
+            task,
+        }
     }
 
     /// No new messages; waits until all are acknowledged.
@@ -117,7 +122,10 @@ impl Speaking {
     }
 
     async fn say(&self, wire: &mut Wire, number: usize) -> anyhow::Result<()> {
-        let said = Said { speaker: self.index, number };
+        let said = Said {
+            speaker: self.index,
+            number,
+        };
         let reference = number.to_string();
         wire.say(
             &json!({"data": format!("{said} {}", self.padding), "ref": reference, "key": format!("key of {said}")}),
@@ -130,9 +138,13 @@ impl Speaking {
         if let Some(number) = number("ack") {
             let id = said["id"].as_str().map(|id| id.parse().unwrap());
             let before = self.speech.lock().lines[number].acknowledged.replace(id);
-            assert!(before.is_none_or(|before| before == id), "{number} is acknowledged as {before:?} and as {id:?}");
+            assert!(
+                before.is_none_or(|before| before == id),
+                "{number} is acknowledged as {before:?} and as {id:?}"
+            );
         } else if said["error"].is_string() {
-            self.refused.push(number("ref").unwrap_or_else(|| panic!("what was refused? {said}")));
+            self.refused
+                .push(number("ref").unwrap_or_else(|| panic!("what was refused? {said}")));
             self.speech.lock().refused += 1;
         } else {
             match said["event"].as_str() {
@@ -149,7 +161,11 @@ impl Speaking {
 
     fn unacknowledged(&self) -> Vec<usize> {
         let speech = self.speech.lock();
-        let open = speech.lines.iter().enumerate().filter(|(_, line)| line.acknowledged.is_none());
+        let open = speech
+            .lines
+            .iter()
+            .enumerate()
+            .filter(|(_, line)| line.acknowledged.is_none());
         open.map(|(number, _)| number).collect()
     }
 

@@ -1,5 +1,5 @@
-//! What a play is given on: three nodes over one Redis, each a process that can be signalled, killed and replaced, with or
-//! without a bad network between it and Redis.
+//! What a play is given on: three nodes over one Redis, each a process that can be signalled,
+//! killed and replaced, with or without a bad network between it and Redis.
 
 use super::journal::Journal;
 use super::wire::Addresses;
@@ -62,8 +62,14 @@ impl Stage {
     }
 
     async fn with(nodes: usize, redis: Redis, networks: Vec<Network>, flags: &[&str]) -> Self {
-        let address = |index: usize| networks.get(index).map_or(redis.address(), |network| network.address);
-        let urls = (0..nodes).map(|index| format!("redis://{}", address(index))).collect();
+        let address = |index: usize| {
+            networks
+                .get(index)
+                .map_or(redis.address(), |network| network.address)
+        };
+        let urls = (0..nodes)
+            .map(|index| format!("redis://{}", address(index)))
+            .collect();
         Self::told(urls, redis, networks, flags).await
     }
 }
@@ -75,8 +81,19 @@ impl<R> Stage<R> {
     }
 
     async fn told(urls: Vec<String>, redis: R, networks: Vec<Network>, flags: &[&str]) -> Self {
-        let flags = FLAGS.iter().chain(flags).map(|flag| (*flag).to_owned()).collect();
-        let mut stage = Self { nodes: Vec::new(), networks, redis, addresses: Journal::new(Vec::new()), urls, flags };
+        let flags = FLAGS
+            .iter()
+            .chain(flags)
+            .map(|flag| (*flag).to_owned())
+            .collect();
+        let mut stage = Self {
+            nodes: Vec::new(),
+            networks,
+            redis,
+            addresses: Journal::new(Vec::new()),
+            urls,
+            flags,
+        };
         for index in 0..stage.urls.len() {
             let node = stage.new_node(index).await;
             stage.addresses.lock().push(node.address);
@@ -86,7 +103,11 @@ impl<R> Stage<R> {
     }
 
     async fn new_node(&self, index: usize) -> NodeProcess {
-        let flags = self.flags.iter().map(String::as_str).chain(["--redis-url", &self.urls[index]]);
+        let flags = self
+            .flags
+            .iter()
+            .map(String::as_str)
+            .chain(["--redis-url", &self.urls[index]]);
         NodeProcess::start(&flags.collect::<Vec<_>>()).await
     }
 
@@ -110,7 +131,10 @@ impl<R> Stage<R> {
 
     /// A metric of a node.
     pub async fn node_metric(&self, index: usize, name: &str) -> u64 {
-        metric(&http_get(self.nodes[index].ops, "/metrics", &[]).await.1, name) as u64
+        metric(
+            &http_get(self.nodes[index].ops, "/metrics", &[]).await.1,
+            name,
+        ) as u64
     }
 
     /// The sum of a metric over all nodes.

@@ -1,5 +1,5 @@
-//! A client's connection by `echocast.v1`, as a careful client holds it: made to any node, proven alive by pings of its
-//! own, given up when it brings nothing for too long.
+//! A client's connection by `echocast.v1`, as a careful client holds it: made to any node, proven
+//! alive by pings of its own, given up when it brings nothing for too long.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -27,7 +27,10 @@ pub type Addresses = Journal<Vec<SocketAddr>>;
 
 /// Any of them.
 pub fn any(addresses: &Addresses) -> SocketAddr {
-    *addresses.lock().choose(&mut rand::rng()).expect("there are nodes")
+    *addresses
+        .lock()
+        .choose(&mut rand::rng())
+        .expect("there are nodes")
 }
 
 /// An open connection.
@@ -40,21 +43,33 @@ pub struct Wire {
 impl Wire {
     pub async fn open(address: SocketAddr, path: &str) -> anyhow::Result<Self> {
         let mut request = format!("ws://{address}{path}").into_client_request()?;
-        request.headers_mut().insert("Sec-WebSocket-Protocol", "echocast.v1".parse()?);
+        request
+            .headers_mut()
+            .insert("Sec-WebSocket-Protocol", "echocast.v1".parse()?);
         let shake_hands = async {
             let stream = TcpStream::connect(address).await?;
             stream.set_nodelay(true)?;
             anyhow::Ok(client_async(request, stream).await?)
         };
-        let (socket, response) = timeout(PATIENCE, shake_hands).await.context("no handshake in time")??;
+        let (socket, response) = timeout(PATIENCE, shake_hands)
+            .await
+            .context("no handshake in time")??;
         let protocol = response.headers().get("Sec-WebSocket-Protocol");
-        ensure!(protocol.is_some_and(|it| it == "echocast.v1"), "the server chose {protocol:?}");
+        ensure!(
+            protocol.is_some_and(|it| it == "echocast.v1"),
+            "the server chose {protocol:?}"
+        );
         let mut pings = interval(PING_INTERVAL);
         pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Ok(Self { socket, pings, heard_at: Instant::now() })
+        Ok(Self {
+            socket,
+            pings,
+            heard_at: Instant::now(),
+        })
     }
 
-    /// The next thing the server says; an error is the end of the connection. Nothing is lost if this is dropped.
+    /// The next thing the server says; an error is the end of the connection. Nothing is lost if
+    /// this is dropped.
     pub async fn next(&mut self) -> anyhow::Result<Value> {
         loop {
             tokio::select! {
@@ -80,11 +95,14 @@ impl Wire {
     }
 
     async fn send(&mut self, message: Message) -> anyhow::Result<()> {
-        Ok(timeout(PATIENCE, self.socket.send(message)).await.context("takes nothing")??)
+        Ok(timeout(PATIENCE, self.socket.send(message))
+            .await
+            .context("takes nothing")??)
     }
 }
 
-/// Time before a client connects again: what a draining server asked for, else growing, and never the same for all.
+/// Time before a client connects again: what a draining server asked for, else growing, and never
+/// the same for all.
 #[derive(Debug, Default)]
 pub struct Backoff {
     tries: u32,

@@ -9,10 +9,13 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 
 use super::{Heard, LIMITS};
 
-/// What tungstenite makes of whole frames, up to a close: what it heard and the code we would close with for its error.
+/// What tungstenite makes of whole frames, up to a close: what it heard and the code we would close
+/// with for its error.
 pub(super) fn tungstenite(input: &[u8]) -> (Vec<Heard>, u16) {
     let limit = Some(LIMITS.max_message);
-    let config = WebSocketConfig::default().max_message_size(limit).max_frame_size(limit);
+    let config = WebSocketConfig::default()
+        .max_message_size(limit)
+        .max_frame_size(limit);
     let mut context = WebSocketContext::new(Role::Server, Some(config));
     let (mut stream, mut heard) = (Received(input), Vec::new());
     loop {
@@ -22,10 +25,14 @@ pub(super) fn tungstenite(input: &[u8]) -> (Vec<Heard>, u16) {
             Ok(Message::Ping(bytes)) => Heard::Ping(bytes.to_vec()),
             Ok(Message::Pong(bytes)) => Heard::Pong(bytes.to_vec()),
             Ok(Message::Close(close)) => {
-                heard.push(Heard::Close(close.map(|close| (close.code.into(), close.reason.to_string()))));
+                heard.push(Heard::Close(
+                    close.map(|close| (close.code.into(), close.reason.to_string())),
+                ));
                 return (heard, 0);
             }
-            Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => return (heard, 0),
+            Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
+                return (heard, 0);
+            }
             Err(Error::Protocol(_)) => return (heard, 1002),
             Err(Error::Utf8(_)) => return (heard, 1007),
             Err(Error::Capacity(_)) => return (heard, 1009),
@@ -39,7 +46,11 @@ pub(super) struct Received<'a>(pub(super) &'a [u8]);
 
 impl Read for Received<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.0.is_empty() { Err(io::ErrorKind::WouldBlock.into()) } else { self.0.read(buffer) }
+        if self.0.is_empty() {
+            Err(io::ErrorKind::WouldBlock.into())
+        } else {
+            self.0.read(buffer)
+        }
     }
 }
 

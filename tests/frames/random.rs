@@ -1,4 +1,5 @@
-//! Random scripts: what a client might say, as the frames that say it, perhaps with one thing wrong.
+//! Random scripts: what a client might say, as the frames that say it, perhaps with one thing
+//! wrong.
 
 use echocast::message::Kind;
 use echocast::ws::frame::MAX_CONTROL;
@@ -12,7 +13,12 @@ use super::{Heard, LIMITS};
 /// One thing said: any message, with places to cut it and what to say at the cuts.
 #[derive(Clone, Debug)]
 pub(super) enum Say {
-    Message { kind: Kind, payload: Vec<u8>, cuts: Vec<Index>, between: Vec<(u8, Vec<u8>)> },
+    Message {
+        kind: Kind,
+        payload: Vec<u8>,
+        cuts: Vec<Index>,
+        between: Vec<(u8, Vec<u8>)>,
+    },
     Control(u8, Vec<u8>),
     Close(Option<(u16, String)>),
 }
@@ -22,7 +28,10 @@ pub(super) fn text(most: usize) -> impl Strategy<Value = String> {
 }
 
 pub(super) fn control() -> impl Strategy<Value = (u8, Vec<u8>)> {
-    (prop_oneof![Just(PING), Just(PONG)], vec(any::<u8>(), 0..=MAX_CONTROL))
+    (
+        prop_oneof![Just(PING), Just(PONG)],
+        vec(any::<u8>(), 0..=MAX_CONTROL),
+    )
 }
 
 pub(super) fn say() -> impl Strategy<Value = Say> {
@@ -48,8 +57,16 @@ pub(super) fn perform(script: &[Say], key: u32) -> (Vec<Frame>, Vec<Heard>) {
     for say in script {
         let mut events = Vec::new();
         match say {
-            Say::Message { kind, payload, cuts, between } => {
-                let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(payload.len() + 1)).collect();
+            Say::Message {
+                kind,
+                payload,
+                cuts,
+                between,
+            } => {
+                let mut cuts: Vec<usize> = cuts
+                    .iter()
+                    .map(|cut| cut.index(payload.len() + 1))
+                    .collect();
                 cuts.sort_unstable();
                 let (mut start, mut opcode) = (0, if *kind == Kind::Text { TEXT } else { BINARY });
                 let mut between = between.iter();
@@ -69,10 +86,16 @@ pub(super) fn perform(script: &[Say], key: u32) -> (Vec<Frame>, Vec<Heard>) {
                 events.push(hear_control(*opcode, payload));
             }
             Say::Close(close) => {
-                let close = close.as_ref().map(|(code, reason)| (*code, truncated(reason)));
-                let payload = close.map_or(vec![], |(code, text)| [&code.to_be_bytes()[..], text.as_bytes()].concat());
+                let close = close
+                    .as_ref()
+                    .map(|(code, reason)| (*code, truncated(reason)));
+                let payload = close.map_or(vec![], |(code, text)| {
+                    [&code.to_be_bytes()[..], text.as_bytes()].concat()
+                });
                 frames.push(frame(FIN | CLOSE, payload));
-                events.push(Heard::Close(close.map(|(code, reason)| (code, reason.to_owned()))));
+                events.push(Heard::Close(
+                    close.map(|(code, reason)| (code, reason.to_owned())),
+                ));
             }
         }
         if !closed {
@@ -87,7 +110,11 @@ pub(super) fn perform(script: &[Say], key: u32) -> (Vec<Frame>, Vec<Heard>) {
 }
 
 fn hear_control(opcode: u8, payload: &[u8]) -> Heard {
-    if opcode == PING { Heard::Ping(payload.to_vec()) } else { Heard::Pong(payload.to_vec()) }
+    if opcode == PING {
+        Heard::Ping(payload.to_vec())
+    } else {
+        Heard::Pong(payload.to_vec())
+    }
 }
 
 /// As much of a reason as fits into a close.
@@ -113,7 +140,12 @@ pub(super) enum Defect {
 }
 
 fn defect() -> impl Strategy<Value = Defect> {
-    let bad_codes = prop_oneof![0..1000_u16, 1004..=1006_u16, 1015..3000_u16, 5000..=u16::MAX];
+    let bad_codes = prop_oneof![
+        0..1000_u16,
+        1004..=1006_u16,
+        1015..3000_u16,
+        5000..=u16::MAX
+    ];
     prop_oneof![
         Just(Defect::Reserved),
         Just(Defect::Opcode),
@@ -145,17 +177,29 @@ impl Defect {
             }
         };
         let from = at.index(frames.len());
-        let Some(at) = (from..frames.len()).find(|&at| can_have(&frames[at])) else { return false };
+        let Some(at) = (from..frames.len()).find(|&at| can_have(&frames[at])) else {
+            return false;
+        };
         let frame = &mut frames[at];
         let length = frame.payload.len();
         match self {
             Self::Reserved => frame.first |= [0x10, 0x20, 0x40, 0x70][usize::from(luck) % 4],
-            Self::Opcode => frame.first = frame.first & 0xf0 | [0, 1, 2, 3, 7, 11, 15][usize::from(luck) % 7],
+            Self::Opcode => {
+                frame.first = frame.first & 0xf0 | [0, 1, 2, 3, 7, 11, 15][usize::from(luck) % 7]
+            }
             Self::Fin => frame.first ^= FIN,
             Self::Unmasked => frame.masked = false,
-            Self::LongerForm => frame.length = if length < 126 && luck < 128 { Length::In16 } else { Length::In64 },
+            Self::LongerForm => {
+                frame.length = if length < 126 && luck < 128 {
+                    Length::In16
+                } else {
+                    Length::In64
+                }
+            }
             Self::HighestBit => frame.length = Length::Claimed(1 << 63 | length as u64),
-            Self::TooBig => frame.length = Length::Claimed(LIMITS.max_message as u64 + 1 + u64::from(luck)),
+            Self::TooBig => {
+                frame.length = Length::Claimed(LIMITS.max_message as u64 + 1 + u64::from(luck))
+            }
             Self::ControlTooLong => frame.payload = vec![luck; 126 + usize::from(luck)],
             Self::BadText => frame.payload[usize::from(luck) % length] = 0xff,
             Self::CloseCode(code) => frame.payload = code.to_be_bytes().to_vec(),
@@ -181,11 +225,16 @@ impl Scene {
 }
 
 pub(super) fn scene() -> impl Strategy<Value = Scene> {
-    let defect = prop_oneof![1 => Just(None), 4 => (defect(), any::<Index>(), any::<u8>()).prop_map(Some)];
+    let defect =
+        prop_oneof![1 => Just(None), 4 => (defect(), any::<Index>(), any::<u8>()).prop_map(Some)];
     (vec(say(), 1..8), any::<u32>(), defect).prop_map(|(script, key, defect)| {
         let (sound, _) = perform(&script, key);
         let mut frames = sound.clone();
         let applied = defect.filter(|&(defect, at, luck)| defect.apply(&mut frames, at, luck));
-        Scene { frames, defect: applied.map(|(defect, ..)| defect), sound }
+        Scene {
+            frames,
+            defect: applied.map(|(defect, ..)| defect),
+            sound,
+        }
     })
 }

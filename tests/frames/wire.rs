@@ -33,7 +33,10 @@ pub(super) struct Frame {
 
 impl Frame {
     pub(super) fn header(&self) -> Vec<u8> {
-        let (mask, length) = (if self.masked { 0x80 } else { 0 }, self.payload.len() as u64);
+        let (mask, length) = (
+            if self.masked { 0x80 } else { 0 },
+            self.payload.len() as u64,
+        );
         let mut header = vec![self.first];
         match (self.length, length) {
             (Length::Shortest, 0..126) => header.push(mask | length as u8),
@@ -61,7 +64,13 @@ impl Frame {
 }
 
 pub(super) fn frame(first: u8, payload: impl AsRef<[u8]>) -> Frame {
-    Frame { first, masked: true, length: Length::Shortest, key: KEY, payload: payload.as_ref().to_vec() }
+    Frame {
+        first,
+        masked: true,
+        length: Length::Shortest,
+        key: KEY,
+        payload: payload.as_ref().to_vec(),
+    }
 }
 
 pub(super) fn bytes(first: u8, payload: impl AsRef<[u8]>) -> Vec<u8> {

@@ -1,4 +1,5 @@
-//! Memory of a node under attack: never more than `--memory`, whatever strangers send and however they read it.
+//! Memory of a node under attack: never more than `--memory`, whatever strangers send and however
+//! they read it.
 
 use serde_json::Value;
 use tokio::io::AsyncReadExt;
@@ -25,12 +26,19 @@ fn large(byte: u8) -> Vec<u8> {
 /// Bytes that messages take in a node, all parts together.
 async fn memory(node: &TestNode) -> f64 {
     let text = node.get_ops("/metrics").await.1;
-    let lines = text.lines().filter_map(|line| line.strip_prefix("echocast_memory_bytes{"));
-    lines.map(|line| line.split_once(' ').unwrap().1.parse::<f64>().unwrap()).sum()
+    let lines = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("echocast_memory_bytes{"));
+    lines
+        .map(|line| line.split_once(' ').unwrap().1.parse::<f64>().unwrap())
+        .sum()
 }
 
 async fn shed(node: &TestNode, what: &str) -> f64 {
-    node.metric(&format!("echocast_memory_shed_bytes_total{{what=\"{what}\"}}")).await
+    node.metric(&format!(
+        "echocast_memory_shed_bytes_total{{what=\"{what}\"}}"
+    ))
+    .await
 }
 
 /// Fills a channel with so many large messages; returns when the node has taken them.
@@ -39,7 +47,10 @@ async fn fill(node: &TestNode, path: &str, messages: usize, byte: u8) -> RawClie
     let before = node.metric(relayed).await;
     let mut client = RawClient::deflating(node.address, path, "").await;
     client.send(&large(byte).repeat(messages)).await;
-    until("the node has all messages", async || node.metric(relayed).await >= before + messages as f64).await;
+    until("the node has all messages", async || {
+        node.metric(relayed).await >= before + messages as f64
+    })
+    .await;
     client
 }
 
@@ -58,11 +69,15 @@ async fn channels_full_of_deflated_messages_share_the_budget() {
     assert!(shed(&node, "feeds").await >= 36.0 * MIB);
     // The newest of each channel is still there.
     let (status, body) = read(&node, "/c0?last=1").await;
-    assert_eq!((status, body["messages"].as_array().unwrap().len()), (200, 1));
+    assert_eq!(
+        (status, body["messages"].as_array().unwrap().len()),
+        (200, 1)
+    );
 }
 
 async fn read(node: &TestNode, path: &str) -> (u16, Value) {
-    let (status, _, body) = http(node.address, "GET", path, &[("Accept", "application/json")]).await;
+    let (status, _, body) =
+        http(node.address, "GET", path, &[("Accept", "application/json")]).await;
     (status, serde_json::from_str(&body).unwrap_or_default())
 }
 
@@ -81,9 +96,16 @@ async fn histories_of_channels_without_clients_go_first_and_what_is_gone_is_told
     }
     assert!(shed(&node, "idle").await > 0.0);
     let (_, body) = read(&node, &format!("/idle?since={first}")).await;
-    assert_eq!((&body["missed"], &body["recovered"]), (&2.into(), &false.into()), "{body}");
+    assert_eq!(
+        (&body["missed"], &body["recovered"]),
+        (&2.into(), &false.into()),
+        "{body}"
+    );
     let (_, body) = read(&node, "/kept?last=5").await;
-    assert_eq!(body["messages"][0]["data"], "kept", "a small feed is no shorter");
+    assert_eq!(
+        body["messages"][0]["data"], "kept",
+        "a small feed is no shorter"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -104,7 +126,9 @@ async fn a_feed_that_is_read_in_every_format_holds_all_of_them_in_its_bound() {
     ];
     for extra in formats {
         let mut client = RawClient::connect(node.address).await;
-        client.send(handshake(node.address, "/a?last=1000", &extra).as_bytes()).await;
+        client
+            .send(handshake(node.address, "/a?last=1000", &extra).as_bytes())
+            .await;
         read_some(&mut client, &node).await;
     }
     let after = missed(&node, "/a", &first).await;
@@ -113,23 +137,34 @@ async fn a_feed_that_is_read_in_every_format_holds_all_of_them_in_its_bound() {
         "JSON of a newline is twice as long, so fewer messages fit: {after} are gone, {before} were"
     );
     let mut client = RawClient::connect(node.address).await;
-    client.send(b"GET /a?last=1000 HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\r\n").await;
+    client
+        .send(b"GET /a?last=1000 HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\r\n")
+        .await;
     read_some(&mut client, &node).await;
 }
 
 /// How many messages after this one a channel no longer has.
 async fn missed(node: &TestNode, path: &str, id: &str) -> u64 {
-    read(node, &format!("{path}?since={id}")).await.1["missed"].as_u64().unwrap()
+    read(node, &format!("{path}?since={id}")).await.1["missed"]
+        .as_u64()
+        .unwrap()
 }
 
-/// Reads until nothing comes for a while; the feed never holds more than its bound and the newest batch.
+/// Reads until nothing comes for a while; the feed never holds more than its bound and the newest
+/// batch.
 async fn read_some(client: &mut RawClient, node: &TestNode) {
     let quiet = std::time::Duration::from_millis(300);
     let mut buffer = vec![0; 64 * 1024];
-    assert!(soon("something comes", client.stream.read(&mut buffer)).await.unwrap() > 0);
+    assert!(
+        soon("something comes", client.stream.read(&mut buffer))
+            .await
+            .unwrap()
+            > 0
+    );
     while let Ok(Ok(1..)) = tokio::time::timeout(quiet, client.stream.read(&mut buffer)).await {
         let held = node.metric("echocast_feed_bytes").await;
-        // A batch of 256 KiB and one message, with every byte as six in all formats that are not deflated.
+        // A batch of 256 KiB and one message, with every byte as six in all formats that are not
+        // deflated.
         assert!(held <= 4.5 * MIB, "{held}");
     }
 }
@@ -150,34 +185,65 @@ async fn one_read_of_deflated_messages_inflates_no_further_than_the_inbox() {
         client.send(&frame.repeat(messages)).await;
     }
     let depth = "echocast_inbox_depth";
-    until("the inbox is full", async || node.metric(depth).await >= 255.0).await;
+    until("the inbox is full", async || {
+        node.metric(depth).await >= 255.0
+    })
+    .await;
     for _ in 0..20 {
         let waiting = node.metric(depth).await;
-        assert!(waiting <= 260.0, "16 MiB and a message of each client are 260; {waiting} wait");
+        assert!(
+            waiting <= 260.0,
+            "16 MiB and a message of each client are 260; {waiting} wait"
+        );
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
     redis.unpause().await;
     let (all, relayed) = ((4 * messages) as f64, "echocast_messages_relayed_total");
-    until("all of it is published in the end", async || node.metric(relayed).await >= all).await;
+    until("all of it is published in the end", async || {
+        node.metric(relayed).await >= all
+    })
+    .await;
     listener.say("still here").await;
     listener.expect(["still here"]).await;
 }
 
 async fn a_message_beyond_the_rate_is_not_inflated(cluster: Cluster) {
-    let limited = TestNode::start(&limited_flags(&cluster).iter().map(String::as_str).collect::<Vec<_>>()).await;
+    let limited = TestNode::start(
+        &limited_flags(&cluster)
+            .iter()
+            .map(String::as_str)
+            .collect::<Vec<_>>(),
+    )
+    .await;
     let mut client = RawClient::deflating(limited.address, "/a", "").await;
     // Of the last one inflating would fail, and the close would say so.
-    client.send(&[large(b'a').repeat(3), masked(0xc1, &[0xff; 300])].concat()).await;
+    client
+        .send(&[large(b'a').repeat(3), masked(0xc1, &[0xff; 300])].concat())
+        .await;
     assert_eq!(client.close_code().await, 1008);
-    assert_eq!(limited.metric("echocast_messages_received_total{transport=\"websocket\"}").await, 3.0);
+    assert_eq!(
+        limited
+            .metric("echocast_messages_received_total{transport=\"websocket\"}")
+            .await,
+        3.0
+    );
     let mut other = RawClient::deflating(limited.address, "/a", "").await;
     other.send(&masked(0xc1, &[0xff; 300])).await;
-    assert_eq!(other.close_code().await, 1007, "below the rate it is inflated");
+    assert_eq!(
+        other.close_code().await,
+        1007,
+        "below the rate it is inflated"
+    );
 }
 
 fn limited_flags(cluster: &Cluster) -> Vec<String> {
-    let redis = cluster.redis.iter().flat_map(|redis| ["--redis-url".to_owned(), redis.url()]);
-    redis.chain(["--message-rate".to_owned(), "3".to_owned()]).collect()
+    let redis = cluster
+        .redis
+        .iter()
+        .flat_map(|redis| ["--redis-url".to_owned(), redis.url()]);
+    redis
+        .chain(["--message-rate".to_owned(), "3".to_owned()])
+        .collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -189,7 +255,12 @@ async fn unfinished_messages_count_and_when_they_fill_the_budget_requests_are_re
     frame.resize(frame.len() + 380_000, b'x');
     let mut clients = Vec::new();
     for _ in 0..60 {
-        let client = RawClient::deflating(node.address, "/a", "Sec-WebSocket-Protocol: echocast.v1\r\n").await;
+        let client = RawClient::deflating(
+            node.address,
+            "/a",
+            "Sec-WebSocket-Protocol: echocast.v1\r\n",
+        )
+        .await;
         let sending = client.stream.try_write(&frame[..64 * 1024]);
         sending.unwrap();
         clients.push(client);
@@ -204,15 +275,27 @@ async fn unfinished_messages_count_and_when_they_fill_the_budget_requests_are_re
     });
     let rest: Vec<_> = rest.collect();
     let input = "echocast_memory_bytes{part=\"input\"}";
-    until("the budget is full", async || node.metric(input).await >= 15.9 * MIB).await;
+    until("the budget is full", async || {
+        node.metric(input).await >= 15.9 * MIB
+    })
+    .await;
     let held = memory(&node).await;
-    assert!(held <= 18.0 * MIB, "a read of each client at most is beyond it: {held}");
+    assert!(
+        held <= 18.0 * MIB,
+        "a read of each client at most is beyond it: {held}"
+    );
     let (status, _, body) = post(node.address, "/b", &[], b"hello").await;
     assert_eq!(status, 503, "{body}");
     assert!(body.contains("memory"), "{body}");
     rest.iter().for_each(tokio::task::JoinHandle::abort);
-    until("it goes on when they are gone", async || post(node.address, "/b", &[], b"hello").await.0 == 200).await;
-    until("nothing is counted any more", async || node.metric(input).await == 0.0).await;
+    until("it goes on when they are gone", async || {
+        post(node.address, "/b", &[], b"hello").await.0 == 200
+    })
+    .await;
+    until("nothing is counted any more", async || {
+        node.metric(input).await == 0.0
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -223,10 +306,15 @@ async fn a_client_is_owed_so_many_answers_and_all_of_them_come_in_the_end() {
     let mut client = V1Client::connect(&node.url("/a?echo=false")).await;
     redis.pause().await;
     for number in 0..MESSAGES {
-        client.send(serde_json::json!({ "data": "", "ref": number.to_string() })).await;
+        client
+            .send(serde_json::json!({ "data": "", "ref": number.to_string() }))
+            .await;
     }
     let depth = "echocast_inbox_depth";
-    until("it is owed 4,096 answers", async || node.metric(depth).await >= 4096.0).await;
+    until("it is owed 4,096 answers", async || {
+        node.metric(depth).await >= 4096.0
+    })
+    .await;
     for _ in 0..10 {
         let waiting = node.metric(depth).await;
         assert!(waiting <= 4096.0, "{waiting}");

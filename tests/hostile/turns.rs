@@ -1,5 +1,5 @@
-//! Strangers make nobody else wait. Each test keeps one channel or client busy, or stuck, and asserts that
-//! others go on; how late they are, `tests/bench/hostile` measures.
+//! Strangers make nobody else wait. Each test keeps one channel or client busy, or stuck, and
+//! asserts that others go on; how late they are, `tests/bench/hostile` measures.
 
 use crate::support::client::{RawClient, TestClient, deflated, handshake, masked};
 use crate::support::cluster::Cluster;
@@ -25,7 +25,10 @@ fn large() -> Vec<u8> {
 async fn flood(node: &TestNode, stranger: &mut RawClient, message: &[u8]) {
     let before = node.metric(RELAYED).await;
     stranger.send(&message.repeat(40)).await;
-    until("the node has them", async || node.metric(RELAYED).await >= before + 40.0).await;
+    until("the node has them", async || {
+        node.metric(RELAYED).await >= before + 40.0
+    })
+    .await;
 }
 
 async fn unread_stream(node: &TestNode, path: &str) -> RawClient {
@@ -40,7 +43,11 @@ async fn an_event_stream_that_is_not_read_is_closed_as_slow_and_delays_nobody(cl
     let node = cluster.node(0);
     let _deaf = unread_stream(node, "/evil").await;
     let mut reading = EventStream::open(node.address, "/honest", None).await;
-    assert_eq!(reading.next().await.unwrap().data, "", "where it would go on");
+    assert_eq!(
+        reading.next().await.unwrap().data,
+        "",
+        "where it would go on"
+    );
     let mut honest = cluster.client(1, "/honest").await;
     let mut stranger = RawClient::deflating(node.address, "/evil", "").await;
     let message = large();
@@ -57,7 +64,10 @@ async fn an_event_stream_that_is_not_read_is_closed_as_slow_and_delays_nobody(cl
         }
         assert!(round < 200, "it is closed as slow");
     }
-    until("only the stream that reads is left", async || node.metric(STREAMS).await == 1.0).await;
+    until("only the stream that reads is left", async || {
+        node.metric(STREAMS).await == 1.0
+    })
+    .await;
 }
 
 async fn a_slow_reader_is_skipped_ahead_and_told_in_every_format_that_can_tell(cluster: Cluster) {
@@ -67,7 +77,15 @@ async fn a_slow_reader_is_skipped_ahead_and_told_in_every_format_that_can_tell(c
     let node = TestNode::start(&flags).await;
     let mut stream = unread_stream(&node, "/a").await;
     let mut v1 = RawClient::connect(node.address).await;
-    v1.send(handshake(node.address, "/a", "Sec-WebSocket-Protocol: echocast.v1\r\n").as_bytes()).await;
+    v1.send(
+        handshake(
+            node.address,
+            "/a",
+            "Sec-WebSocket-Protocol: echocast.v1\r\n",
+        )
+        .as_bytes(),
+    )
+    .await;
     let mut stranger = RawClient::deflating(node.address, "/a", "").await;
     let message = large();
     // 50 MiB: far more than its socket and the feed hold.
@@ -77,11 +95,21 @@ async fn a_slow_reader_is_skipped_ahead_and_told_in_every_format_that_can_tell(c
     let mut honest = TestClient::connect(&node.url("/a")).await;
     honest.say("the last").await;
     let heard = heard_up_to(&mut stream, "data: the last\n\n").await;
-    assert!(heard.contains("\n\nevent: gap\ndata: {\"missed\":"), "it is told how much it has missed");
+    assert!(
+        heard.contains("\n\nevent: gap\ndata: {\"missed\":"),
+        "it is told how much it has missed"
+    );
     let heard = heard_up_to(&mut v1, "\"data\":\"the last\"}").await;
-    assert!(heard.contains("{\"event\":\"gap\",\"missed\":"), "it is told how much it has missed");
+    assert!(
+        heard.contains("{\"event\":\"gap\",\"missed\":"),
+        "it is told how much it has missed"
+    );
     // Perhaps once more while they read on, on a busy machine.
-    assert!(node.metric("echocast_slow_clients_total{policy=\"skip\"}").await >= 2.0);
+    assert!(
+        node.metric("echocast_slow_clients_total{policy=\"skip\"}")
+            .await
+            >= 2.0
+    );
 }
 
 /// Everything that comes up to this text.
@@ -89,7 +117,9 @@ async fn heard_up_to(client: &mut RawClient, end: &str) -> String {
     let mut heard = Vec::new();
     soon(end, async {
         while !heard.ends_with(end.as_bytes()) {
-            tokio::io::AsyncReadExt::read_buf(&mut client.stream, &mut heard).await.unwrap();
+            tokio::io::AsyncReadExt::read_buf(&mut client.stream, &mut heard)
+                .await
+                .unwrap();
         }
     })
     .await;

@@ -1,5 +1,5 @@
-//! Who may open a connection to whom, by the NetworkPolicies of a rendering, as Kubernetes defines them. Who should is for
-//! the tests.
+//! Who may open a connection to whom, by the NetworkPolicies of a rendering, as Kubernetes defines
+//! them. Who should is for the tests.
 
 use serde_json::{Value, json};
 
@@ -16,42 +16,74 @@ pub struct Pod {
 impl Pod {
     /// One of this namespace with these labels.
     pub fn new(namespace: &str, labels: &Value) -> Self {
-        Self { namespace: json!({ "kubernetes.io/metadata.name": namespace }), labels: labels.clone() }
+        Self {
+            namespace: json!({ "kubernetes.io/metadata.name": namespace }),
+            labels: labels.clone(),
+        }
     }
 
     /// Whether both sides' policies let it.
     pub fn may_reach(&self, other: &Self, port: Port, resources: &[Value]) -> bool {
-        other.allows("ingress", "from", self, port, resources) && self.allows("egress", "to", other, port, resources)
+        other.allows("ingress", "from", self, port, resources)
+            && self.allows("egress", "to", other, port, resources)
     }
 
     /// A pod that no policy selects allows everything; otherwise one rule of one policy must.
-    fn allows(&self, direction: &str, side: &str, peer: &Self, port: Port, resources: &[Value]) -> bool {
-        let policies = resources.iter().filter(|it| it["kind"] == "NetworkPolicy").map(|it| (it, &it["spec"]));
+    fn allows(
+        &self,
+        direction: &str,
+        side: &str,
+        peer: &Self,
+        port: Port,
+        resources: &[Value],
+    ) -> bool {
+        let policies = resources
+            .iter()
+            .filter(|it| it["kind"] == "NetworkPolicy")
+            .map(|it| (it, &it["spec"]));
         let mut mine = policies.filter(|(policy, spec)| {
             let types = spec["policyTypes"].as_array().unwrap();
             self.namespace["kubernetes.io/metadata.name"] == policy["metadata"]["namespace"]
-                && types.iter().any(|it| it.as_str().unwrap().eq_ignore_ascii_case(direction))
+                && types
+                    .iter()
+                    .any(|it| it.as_str().unwrap().eq_ignore_ascii_case(direction))
                 && fits(&spec["podSelector"], &self.labels)
         });
-        let Some(first) = mine.next() else { return true };
+        let Some(first) = mine.next() else {
+            return true;
+        };
         [first].into_iter().chain(mine).any(|(_, spec)| {
-            spec[direction].as_array().into_iter().flatten().any(|rule| {
-                let peers = rule[side].as_array();
-                let ports = rule["ports"].as_array();
-                peers.is_none_or(|peers| peers.iter().any(|it| self.means(it, peer)))
-                    && ports.is_none_or(|ports| ports.iter().any(|it| it["port"] == port.0 || it["port"] == port.1))
-            })
+            spec[direction]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .any(|rule| {
+                    let peers = rule[side].as_array();
+                    let ports = rule["ports"].as_array();
+                    peers.is_none_or(|peers| peers.iter().any(|it| self.means(it, peer)))
+                        && ports.is_none_or(|ports| {
+                            ports
+                                .iter()
+                                .any(|it| it["port"] == port.0 || it["port"] == port.1)
+                        })
+                })
         })
     }
 
     /// Whether an entry of a policy of this pod's namespace means that pod.
     fn means(&self, entry: &Value, peer: &Self) -> bool {
-        assert!(entry.get("ipBlock").is_none(), "addresses are not known here");
+        assert!(
+            entry.get("ipBlock").is_none(),
+            "addresses are not known here"
+        );
         let namespace = match entry.get("namespaceSelector") {
             Some(selector) => fits(selector, &peer.namespace),
             None => self.namespace == peer.namespace,
         };
-        namespace && entry.get("podSelector").is_none_or(|selector| fits(selector, &peer.labels))
+        namespace
+            && entry
+                .get("podSelector")
+                .is_none_or(|selector| fits(selector, &peer.labels))
     }
 }
 

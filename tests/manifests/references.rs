@@ -1,4 +1,5 @@
-//! What resources say by name of each other and of what a node counts, and what they promise its clients.
+//! What resources say by name of each other and of what a node counts, and what they promise its
+//! clients.
 
 use serde_json::Value;
 
@@ -21,10 +22,19 @@ async fn names_lead_to_what_is_there() {
             let spec = &resource["spec"];
             match resource["kind"].as_str().unwrap() {
                 "HorizontalPodAutoscaler" | "ScaledObject" => {
-                    find(resources, "Deployment", spec["scaleTargetRef"]["name"].as_str().unwrap());
-                    list(&spec["metrics"]).filter_map(|it| it["pods"]["metric"]["name"].as_str()).for_each(is_counted);
-                    for query in list(&spec["triggers"]).filter_map(|it| it["metadata"]["query"].as_str()) {
-                        let (metric, labels) = query.strip_prefix("sum(").unwrap().split_once('{').unwrap();
+                    find(
+                        resources,
+                        "Deployment",
+                        spec["scaleTargetRef"]["name"].as_str().unwrap(),
+                    );
+                    list(&spec["metrics"])
+                        .filter_map(|it| it["pods"]["metric"]["name"].as_str())
+                        .for_each(is_counted);
+                    for query in
+                        list(&spec["triggers"]).filter_map(|it| it["metadata"]["query"].as_str())
+                    {
+                        let (metric, labels) =
+                            query.strip_prefix("sum(").unwrap().split_once('{').unwrap();
                         is_counted(metric);
                         assert_eq!(labels, "job=\"echocast\",namespace=\"echocast\"})");
                     }
@@ -34,18 +44,32 @@ async fn names_lead_to_what_is_there() {
                         let backend = &rule["backendRefs"][0];
                         let service = find(resources, "Service", backend["name"].as_str().unwrap());
                         assert_eq!(service["spec"]["ports"][0]["port"], backend["port"]);
-                        // Without these, what implements the route chooses how long a client may stay.
-                        assert!(["request", "backendRequest"].iter().all(|it| rule["timeouts"][it] == "0s"));
+                        // Without these, what implements the route chooses how long a client may
+                        // stay.
+                        assert!(
+                            ["request", "backendRequest"]
+                                .iter()
+                                .all(|it| rule["timeouts"][it] == "0s")
+                        );
                     }
                 }
                 "ServiceMonitor" => {
                     let wanted = spec["selector"]["matchLabels"].as_object().unwrap();
-                    let mut watched = services()
-                        .filter(|it| wanted.iter().all(|(key, value)| &it["metadata"]["labels"][key] == value));
+                    let mut watched = services().filter(|it| {
+                        wanted
+                            .iter()
+                            .all(|(key, value)| &it["metadata"]["labels"][key] == value)
+                    });
                     let (service, others) = (watched.next().unwrap(), watched.count());
-                    assert_eq!((&service["metadata"]["name"], others), (&"echocast-ops".into(), 0));
+                    assert_eq!(
+                        (&service["metadata"]["name"], others),
+                        (&"echocast-ops".into(), 0)
+                    );
                     // As rules and dashboard have it.
-                    assert_eq!(service["metadata"]["labels"][spec["jobLabel"].as_str().unwrap()], "echocast");
+                    assert_eq!(
+                        service["metadata"]["labels"][spec["jobLabel"].as_str().unwrap()],
+                        "echocast"
+                    );
                 }
                 _ => {}
             }
@@ -56,12 +80,25 @@ async fn names_lead_to_what_is_there() {
 #[test]
 fn clients_are_moved_a_few_at_a_time_and_operators_see_every_pod() {
     for (name, resources) in RENDERED.iter() {
-        let rollout = &find(resources, "Deployment", "echocast")["spec"]["strategy"]["rollingUpdate"];
+        let rollout =
+            &find(resources, "Deployment", "echocast")["spec"]["strategy"]["rollingUpdate"];
         assert_eq!(rollout["maxUnavailable"], 0, "{name}");
         // None would keep machines from being drained.
-        assert_eq!(find(resources, "PodDisruptionBudget", "echocast")["spec"]["maxUnavailable"], 1, "{name}");
-        assert_eq!(pod(resources)["spec"]["enableServiceLinks"], false, "{name}: variables that look like settings");
+        assert_eq!(
+            find(resources, "PodDisruptionBudget", "echocast")["spec"]["maxUnavailable"],
+            1,
+            "{name}"
+        );
+        assert_eq!(
+            pod(resources)["spec"]["enableServiceLinks"],
+            false,
+            "{name}: variables that look like settings"
+        );
         let ops = &find(resources, "Service", "echocast-ops")["spec"];
-        assert_eq!((&ops["clusterIP"], &ops["publishNotReadyAddresses"]), (&"None".into(), &true.into()), "{name}");
+        assert_eq!(
+            (&ops["clusterIP"], &ops["publishNotReadyAddresses"]),
+            (&"None".into(), &true.into()),
+            "{name}"
+        );
     }
 }

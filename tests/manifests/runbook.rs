@@ -1,5 +1,5 @@
-//! The runbook: everything that its kubectl commands name is in the manifests, and it knows every reason of a refusal.
-//! Whether the commands do what it says is not known here.
+//! The runbook: everything that its kubectl commands name is in the manifests, and it knows every
+//! reason of a refusal. Whether the commands do what it says is not known here.
 
 use std::fs;
 
@@ -21,7 +21,9 @@ fn the_runbook_names_what_is_there() {
         for pair in command.windows(2) {
             match (&*pair[0], &*pair[1]) {
                 ("-k", "deploy/kubernetes/overlays/mine") => {}
-                ("-k" | "-f", path) => assert!(fs::exists(format!("{DEPLOY}/../{path}")).unwrap(), "{line}"),
+                ("-k" | "-f", path) => {
+                    assert!(fs::exists(format!("{DEPLOY}/../{path}")).unwrap(), "{line}")
+                }
                 ("-l", label) => {
                     let (key, value) = label.split_once('=').unwrap();
                     assert_eq!(pod(resources)["metadata"]["labels"][key], value, "{line}");
@@ -36,7 +38,9 @@ fn the_runbook_names_what_is_there() {
         for (kind, name) in command.iter().filter_map(|word| word.split_once('/')) {
             match kind {
                 // Not a path.
-                "deploy" | "deployment" if !name.contains('/') => _ = find(resources, "Deployment", name),
+                "deploy" | "deployment" if !name.contains('/') => {
+                    _ = find(resources, "Deployment", name)
+                }
                 "service" => _ = find(resources, "Service", name),
                 "pod" => assert_eq!(name, "POD", "{line}"),
                 _ => {}
@@ -48,7 +52,9 @@ fn the_runbook_names_what_is_there() {
 #[test]
 fn the_runbook_explains_every_reason_of_a_refusal() {
     let runbook = fs::read_to_string(format!("{DEPLOY}/README.md")).unwrap();
-    let (_, chapter) = runbook.split_once("\n### EchocastHandshakesRefused\n").unwrap();
+    let (_, chapter) = runbook
+        .split_once("\n### EchocastHandshakesRefused\n")
+        .unwrap();
     let chapter = chapter.split("\n### ").next().unwrap();
     for reason in Refusal::LABELS {
         assert!(chapter.contains(&format!("`{reason}`")), "{reason}");
@@ -57,7 +63,9 @@ fn the_runbook_explains_every_reason_of_a_refusal() {
 
 /// The words of each kubectl command in the runbook, with what it continues on the next line.
 fn kubectl_commands() -> Vec<Vec<String>> {
-    let runbook = fs::read_to_string(format!("{DEPLOY}/README.md")).unwrap().replace("\\\n", " ");
+    let runbook = fs::read_to_string(format!("{DEPLOY}/README.md"))
+        .unwrap()
+        .replace("\\\n", " ");
     let commands = runbook.match_indices("kubectl ").map(|(at, _)| {
         let end = |c| ['\n', '`', '|', ';', '&', '#', '>'].contains(&c);
         let command = runbook[at..].split(end).next().unwrap();

@@ -23,21 +23,40 @@ async fn it_resumes_and_publishes(cluster: Cluster) {
 
     proxy.lead_to(None);
     proxy.cut();
-    page.becomes("return window.channel.state", &json!("waiting")).await;
+    page.becomes("return window.channel.state", &json!("waiting"))
+        .await;
     client.say("meanwhile").await;
-    page.run("window.channel.publish('from the page').then((id) => { window.stored = id; })").await;
+    page.run("window.channel.publish('from the page').then((id) => { window.stored = id; })")
+        .await;
     proxy.lead_to(Some(cluster.node(1).address));
-    page.becomes("return window.channel.state", &json!("open")).await;
-    heard_in(&page, &["open", "before", "waiting", "open", "meanwhile", "from the page"]).await;
-    page.becomes("return window.stored === window.channel.id", &json!(true)).await;
-    client.expect(["before", "meanwhile", "from the page"]).await;
+    page.becomes("return window.channel.state", &json!("open"))
+        .await;
+    heard_in(
+        &page,
+        &[
+            "open",
+            "before",
+            "waiting",
+            "open",
+            "meanwhile",
+            "from the page",
+        ],
+    )
+    .await;
+    page.becomes("return window.stored === window.channel.id", &json!(true))
+        .await;
+    client
+        .expect(["before", "meanwhile", "from the page"])
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_close_by_somebody_in_front_of_the_server_is_final_until_told_otherwise() {
     let cluster = Cluster::embedded(&[]).await;
     let chromium = Chromium::start().await;
-    let page = chromium.open(&format!("http://{}/", cluster.node(0).address)).await;
+    let page = chromium
+        .open(&format!("http://{}/", cluster.node(0).address))
+        .await;
     // The server sends no such code: here the socket itself is told.
     page.run(
         "window.sockets = []; \
@@ -48,17 +67,28 @@ async fn a_close_by_somebody_in_front_of_the_server_is_final_until_told_otherwis
          })",
     )
     .await;
-    page.becomes("return window.channel.state", &json!("open")).await;
+    page.becomes("return window.channel.state", &json!("open"))
+        .await;
     page.run("window.sockets[0].dispatchEvent(new CloseEvent('close', { code: 4003, reason: 'go away' }))").await;
-    page.becomes("return window.final", &json!([4003, "go away"])).await;
+    page.becomes("return window.final", &json!([4003, "go away"]))
+        .await;
     // Longer than the first wait can be.
     tokio::time::sleep(Duration::from_millis(800)).await;
-    assert_eq!(page.run("return [window.channel.state, window.sockets.length]").await, json!(["closed", 1]));
+    assert_eq!(
+        page.run("return [window.channel.state, window.sockets.length]")
+            .await,
+        json!(["closed", 1])
+    );
     page.run("window.channel.reconnect()").await;
-    page.becomes("return [window.channel.state, window.sockets.length]", &json!(["open", 2])).await;
+    page.becomes(
+        "return [window.channel.state, window.sockets.length]",
+        &json!(["open", 2]),
+    )
+    .await;
 }
 
-/// Subscribes in a page and keeps what is heard, and what became of the connection, in `window.heard`.
+/// Subscribes in a page and keeps what is heard, and what became of the connection, in
+/// `window.heard`.
 async fn subscribe(page: &Page, path: &str) {
     let script = format!(
         "window.heard = []; \
@@ -74,6 +104,7 @@ async fn subscribe(page: &Page, path: &str) {
 
 /// Waits until a page has heard this; of several tries to connect in a row one counts.
 async fn heard_in(page: &Page, wanted: &[&str]) {
-    let script = "return window.heard.filter((word, at, all) => word !== 'waiting' || all[at - 1] !== word)";
+    let script =
+        "return window.heard.filter((word, at, all) => word !== 'waiting' || all[at - 1] !== word)";
     page.becomes(script, &json!(wanted)).await;
 }

@@ -1,5 +1,5 @@
-//! A Prometheus that reads every second what nodes count, with the rules of `deploy/prometheus`: what it finds, and which
-//! alerts fire. Faults and their timing are the tests' business.
+//! A Prometheus that reads every second what nodes count, with the rules of `deploy/prometheus`:
+//! what it finds, and which alerts fire. Faults and their timing are the tests' business.
 
 use std::fs::Permissions;
 use std::net::SocketAddr;
@@ -43,36 +43,60 @@ impl Prometheus {
         let config = tempfile::tempdir().unwrap();
         // It is another user there.
         std::fs::set_permissions(config.path(), Permissions::from_mode(0o755)).unwrap();
-        let without_for = RULES.lines().filter(|line| !line.trim_start().starts_with("for: "));
+        let without_for = RULES
+            .lines()
+            .filter(|line| !line.trim_start().starts_with("for: "));
         std::fs::write(config.path().join("prometheus.yml"), CONFIG).unwrap();
-        std::fs::write(config.path().join("rules.yml"), without_for.collect::<Vec<_>>().join("\n")).unwrap();
+        std::fs::write(
+            config.path().join("rules.yml"),
+            without_for.collect::<Vec<_>>().join("\n"),
+        )
+        .unwrap();
         let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
-        let image = image().with_wait_for(WaitFor::message_on_stderr("Server is ready to receive web requests"));
+        let image = image().with_wait_for(WaitFor::message_on_stderr(
+            "Server is ready to receive web requests",
+        ));
         let container = image
             .with_network("host")
-            .with_mount(Mount::bind_mount(config.path().to_str().unwrap(), "/etc/prometheus"))
+            .with_mount(Mount::bind_mount(
+                config.path().to_str().unwrap(),
+                "/etc/prometheus",
+            ))
             .with_cmd([
                 "--config.file=/etc/prometheus/prometheus.yml".to_owned(),
                 "--storage.tsdb.path=/prometheus".to_owned(),
                 format!("--web.listen-address={address}"),
             ])
             .start();
-        let prometheus = Self { address, _container: container.await.unwrap(), config };
+        let prometheus = Self {
+            address,
+            _container: container.await.unwrap(),
+            config,
+        };
         prometheus.discover(nodes);
         prometheus
     }
 
     /// Service discovery from now on finds these.
     pub fn discover(&self, nodes: &[SocketAddr]) {
-        std::fs::write(self.config.path().join("targets.json"), json!([{ "targets": nodes }]).to_string()).unwrap();
+        std::fs::write(
+            self.config.path().join("targets.json"),
+            json!([{ "targets": nodes }]).to_string(),
+        )
+        .unwrap();
     }
 
     /// The values a query has now, one a series.
     pub async fn query(&self, query: &str) -> Result<Vec<f64>, String> {
         let query = utf8_percent_encode(query, NON_ALPHANUMERIC);
         let answer = self.get(&format!("/api/v1/query?query={query}")).await;
-        let Some(series) = answer["data"]["result"].as_array() else { return Err(answer["error"].to_string()) };
-        Ok(series.iter().map(|series| series["value"][1].as_str().unwrap().parse().unwrap()).collect())
+        let Some(series) = answer["data"]["result"].as_array() else {
+            return Err(answer["error"].to_string());
+        };
+        Ok(series
+            .iter()
+            .map(|series| series["value"][1].as_str().unwrap().parse().unwrap())
+            .collect())
     }
 
     /// The one number a query has, once it has one.
@@ -87,19 +111,33 @@ impl Prometheus {
     pub async fn rules(&self) -> Vec<Value> {
         let mut answer = self.get("/api/v1/rules").await;
         let groups = answer["data"]["groups"].as_array_mut().unwrap();
-        groups.iter_mut().flat_map(|group| group["rules"].as_array_mut().unwrap()).map(Value::take).collect()
+        groups
+            .iter_mut()
+            .flat_map(|group| group["rules"].as_array_mut().unwrap())
+            .map(Value::take)
+            .collect()
     }
 
     /// The alerts of this name that fire.
     pub async fn firing(&self, name: &str) -> Vec<Value> {
         let mut answer = self.get("/api/v1/alerts").await;
-        let alerts = answer["data"]["alerts"].as_array_mut().unwrap().iter_mut().map(Value::take);
-        alerts.filter(|alert| alert["state"] == "firing" && alert["labels"]["alertname"] == name).collect()
+        let alerts = answer["data"]["alerts"]
+            .as_array_mut()
+            .unwrap()
+            .iter_mut()
+            .map(Value::take);
+        alerts
+            .filter(|alert| alert["state"] == "firing" && alert["labels"]["alertname"] == name)
+            .collect()
     }
 
     async fn get(&self, path: &str) -> Value {
         let (_, head, body) = http(self.address, "GET", path, &[]).await;
-        let body = if head.contains("chunked") { unchunked(&body) } else { body };
+        let body = if head.contains("chunked") {
+            unchunked(&body)
+        } else {
+            body
+        };
         serde_json::from_str(&body).unwrap()
     }
 }
@@ -115,8 +153,15 @@ pub async fn promtool(arguments: &[&str]) -> (i64, String) {
         .start()
         .await
         .unwrap();
-    let said = [container.stdout_to_vec().await.unwrap(), container.stderr_to_vec().await.unwrap()].concat();
-    (container.exit_code().await.unwrap().unwrap(), String::from_utf8(said).unwrap())
+    let said = [
+        container.stdout_to_vec().await.unwrap(),
+        container.stderr_to_vec().await.unwrap(),
+    ]
+    .concat();
+    (
+        container.exit_code().await.unwrap().unwrap(),
+        String::from_utf8(said).unwrap(),
+    )
 }
 
 /// As in the compose file.

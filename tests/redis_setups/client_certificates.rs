@@ -13,9 +13,15 @@ use crate::support::program::{Program, echocast};
 use crate::support::redis::{Redis, free_port};
 use crate::support::until;
 
-/// Its master and its Sentinel, or the only node of its Cluster, ask for certificates; without TLS it is for the test only.
-/// It has the certificates of `first` and, beside them, of `second`.
-async fn strict_redis(first: &Path, second: &Path, port: u16, sentinel_port: u16, cluster: &str) -> Redis {
+/// Its master and its Sentinel, or the only node of its Cluster, ask for certificates; without TLS
+/// it is for the test only. It has the certificates of `first` and, beside them, of `second`.
+async fn strict_redis(
+    first: &Path,
+    second: &Path,
+    port: u16,
+    sentinel_port: u16,
+    cluster: &str,
+) -> Redis {
     let options = "--tls-cluster yes --tls-ca-cert-file /tmp/first/ca.crt --tls-cert-file /tmp/first/redis.crt \
         --tls-key-file /tmp/first/redis.key";
     let script = format!(
@@ -59,8 +65,14 @@ async fn a_node_shows_its_certificate_and_reads_the_files_anew() {
     let flags = flags(files.path());
     let server = format!("rediss://127.0.0.1:{port}");
     let mut nodes = Vec::new();
-    for url in [&server, &format!("rediss+sentinel://127.0.0.1:{sentinel_port}/mymaster")] {
-        let flags: Vec<&str> = ["--redis-url", url].into_iter().chain(flags.iter().map(String::as_str)).collect();
+    for url in [
+        &server,
+        &format!("rediss+sentinel://127.0.0.1:{sentinel_port}/mymaster"),
+    ] {
+        let flags: Vec<&str> = ["--redis-url", url]
+            .into_iter()
+            .chain(flags.iter().map(String::as_str))
+            .collect();
         let node = TestNode::start(&flags).await;
         publish(node.address, "/news", "in private").await;
         nodes.push(node);
@@ -69,26 +81,40 @@ async fn a_node_shows_its_certificate_and_reads_the_files_anew() {
 
     // Redis gets another authority, and nodes are cut off until they have its files.
     let reconnects = async |node: &TestNode| node.metric("echocast_broker_reconnects_total").await;
-    let files_of = |option: &'static str, file: &str| [option.to_owned(), format!("/tmp/second/{file}")];
+    let files_of =
+        |option: &'static str, file: &str| [option.to_owned(), format!("/tmp/second/{file}")];
     let options = [
         files_of("tls-ca-cert-file", "ca.crt"),
         files_of("tls-cert-file", "redis.crt"),
         files_of("tls-key-file", "redis.key"),
     ];
     let options = options.concat();
-    let set: Vec<&str> = ["CONFIG", "SET"].into_iter().chain(options.iter().map(String::as_str)).collect();
+    let set: Vec<&str> = ["CONFIG", "SET"]
+        .into_iter()
+        .chain(options.iter().map(String::as_str))
+        .collect();
     redis.tell(&set).await;
     for kind in ["normal", "pubsub"] {
         redis.tell(&["CLIENT", "KILL", "TYPE", kind]).await;
     }
-    until("the direct node is cut off", async || nodes[0].metric("echocast_broker_up").await == 0.0).await;
+    until("the direct node is cut off", async || {
+        nodes[0].metric("echocast_broker_up").await == 0.0
+    })
+    .await;
     for file in ["ca.crt", "node.crt", "node.key"] {
         std::fs::copy(second.path().join(file), files.path().join(file)).unwrap();
     }
-    until("it reads the new files", async || nodes[0].metric("echocast_broker_up").await == 1.0).await;
+    until("it reads the new files", async || {
+        nodes[0].metric("echocast_broker_up").await == 1.0
+    })
+    .await;
     assert!(reconnects(&nodes[0]).await >= 1.0);
     publish(nodes[0].address, "/news", "with other files").await;
-    assert_eq!(anonymous.get_ops("/readyz").await.0, 503, "without a certificate nobody is let in");
+    assert_eq!(
+        anonymous.get_ops("/readyz").await.0,
+        503,
+        "without a certificate nobody is let in"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -97,9 +123,17 @@ async fn a_cluster_may_ask_for_certificates() {
     certificates(files.path()).await;
     let [port, sentinel_port] = [free_port(), free_port()];
     let redis = strict_redis(files.path(), files.path(), port, sentinel_port, "yes").await;
-    redis.tell(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]).await;
-    let (flags, url) = (flags(files.path()), format!("rediss+cluster://127.0.0.1:{port}"));
-    let flags: Vec<&str> = ["--redis-url", &url].into_iter().chain(flags.iter().map(String::as_str)).collect();
+    redis
+        .tell(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"])
+        .await;
+    let (flags, url) = (
+        flags(files.path()),
+        format!("rediss+cluster://127.0.0.1:{port}"),
+    );
+    let flags: Vec<&str> = ["--redis-url", &url]
+        .into_iter()
+        .chain(flags.iter().map(String::as_str))
+        .collect();
     let node = TestNode::start(&flags).await;
     publish(node.address, "/news", "in private").await;
 }
@@ -111,10 +145,18 @@ async fn files_that_cannot_be_used_are_all_named_at_the_start() {
     std::fs::write(directory.path().join("text"), "secret").unwrap();
     let file = |name: &str| directory.path().join(name).display().to_string();
     let (text, cert, key) = (file("text"), file("node.crt"), file("node.key"));
-    let (missing, foreign) = (file("missing"), other.path().join("node.key").display().to_string());
+    let (missing, foreign) = (
+        file("missing"),
+        other.path().join("node.key").display().to_string(),
+    );
     let complaints = |flags: &[(&str, &str)]| {
-        let flags: Vec<String> = flags.iter().map(|(flag, value)| format!("--redis-{flag}={value}")).collect();
-        Config::from_args(flags.iter().map(String::as_str)).expect_err("they cannot be used").0
+        let flags: Vec<String> = flags
+            .iter()
+            .map(|(flag, value)| format!("--redis-{flag}={value}"))
+            .collect();
+        Config::from_args(flags.iter().map(String::as_str))
+            .expect_err("they cannot be used")
+            .0
     };
     let tls = ("url", "rediss://one");
     for (flags, named) in [
@@ -123,18 +165,42 @@ async fn files_that_cannot_be_used_are_all_named_at_the_start() {
         (vec![tls, ("ca", &key)], vec!["--redis-ca"]),
         (vec![tls, ("cert", &cert)], vec!["--redis-cert"]),
         (vec![tls, ("key", &key)], vec!["--redis-key"]),
-        (vec![tls, ("cert", &cert), ("key", &foreign)], vec!["--redis-key"]),
-        (vec![tls, ("cert", &key), ("key", &cert)], vec!["--redis-cert", "--redis-key"]),
-        (vec![("url", "redis://one"), ("cert", &cert), ("key", &key)], vec!["--redis-cert", "--redis-key"]),
+        (
+            vec![tls, ("cert", &cert), ("key", &foreign)],
+            vec!["--redis-key"],
+        ),
+        (
+            vec![tls, ("cert", &key), ("key", &cert)],
+            vec!["--redis-cert", "--redis-key"],
+        ),
+        (
+            vec![("url", "redis://one"), ("cert", &cert), ("key", &key)],
+            vec!["--redis-cert", "--redis-key"],
+        ),
         (vec![("ca", &*cert)], vec!["--redis-ca"]),
     ] {
         let said = complaints(&flags);
-        let flags_said: Vec<&str> = said.iter().filter_map(|line| line.split(':').next()).collect();
+        let flags_said: Vec<&str> = said
+            .iter()
+            .filter_map(|line| line.split(':').next())
+            .collect();
         assert_eq!(flags_said, named, "{said:?}");
         assert!(!said.concat().contains("secret"), "{said:?}");
     }
-    let flags = ["serve", "--redis-url", "rediss://one", "--redis-ca", &missing, "--redis-cert", &cert];
+    let flags = [
+        "serve",
+        "--redis-url",
+        "rediss://one",
+        "--redis-ca",
+        &missing,
+        "--redis-cert",
+        &cert,
+    ];
     let ended = Program::start(echocast(&flags)).finish().await;
     assert_eq!(ended.code, Some(64));
-    assert!(ended.errors.contains("--redis-ca: ") && ended.errors.contains("--redis-cert: "), "{}", ended.errors);
+    assert!(
+        ended.errors.contains("--redis-ca: ") && ended.errors.contains("--redis-cert: "),
+        "{}",
+        ended.errors
+    );
 }

@@ -1,4 +1,5 @@
-//! A user who may do exactly what the README says: enough for each kind of address, and taken by each Redis that it names.
+//! A user who may do exactly what the README says: enough for each kind of address, and taken by
+//! each Redis that it names.
 
 use redis::Value;
 use redis::aio::MultiplexedConnection;
@@ -23,13 +24,20 @@ async fn everything_works(url: &str, servers: &mut [MultiplexedConnection]) {
         if history != "0" {
             // Channels that nobody is on are unsubscribed.
             for node in &nodes {
-                until("channels are swept", async || node.metric("echocast_channels").await == 0.0).await;
+                until("channels are swept", async || {
+                    node.metric("echocast_channels").await == 0.0
+                })
+                .await;
             }
             publish_and_hear(&nodes, true).await;
         }
     }
     for server in servers {
-        let denied: Vec<Value> = redis::cmd("ACL").arg("LOG").query_async(server).await.unwrap();
+        let denied: Vec<Value> = redis::cmd("ACL")
+            .arg("LOG")
+            .query_async(server)
+            .await
+            .unwrap();
         assert!(denied.is_empty(), "{denied:?}");
     }
 }
@@ -37,15 +45,21 @@ async fn everything_works(url: &str, servers: &mut [MultiplexedConnection]) {
 /// On channels of several slots: what is published is heard on both nodes, resumed and read.
 async fn publish_and_hear([here, there]: &[TestNode; 2], has_history: bool) {
     for channel in ["/a", "/b", "/c", "/d"] {
-        let mut listeners = [V1Client::connect(&here.url(channel)).await, V1Client::connect(&there.url(channel)).await];
+        let mut listeners = [
+            V1Client::connect(&here.url(channel)).await,
+            V1Client::connect(&there.url(channel)).await,
+        ];
         let mut ids = Vec::new();
         for text in ["one", "two"] {
-            let key: [(&str, &str); 1] = [("idempotency-key", &format!("{:x}", rand::random::<u64>()))];
+            let key: [(&str, &str); 1] =
+                [("idempotency-key", &format!("{:x}", rand::random::<u64>()))];
             let (status, _, answer) = post(here.address, channel, &key, text.as_bytes()).await;
             assert_eq!(status, 200, "{answer}");
             ids.push(serde_json::from_str::<serde_json::Value>(&answer).unwrap()["id"].clone());
         }
-        listeners[1].send(json!({ "data": "three", "ref": "1" })).await;
+        listeners[1]
+            .send(json!({ "data": "three", "ref": "1" }))
+            .await;
         for listener in &mut listeners {
             for text in ["one", "two", "three"] {
                 while listener.next().await["data"] != text {}
@@ -53,12 +67,23 @@ async fn publish_and_hear([here, there]: &[TestNode; 2], has_history: bool) {
         }
         if has_history {
             let since = ids[0].as_str().unwrap();
-            let mut resumed = V1Client::connect(&there.url(&format!("{channel}?since={since}"))).await;
+            let mut resumed =
+                V1Client::connect(&there.url(&format!("{channel}?since={since}"))).await;
             resumed.expect(["two", "three"]).await;
-            EventStream::open(here.address, channel, Some(since)).await.expect(["two", "three"]).await;
-            let (status, view) =
-                http_get(there.address, &format!("{channel}?last=2"), &[("accept", "application/json")]).await;
-            assert!(status == 200 && view.contains("two") && view.contains("three"), "{status} {view}");
+            EventStream::open(here.address, channel, Some(since))
+                .await
+                .expect(["two", "three"])
+                .await;
+            let (status, view) = http_get(
+                there.address,
+                &format!("{channel}?last=2"),
+                &[("accept", "application/json")],
+            )
+            .await;
+            assert!(
+                status == 200 && view.contains("two") && view.contains("three"),
+                "{status} {view}"
+            );
         }
     }
 }
@@ -68,10 +93,18 @@ async fn reconnect(nodes: &[TestNode; 2], servers: &mut [MultiplexedConnection])
     let reconnects = async |node: &TestNode| node.metric("echocast_broker_reconnects_total").await;
     let before = [reconnects(&nodes[0]).await, reconnects(&nodes[1]).await];
     for server in servers {
-        redis::cmd("CLIENT").arg("KILL").arg("USER").arg("echocast").exec_async(server).await.unwrap();
+        redis::cmd("CLIENT")
+            .arg("KILL")
+            .arg("USER")
+            .arg("echocast")
+            .exec_async(server)
+            .await
+            .unwrap();
     }
     for (node, before) in nodes.iter().zip(before) {
-        let is_back = async || reconnects(node).await > before && node.metric("echocast_broker_up").await == 1.0;
+        let is_back = async || {
+            reconnects(node).await > before && node.metric("echocast_broker_up").await == 1.0
+        };
         until("the node subscribes again", is_back).await;
     }
 }
@@ -107,17 +140,34 @@ async fn with_sentinels(image: &str) {
     let fleet = Fleet::sentinels_of(image).await;
     let readme = include_str!("../../README.md");
     let may = ["+hello", "+sentinel|get-master-addr-by-name"];
-    assert!(may.iter().all(|may| readme.contains(may)), "the README has this");
+    assert!(
+        may.iter().all(|may| readme.contains(may)),
+        "the README has this"
+    );
     for port in 7010..7013 {
         let mut user = redis::cmd("ACL");
-        user.arg("SETUSER").arg("asker").arg("on").arg(">watch").arg("-@all").arg(&may);
-        user.exec_async(&mut fleet.connect(port).await).await.unwrap();
+        user.arg("SETUSER")
+            .arg("asker")
+            .arg("on")
+            .arg(">watch")
+            .arg("-@all")
+            .arg(&may);
+        user.exec_async(&mut fleet.connect(port).await)
+            .await
+            .unwrap();
     }
-    let url = format!("{}/2?sentinel_username=asker&sentinel_password=watch", fleet.sentinel_url());
+    let url = format!(
+        "{}/2?sentinel_username=asker&sentinel_password=watch",
+        fleet.sentinel_url()
+    );
     everything_works(&url, &mut [fleet.connect(7000).await]).await;
     for port in 7010..7013 {
         let mut connection = fleet.connect(port).await;
-        let denied: Vec<Value> = redis::cmd("ACL").arg("LOG").query_async(&mut connection).await.unwrap();
+        let denied: Vec<Value> = redis::cmd("ACL")
+            .arg("LOG")
+            .query_async(&mut connection)
+            .await
+            .unwrap();
         assert!(denied.is_empty(), "{denied:?}");
     }
 }

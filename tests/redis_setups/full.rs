@@ -1,4 +1,5 @@
-//! A Redis that is full and evicts nothing: it refuses what is published, and nobody needs its memory to listen.
+//! A Redis that is full and evicts nothing: it refuses what is published, and nobody needs its
+//! memory to listen.
 
 use serde_json::Value;
 
@@ -17,10 +18,15 @@ async fn newcomers_are_let_in(redis: Redis) {
     // Without a client, the first node does not hold the channel's end any more once it is swept.
     let swept = async || nodes[0].metric("echocast_channels").await == 0.0;
     until("the channel is swept", swept).await;
-    redis.tell(&["CONFIG", "SET", "maxmemory-policy", "noeviction"]).await;
+    redis
+        .tell(&["CONFIG", "SET", "maxmemory-policy", "noeviction"])
+        .await;
     redis.tell(&["CONFIG", "SET", "maxmemory", "1mb"]).await;
     let (status, _, why) = post(nodes[0].address, "/known", &[], b"three").await;
-    assert!(status == 503 && why.contains("OOM") && why.contains("was not published"), "{status} {why}");
+    assert!(
+        status == 503 && why.contains("OOM") && why.contains("was not published"),
+        "{status} {why}"
+    );
 
     nodes.push(TestNode::start(&flags).await);
     let mut listeners = Vec::new();
@@ -32,16 +38,27 @@ async fn newcomers_are_let_in(redis: Redis) {
         resumed.expect(["two"]).await;
         let mut events = EventStream::open(node.address, "/known?last=2", None).await;
         events.expect(["one", "two"]).await;
-        let data = http_get(node.address, "/known?last=2", &[("accept", "application/json")]).await;
+        let data = http_get(
+            node.address,
+            "/known?last=2",
+            &[("accept", "application/json")],
+        )
+        .await;
         let view: Value = serde_json::from_str(&data.1).unwrap();
-        assert_eq!((data.0, view["messages"].as_array().map(Vec::len)), (200, Some(2)), "{view}");
+        assert_eq!(
+            (data.0, view["messages"].as_array().map(Vec::len)),
+            (200, Some(2)),
+            "{view}"
+        );
         listeners.push(TestClient::connect(&node.url("/never-seen?last=1")).await);
     }
 
     redis.tell(&["CONFIG", "SET", "maxmemory", "0"]).await;
     for channel in ["/known", "/never-seen"] {
-        until("redis takes messages again", async || post(nodes[1].address, channel, &[], b"after").await.0 == 200)
-            .await;
+        until("redis takes messages again", async || {
+            post(nodes[1].address, channel, &[], b"after").await.0 == 200
+        })
+        .await;
     }
     for listener in &mut listeners {
         listener.expect(["after"]).await;

@@ -1,5 +1,6 @@
-//! A Redis that answers and cannot be the broker: a replica, one node of a Cluster, a Sentinel, or a server that forbids a
-//! command. The node is not ready, says why, and goes on by itself when that has changed.
+//! A Redis that answers and cannot be the broker: a replica, one node of a Cluster, a Sentinel, or
+//! a server that forbids a command. The node is not ready, says why, and goes on by itself when
+//! that has changed.
 
 use serde_json::json;
 
@@ -21,7 +22,11 @@ async fn says(node: &TestNode, status: u16, words: &[&str]) {
         code == status && words.iter().all(|word| body.contains(word))
     };
     until(&format!("/readyz says {words:?}"), is_said).await;
-    let is_up = if words.iter().any(|word| word.contains("broker up")) { 1.0 } else { 0.0 };
+    let is_up = if words.iter().any(|word| word.contains("broker up")) {
+        1.0
+    } else {
+        0.0
+    };
     assert_eq!(node.metric("echocast_broker_up").await, is_up);
 }
 
@@ -45,7 +50,10 @@ async fn hears(client: &mut V1Client, text: &str) {
 /// Publishing is refused, and the answer does not leave open whether it happened.
 async fn refuses(node: &TestNode, words: &str) {
     let (status, _, why) = post(node.address, "/news", &[], b"refused").await;
-    assert!(status == 503 && why.contains(words) && !why.contains("may have been"), "{status} {why}");
+    assert!(
+        status == 503 && why.contains(words) && !why.contains("may have been"),
+        "{status} {why}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -55,7 +63,16 @@ async fn a_replica_is_no_broker_until_it_is_promoted() {
         redis.tell(&DEMOTE).await;
         let flags = ["--redis-url", &redis.url(), "--history", history];
         let node = TestNode::start_unready(&flags).await;
-        says(&node, 503, &["starting, broker not usable", &redis.address().to_string(), "replica"]).await;
+        says(
+            &node,
+            503,
+            &[
+                "starting, broker not usable",
+                &redis.address().to_string(),
+                "replica",
+            ],
+        )
+        .await;
         refuses(&node, "broker").await;
         redis.tell(&PROMOTE).await;
         node.wait_ready().await;
@@ -83,9 +100,22 @@ async fn a_master_that_is_demoted_is_left_and_used_again_when_it_is_promoted() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_renamed_a_command_is_no_broker() {
     for command in ["EVALSHA", "XADD"] {
-        let redis = Redis::start_with(&["redis-server", "--rename-command", command, "OTHER", "--save", ""]).await;
+        let redis = Redis::start_with(&[
+            "redis-server",
+            "--rename-command",
+            command,
+            "OTHER",
+            "--save",
+            "",
+        ])
+        .await;
         let node = TestNode::start_unready(&["--redis-url", &redis.url()]).await;
-        says(&node, 503, &["broker not usable", "refuses to publish", "command"]).await;
+        says(
+            &node,
+            503,
+            &["broker not usable", "refuses to publish", "command"],
+        )
+        .await;
         refuses(&node, "broker").await;
     }
 }
@@ -96,13 +126,26 @@ async fn a_user_who_may_not_publish_has_no_broker_until_that_is_allowed() {
     let mut connection = redis.connect().await;
     may_do_what_it_must(&mut connection).await;
     let url = redis.url().replace("redis://", "redis://echocast:secret@");
-    for (history, command) in
-        [("1000", "evalsha"), ("1000", "script|load"), ("1000", "zadd"), ("1000", "xrevrange"), ("0", "publish")]
-    {
-        redis.tell(&["ACL", "SETUSER", "echocast", &format!("-{command}")]).await;
+    for (history, command) in [
+        ("1000", "evalsha"),
+        ("1000", "script|load"),
+        ("1000", "zadd"),
+        ("1000", "xrevrange"),
+        ("0", "publish"),
+    ] {
+        redis
+            .tell(&["ACL", "SETUSER", "echocast", &format!("-{command}")])
+            .await;
         let node = TestNode::start_unready(&["--redis-url", &url, "--history", history]).await;
-        says(&node, 503, &["broker not usable", "refuses to publish", command]).await;
-        redis.tell(&["ACL", "SETUSER", "echocast", &format!("+{command}")]).await;
+        says(
+            &node,
+            503,
+            &["broker not usable", "refuses to publish", command],
+        )
+        .await;
+        redis
+            .tell(&["ACL", "SETUSER", "echocast", &format!("+{command}")])
+            .await;
         node.wait_ready().await;
         takes(&node, "allowed").await;
     }
@@ -117,15 +160,25 @@ async fn a_publisher_learns_at_once_that_redis_forbids_it_and_why() {
     let node = TestNode::start(&["--redis-url", &url]).await;
     let mut client = V1Client::connect(&node.url("/news")).await;
     client.say("before").await;
-    redis.tell(&["ACL", "SETUSER", "echocast", "-evalsha"]).await;
+    redis
+        .tell(&["ACL", "SETUSER", "echocast", "-evalsha"])
+        .await;
     client.send(json!({ "data": "asks", "ref": "1" })).await;
     let answer = client.answer("1").await;
     let why = answer["error"].as_str().unwrap_or_default();
-    assert!(why.starts_with("not published: ") && why.contains("'evalsha'"), "{answer}");
-    client.client.say(&json!({ "data": "waits" }).to_string()).await;
+    assert!(
+        why.starts_with("not published: ") && why.contains("'evalsha'"),
+        "{answer}"
+    );
+    client
+        .client
+        .say(&json!({ "data": "waits" }).to_string())
+        .await;
     says(&node, 200, &["ready, broker away", "evalsha"]).await;
     refuses(&node, "broker is away").await;
-    redis.tell(&["ACL", "SETUSER", "echocast", "+evalsha"]).await;
+    redis
+        .tell(&["ACL", "SETUSER", "echocast", "+evalsha"])
+        .await;
     hears(&mut client, "waits").await;
     says(&node, 200, &["broker up"]).await;
     takes(&node, "allowed").await;
@@ -136,7 +189,10 @@ async fn a_publisher_learns_at_once_that_redis_forbids_it_and_why() {
 async fn a_node_needs_no_command_that_only_asks_about_the_server() {
     let redis = Redis::start().await;
     redis
-        .tell(&["ACL", "SETUSER", "echocast", "on", ">secret", "~*", "&*", "+@all", "-role", "-info", "-cluster"])
+        .tell(&[
+            "ACL", "SETUSER", "echocast", "on", ">secret", "~*", "&*", "+@all", "-role", "-info",
+            "-cluster",
+        ])
         .await;
     let url = redis.url().replace("redis://", "redis://echocast:secret@");
     let node = TestNode::start(&["--redis-url", &url]).await;
@@ -145,13 +201,30 @@ async fn a_node_needs_no_command_that_only_asks_about_the_server() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_in_cluster_mode_is_a_broker_if_it_has_all_slots() {
-    let redis = Redis::start_with(&["redis-server", "--cluster-enabled", "yes", "--save", ""]).await;
-    redis.tell(&["CLUSTER", "ADDSLOTSRANGE", "0", "12000"]).await;
-    redis.tell(&["CONFIG", "SET", "cluster-require-full-coverage", "no"]).await;
+    let redis =
+        Redis::start_with(&["redis-server", "--cluster-enabled", "yes", "--save", ""]).await;
+    redis
+        .tell(&["CLUSTER", "ADDSLOTSRANGE", "0", "12000"])
+        .await;
+    redis
+        .tell(&["CONFIG", "SET", "cluster-require-full-coverage", "no"])
+        .await;
     let node = TestNode::start_unready(&["--redis-url", &redis.url()]).await;
-    says(&node, 503, &["broker not usable", "one node of a Cluster", "redis+cluster://", "CLUSTERDOWN"]).await;
+    says(
+        &node,
+        503,
+        &[
+            "broker not usable",
+            "one node of a Cluster",
+            "redis+cluster://",
+            "CLUSTERDOWN",
+        ],
+    )
+    .await;
     refuses(&node, "broker").await;
-    redis.tell(&["CLUSTER", "ADDSLOTSRANGE", "12001", "16383"]).await;
+    redis
+        .tell(&["CLUSTER", "ADDSLOTSRANGE", "12001", "16383"])
+        .await;
     node.wait_ready().await;
     takes(&node, "hello").await;
 }
@@ -161,7 +234,12 @@ async fn one_node_of_a_cluster_is_no_broker() {
     let fleet = Fleet::cluster().await;
     let url = format!("redis://echocast:secret@{}", fleet.address(7000));
     let node = TestNode::start_unready(&["--redis-url", &url]).await;
-    says(&node, 503, &["broker not usable", "one node of a Cluster", "MOVED"]).await;
+    says(
+        &node,
+        503,
+        &["broker not usable", "one node of a Cluster", "MOVED"],
+    )
+    .await;
     let replica = format!("redis://echocast:secret@{}", fleet.address(7003));
     let node = TestNode::start_unready(&["--redis-url", &replica]).await;
     says(&node, 503, &["broker not usable", "replica"]).await;
@@ -172,11 +250,22 @@ async fn an_address_of_the_wrong_kind_is_told_from_one_that_does_not_answer() {
     let fleet = Fleet::sentinels().await;
     let sentinel = format!("redis://{}", fleet.address(7010));
     let node = TestNode::start_unready(&["--redis-url", &sentinel]).await;
-    says(&node, 503, &["broker not usable", "Sentinel", "redis+sentinel://"]).await;
-    let (server, other) = (fleet.address(7000), fleet.sentinel_url().replace("mymaster", "another"));
+    says(
+        &node,
+        503,
+        &["broker not usable", "Sentinel", "redis+sentinel://"],
+    )
+    .await;
+    let (server, other) = (
+        fleet.address(7000),
+        fleet.sentinel_url().replace("mymaster", "another"),
+    );
     for (url, why) in [
         (format!("redis+sentinel://{server}/mymaster"), "SENTINEL"),
-        (format!("redis+cluster://{server}"), "cluster support disabled"),
+        (
+            format!("redis+cluster://{server}"),
+            "cluster support disabled",
+        ),
         (format!("redis://echocast:wrong@{server}"), "WRONGPASS"),
         (other, "another"),
     ] {

@@ -1,4 +1,5 @@
-//! Chromium as people use it: a chromedriver and pages of nodes in it. What a page must show is each test's business.
+//! Chromium as people use it: a chromedriver and pages of nodes in it. What a page must show is
+//! each test's business.
 
 use std::process::Stdio;
 use std::sync::Arc;
@@ -32,8 +33,10 @@ const ARGUMENTS: [&str; 10] = [
 pub const ENTER: &str = "\u{e007}";
 pub const SHIFT_ENTER: &str = "\u{e008}\u{e007}\u{e008}";
 
-const TEXTS: &str = "return [...document.querySelectorAll('#messages .message .text')].map(e => e.textContent)";
-const NOTES: &str = "return [...document.querySelectorAll('#messages > .note')].map(e => e.textContent)";
+const TEXTS: &str =
+    "return [...document.querySelectorAll('#messages .message .text')].map(e => e.textContent)";
+const NOTES: &str =
+    "return [...document.querySelectorAll('#messages > .note')].map(e => e.textContent)";
 
 /// A chromedriver of one test.
 pub struct Chromium {
@@ -63,18 +66,29 @@ impl Chromium {
             .stderr(Stdio::null())
             .kill_on_drop(true)
             .spawn()
-            .unwrap_or_else(|error| panic!("cannot start chromedriver (Debian: apt install chromium-driver): {error}"));
+            .unwrap_or_else(|error| {
+                panic!("cannot start chromedriver (Debian: apt install chromium-driver): {error}")
+            });
         let mut output = BufReader::new(process.stdout.take().unwrap()).lines();
         let port = soon("chromedriver says its port", async {
             loop {
-                let line = output.next_line().await.unwrap().expect("chromedriver says its port before it ends");
+                let line = output
+                    .next_line()
+                    .await
+                    .unwrap()
+                    .expect("chromedriver says its port before it ends");
                 if let Some((_, port)) = line.split_once("successfully on port ") {
                     return port.trim_end_matches('.').parse().unwrap();
                 }
             }
         })
         .await;
-        Arc::new(Self { port, _process: process, _output: output, home })
+        Arc::new(Self {
+            port,
+            _process: process,
+            _output: output,
+            home,
+        })
     }
 
     /// Opens a page and waits until it is connected.
@@ -82,22 +96,34 @@ impl Chromium {
         self.open_as(url, &[], Value::Null).await
     }
 
-    /// The same with more arguments, or in the shape of a device (chromedriver's `mobileEmulation`).
+    /// The same with more arguments, or in the shape of a device (chromedriver's
+    /// `mobileEmulation`).
     pub async fn open_as(self: &Arc<Self>, url: &str, arguments: &[&str], device: Value) -> Page {
         let mut wanted = DesiredCapabilities::chrome();
         let profile = tempfile::tempdir_in(self.home.path()).unwrap().keep();
         for argument in ARGUMENTS.iter().chain(arguments) {
             wanted.add_arg(argument).unwrap();
         }
-        wanted.add_arg(&format!("--user-data-dir={}", profile.display())).unwrap();
-        wanted.set_browser_log_level(LoggingPrefsLogLevel::All).unwrap();
+        wanted
+            .add_arg(&format!("--user-data-dir={}", profile.display()))
+            .unwrap();
+        wanted
+            .set_browser_log_level(LoggingPrefsLogLevel::All)
+            .unwrap();
         if !device.is_null() {
-            wanted.add_experimental_option("mobileEmulation", device).unwrap();
+            wanted
+                .add_experimental_option("mobileEmulation", device)
+                .unwrap();
         }
         let driver = WebDriver::new(format!("http://127.0.0.1:{}", self.port), wanted)
             .await
-            .unwrap_or_else(|error| panic!("cannot start chromium (Debian: apt install chromium): {error}"));
-        let page = Page { driver, _chromium: self.clone() };
+            .unwrap_or_else(|error| {
+                panic!("cannot start chromium (Debian: apt install chromium): {error}")
+            });
+        let page = Page {
+            driver,
+            _chromium: self.clone(),
+        };
         page.go_to(url).await;
         page
     }
@@ -131,12 +157,21 @@ impl Page {
 
     /// Waits until a property of the element with this id is this.
     pub async fn has(&self, id: &str, property: &str, value: impl Into<Value>) {
-        self.becomes(&format!("return document.getElementById('{id}').{property}"), &value.into()).await;
+        self.becomes(
+            &format!("return document.getElementById('{id}').{property}"),
+            &value.into(),
+        )
+        .await;
     }
 
     /// Runs a script in the page.
     pub async fn run(&self, script: &str) -> Value {
-        self.driver.execute(script, Vec::new()).await.unwrap_or_else(|error| panic!("{script}: {error}")).json().clone()
+        self.driver
+            .execute(script, Vec::new())
+            .await
+            .unwrap_or_else(|error| panic!("{script}: {error}"))
+            .json()
+            .clone()
     }
 
     /// Runs a script again until it returns this.
@@ -144,7 +179,8 @@ impl Page {
         let mut is = Value::Null;
         let so = tokio::time::timeout(PATIENCE, async {
             loop {
-                // A page that is being left or is not complete yet fails scripts: that is no answer, but worth telling.
+                // A page that is being left or is not complete yet fails scripts: that is no
+                // answer, but worth telling.
                 is = match self.driver.execute(script, Vec::new()).await {
                     Ok(result) => result.json().clone(),
                     Err(error) => Value::String(error.to_string()),
@@ -156,7 +192,10 @@ impl Page {
             }
         });
         let in_time = so.await.is_ok();
-        assert!(in_time, "not within {PATIENCE:?}: {script}\n wanted: {wanted}\n     is: {is}");
+        assert!(
+            in_time,
+            "not within {PATIENCE:?}: {script}\n wanted: {wanted}\n     is: {is}"
+        );
     }
 
     /// Types into the element with this id; [`ENTER`] and other keys may be part of the text.
@@ -173,15 +212,25 @@ impl Page {
         self.type_into("text", &format!("{text}{ENTER}")).await;
     }
 
-    /// What the browser has complained of since this was last asked: errors, and what the page's policy forbids.
+    /// What the browser has complained of since this was last asked: errors, and what the page's
+    /// policy forbids.
     pub async fn complaints(&self) -> Vec<String> {
-        self.driver.browser_log().await.unwrap().into_iter().map(|entry| entry.message).collect()
+        self.driver
+            .browser_log()
+            .await
+            .unwrap()
+            .into_iter()
+            .map(|entry| entry.message)
+            .collect()
     }
 
     /// The page as it looks, for people: `SCREENSHOTS=folder` keeps it there.
     pub async fn screenshot(&self, name: &str) {
         if let Some(folder) = std::env::var_os("SCREENSHOTS") {
-            self.driver.screenshot(&std::path::Path::new(&folder).join(name)).await.unwrap();
+            self.driver
+                .screenshot(&std::path::Path::new(&folder).join(name))
+                .await
+                .unwrap();
         }
     }
 

@@ -1,4 +1,5 @@
-//! Clients: a WebSocket client that speaks properly (tungstenite), one that says any bytes, and a line of HTTP.
+//! Clients: a WebSocket client that speaks properly (tungstenite), one that says any bytes, and a
+//! line of HTTP.
 
 use std::net::SocketAddr;
 
@@ -22,19 +23,32 @@ pub struct TestClient {
 
 impl TestClient {
     pub async fn connect(url: &str) -> Self {
-        Self::try_connect(url, &[]).await.unwrap_or_else(|refused| panic!("{url}: {refused:?}"))
+        Self::try_connect(url, &[])
+            .await
+            .unwrap_or_else(|refused| panic!("{url}: {refused:?}"))
     }
 
     /// Connects with these headers; a refusal is its status and body.
-    pub async fn try_connect(url: &str, headers: &[(&'static str, &str)]) -> Result<Self, (u16, String)> {
+    pub async fn try_connect(
+        url: &str,
+        headers: &[(&'static str, &str)],
+    ) -> Result<Self, (u16, String)> {
         let mut request = url.into_client_request().unwrap();
         for (name, value) in headers {
-            request.headers_mut().append(*name, http::HeaderValue::from_bytes(value.as_bytes()).unwrap());
+            request.headers_mut().append(
+                *name,
+                http::HeaderValue::from_bytes(value.as_bytes()).unwrap(),
+            );
         }
         match soon("connecting", connect_async(request)).await {
             Ok((socket, response)) => Ok(Self { socket, response }),
             Err(Error::Http(response)) => {
-                let body = response.body().as_deref().map(String::from_utf8_lossy).unwrap_or_default().into_owned();
+                let body = response
+                    .body()
+                    .as_deref()
+                    .map(String::from_utf8_lossy)
+                    .unwrap_or_default()
+                    .into_owned();
                 Err((response.status().as_u16(), body))
             }
             Err(error) => panic!("{url}: {error}"),
@@ -53,7 +67,13 @@ impl TestClient {
     pub async fn next(&mut self) -> Message {
         soon("a message", async {
             loop {
-                match self.socket.next().await.expect("the connection is open").unwrap() {
+                match self
+                    .socket
+                    .next()
+                    .await
+                    .expect("the connection is open")
+                    .unwrap()
+                {
                     Message::Ping(_) => {}
                     message => return message,
                 }
@@ -79,7 +99,8 @@ impl TestClient {
 
     /// Whether nothing but pings comes for a while: only for what must not happen.
     pub async fn hears_nothing_for(&mut self, time: std::time::Duration) -> bool {
-        let something = async { while let Some(Ok(Message::Ping(_))) = self.socket.next().await {} };
+        let something =
+            async { while let Some(Ok(Message::Ping(_))) = self.socket.next().await {} };
         tokio::time::timeout(time, something).await.is_err()
     }
 
@@ -94,7 +115,10 @@ impl TestClient {
 
     /// Closes and waits for the answer.
     pub async fn close(&mut self, code: u16, reason: &str) -> Option<(u16, String)> {
-        let frame = CloseFrame { code: code.into(), reason: reason.to_owned().into() };
+        let frame = CloseFrame {
+            code: code.into(),
+            reason: reason.to_owned().into(),
+        };
         self.send(Message::Close(Some(frame))).await;
         self.closed().await
     }
@@ -111,17 +135,24 @@ pub struct RawClient {
 }
 
 impl RawClient {
-    /// A WebSocket whose messages are deflated, and which does not hear itself. `extra` are further headers.
+    /// A WebSocket whose messages are deflated, and which does not hear itself. `extra` are further
+    /// headers.
     pub async fn deflating(address: SocketAddr, path: &str, extra: &str) -> Self {
         let mut client = Self::connect(address).await;
         let extra = format!("Sec-WebSocket-Extensions: permessage-deflate\r\n{extra}");
-        client.send(handshake(address, &format!("{path}?echo=false"), &extra).as_bytes()).await;
+        client
+            .send(handshake(address, &format!("{path}?echo=false"), &extra).as_bytes())
+            .await;
         assert!(client.read_head().await.starts_with("HTTP/1.1 101 "));
         client
     }
 
     pub async fn connect(address: SocketAddr) -> Self {
-        Self { stream: soon("connecting", TcpStream::connect(address)).await.unwrap() }
+        Self {
+            stream: soon("connecting", TcpStream::connect(address))
+                .await
+                .unwrap(),
+        }
     }
 
     /// Connects and shakes hands.
@@ -175,7 +206,9 @@ impl RawClient {
     /// Everything until the server ends the connection.
     pub async fn read_to_end(&mut self) -> Vec<u8> {
         let mut rest = Vec::new();
-        soon("the end", self.stream.read_to_end(&mut rest)).await.unwrap();
+        soon("the end", self.stream.read_to_end(&mut rest))
+            .await
+            .unwrap();
         rest
     }
 }
@@ -192,7 +225,9 @@ pub fn handshake(host: SocketAddr, path: &str, extra: &str) -> String {
 pub fn deflated(payload: &[u8]) -> Vec<u8> {
     let mut output = Vec::with_capacity(payload.len() + 1024);
     let mut state = Compress::new(Compression::best(), false);
-    state.compress_vec(payload, &mut output, FlushCompress::Sync).unwrap();
+    state
+        .compress_vec(payload, &mut output, FlushCompress::Sync)
+        .unwrap();
     // The end of a sync flush is left out.
     output.truncate(output.len() - 4);
     output
@@ -214,7 +249,12 @@ pub fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
         }
     }
     frame.extend(key);
-    frame.extend(payload.iter().enumerate().map(|(at, byte)| byte ^ key[at % 4]));
+    frame.extend(
+        payload
+            .iter()
+            .enumerate()
+            .map(|(at, byte)| byte ^ key[at % 4]),
+    );
     frame
 }
 
@@ -225,12 +265,28 @@ pub async fn http_get(address: SocketAddr, path: &str, headers: &[(&str, &str)])
 }
 
 /// Status, head and body of a request.
-pub async fn http(address: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)]) -> (u16, String, String) {
+pub async fn http(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+) -> (u16, String, String) {
     let mut client = RawClient::connect(address).await;
-    let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
-    let request = format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n{headers}\r\n");
+    let headers: String = headers
+        .iter()
+        .map(|(name, value)| format!("{name}: {value}\r\n"))
+        .collect();
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n{headers}\r\n"
+    );
     client.send(request.as_bytes()).await;
     let response = String::from_utf8(client.read_to_end().await).unwrap();
-    let (head, body) = response.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no head in {response:?}"));
-    (head.split(' ').nth(1).unwrap().parse().unwrap(), head.to_owned(), body.to_owned())
+    let (head, body) = response
+        .split_once("\r\n\r\n")
+        .unwrap_or_else(|| panic!("no head in {response:?}"));
+    (
+        head.split(' ').nth(1).unwrap().parse().unwrap(),
+        head.to_owned(),
+        body.to_owned(),
+    )
 }

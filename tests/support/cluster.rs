@@ -14,7 +14,10 @@ pub struct Cluster {
 impl Cluster {
     /// One node.
     pub async fn embedded(flags: &[&str]) -> Self {
-        Self { nodes: vec![TestNode::start(flags).await], redis: None }
+        Self {
+            nodes: vec![TestNode::start(flags).await],
+            redis: None,
+        }
     }
 
     /// Some nodes over a Redis of their own.
@@ -25,9 +28,14 @@ impl Cluster {
     /// Some nodes over this Redis.
     pub async fn over(redis: Redis, nodes: usize, flags: &[&str]) -> Self {
         let url = redis.url();
-        let mut cluster = Self { nodes: Vec::new(), redis: Some(redis) };
+        let mut cluster = Self {
+            nodes: Vec::new(),
+            redis: Some(redis),
+        };
         for _ in 0..nodes {
-            cluster.nodes.push(TestNode::start(&[&["--redis-url", &url], flags].concat()).await);
+            cluster
+                .nodes
+                .push(TestNode::start(&[&["--redis-url", &url], flags].concat()).await);
         }
         cluster
     }

@@ -3,8 +3,12 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
-use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{TraceService, TraceServiceServer};
-use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
+use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
+    TraceService, TraceServiceServer,
+};
+use opentelemetry_proto::tonic::collector::trace::v1::{
+    ExportTraceServiceRequest, ExportTraceServiceResponse,
+};
 use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value};
 use opentelemetry_proto::tonic::trace::v1::Span;
 use tonic::transport::server::TcpIncoming;
@@ -34,7 +38,10 @@ impl TraceService for Service {
         for spans in request.into_inner().resource_spans {
             let service = attribute(&spans.resource.unwrap().attributes, "service.name").unwrap();
             let spans = spans.scope_spans.into_iter().flat_map(|scope| scope.spans);
-            self.0.lock().unwrap().extend(spans.map(|span| Received { service: service.clone(), span }));
+            self.0.lock().unwrap().extend(spans.map(|span| Received {
+                service: service.clone(),
+                span,
+            }));
         }
         Ok(Response::new(ExportTraceServiceResponse::default()))
     }
@@ -46,7 +53,11 @@ impl Collector {
         let incoming = TcpIncoming::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = incoming.local_addr().unwrap();
         let service = TraceServiceServer::new(Service(Arc::clone(&received)));
-        tokio::spawn(tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming));
+        tokio::spawn(
+            tonic::transport::Server::builder()
+                .add_service(service)
+                .serve_with_incoming(incoming),
+        );
         Self { address, received }
     }
 
@@ -59,7 +70,10 @@ impl Collector {
     pub fn traces(&self) -> Vec<Vec<Received>> {
         let mut traces = std::collections::BTreeMap::<Vec<u8>, Vec<Received>>::new();
         for received in self.received.lock().unwrap().iter() {
-            traces.entry(received.span.trace_id.clone()).or_default().push(received.clone());
+            traces
+                .entry(received.span.trace_id.clone())
+                .or_default()
+                .push(received.clone());
         }
         traces.into_values().collect()
     }
@@ -73,7 +87,12 @@ impl Received {
 }
 
 fn attribute(attributes: &[KeyValue], key: &str) -> Option<String> {
-    let value = attributes.iter().find(|attribute| attribute.key == key)?.value.clone()?.value?;
+    let value = attributes
+        .iter()
+        .find(|attribute| attribute.key == key)?
+        .value
+        .clone()?
+        .value?;
     Some(match value {
         any_value::Value::StringValue(text) => text,
         any_value::Value::IntValue(number) => number.to_string(),

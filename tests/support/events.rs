@@ -34,12 +34,23 @@ impl EventStream {
     /// The same with these headers.
     pub async fn open_with(address: SocketAddr, path: &str, headers: &[(&str, &str)]) -> Self {
         let mut client = RawClient::connect(address).await;
-        let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
-        let head = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nAccept: text/event-stream\r\n{headers}\r\n");
+        let headers: String = headers
+            .iter()
+            .map(|(name, value)| format!("{name}: {value}\r\n"))
+            .collect();
+        let head = format!(
+            "GET {path} HTTP/1.1\r\nHost: {address}\r\nAccept: text/event-stream\r\n{headers}\r\n"
+        );
         client.send(head.as_bytes()).await;
         let head = client.read_head().await;
-        assert!(head.starts_with("HTTP/1.1 200 ") && head.contains("content-type: text/event-stream"), "{head}");
-        Self { client, text: String::new() }
+        assert!(
+            head.starts_with("HTTP/1.1 200 ") && head.contains("content-type: text/event-stream"),
+            "{head}"
+        );
+        Self {
+            client,
+            text: String::new(),
+        }
     }
 
     /// The next event; comments are left out. `None` at the end.
@@ -63,7 +74,11 @@ impl EventStream {
         let mut id = String::new();
         for text in texts {
             let event = self.next().await.expect("the stream goes on");
-            assert_eq!((event.kind.as_str(), event.data.as_str()), ("", text), "{event:?}");
+            assert_eq!(
+                (event.kind.as_str(), event.data.as_str()),
+                ("", text),
+                "{event:?}"
+            );
             id = event.id;
         }
         id
@@ -74,7 +89,14 @@ impl EventStream {
         let mut bytes = Vec::new();
         // More of a character may be on its way.
         while bytes.is_empty() || std::str::from_utf8(&bytes).is_err() {
-            if soon("some of the stream", self.client.stream.read_buf(&mut bytes)).await.unwrap() == 0 {
+            if soon(
+                "some of the stream",
+                self.client.stream.read_buf(&mut bytes),
+            )
+            .await
+            .unwrap()
+                == 0
+            {
                 return false;
             }
         }
@@ -103,22 +125,39 @@ impl Event {
 }
 
 /// Status, head and body of a POST.
-pub async fn post(address: SocketAddr, path: &str, headers: &[(&str, &str)], body: &[u8]) -> (u16, String, String) {
+pub async fn post(
+    address: SocketAddr,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> (u16, String, String) {
     let mut client = RawClient::connect(address).await;
-    let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let headers: String = headers
+        .iter()
+        .map(|(name, value)| format!("{name}: {value}\r\n"))
+        .collect();
     let length = body.len();
     let head = format!(
         "POST {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Length: {length}\r\n{headers}\r\n"
     );
     client.send(&[head.as_bytes(), body].concat()).await;
     let response = String::from_utf8(client.read_to_end().await).unwrap();
-    let (head, body) = response.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no head in {response:?}"));
-    (head.split(' ').nth(1).unwrap().parse().unwrap(), head.to_owned(), body.to_owned())
+    let (head, body) = response
+        .split_once("\r\n\r\n")
+        .unwrap_or_else(|| panic!("no head in {response:?}"));
+    (
+        head.split(' ').nth(1).unwrap().parse().unwrap(),
+        head.to_owned(),
+        body.to_owned(),
+    )
 }
 
 /// Publishes and returns the message's id.
 pub async fn publish(address: SocketAddr, path: &str, text: &str) -> String {
     let (status, _, body) = post(address, path, &[], text.as_bytes()).await;
     assert_eq!(status, 200, "{body}");
-    serde_json::from_str::<Value>(&body).unwrap()["id"].as_str().unwrap().to_owned()
+    serde_json::from_str::<Value>(&body).unwrap()["id"]
+        .as_str()
+        .unwrap()
+        .to_owned()
 }

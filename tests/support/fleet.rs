@@ -1,5 +1,6 @@
-//! Several Redis servers in one container, as Sentinels or a Cluster run them: each a process that can be killed or stopped
-//! where it is. They are reached at the container's own address, by which they also know each other.
+//! Several Redis servers in one container, as Sentinels or a Cluster run them: each a process that
+//! can be killed or stopped where it is. They are reached at the container's own address, by which
+//! they also know each other.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -26,7 +27,8 @@ server() {
 }
 "#;
 
-/// A master, two replicas that follow it, and three Sentinels, which agree after a second that it is dead.
+/// A master, two replicas that follow it, and three Sentinels, which agree after a second that it
+/// is dead.
 const SENTINELS: &str = r#"
 server 7000
 server 7001 --replicaof "$ip" 7000
@@ -72,19 +74,37 @@ impl Fleet {
     /// The same of another image of Redis.
     pub async fn sentinels_of(image: &str) -> Self {
         let fleet = Self::start(image, SENTINELS).await;
-        set_up("the sentinels know each other and the replicas", async || {
-            let mut known = Vec::new();
-            for port in 7010..7013 {
-                let state = fleet.cli(&["-p", &port.to_string(), "sentinel", "master", "mymaster"]).await;
-                let words: Vec<&str> = state.lines().collect();
-                let value = |name: &str| words.windows(2).find(|pair| pair[0] == name).map(|pair| pair[1].to_owned());
-                known.push(value("num-slaves") == Some("2".into()) && value("num-other-sentinels") == Some("2".into()));
-            }
-            known.iter().all(|known| *known)
-        })
+        set_up(
+            "the sentinels know each other and the replicas",
+            async || {
+                let mut known = Vec::new();
+                for port in 7010..7013 {
+                    let state = fleet
+                        .cli(&["-p", &port.to_string(), "sentinel", "master", "mymaster"])
+                        .await;
+                    let words: Vec<&str> = state.lines().collect();
+                    let value = |name: &str| {
+                        words
+                            .windows(2)
+                            .find(|pair| pair[0] == name)
+                            .map(|pair| pair[1].to_owned())
+                    };
+                    known.push(
+                        value("num-slaves") == Some("2".into())
+                            && value("num-other-sentinels") == Some("2".into()),
+                    );
+                }
+                known.iter().all(|known| *known)
+            },
+        )
         .await;
         set_up("the replicas follow", async || {
-            fleet.cli(&["-p", "7000", "info", "replication"]).await.matches("state=online").count() == 2
+            fleet
+                .cli(&["-p", "7000", "info", "replication"])
+                .await
+                .matches("state=online")
+                .count()
+                == 2
         })
         .await;
         fleet.add_user(7000..7003).await;
@@ -103,7 +123,10 @@ impl Fleet {
             let mut well = true;
             for port in 7000..7006 {
                 let port = port.to_string();
-                well &= fleet.cli(&["-p", &port, "cluster", "info"]).await.contains("cluster_state:ok");
+                well &= fleet
+                    .cli(&["-p", &port, "cluster", "info"])
+                    .await
+                    .contains("cluster_state:ok");
                 let nodes = fleet.cli(&["-p", &port, "cluster", "nodes"]).await;
                 well &= nodes.matches("slave").count() == 3;
             }
@@ -113,7 +136,9 @@ impl Fleet {
         set_up("the replicas follow", async || {
             let mut online = 0;
             for port in 7000..7003 {
-                let state = fleet.cli(&["-p", &port.to_string(), "info", "replication"]).await;
+                let state = fleet
+                    .cli(&["-p", &port.to_string(), "info", "replication"])
+                    .await;
                 online += state.matches("state=online").count();
             }
             online == 3
@@ -133,8 +158,18 @@ impl Fleet {
             .start()
             .await
             .unwrap();
-        let mut fleet = Self { container, ip: [0, 0, 0, 0].into() };
-        fleet.ip = fleet.exec(&["hostname", "-i"]).await.split_whitespace().next().unwrap().parse().unwrap();
+        let mut fleet = Self {
+            container,
+            ip: [0, 0, 0, 0].into(),
+        };
+        fleet.ip = fleet
+            .exec(&["hostname", "-i"])
+            .await
+            .split_whitespace()
+            .next()
+            .unwrap()
+            .parse()
+            .unwrap();
         fleet
     }
 
@@ -144,12 +179,18 @@ impl Fleet {
 
     /// What nodes are told.
     pub fn sentinel_url(&self) -> String {
-        format!("redis+sentinel://echocast:secret@{ip}:7010,{ip}:7011,{ip}:7012/mymaster", ip = self.ip)
+        format!(
+            "redis+sentinel://echocast:secret@{ip}:7010,{ip}:7011,{ip}:7012/mymaster",
+            ip = self.ip
+        )
     }
 
     /// The same; not all of it, because the rest can be asked for.
     pub fn cluster_url(&self) -> String {
-        format!("redis+cluster://echocast:secret@{ip}:7000,{ip}:7004", ip = self.ip)
+        format!(
+            "redis+cluster://echocast:secret@{ip}:7000,{ip}:7004",
+            ip = self.ip
+        )
     }
 
     /// The server that has a channel now.
@@ -159,7 +200,12 @@ impl Fleet {
 
     /// Waits until another server than this has a channel.
     pub async fn failover(&self, channel: &str, dead: u16) {
-        until("a replica takes over", async || self.find_owner(channel).await.is_some_and(|owner| owner != dead)).await;
+        until("a replica takes over", async || {
+            self.find_owner(channel)
+                .await
+                .is_some_and(|owner| owner != dead)
+        })
+        .await;
     }
 
     async fn find_owner(&self, channel: &str) -> Option<u16> {
@@ -169,7 +215,8 @@ impl Fleet {
             let answer = self.cli(&["-p", &port.to_string(), "get", &key]).await;
             match answer.rsplit_once(':') {
                 Some((moved, port)) if moved.contains("MOVED") => return port.trim().parse().ok(),
-                // There is no such key, so the owner's answer is an empty line; who is dead or unwell gives another or none.
+                // There is no such key, so the owner's answer is an empty line; who is dead or
+                // unwell gives another or none.
                 None if answer == "\n" => return Some(port),
                 _ => {}
             }
@@ -177,7 +224,8 @@ impl Fleet {
         None
     }
 
-    /// Moves a channel's slot from its master to another, key by key, as tools do; it is open for some time.
+    /// Moves a channel's slot from its master to another, key by key, as tools do; it is open for
+    /// some time.
     pub async fn move_slot(&self, channel: &str) {
         let open = self.open_slot(channel).await;
         tokio::time::sleep(Duration::from_millis(500)).await;
@@ -189,31 +237,60 @@ impl Fleet {
         let from = self.owner(channel).await;
         let to = 7000 + (from - 7000 + 1) % 3;
         let slot = self.at(to, &["cluster", "keyslot", channel]).await;
-        let (source, target) = (self.at(from, &["cluster", "myid"]).await, self.at(to, &["cluster", "myid"]).await);
-        self.at(to, &["cluster", "setslot", &slot, "importing", &source]).await;
-        self.at(from, &["cluster", "setslot", &slot, "migrating", &target]).await;
-        OpenSlot { from, to, slot, target }
+        let (source, target) = (
+            self.at(from, &["cluster", "myid"]).await,
+            self.at(to, &["cluster", "myid"]).await,
+        );
+        self.at(to, &["cluster", "setslot", &slot, "importing", &source])
+            .await;
+        self.at(from, &["cluster", "setslot", &slot, "migrating", &target])
+            .await;
+        OpenSlot {
+            from,
+            to,
+            slot,
+            target,
+        }
     }
 
     /// Moves what is in a slot, and ends that.
-    pub async fn close_slot(&self, OpenSlot { from, to, slot, target }: OpenSlot) {
+    pub async fn close_slot(
+        &self,
+        OpenSlot {
+            from,
+            to,
+            slot,
+            target,
+        }: OpenSlot,
+    ) {
         loop {
-            let keys = self.at(from, &["cluster", "getkeysinslot", &slot, "100"]).await;
+            let keys = self
+                .at(from, &["cluster", "getkeysinslot", &slot, "100"])
+                .await;
             if keys.is_empty() {
                 break;
             }
             let (ip, port) = (self.ip.to_string(), to.to_string());
             let migrate = ["migrate", &*ip, &*port, "", "0", "5000", "keys"];
-            self.at(from, &[&migrate, &*keys.lines().collect::<Vec<_>>()].concat()).await;
+            self.at(
+                from,
+                &[&migrate, &*keys.lines().collect::<Vec<_>>()].concat(),
+            )
+            .await;
         }
         for port in [to, from] {
-            let answer = self.at(port, &["cluster", "setslot", &slot, "node", &target]).await;
+            let answer = self
+                .at(port, &["cluster", "setslot", &slot, "node", &target])
+                .await;
             assert_eq!(answer, "OK");
         }
     }
 
     async fn at(&self, port: u16, command: &[&str]) -> String {
-        self.cli(&[&["-p", &port.to_string()], command].concat()).await.trim().to_owned()
+        self.cli(&[&["-p", &port.to_string()], command].concat())
+            .await
+            .trim()
+            .to_owned()
     }
 
     /// Lets a user called echocast do what the README says, on all servers.
@@ -225,7 +302,8 @@ impl Fleet {
 
     /// Sends a signal to the server at this port.
     pub async fn signal(&self, name: &str, port: u16) {
-        self.exec(&["sh", "-c", &format!("kill -{name} $(cat /tmp/{port}/pid)")]).await;
+        self.exec(&["sh", "-c", &format!("kill -{name} $(cat /tmp/{port}/pid)")])
+            .await;
     }
 
     /// What `redis-cli` says.
@@ -234,23 +312,39 @@ impl Fleet {
     }
 
     async fn exec(&self, command: &[&str]) -> String {
-        let mut result = self.container.exec(ExecCommand::new(command.iter().copied())).await.unwrap();
+        let mut result = self
+            .container
+            .exec(ExecCommand::new(command.iter().copied()))
+            .await
+            .unwrap();
         String::from_utf8(result.stdout_to_vec().await.unwrap()).unwrap()
     }
 
     /// A connection like any client's.
     pub async fn connect(&self, port: u16) -> MultiplexedConnection {
         let client = redis::Client::open(format!("redis://{}", self.address(port))).unwrap();
-        soon("redis answers", client.get_multiplexed_async_connection()).await.unwrap()
+        soon("redis answers", client.get_multiplexed_async_connection())
+            .await
+            .unwrap()
     }
 }
 
 /// Makes a user called echocast, with the command that the README gives.
 pub async fn may_do_what_it_must(connection: &mut MultiplexedConnection) {
     let readme = include_str!("../../README.md");
-    let (_, command) = readme.split_once("redis-cli ACL SETUSER ").expect("the README has it");
+    let (_, command) = readme
+        .split_once("redis-cli ACL SETUSER ")
+        .expect("the README has it");
     let (command, _) = command.split_once("```").expect("it ends");
-    let words = command.split_whitespace().filter(|word| *word != "\\").map(|word| word.trim_matches('\''));
+    let words = command
+        .split_whitespace()
+        .filter(|word| *word != "\\")
+        .map(|word| word.trim_matches('\''));
     let words: Vec<&str> = words.collect();
-    redis::cmd("ACL").arg("SETUSER").arg(words).exec_async(connection).await.unwrap();
+    redis::cmd("ACL")
+        .arg("SETUSER")
+        .arg(words)
+        .exec_async(connection)
+        .await
+        .unwrap();
 }

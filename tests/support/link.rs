@@ -1,5 +1,5 @@
-//! A slow way to a node: a TCP relay that passes so many bytes a second each way, each after a delay. Little lies in its own
-//! buffers, as on a link whose queues are short.
+//! A slow way to a node: a TCP relay that passes so many bytes a second each way, each after a
+//! delay. Little lies in its own buffers, as on a link whose queues are short.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -42,7 +42,10 @@ impl Link {
         socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let listener = socket.listen(16).unwrap();
         let address = listener.local_addr().unwrap();
-        Self { address, accepting: tokio::spawn(accept(listener, target, pace)).abort_handle() }
+        Self {
+            address,
+            accepting: tokio::spawn(accept(listener, target, pace)).abort_handle(),
+        }
     }
 
     /// The WebSocket address of a path.
@@ -67,7 +70,8 @@ async fn accept(listener: TcpListener, target: SocketAddr, pace: Pace) {
         for stream in [&client, &node] {
             TcpStream::set_nodelay(stream, true).unwrap();
         }
-        let ((client_read, client_write), (node_read, node_write)) = (client.into_split(), node.into_split());
+        let ((client_read, client_write), (node_read, node_write)) =
+            (client.into_split(), node.into_split());
         tokio::spawn(pass(client_read, node_write, pace));
         tokio::spawn(pass(node_read, client_write, pace));
     }
@@ -80,9 +84,12 @@ async fn pass(mut from: OwnedReadHalf, to: OwnedWriteHalf, pace: Pace) {
     let mut free = Instant::now();
     loop {
         let mut chunk = vec![0; CHUNK];
-        let Ok(bytes @ 1..) = from.read(&mut chunk).await else { return };
+        let Ok(bytes @ 1..) = from.read(&mut chunk).await else {
+            return;
+        };
         chunk.truncate(bytes);
-        free = free.max(Instant::now()) + Duration::from_secs_f64(bytes as f64 / pace.bytes_per_second);
+        free = free.max(Instant::now())
+            + Duration::from_secs_f64(bytes as f64 / pace.bytes_per_second);
         if chunks.send((free + pace.delay, chunk)).await.is_err() {
             return;
         }

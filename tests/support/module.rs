@@ -11,7 +11,9 @@ pub struct Module {
 impl Module {
     /// Subscribes with these options, in JSON.
     pub fn start(url: String, options: &str) -> Self {
-        Self { program: Program::start(node(&["module.mjs", &url, options])) }
+        Self {
+            program: Program::start(node(&["module.mjs", &url, options])),
+        }
     }
 
     /// Gives it a command; tests/node/module.mjs has them all.

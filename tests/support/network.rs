@@ -1,5 +1,6 @@
-//! The network between a node and Redis, as bad as a test wants it: a TCP proxy that delays, stands still, loses the path
-//! of connections without closing them, and cuts connections in the middle of what they carry.
+//! The network between a node and Redis, as bad as a test wants it: a TCP proxy that delays, stands
+//! still, loses the path of connections without closing them, and cuts connections in the middle of
+//! what they carry.
 
 use std::convert::Infallible;
 use std::io;
@@ -14,7 +15,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
-/// The least time after which TCP sends a lost segment again: on a stream, a lost packet is everything behind it held up.
+/// The least time after which TCP sends a lost segment again: on a stream, a lost packet is
+/// everything behind it held up.
 const RETRANSMISSION: Duration = Duration::from_millis(200);
 
 /// A way to Redis, on a port of its own. Dropping it closes everything.
@@ -49,7 +51,11 @@ impl Network {
         let (weather, _) = watch::channel(Weather::default());
         let mut connections = JoinSet::new();
         connections.spawn(accept(listener, target, weather.clone()));
-        Self { address, weather, _connections: connections }
+        Self {
+            address,
+            weather,
+            _connections: connections,
+        }
     }
 
     /// Fair weather. What a lost path has swallowed stays lost.
@@ -61,7 +67,8 @@ impl Network {
 
     /// Every chunk takes this long, and this share of them is lost and sent again.
     pub fn lossy(&self, delay: Duration, loss: f64) {
-        self.weather.send_modify(|weather| (weather.delay, weather.loss) = (delay, loss));
+        self.weather
+            .send_modify(|weather| (weather.delay, weather.loss) = (delay, loss));
     }
 
     /// Nothing passes until it is calm again.
@@ -69,23 +76,31 @@ impl Network {
         self.weather.send_modify(|weather| weather.still = true);
     }
 
-    /// The connections that are open stay so at both ends, but what is said on them never arrives. New ones work.
+    /// The connections that are open stay so at both ends, but what is said on them never arrives.
+    /// New ones work.
     pub fn lose_path(&self) {
-        self.weather.send_modify(|weather| weather.dead_below = weather.opened);
+        self.weather
+            .send_modify(|weather| weather.dead_below = weather.opened);
     }
 
     /// Resets the connections that are open, at once: what was on its way is lost.
     pub fn reset(&self) {
-        self.weather.send_modify(|weather| weather.reset_below = weather.opened);
+        self.weather
+            .send_modify(|weather| weather.reset_below = weather.opened);
     }
 
     /// Resets the connections that are open, each in the middle of what passes next.
     pub fn cut(&self) {
-        self.weather.send_modify(|weather| weather.cut_below = weather.opened);
+        self.weather
+            .send_modify(|weather| weather.cut_below = weather.opened);
     }
 }
 
-async fn accept(listener: TcpListener, target: SocketAddr, weather: watch::Sender<Weather>) -> Infallible {
+async fn accept(
+    listener: TcpListener,
+    target: SocketAddr,
+    weather: watch::Sender<Weather>,
+) -> Infallible {
     let mut carried = JoinSet::new();
     loop {
         let (near, _) = listener.accept().await.unwrap();
@@ -100,7 +115,12 @@ async fn accept(listener: TcpListener, target: SocketAddr, weather: watch::Sende
     }
 }
 
-async fn carry(near: TcpStream, target: SocketAddr, number: u64, weather: watch::Receiver<Weather>) -> io::Result<()> {
+async fn carry(
+    near: TcpStream,
+    target: SocketAddr,
+    number: u64,
+    weather: watch::Receiver<Weather>,
+) -> io::Result<()> {
     let far = TcpStream::connect(target).await?;
     for stream in [&near, &far] {
         stream.set_nodelay(true)?;
@@ -115,7 +135,8 @@ async fn carry(near: TcpStream, target: SocketAddr, number: u64, weather: watch:
     };
     tokio::select! {
         ended = pumps => ended.map(|_| ()),
-        // A socket that is dropped with something unread resets its connection, and else ends it: gone it is in any case.
+        // A socket that is dropped with something unread resets its connection, and else ends it:
+        // gone it is in any case.
         _ = reset.wait_for(|weather| number < weather.reset_below) => Ok(()),
     }
 }
@@ -137,10 +158,18 @@ async fn pump(
                 return Ok(());
             }
             let Weather { delay, loss, .. } = *weather.borrow();
-            let again = if rand::random_bool(loss) { RETRANSMISSION } else { Duration::ZERO };
+            let again = if rand::random_bool(loss) {
+                RETRANSMISSION
+            } else {
+                Duration::ZERO
+            };
             // In order: what comes behind a lost chunk waits for it.
             arrives = arrives.max(Instant::now() + delay + again);
-            if sender.send((arrives, buffer[..len].to_vec())).await.is_err() {
+            if sender
+                .send((arrives, buffer[..len].to_vec()))
+                .await
+                .is_err()
+            {
                 return Ok(());
             }
         }
@@ -149,8 +178,12 @@ async fn pump(
         while let Some((arrives, chunk)) = chunks.recv().await {
             sleep_until(arrives).await;
             let passes = |weather: &Weather| !weather.still && number >= weather.dead_below;
-            // Ends only with the network if the path is lost: neither end hears of the other's goodbye.
-            let weather = *weather_there.wait_for(passes).await.map_err(io::Error::other)?;
+            // Ends only with the network if the path is lost: neither end hears of the other's
+            // goodbye.
+            let weather = *weather_there
+                .wait_for(passes)
+                .await
+                .map_err(io::Error::other)?;
             if number < weather.cut_below {
                 to.write_all(&chunk[..chunk.len() / 2]).await?;
                 SockRef::from(to.as_ref()).set_linger(Some(Duration::ZERO))?;
@@ -160,7 +193,10 @@ async fn pump(
         }
         // An ending does not pass where nothing passes.
         let passes = |weather: &Weather| !weather.still && number >= weather.dead_below;
-        weather_there.wait_for(passes).await.map_err(io::Error::other)?;
+        weather_there
+            .wait_for(passes)
+            .await
+            .map_err(io::Error::other)?;
         to.shutdown().await
     };
     tokio::try_join!(reading, writing)?;

@@ -32,7 +32,14 @@ impl TestNode {
 
     /// The same on a public address of the test's choice.
     pub async fn start_at(listen: &str, flags: &[&str]) -> Self {
-        let ports = ["--listen", listen, "--ops-listen", "127.0.0.1:0", "--log-messages", "off"];
+        let ports = [
+            "--listen",
+            listen,
+            "--ops-listen",
+            "127.0.0.1:0",
+            "--log-messages",
+            "off",
+        ];
         let config = Config::from_args(ports.into_iter().chain(flags.iter().copied())).unwrap();
         let node = Node::bind(config).unwrap();
         let (address, ops) = (node.address().unwrap(), node.ops_address().unwrap());
@@ -41,7 +48,12 @@ impl TestNode {
             // A test that ends without stopping its node drops the sender, which stops it too.
             let _ = stopped.await;
         }));
-        Self { address, ops, stop: Some(stop), run }
+        Self {
+            address,
+            ops,
+            stop: Some(stop),
+            run,
+        }
     }
 
     /// The WebSocket address of a path.
@@ -68,7 +80,10 @@ impl TestNode {
     }
 
     pub async fn wait_ready(&self) {
-        set_up("the node is ready", async || self.get_ops("/readyz").await.0 == 200).await;
+        set_up("the node is ready", async || {
+            self.get_ops("/readyz").await.0 == 200
+        })
+        .await;
     }
 
     /// Status and body of a path of the ops port.
@@ -84,6 +99,8 @@ impl TestNode {
 
 /// The value of a metric in Prometheus' text.
 pub fn metric(text: &str, name: &str) -> f64 {
-    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
     line.map_or(0.0, |value| value.parse().unwrap())
 }

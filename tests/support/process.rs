@@ -22,14 +22,23 @@ pub struct NodeProcess {
 }
 
 impl NodeProcess {
-    /// Starts `echocast serve` with these flags beside its ports and waits until it says that it serves.
+    /// Starts `echocast serve` with these flags beside its ports and waits until it says that it
+    /// serves.
     pub async fn start(flags: &[&str]) -> Self {
         Self::start_with(flags, &[]).await
     }
 
     /// The same with these environment variables.
     pub async fn start_with(flags: &[&str], variables: &[(&str, &str)]) -> Self {
-        let ports = ["serve", "--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0", "--log-format", "json"];
+        let ports = [
+            "serve",
+            "--listen",
+            "127.0.0.1:0",
+            "--ops-listen",
+            "127.0.0.1:0",
+            "--log-format",
+            "json",
+        ];
         let mut child = super::program::echocast(&ports)
             .args(flags)
             .envs(variables.iter().copied())
@@ -41,7 +50,11 @@ impl NodeProcess {
         let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
         let (address, ops) = soon("the node serves", async {
             loop {
-                let line = log.next_line().await.unwrap().expect("the node says that it serves before it ends");
+                let line = log
+                    .next_line()
+                    .await
+                    .unwrap()
+                    .expect("the node says that it serves before it ends");
                 let line: serde_json::Value = serde_json::from_str(&line).unwrap();
                 if line["message"] == "serving" {
                     let address = |name: &str| line[name].as_str().unwrap().parse().unwrap();
@@ -57,7 +70,12 @@ impl NodeProcess {
             }
             rest
         });
-        Self { address, ops, child, log }
+        Self {
+            address,
+            ops,
+            child,
+            log,
+        }
     }
 
     pub fn url(&self, path: &str) -> String {
@@ -71,12 +89,20 @@ impl NodeProcess {
 
     /// Sends a signal by name, as `kill -NAME` does.
     pub async fn signal(&self, name: &str) {
-        let status = Command::new("kill").arg(format!("-{name}")).arg(self.id().to_string()).status().await.unwrap();
+        let status = Command::new("kill")
+            .arg(format!("-{name}"))
+            .arg(self.id().to_string())
+            .status()
+            .await
+            .unwrap();
         assert!(status.success(), "kill -{name}");
     }
 
     /// Waits for its end; returns how it ended and the rest of its log.
     pub async fn ended(mut self) -> (ExitStatus, Vec<String>) {
-        soon("the process ends", async { (self.child.wait().await.unwrap(), self.log.await.unwrap()) }).await
+        soon("the process ends", async {
+            (self.child.wait().await.unwrap(), self.log.await.unwrap())
+        })
+        .await
     }
 }

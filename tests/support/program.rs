@@ -29,7 +29,9 @@ pub struct Ended {
 pub fn echocast(arguments: &[&str]) -> Command {
     let mut command = Command::new(ECHOCAST);
     command.args(arguments).env_remove("RUST_LOG");
-    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("ECHOCAST_")) {
+    for (name, _) in
+        std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("ECHOCAST_"))
+    {
         command.env_remove(name);
     }
     command
@@ -57,17 +59,25 @@ impl Program {
     /// Writes a line to its input.
     pub async fn type_line(&mut self, line: &str) {
         let input = self.input.as_mut().expect("its input is open");
-        soon("typing", input.write_all(format!("{line}\n").as_bytes())).await.unwrap();
+        soon("typing", input.write_all(format!("{line}\n").as_bytes()))
+            .await
+            .unwrap();
     }
 
     /// The next line of its output.
     pub async fn line(&mut self) -> String {
-        soon("a line of output", self.output.next_line()).await.unwrap().expect("it writes more lines")
+        soon("a line of output", self.output.next_line())
+            .await
+            .unwrap()
+            .expect("it writes more lines")
     }
 
     /// The next line of what it tells people.
     pub async fn notice(&mut self) -> String {
-        soon("a line of errors", self.errors.next_line()).await.unwrap().expect("it says more")
+        soon("a line of errors", self.errors.next_line())
+            .await
+            .unwrap()
+            .expect("it says more")
     }
 
     /// Writes these lines, in this order, and nothing between them.
@@ -79,8 +89,17 @@ impl Program {
 
     /// Sends a signal by name, as `kill -NAME` does.
     pub async fn signal(&self, name: &str) {
-        let id = self.child.id().expect("it has not been waited for").to_string();
-        let status = Command::new("kill").arg(format!("-{name}")).arg(id).status().await.unwrap();
+        let id = self
+            .child
+            .id()
+            .expect("it has not been waited for")
+            .to_string();
+        let status = Command::new("kill")
+            .arg(format!("-{name}"))
+            .arg(id)
+            .status()
+            .await
+            .unwrap();
         assert!(status.success(), "kill -{name}");
     }
 
@@ -93,10 +112,18 @@ impl Program {
     /// Waits for its end with its input still open.
     pub async fn ended(mut self) -> Ended {
         let (output, errors, status) = soon("the program ends", async {
-            tokio::join!(rest(&mut self.output), rest(&mut self.errors), self.child.wait())
+            tokio::join!(
+                rest(&mut self.output),
+                rest(&mut self.errors),
+                self.child.wait()
+            )
         })
         .await;
-        Ended { code: status.unwrap().code(), output, errors: errors.join("\n") }
+        Ended {
+            code: status.unwrap().code(),
+            output,
+            errors: errors.join("\n"),
+        }
     }
 }
 

@@ -1,5 +1,5 @@
-//! What stands between a client and its node and sometimes fails: a TCP relay that can cut its connections, let them go
-//! silent or deaf, and lead to another node, or to none.
+//! What stands between a client and its node and sometimes fails: a TCP relay that can cut its
+//! connections, let them go silent or deaf, and lead to another node, or to none.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -33,8 +33,14 @@ impl Proxy {
         let address = listener.local_addr().unwrap();
         let target = Arc::new(Mutex::new(Some(target)));
         let fate = watch::Sender::new(Fate::Cut);
-        let accepting = tokio::spawn(accept(listener, target.clone(), fate.subscribe())).abort_handle();
-        Self { address, target, fate, accepting }
+        let accepting =
+            tokio::spawn(accept(listener, target.clone(), fate.subscribe())).abort_handle();
+        Self {
+            address,
+            target,
+            fate,
+            accepting,
+        }
     }
 
     /// The WebSocket address of a path.
@@ -70,7 +76,11 @@ impl Drop for Proxy {
     }
 }
 
-async fn accept(listener: TcpListener, target: Arc<Mutex<Option<SocketAddr>>>, fate: watch::Receiver<Fate>) {
+async fn accept(
+    listener: TcpListener,
+    target: Arc<Mutex<Option<SocketAddr>>>,
+    fate: watch::Receiver<Fate>,
+) {
     loop {
         let (client, _) = listener.accept().await.unwrap();
         let target = *target.lock().unwrap();
@@ -84,7 +94,9 @@ async fn accept(listener: TcpListener, target: Arc<Mutex<Option<SocketAddr>>>, f
 
 async fn relay(mut client: TcpStream, target: SocketAddr, mut fate: watch::Receiver<Fate>) {
     // A node that is gone refuses; its client then sees a connection that ends at once.
-    let Ok(mut node) = TcpStream::connect(target).await else { return };
+    let Ok(mut node) = TcpStream::connect(target).await else {
+        return;
+    };
     tokio::select! {
         // First, so that nothing said after it was decided still passes.
         biased;

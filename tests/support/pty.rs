@@ -1,4 +1,5 @@
-//! A terminal that keeps every byte a program writes to it: what a screen shows does not tell what it was made to do.
+//! A terminal that keeps every byte a program writes to it: what a screen shows does not tell what
+//! it was made to do.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -39,7 +40,11 @@ impl Pty {
         drop((command, ends.slave));
         let written = Arc::new(Mutex::new(Vec::new()));
         collect(ends.master.try_clone().unwrap(), Arc::clone(&written));
-        Self { child, keyboard: File::from(ends.master), written }
+        Self {
+            child,
+            keyboard: File::from(ends.master),
+            written,
+        }
     }
 
     /// Types at the terminal.
@@ -61,7 +66,8 @@ impl Pty {
     }
 }
 
-/// Reads to the end, on a thread of its own: a terminal cannot be read in any other way. Its end is an error (EIO).
+/// Reads to the end, on a thread of its own: a terminal cannot be read in any other way. Its end is
+/// an error (EIO).
 fn collect(terminal: OwnedFd, written: Arc<Mutex<Vec<u8>>>) {
     std::thread::spawn(move || {
         let mut terminal = File::from(terminal);

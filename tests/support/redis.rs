@@ -1,4 +1,5 @@
-//! A real Redis in a container of its own, which can be paused, killed and started again on the same port.
+//! A real Redis in a container of its own, which can be paused, killed and started again on the
+//! same port.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -19,27 +20,35 @@ pub struct Redis {
 
 impl Redis {
     pub async fn start() -> Self {
-        // In memory: what a Redis keeps is not what most tests are about, and disks of test machines are slow.
+        // In memory: what a Redis keeps is not what most tests are about, and disks of test
+        // machines are slow.
         Self::run(|image| image.with_mount(Mount::tmpfs_mount("/data"))).await
     }
 
-    /// One with these options of `redis-server`, whose data outlives [`Self::kill`] as far as they say.
+    /// One with these options of `redis-server`, whose data outlives [`Self::kill`] as far as they
+    /// say.
     pub async fn start_with(options: &[&str]) -> Self {
         Self::run(|image| image.with_cmd(options.iter().copied())).await
     }
 
-    /// One that containers in this network also reach, at the name this container has there: the network's name.
+    /// One that containers in this network also reach, at the name this container has there: the
+    /// network's name.
     pub async fn start_in(network: &str) -> Self {
         Self::run(|image| image.with_network(network).with_container_name(network)).await
     }
 
     /// Another server that speaks the same.
     pub async fn start_image(name: &str, tag: &str) -> Self {
-        Self::run_image(name, tag, |image| image.with_mount(Mount::tmpfs_mount("/data"))).await
+        Self::run_image(name, tag, |image| {
+            image.with_mount(Mount::tmpfs_mount("/data"))
+        })
+        .await
     }
 
     /// One with whatever the container needs.
-    pub async fn run(options: impl FnOnce(ContainerRequest<GenericImage>) -> ContainerRequest<GenericImage>) -> Self {
+    pub async fn run(
+        options: impl FnOnce(ContainerRequest<GenericImage>) -> ContainerRequest<GenericImage>,
+    ) -> Self {
         Self::run_image("redis", "8-alpine", options).await
     }
 
@@ -53,7 +62,10 @@ impl Redis {
             .with_wait_for(WaitFor::message_on_stdout("Ready to accept connections"))
             .with_mapped_port(port, 6379.tcp())
             .with_startup_timeout(Duration::from_secs(120));
-        Self { container: options(image).start().await.unwrap(), port }
+        Self {
+            container: options(image).start().await.unwrap(),
+            port,
+        }
     }
 
     /// Where clients on this machine reach it.
@@ -67,22 +79,38 @@ impl Redis {
 
     /// A connection like any client's.
     pub async fn connect(&self) -> redis::aio::MultiplexedConnection {
-        redis::Client::open(self.url()).unwrap().get_multiplexed_async_connection().await.unwrap()
+        redis::Client::open(self.url())
+            .unwrap()
+            .get_multiplexed_async_connection()
+            .await
+            .unwrap()
     }
 
     /// A command without an interesting answer.
     pub async fn tell(&self, command: &[&str]) {
-        redis::cmd(command[0]).arg(&command[1..]).exec_async(&mut self.connect().await).await.unwrap();
+        redis::cmd(command[0])
+            .arg(&command[1..])
+            .exec_async(&mut self.connect().await)
+            .await
+            .unwrap();
     }
 
     /// `PUBLISH`; returns how many subscribers Redis gave it to.
     pub async fn publish(&self, channel: &str, payload: &[u8]) -> u64 {
-        self.connect().await.publish(channel, payload).await.unwrap()
+        self.connect()
+            .await
+            .publish(channel, payload)
+            .await
+            .unwrap()
     }
 
     /// What is published to a pub/sub channel from now on.
     pub async fn subscribe(&self, channel: &str) -> Heard {
-        let mut pubsub = redis::Client::open(self.url()).unwrap().get_async_pubsub().await.unwrap();
+        let mut pubsub = redis::Client::open(self.url())
+            .unwrap()
+            .get_async_pubsub()
+            .await
+            .unwrap();
         pubsub.subscribe(channel).await.unwrap();
         Heard(pubsub)
     }
@@ -90,8 +118,12 @@ impl Redis {
     /// How many subscriptions there are to a pub/sub channel.
     pub async fn subscribers(&self, channel: &str) -> u64 {
         let mut connection = self.connect().await;
-        let answer: (String, u64) =
-            redis::cmd("PUBSUB").arg("NUMSUB").arg(channel).query_async(&mut connection).await.unwrap();
+        let answer: (String, u64) = redis::cmd("PUBSUB")
+            .arg("NUMSUB")
+            .arg(channel)
+            .query_async(&mut connection)
+            .await
+            .unwrap();
         answer.1
     }
 
@@ -134,8 +166,9 @@ impl Heard {
     }
 }
 
-/// A container that is started again would get another random port, so we choose one: below those the kernel gives to
-/// outgoing connections, of which other tests make many, and at random, because other tests choose, too.
+/// A container that is started again would get another random port, so we choose one: below those
+/// the kernel gives to outgoing connections, of which other tests make many, and at random, because
+/// other tests choose, too.
 pub fn free_port() -> u16 {
     loop {
         let port = rand::random_range(20_000..30_000);

@@ -1,4 +1,5 @@
-//! A terminal with a program in it, which a test types into and looks at: tmux, with nobody attached.
+//! A terminal with a program in it, which a test types into and looks at: tmux, with nobody
+//! attached.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -19,19 +20,26 @@ impl Screen {
     /// A terminal of 80 columns in which our binary runs with these arguments.
     pub async fn start(arguments: &[&str]) -> Self {
         let home = tempfile::tempdir().unwrap();
-        let screen = Self { socket: home.path().join("tmux"), home };
+        let screen = Self {
+            socket: home.path().join("tmux"),
+            home,
+        };
         let size = ["new-session", "-d", "-x", "80", "-y", "24"];
-        screen.tmux(&[&size, screen.command(arguments).as_slice()].concat()).await;
+        screen
+            .tmux(&[&size, screen.command(arguments).as_slice()].concat())
+            .await;
         screen
     }
 
     /// Runs it once more, with the same home, on an empty screen.
     pub async fn run_again(&self, arguments: &[&str]) {
-        self.tmux(&[&["respawn-pane", "-k"], self.command(arguments).as_slice()].concat()).await;
+        self.tmux(&[&["respawn-pane", "-k"], self.command(arguments).as_slice()].concat())
+            .await;
     }
 
-    /// What runs in the terminal. The exit code is put on the screen, because tmux 3.3 does not always learn it; and the
-    /// terminal stays to be looked at, also after Ctrl-C, which is meant for the program only.
+    /// What runs in the terminal. The exit code is put on the screen, because tmux 3.3 does not
+    /// always learn it; and the terminal stays to be looked at, also after Ctrl-C, which is meant
+    /// for the program only.
     fn command<'a>(&'a self, arguments: &[&'a str]) -> Vec<&'a str> {
         let script = "trap : INT; unset XDG_STATE_HOME; HOME=$0 \"$@\"; echo \"exit code $?\"; exec sleep infinity";
         let home = self.home.path().to_str().unwrap();
@@ -56,7 +64,10 @@ impl Screen {
     /// The rows that have something in them.
     pub async fn rows(&self) -> Vec<String> {
         let rows = self.tmux(&["capture-pane", "-p"]).await;
-        rows.lines().map(|row| row.trim_end().to_owned()).filter(|row| !row.is_empty()).collect()
+        rows.lines()
+            .map(|row| row.trim_end().to_owned())
+            .filter(|row| !row.is_empty())
+            .collect()
     }
 
     /// Waits until these rows are the last ones; `…` at the end of one stands for anything.
@@ -70,7 +81,10 @@ impl Screen {
 
     /// Waits until this row is among them.
     pub async fn shows(&self, wanted: &str) {
-        self.until(&[wanted], |rows| rows.iter().any(|row| matches(row, wanted))).await;
+        self.until(&[wanted], |rows| {
+            rows.iter().any(|row| matches(row, wanted))
+        })
+        .await;
     }
 
     async fn until(&self, wanted: &[&str], is_so: impl Fn(&[String]) -> bool) {
@@ -80,7 +94,11 @@ impl Screen {
             }
         };
         let shown = tokio::time::timeout(PATIENCE, asking).await.is_ok();
-        assert!(shown, "not within {PATIENCE:?}: {wanted:#?}\non the screen: {:#?}", self.rows().await);
+        assert!(
+            shown,
+            "not within {PATIENCE:?}: {wanted:#?}\non the screen: {:#?}",
+            self.rows().await
+        );
     }
 
     async fn tmux(&self, arguments: &[&str]) -> String {
@@ -91,14 +109,22 @@ impl Screen {
             .output()
             .await
             .unwrap_or_else(|error| panic!("cannot start tmux (tests/run installs it): {error}"));
-        assert!(output.status.success(), "tmux {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "tmux {arguments:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         String::from_utf8(output.stdout).unwrap()
     }
 }
 
 impl Drop for Screen {
     fn drop(&mut self) {
-        let ended = std::process::Command::new("tmux").arg("-S").arg(&self.socket).arg("kill-server").output();
+        let ended = std::process::Command::new("tmux")
+            .arg("-S")
+            .arg(&self.socket)
+            .arg("kill-server")
+            .output();
         // While a failed test unwinds, its own words matter more.
         if !std::thread::panicking() {
             assert!(ended.unwrap().status.success(), "tmux ends");

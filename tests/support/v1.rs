@@ -13,7 +13,9 @@ pub struct V1Client {
 impl V1Client {
     pub async fn connect(url: &str) -> Self {
         let offered = [("sec-websocket-protocol", "other, echocast.v1")];
-        let mut client = TestClient::try_connect(url, &offered).await.unwrap_or_else(|refused| panic!("{refused:?}"));
+        let mut client = TestClient::try_connect(url, &offered)
+            .await
+            .unwrap_or_else(|refused| panic!("{refused:?}"));
         let head = client.response.headers();
         assert_eq!(head["sec-websocket-protocol"], "echocast.v1");
         assert_eq!(head["echocast-version"], echocast::VERSION);
@@ -42,12 +44,16 @@ impl V1Client {
         self.client.say(&frame.to_string()).await;
     }
 
-    /// Says something; returns what its acknowledgement calls it. What else comes first is left out.
+    /// Says something; returns what its acknowledgement calls it. What else comes first is left
+    /// out.
     pub async fn say(&mut self, text: &str) -> String {
         // As long as a reference may be: its beginning.
         let reference: String = text.chars().take(64).collect();
         self.send(json!({ "data": text, "ref": reference })).await;
-        self.answer(&reference).await["id"].as_str().unwrap().to_owned()
+        self.answer(&reference).await["id"]
+            .as_str()
+            .unwrap()
+            .to_owned()
     }
 
     /// The answer to what was said under this reference; what else comes first is left out.

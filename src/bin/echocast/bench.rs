@@ -1,6 +1,6 @@
-//! `echocast bench`: load and truth. This file is its order of events; its command line is in `args`, what may be asked for
-//! is decided in `plan`, connections are opened by `dial`, the load itself is `load`'s, and what it showed is told by
-//! `report` and `table`.
+//! `echocast bench`: load and truth. This file is its order of events; its command line is in
+//! `args`, what may be asked for is decided in `plan`, connections are opened by `dial`, the load
+//! itself is `load`'s, and what it showed is told by `report` and `table`.
 
 mod args;
 mod plan;
@@ -42,7 +42,9 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let plan = match Plan::new(args).await {
         Ok(plan) => Arc::new(plan),
         Err(complaints) => {
-            let (last, others) = complaints.split_last().context("a load is refused for a reason")?;
+            let (last, others) = complaints
+                .split_last()
+                .context("a load is refused for a reason")?;
             others.iter().for_each(notice);
             return Ok(usage_error(last));
         }
@@ -73,16 +75,30 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
     };
     let report = Report::new(&plan, &outcome.context("the load's thread failed")??);
-    let text = if json { serde_json::to_string(&report)? } else { table::render(&report) };
-    print(&if json { json_for_output(&text) } else { text.as_str().into() })?;
-    Ok(if report.is_true() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let text = if json {
+        serde_json::to_string(&report)?
+    } else {
+        table::render(&report)
+    };
+    print(&if json {
+        json_for_output(&text)
+    } else {
+        text.as_str().into()
+    })?;
+    Ok(if report.is_true() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 /// Who does not read it (`echocast bench | head -3`) still gets the exit code.
 fn print(text: &str) -> anyhow::Result<()> {
     use std::io::{ErrorKind, Write, stdout};
     match writeln!(stdout().lock(), "{}", text.trim_end()) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("cannot write to standard output"),
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(error).context("cannot write to standard output")
+        }
         _ => Ok(()),
     }
 }

@@ -1,6 +1,6 @@
-//! How `client` and `shell` reach a server: dialing, what a refusal is, when to try again. What the user named is
-//! checked in `target`, an open connection lives in `connection`, what carries over from one to the next in `resume`;
-//! what is said and shown is left to the subcommands.
+//! How `client` and `shell` reach a server: dialing, what a refusal is, when to try again. What the
+//! user named is checked in `target`, an open connection lives in `connection`, what carries over
+//! from one to the next in `resume`; what is said and shown is left to the subcommands.
 
 mod connection;
 mod event;
@@ -30,7 +30,8 @@ pub(crate) use target::{DEFAULT_URL, Target, TargetOptions, usage_error};
 
 /// The first reconnect comes within this time; each failure doubles the window.
 const FIRST_WINDOW: Duration = Duration::from_millis(500);
-/// The longest window between two attempts. A connection that lasted this long starts again from the first window.
+/// The longest window between two attempts. A connection that lasted this long starts again from
+/// the first window.
 const LONGEST_WINDOW: Duration = Duration::from_secs(15);
 /// Name lookup, TCP, TLS and the handshake together.
 const DIAL_DEADLINE: Duration = Duration::from_secs(10);
@@ -83,18 +84,27 @@ impl Dialer {
     /// One attempt, at once.
     pub(crate) async fn dial(&mut self) -> Result<Connection, DialError> {
         let socket = loop {
-            let attempt = connect_async_tls_with_config(self.request(), None, true, self.tls.clone());
-            let answer = timeout(DIAL_DEADLINE, attempt)
-                .await
-                .map_err(|_| DialError::Failed(format!("no answer within {} s", DIAL_DEADLINE.as_secs())))?;
+            let attempt =
+                connect_async_tls_with_config(self.request(), None, true, self.tls.clone());
+            let answer = timeout(DIAL_DEADLINE, attempt).await.map_err(|_| {
+                DialError::Failed(format!("no answer within {} s", DIAL_DEADLINE.as_secs()))
+            })?;
             match answer {
-                Ok((socket, response)) if !self.offer_v1 || v1::is_spoken(&response) => break socket,
-                Err(error) if !(self.offer_v1 && connection::took_no_subprotocol(&error)) => return Err(error.into()),
-                // Not one of ours, or behind a proxy that hides it. Asked for nothing, every server is sure to be raw.
+                Ok((socket, response)) if !self.offer_v1 || v1::is_spoken(&response) => {
+                    break socket;
+                }
+                Err(error) if !(self.offer_v1 && connection::took_no_subprotocol(&error)) => {
+                    return Err(error.into());
+                }
+                // Not one of ours, or behind a proxy that hides it. Asked for nothing, every server
+                // is sure to be raw.
                 Ok(_) | Err(_) => self.offer_v1 = false,
             }
         };
-        let mut resume = self.resume.take().expect("the connection before was handed to `ended`");
+        let mut resume = self
+            .resume
+            .take()
+            .expect("the connection before was handed to `ended`");
         if self.detour.take().is_some() {
             resume.forget_place();
         }
@@ -111,7 +121,10 @@ impl Dialer {
     }
 
     /// Tries until it works or is refused for good. Dropping the future keeps the schedule.
-    pub(crate) async fn connect(&mut self, mut tell: impl FnMut(String)) -> Result<Connection, String> {
+    pub(crate) async fn connect(
+        &mut self,
+        mut tell: impl FnMut(String),
+    ) -> Result<Connection, String> {
         loop {
             sleep_until(self.next_try).await;
             if !std::mem::replace(&mut self.announced, true) {
@@ -132,7 +145,10 @@ impl Dialer {
 
     /// Keeps a message for the next connection.
     pub(crate) fn say(&mut self, message: Message) {
-        let resume = self.resume.as_mut().expect("with a connection, that one says it");
+        let resume = self
+            .resume
+            .as_mut()
+            .expect("with a connection, that one says it");
         // Without a connection nothing is sent.
         resume.say(message, &mut VecDeque::new());
     }
@@ -142,7 +158,8 @@ impl Dialer {
         self.resume.as_ref().map_or(0, Resume::unacknowledged)
     }
 
-    /// Takes over from a connection that ended, sets the time of the next attempt and says when that is.
+    /// Takes over from a connection that ended, sets the time of the next attempt and says when
+    /// that is.
     pub(crate) fn ended(&mut self, connection: Connection) -> String {
         let mut resume = connection.into_resume();
         let asked = resume.ended();
@@ -157,8 +174,8 @@ impl Dialer {
         }
     }
 
-    /// Connects next, and at once, with a replay of the newest `count` messages; later reconnects are as before,
-    /// or every lost connection would show the same messages again.
+    /// Connects next, and at once, with a replay of the newest `count` messages; later reconnects
+    /// are as before, or every lost connection would show the same messages again.
     pub(crate) fn detour_for_last(&mut self, count: u64) {
         self.detour = Some(self.target.with_last(count));
         self.next_try = Instant::now();
@@ -200,14 +217,23 @@ impl fmt::Display for DialError {
 /// The status and the server's own line, if it sent one that can be shown as it is.
 fn refusal(response: &http::Response<Option<Vec<u8>>>) -> String {
     let status = format!("the server answered {}", response.status());
-    let plain = !response.headers().contains_key(http::header::TRANSFER_ENCODING);
-    let body = response.body().as_deref().filter(|_| plain).unwrap_or_default();
+    let plain = !response
+        .headers()
+        .contains_key(http::header::TRANSFER_ENCODING);
+    let body = response
+        .body()
+        .as_deref()
+        .filter(|_| plain)
+        .unwrap_or_default();
     let body = String::from_utf8_lossy(body);
     let line = body.lines().next().unwrap_or_default().trim();
     if line.is_empty() || line.starts_with('<') || line.chars().any(char::is_control) {
         return status;
     }
-    format!("{status}: {}", line.chars().take(LONGEST_REASON).collect::<String>())
+    format!(
+        "{status}: {}",
+        line.chars().take(LONGEST_REASON).collect::<String>()
+    )
 }
 
 /// For people, at the end: what may be lost.
@@ -215,7 +241,9 @@ pub(crate) fn doubtful(unacknowledged: usize) -> Option<String> {
     match unacknowledged {
         0 => None,
         1 => Some("1 message was not acknowledged: it may not have arrived".to_owned()),
-        count => Some(format!("{count} messages were not acknowledged: they may not have arrived")),
+        count => Some(format!(
+            "{count} messages were not acknowledged: they may not have arrived"
+        )),
     }
 }
 
@@ -227,7 +255,10 @@ pub(crate) struct Stop {
 
 impl Stop {
     pub(crate) fn listen() -> std::io::Result<Self> {
-        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
     }
 
     pub(crate) async fn requested(&mut self) {

@@ -1,4 +1,5 @@
-//! The command line: parses, dispatches and sets the exit code. Each subcommand is a file of its own.
+//! The command line: parses, dispatches and sets the exit code. Each subcommand is a file of its
+//! own.
 
 mod bench;
 mod client;
@@ -16,7 +17,8 @@ use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 use tokio::runtime::{Builder, Runtime};
 
-/// mimalloc: several threads allocate small batches and free each other's, at which glibc's allocator is slow.
+/// mimalloc: several threads allocate small batches and free each other's, at which glibc's
+/// allocator is slow.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -61,7 +63,9 @@ enum Command {
 }
 
 fn after_help() -> String {
-    format!("Without a subcommand it serves. Every flag of a node is also an environment variable.\n\n{BY_HAND}")
+    format!(
+        "Without a subcommand it serves. Every flag of a node is also an environment variable.\n\n{BY_HAND}"
+    )
 }
 
 fn version() -> String {
@@ -73,10 +77,14 @@ fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(error) => return usage(&error),
     };
-    let command = arguments.command.unwrap_or_else(|| Command::Serve(Box::new(arguments.serve)));
+    let command = arguments
+        .command
+        .unwrap_or_else(|| Command::Serve(Box::new(arguments.serve)));
     let runtime = match runtime() {
         Ok(runtime) => runtime,
-        Err(error) => return complain(&anyhow::Error::new(error).context("cannot start the runtime")),
+        Err(error) => {
+            return complain(&anyhow::Error::new(error).context("cannot start the runtime"));
+        }
     };
     let result = runtime.block_on(async {
         match command {
@@ -93,13 +101,14 @@ fn main() -> ExitCode {
     result.unwrap_or_else(|error| complain(&error))
 }
 
-/// Every second task comes from the queue that workers share. A worker's own queue holds 256; of a thousand readers woken
-/// together the others go to the shared one, which by default is looked at so seldom that some wait for many turns: the
-/// slowest hundredth of deliveries took 6 times as long (500 readers; 13 times with 1,000), for a quarter less CPU.
+/// Every second task comes from the queue that workers share. A worker's own queue holds 256; of a
+/// thousand readers woken together the others go to the shared one, which by default is looked at
+/// so seldom that some wait for many turns: the slowest hundredth of deliveries took 6 times as
+/// long (500 readers; 13 times with 1,000), for a quarter less CPU.
 const SHARED_QUEUE_INTERVAL: u32 = 2;
 
-/// Sockets that are not in a shard, the broker's among them, are looked at after this many tasks: one of these may be a
-/// shard's turn of a millisecond, and the default is 61.
+/// Sockets that are not in a shard, the broker's among them, are looked at after this many tasks:
+/// one of these may be a shard's turn of a millisecond, and the default is 61.
 const EVENT_INTERVAL: u32 = 4;
 
 fn runtime() -> std::io::Result<Runtime> {
@@ -112,7 +121,10 @@ fn runtime() -> std::io::Result<Runtime> {
 
 /// Help and version are answers; everything else is a usage error.
 fn usage(error: &clap::Error) -> ExitCode {
-    let answer = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+    let answer = matches!(
+        error.kind(),
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
+    );
     match error.print() {
         Ok(()) if answer => ExitCode::SUCCESS,
         // Where it cannot be printed it cannot be read either; the code says it.

@@ -24,7 +24,11 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     let telemetry = telemetry::init(config.log_format)?;
     use_small_pages();
-    let broker = if config.redis_url.is_some() { "redis" } else { "embedded" };
+    let broker = if config.redis_url.is_some() {
+        "redis"
+    } else {
+        "embedded"
+    };
     // Before the ports are open: a signal from then on drains.
     let stop = shutdown::on_signal()?;
     take_all_files();
@@ -36,8 +40,8 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     outcome.map(|()| ExitCode::SUCCESS)
 }
 
-/// What clients hold is small and scattered: in huge pages an idle connection took 1,000 bytes instead of 580 (10,000 of
-/// them), for no less CPU a delivery.
+/// What clients hold is small and scattered: in huge pages an idle connection took 1,000 bytes
+/// instead of 580 (10,000 of them), for no less CPU a delivery.
 fn use_small_pages() {
     #[cfg(target_os = "linux")]
     if let Err(error) = nix::sys::prctl::set_thp_disable(true) {
@@ -45,16 +49,20 @@ fn use_small_pages() {
     }
 }
 
-/// A client is an open file. systemd and container runtimes mostly let a process have 1,024 and take far more if it asks.
+/// A client is an open file. systemd and container runtimes mostly let a process have 1,024 and
+/// take far more if it asks.
 fn take_all_files() {
-    let raised =
-        getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, most)| setrlimit(Resource::RLIMIT_NOFILE, most, most));
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, most)| setrlimit(Resource::RLIMIT_NOFILE, most, most));
     if let Err(error) = raised {
         warn!("cannot raise the limit of open files: {error}");
     }
 }
 
-#[expect(clippy::print_stderr, reason = "there are no logs before the settings are known")]
+#[expect(
+    clippy::print_stderr,
+    reason = "there are no logs before the settings are known"
+)]
 fn refuse(complaints: &echocast::config::Complaints) -> ExitCode {
     // A line a complaint, which may quote what a file or a template has put into a variable.
     for line in complaints.to_string().lines() {

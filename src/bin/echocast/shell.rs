@@ -1,5 +1,5 @@
-//! `echocast shell`: the hands-on client. This file is its command line and chooses between the two ways it works:
-//! `interactive` at a terminal, `pipe` everywhere else.
+//! `echocast shell`: the hands-on client. This file is its command line and chooses between the two
+//! ways it works: `interactive` at a terminal, `pipe` everywhere else.
 
 mod command;
 mod interactive;
@@ -32,7 +32,8 @@ pipe with exit 1, and at a terminal what was said meanwhile is not heard.";
 #[derive(Debug, clap::Args)]
 #[command(after_help = PIPES)]
 pub(crate) struct Args {
-    /// Server and channel: ws://, wss://, http(s)://, host:port, :port, or /channel on the default server
+    /// Server and channel: ws://, wss://, http(s)://, host:port, :port, or /channel on the default
+    /// server
     #[arg(default_value = DEFAULT_URL, env = "ECHOCAST_URL")]
     url: String,
 
@@ -48,7 +49,8 @@ pub(crate) struct Args {
     #[arg(short, long, value_name = "NAME")]
     subprotocol: Vec<String>,
 
-    /// Messages only, as any server speaks: nothing is resumed, acknowledged or said again after a lost connection
+    /// Messages only, as any server speaks: nothing is resumed, acknowledged or said again after a
+    /// lost connection
     #[arg(long)]
     raw: bool,
 
@@ -65,7 +67,13 @@ pub(crate) struct Args {
     execute: Vec<String>,
 
     /// Seconds to wait after --execute; -1 stays
-    #[arg(short, long, value_name = "SECONDS", default_value_t = 2.0, allow_negative_numbers = true)]
+    #[arg(
+        short,
+        long,
+        value_name = "SECONDS",
+        default_value_t = 2.0,
+        allow_negative_numbers = true
+    )]
     wait: f64,
 
     /// Tell of pings and pongs
@@ -107,7 +115,9 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         return interactive::run(dialer, stop, args.execute, args.show_ping_pong).await;
     }
     let ending = match (args.execute.is_empty(), stay) {
-        (true, _) => Ending::Arrived { heard_back: target.hears_itself() },
+        (true, _) => Ending::Arrived {
+            heard_back: target.hears_itself(),
+        },
         (false, true) => Ending::Never,
         (false, false) => Ending::After(wait),
     };

@@ -1,5 +1,6 @@
-//! Text on its way to people: of strangers, or with words of theirs in it. A terminal is shown its control characters
-//! instead of obeying them; a file or a pipe gets every byte. The two standard streams are looked at separately.
+//! Text on its way to people: of strangers, or with words of theirs in it. A terminal is shown its
+//! control characters instead of obeying them; a file or a pipe gets every byte. The two standard
+//! streams are looked at separately.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -8,7 +9,10 @@ use std::io::{self, IsTerminal};
 use echocast::telemetry::printable;
 
 /// Says something to people: standard output holds messages only.
-#[expect(clippy::print_stderr, reason = "this is a command line talking, there is no log")]
+#[expect(
+    clippy::print_stderr,
+    reason = "this is a command line talking, there is no log"
+)]
 pub(crate) fn notice(text: impl fmt::Display) {
     let text = format!("echocast: {text}");
     eprintln!("{}", line_for(&io::stderr(), &text));
@@ -16,12 +20,20 @@ pub(crate) fn notice(text: impl fmt::Display) {
 
 /// One line of text for this stream.
 pub(crate) fn line_for<'a>(stream: &impl IsTerminal, text: &'a str) -> Cow<'a, str> {
-    if stream.is_terminal() { printable::line(text) } else { Cow::Borrowed(text) }
+    if stream.is_terminal() {
+        printable::line(text)
+    } else {
+        Cow::Borrowed(text)
+    }
 }
 
 /// Serialized JSON for standard output.
 pub(crate) fn json_for_output(json: &str) -> Cow<'_, str> {
-    if io::stdout().is_terminal() { printable::json(json) } else { Cow::Borrowed(json) }
+    if io::stdout().is_terminal() {
+        printable::json(json)
+    } else {
+        Cow::Borrowed(json)
+    }
 }
 
 /// A latency in the unit that gives it three digits.
@@ -40,7 +52,12 @@ mod tests {
 
     #[test]
     fn latencies_have_the_unit_that_suits_them() {
-        for (us, shown) in [(7, "7 µs"), (1_234, "1.23 ms"), (45_678, "45.7 ms"), (2_345_678, "2.35 s")] {
+        for (us, shown) in [
+            (7, "7 µs"),
+            (1_234, "1.23 ms"),
+            (45_678, "45.7 ms"),
+            (2_345_678, "2.35 s"),
+        ] {
             assert_eq!(latency(us), shown);
         }
     }

@@ -1,6 +1,7 @@
-//! `echocast top`: all replicas at a glance, from their ops ports. This file is its command line and its rhythm; who the
-//! replicas are and how they answer is `fleet`'s, what their metrics say is read by `exposition` and told by `report`, and
-//! people see it as a `table`, on a `screen` if there is one.
+//! `echocast top`: all replicas at a glance, from their ops ports. This file is its command line
+//! and its rhythm; who the replicas are and how they answer is `fleet`'s, what their metrics say is
+//! read by `exposition` and told by `report`, and people see it as a `table`, on a `screen` if
+//! there is one.
 
 mod exposition;
 mod fleet;
@@ -65,12 +66,17 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
     }
     if urls.len() < args.urls.len() {
-        return Ok(usage_error("an address of an ops port is a URL, HOST:PORT or HOST"));
+        return Ok(usage_error(
+            "an address of an ops port is a URL, HOST:PORT or HOST",
+        ));
     }
     let mut stop = Stop::listen()?;
     let fleet = Fleet::new(urls);
     let watching = async {
-        match (args.json, args.once || !(args.json || stdout().is_terminal())) {
+        match (
+            args.json,
+            args.once || !(args.json || stdout().is_terminal()),
+        ) {
             (json, true) => once(fleet, json).await,
             (true, false) => stream(fleet).await,
             (false, false) => watch(fleet).await,
@@ -86,7 +92,12 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
 fn full(text: &str) -> String {
     match text {
         _ if text.contains("://") => text.to_owned(),
-        _ if text.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) => format!("http://{text}"),
+        _ if text
+            .rsplit_once(':')
+            .is_some_and(|(_, port)| port.parse::<u16>().is_ok()) =>
+        {
+            format!("http://{text}")
+        }
         _ => format!("http://{text}:8081"),
     }
 }
@@ -98,8 +109,16 @@ async fn once(mut fleet: Fleet, json: bool) -> anyhow::Result<ExitCode> {
     fleet.look().await;
     let report = fleet.report();
     // Who reads no more still gets the exit code.
-    let _ = if json { print_json(&report)? } else { print(&table::render(&report, None))? };
-    Ok(if report.all_answer() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let _ = if json {
+        print_json(&report)?
+    } else {
+        print(&table::render(&report, None))?
+    };
+    Ok(if report.all_answer() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 /// Until nobody reads it any more.
@@ -117,7 +136,8 @@ async fn stream(mut fleet: Fleet) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// Until the user has enough. A replica that takes long to answer does not keep the others from being shown.
+/// Until the user has enough. A replica that takes long to answer does not keep the others from
+/// being shown.
 async fn watch(mut fleet: Fleet) -> anyhow::Result<ExitCode> {
     let mut screen = Screen::open()?;
     let mut seconds = interval(REFRESH);

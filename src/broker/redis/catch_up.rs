@@ -1,6 +1,6 @@
-//! Catching up: what was said before a subscription brought it to this node. A channel whose first client has come needs
-//! only to know where its history ends. After a reconnect, and at each gap, what was missed is read from the history;
-//! [`super::relay`] holds back what arrives meanwhile.
+//! Catching up: what was said before a subscription brought it to this node. A channel whose first
+//! client has come needs only to know where its history ends. After a reconnect, and at each gap,
+//! what was missed is read from the history; [`super::relay`] holds back what arrives meanwhile.
 
 use std::sync::Arc;
 
@@ -17,8 +17,8 @@ use super::relay::{Relay, Release, Request};
 use super::replay::Replay;
 use crate::hub::Reading;
 
-/// Channels whose history's end is asked for at the same time, and as many that read what they have missed: enough to fill a
-/// connection after a reconnect with many channels.
+/// Channels whose history's end is asked for at the same time, and as many that read what they have
+/// missed: enough to fill a connection after a reconnect with many channels.
 const AT_ONCE: usize = 64;
 
 /// Answers requests until there can be no more of the node's own.
@@ -33,10 +33,16 @@ pub(super) async fn run(
     let (behind, lagging) = unbounded_channel();
     tokio::join!(
         // Nobody who only wants what comes waits behind those that read pages.
-        concurrently(requests, AT_ONCE, |request| Box::pin(arrive(&reader, relay, request, &behind))),
-        concurrently(lagging, AT_ONCE, |request| Box::pin(try_catch_up(&reader, relay, request))),
+        concurrently(requests, AT_ONCE, |request| Box::pin(arrive(
+            &reader, relay, request, &behind
+        ))),
+        concurrently(lagging, AT_ONCE, |request| Box::pin(try_catch_up(
+            &reader, relay, request
+        ))),
         // As many as clients wait, which wait for permits.
-        concurrently(readings, usize::MAX, |reading| Box::pin(replay.answer(reading))),
+        concurrently(readings, usize::MAX, |reading| Box::pin(
+            replay.answer(reading)
+        )),
     );
 }
 
@@ -66,8 +72,14 @@ fn again(reader: &Reader<'_>, relay: &Arc<Relay>, mut request: Request, error: &
     });
 }
 
-/// Lets a channel go live that has missed nothing: because nobody has waited for anything so far, or nothing was said.
-async fn arrive(reader: &Reader<'_>, relay: &Arc<Relay>, request: Request, behind: &UnboundedSender<Request>) {
+/// Lets a channel go live that has missed nothing: because nobody has waited for anything so far,
+/// or nothing was said.
+async fn arrive(
+    reader: &Reader<'_>,
+    relay: &Arc<Relay>,
+    request: Request,
+    behind: &UnboundedSender<Request>,
+) {
     // The backlog may not have fit; then it ends elsewhere by now.
     for _ in 0..2 {
         if !relay.ask(&request) {
@@ -95,25 +107,35 @@ async fn try_catch_up(reader: &Reader<'_>, relay: &Arc<Relay>, request: Request)
 }
 
 /// Reads what a channel has missed, and lets it go live.
-async fn catch_up(reader: &Reader<'_>, relay: &Arc<Relay>, request: &Request) -> anyhow::Result<()> {
+async fn catch_up(
+    reader: &Reader<'_>,
+    relay: &Arc<Relay>,
+    request: &Request,
+) -> anyhow::Result<()> {
     let channel = &request.channel;
     let mut size = PageSize::like(&channel.feed);
     // Nobody missed a message that came before the first client was let in.
     let first = relay.is_first(&channel.name);
-    // Behind the last page, if there may be more: what it held may be nothing that brings the feed forward.
+    // Behind the last page, if there may be more: what it held may be nothing that brings the feed
+    // forward.
     let mut next = None;
     let mut unreadable = 0;
     look_back(reader, relay, request, &mut size).await?;
     while relay.ask(request) {
         let (epoch, next_offset) = channel.feed.expects();
         if relay.is_rewound(request) {
-            warn!(channel = channel.name.as_str(), "redis has lost the end of a history and given offsets out again");
+            warn!(
+                channel = channel.name.as_str(),
+                "redis has lost the end of a history and given offsets out again"
+            );
             reader.abandon(&channel.name, epoch).await?;
             relay.abandoned(request);
         }
         // With the newest that was heard, which must still be what it was.
         let heard = (if epoch == 0 { 0 } else { next_offset - 1 }, 0);
-        let page = reader.read(&channel.name, next.take().unwrap_or(heard), &mut size).await?;
+        let page = reader
+            .read(&channel.name, next.take().unwrap_or(heard), &mut size)
+            .await?;
         let newest = page.newest;
         if epoch != 0 && newest.id.epoch != 0 && epoch != newest.id.epoch {
             // Another history: from its beginning, as far as it is kept.
@@ -127,8 +149,10 @@ async fn catch_up(reader: &Reader<'_>, relay: &Arc<Relay>, request: &Request) ->
                 continue;
             };
             if !newest.has(&batch) {
-                // Published since the newest was asked for: the subscription brings it, and all behind it.
-                let is_later = batch.epoch == newest.id.epoch && batch.last_offset() > newest.id.offset;
+                // Published since the newest was asked for: the subscription brings it, and all
+                // behind it.
+                let is_later =
+                    batch.epoch == newest.id.epoch && batch.last_offset() > newest.id.offset;
                 ends |= is_later;
                 unreadable += u64::from(!is_later);
                 continue;
@@ -161,10 +185,18 @@ async fn catch_up(reader: &Reader<'_>, relay: &Arc<Relay>, request: &Request) ->
 }
 
 /// Compares the newest batches that were received with those that the history has in their place.
-async fn look_back(reader: &Reader<'_>, relay: &Relay, request: &Request, size: &mut PageSize) -> anyhow::Result<()> {
+async fn look_back(
+    reader: &Reader<'_>,
+    relay: &Relay,
+    request: &Request,
+    size: &mut PageSize,
+) -> anyhow::Result<()> {
     let (epoch, next_offset) = request.channel.feed.expects();
     if epoch != 0 && relay.has_received(request) {
-        for batch in reader.look_back(&request.channel.name, next_offset, size).await? {
+        for batch in reader
+            .look_back(&request.channel.name, next_offset, size)
+            .await?
+        {
             relay.compare(request, batch);
         }
     }

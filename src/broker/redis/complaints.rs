@@ -1,5 +1,6 @@
-//! Warnings about single channels, at a bounded rate: what is broken in one channel's keys, or comes on its pub/sub channel,
-//! may come a thousand times a second and on every channel, and must not fill the log.
+//! Warnings about single channels, at a bounded rate: what is broken in one channel's keys, or
+//! comes on its pub/sub channel, may come a thousand times a second and on every channel, and must
+//! not fill the log.
 
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
@@ -55,7 +56,10 @@ impl Complaints {
             let left_out = window.left_out;
             *window = Window::begin();
             if left_out > 0 {
-                warn!(left_out, "warnings about channels were left out: there were too many");
+                warn!(
+                    left_out,
+                    "warnings about channels were left out: there were too many"
+                );
             }
         }
         let may = window.told.len() < MOST && window.told.insert((trouble, channel.clone()));
@@ -66,7 +70,11 @@ impl Complaints {
 
 impl Window {
     fn begin() -> Self {
-        Self { began: Instant::now(), told: HashSet::new(), left_out: 0 }
+        Self {
+            began: Instant::now(),
+            told: HashSet::new(),
+            left_out: 0,
+        }
     }
 }
 
@@ -80,8 +88,13 @@ mod tests {
         let name = |number: usize| ChannelName::new(&format!("c{number}")).expect("a name");
         assert!(complaints.may(Trouble::Reading, &name(0)));
         assert!(!complaints.may(Trouble::Reading, &name(0)), "it was told");
-        assert!(complaints.may(Trouble::Foreign, &name(0)), "another trouble");
-        let told = (1..1000).filter(|number| complaints.may(Trouble::Reading, &name(*number))).count();
+        assert!(
+            complaints.may(Trouble::Foreign, &name(0)),
+            "another trouble"
+        );
+        let told = (1..1000)
+            .filter(|number| complaints.may(Trouble::Reading, &name(*number)))
+            .count();
         assert_eq!(told, MOST - 2);
     }
 }

@@ -1,5 +1,5 @@
-//! What the connection of a [`super::line`] calls for everything that arrives: messages go to the [`super::relay`], everything
-//! else is for the line to know.
+//! What the connection of a [`super::line`] calls for everything that arrives: messages go to the
+//! [`super::relay`], everything else is for the line to know.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
@@ -30,7 +30,8 @@ pub(super) struct Ears {
     pub(super) asking: AtomicBool,
     /// What is about to be unsubscribed there.
     leaving: Mutex<HashSet<String>>,
-    /// A newer connection may be there: what still comes over this one must not mix with what comes over that.
+    /// A newer connection may be there: what still comes over this one must not mix with what comes
+    /// over that.
     pub(super) closed: AtomicBool,
 }
 
@@ -40,7 +41,19 @@ impl Ears {
         let (stolen, leaving) = (Mutex::default(), Mutex::default());
         let (asking, closed) = (AtomicBool::new(false), AtomicBool::new(false));
         let probed = AtomicU64::new(0);
-        Self { relay, probe, probed, heard_probe, round_trips, deaf, robbed, stolen, asking, leaving, closed }
+        Self {
+            relay,
+            probe,
+            probed,
+            heard_probe,
+            round_trips,
+            deaf,
+            robbed,
+            stolen,
+            asking,
+            leaving,
+            closed,
+        }
     }
 
     pub(super) fn hear(&self, push: PushInfo) {
@@ -49,11 +62,15 @@ impl Ears {
             PushKind::Disconnection => self.deaf.notify_one(),
             PushKind::Message | PushKind::SMessage => self.hear_message(push.data),
             PushKind::SUnsubscribe if !self.expected(&push.data) => {
-                let name = push.data.first().and_then(|name| redis::from_redis_value_ref(name).ok());
+                let name = push
+                    .data
+                    .first()
+                    .and_then(|name| redis::from_redis_value_ref(name).ok());
                 lock(&self.stolen).extend(name);
                 self.robbed.notify_one();
-                // What nobody asked for is taken for the answer to what somebody has asked, and the answers of this
-                // connection are each other's from now on. Otherwise nobody notices.
+                // What nobody asked for is taken for the answer to what somebody has asked, and the
+                // answers of this connection are each other's from now on. Otherwise nobody
+                // notices.
                 if self.asking.load(Acquire) {
                     self.deaf.notify_one();
                 }
@@ -73,12 +90,16 @@ impl Ears {
     }
 
     fn expected(&self, confirmation: &[Value]) -> bool {
-        let Some(Value::BulkString(name)) = confirmation.first() else { return false };
+        let Some(Value::BulkString(name)) = confirmation.first() else {
+            return false;
+        };
         lock(&self.leaving).remove(&*String::from_utf8_lossy(name))
     }
 
     fn hear_message(&self, data: Vec<Value>) {
-        let Ok([Value::BulkString(pubsub), Value::BulkString(payload)]) = <[Value; 2]>::try_from(data) else {
+        let Ok([Value::BulkString(pubsub), Value::BulkString(payload)]) =
+            <[Value; 2]>::try_from(data)
+        else {
             return warn!("redis pushed a message of an unknown shape");
         };
         // Names we subscribed to are ASCII, so this one is.
@@ -122,13 +143,42 @@ mod tests {
     /// A relay, and a channel that it hears.
     fn relay(history: usize) -> (Arc<Relay>, Membership) {
         let metrics = Arc::new(Metrics::new(&[], &[], &[]).expect("metrics"));
-        let retention = Retention { messages: history, bytes: 1024, history_bytes: usize::MAX, ttl: Duration::ZERO };
-        let hub = Arc::new(Hub::new(retention, false, None, Budget::new(1 << 30, &metrics), metrics.clone()));
-        let membership = hub.join(&ChannelName::new("a").expect("a name")).expect("room");
-        let link = Link { hub, status: Status::new(metrics.clone()), metrics };
+        let retention = Retention {
+            messages: history,
+            bytes: 1024,
+            history_bytes: usize::MAX,
+            ttl: Duration::ZERO,
+        };
+        let hub = Arc::new(Hub::new(
+            retention,
+            false,
+            None,
+            Budget::new(1 << 30, &metrics),
+            metrics.clone(),
+        ));
+        let membership = hub
+            .join(&ChannelName::new("a").expect("a name"))
+            .expect("room");
+        let link = Link {
+            hub,
+            status: Status::new(metrics.clone()),
+            metrics,
+        };
         let (requests, _) = tokio::sync::mpsc::unbounded_channel();
-        let (complaints, kept_for) = (Arc::new(Complaints::new()), Duration::from_secs(history as u64));
-        (Arc::new(Relay::new(link, Names::new("p", 0), complaints, kept_for, requests)), membership)
+        let (complaints, kept_for) = (
+            Arc::new(Complaints::new()),
+            Duration::from_secs(history as u64),
+        );
+        (
+            Arc::new(Relay::new(
+                link,
+                Names::new("p", 0),
+                complaints,
+                kept_for,
+                requests,
+            )),
+            membership,
+        )
     }
 
     #[test]
@@ -137,8 +187,14 @@ mod tests {
         let channel = membership.channel();
         let ears = Ears::new(relay.clone(), "probe".into(), Arc::default());
         let hear = |payload: &[u8]| {
-            let data = vec![Value::BulkString(b"p:{a}".into()), Value::BulkString(payload.into())];
-            ears.hear(PushInfo { kind: PushKind::Message, data });
+            let data = vec![
+                Value::BulkString(b"p:{a}".into()),
+                Value::BulkString(payload.into()),
+            ];
+            ears.hear(PushInfo {
+                kind: PushKind::Message,
+                data,
+            });
         };
         let round = relay.hold(channel);
         (0..100).for_each(|_| hear(&[b'x'; 64 * 1024]));
@@ -152,14 +208,32 @@ mod tests {
     fn who_catches_up_with_a_channel_that_went_leaves_the_one_alone_that_came_after_it() {
         let (relay, membership) = relay(1000);
         let channel = membership.channel();
-        let request = |round| Request { channel: channel.clone(), round, backoff: Backoff::default(), unbroken: false };
+        let request = |round| Request {
+            channel: channel.clone(),
+            round,
+            backoff: Backoff::default(),
+            unbroken: false,
+        };
         let went = request(relay.hold(channel));
         relay.forget(channel);
         let came = request(relay.hold(channel));
         assert!(!relay.ask(&went) && relay.ask(&came));
-        assert_eq!(relay.release(&went, &Newest::default()), Release::Superseded);
-        let messages = vec![Said { payload: "x".into(), ..Said::default() }];
-        let said = Envelope { epoch: 1, offset: 1, node: 1, number: 1, messages, ..Envelope::default() };
+        assert_eq!(
+            relay.release(&went, &Newest::default()),
+            Release::Superseded
+        );
+        let messages = vec![Said {
+            payload: "x".into(),
+            ..Said::default()
+        }];
+        let said = Envelope {
+            epoch: 1,
+            offset: 1,
+            node: 1,
+            number: 1,
+            messages,
+            ..Envelope::default()
+        };
         assert_eq!(relay.recover(&went, said.clone(), true), 0);
         assert_eq!(relay.recover(&came, said, true), 1);
     }

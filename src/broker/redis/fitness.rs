@@ -1,6 +1,7 @@
-//! Whether a server can be the broker: it is no replica, has all channels of its address, and allows every command that
-//! publishing takes. It owns those questions, asked before anybody relies on a server and while it is used; what follows
-//! from an answer is the business of [`super::line`].
+//! Whether a server can be the broker: it is no replica, has all channels of its address, and
+//! allows every command that publishing takes. It owns those questions, asked before anybody relies
+//! on a server and while it is used; what follows from an answer is the business of
+//! [`super::line`].
 
 use std::collections::HashMap;
 
@@ -14,8 +15,9 @@ use super::{Names, Redis};
 /// The commands of publishing, on keys that nobody has.
 const REHEARSAL: &str = include_str!("rehearse.lua");
 
-/// Keys that a server in cluster mode is asked for when its address names it alone. They are in different slots, so one
-/// that lacks a tenth of them is found out in all but one of a thousand times.
+/// Keys that a server in cluster mode is asked for when its address names it alone. They are in
+/// different slots, so one that lacks a tenth of them is found out in all but one of a thousand
+/// times.
 const SLOT_SAMPLES: u32 = 64;
 
 /// Why a server that answers cannot be the broker.
@@ -23,11 +25,16 @@ const SLOT_SAMPLES: u32 = 64;
 #[error("{0}")]
 pub(super) struct Unfit(pub(super) String);
 
-/// Checks a server that nobody relies on yet. `probe` is a pub/sub channel that is in one of its slots.
+/// Checks a server that nobody relies on yet. `probe` is a pub/sub channel that is in one of its
+/// slots.
 ///
 /// # Errors
 /// [`Unfit`] if it cannot be the broker, and anything else if it does not answer.
-pub(super) async fn check(redis: &Redis, connection: &mut MultiplexedConnection, probe: &str) -> anyhow::Result<()> {
+pub(super) async fn check(
+    redis: &Redis,
+    connection: &mut MultiplexedConnection,
+    probe: &str,
+) -> anyhow::Result<()> {
     let is_in_cluster = check_role(connection).await?;
     if is_in_cluster && redis.topology.is_one_server() {
         check_slots(connection, &redis.names).await?;
@@ -41,12 +48,20 @@ pub(super) async fn check(redis: &Redis, connection: &mut MultiplexedConnection,
 /// [`Unfit`]. A server that does not answer is somebody else's concern.
 pub(super) async fn check_again(redis: &Redis, server: &Server, probe: &str) -> anyhow::Result<()> {
     let is_suspect = server.take_suspicion();
-    let Ok(mut connection) = server.connection().await else { return Ok(()) };
+    let Ok(mut connection) = server.connection().await else {
+        return Ok(());
+    };
     let checked = match is_suspect {
         true => check(redis, &mut connection, probe).await,
         false => check_role(&mut connection).await.map(drop),
     };
-    checked.or_else(|error| if error.is::<Unfit>() { Err(error) } else { Ok(()) })
+    checked.or_else(|error| {
+        if error.is::<Unfit>() {
+            Err(error)
+        } else {
+            Ok(())
+        }
+    })
 }
 
 /// The reason why the node has no broker although a server answers, as far as this error tells one.
@@ -64,19 +79,33 @@ pub(super) fn words(error: &RedisError) -> String {
     }
 }
 
-/// Asks for the server's role by `HELLO`, which every user may send who can connect. Returns whether the server is in
-/// cluster mode.
+/// Asks for the server's role by `HELLO`, which every user may send who can connect. Returns
+/// whether the server is in cluster mode.
 async fn check_role(connection: &mut MultiplexedConnection) -> anyhow::Result<bool> {
-    let about = match cmd("HELLO").query_async::<HashMap<String, Value>>(connection).await {
+    let about = match cmd("HELLO")
+        .query_async::<HashMap<String, Value>>(connection)
+        .await
+    {
         Ok(about) => about,
-        // It allowed this when we connected. A node that can do everything else does not depend on it.
+        // It allowed this when we connected. A node that can do everything else does not depend on
+        // it.
         Err(error) if error.code().is_some() => return Ok(false),
         Err(error) => return Err(error.into()),
     };
-    let text = |name| about.get(name).and_then(|value| redis::from_redis_value_ref::<String>(value).ok());
-    let (role, mode) = (text("role").unwrap_or_default(), text("mode").unwrap_or_default());
+    let text = |name| {
+        about
+            .get(name)
+            .and_then(|value| redis::from_redis_value_ref::<String>(value).ok())
+    };
+    let (role, mode) = (
+        text("role").unwrap_or_default(),
+        text("mode").unwrap_or_default(),
+    );
     if mode == "sentinel" {
-        return Err(Unfit("it is a Sentinel: its address is redis+sentinel://host:26379/mymaster".to_owned()).into());
+        return Err(Unfit(
+            "it is a Sentinel: its address is redis+sentinel://host:26379/mymaster".to_owned(),
+        )
+        .into());
     }
     if role == "replica" || role == "slave" {
         return Err(Unfit("it is a replica, and takes no messages".to_owned()).into());
@@ -89,11 +118,19 @@ async fn check_slots(connection: &mut MultiplexedConnection, names: &Names) -> a
     let mut pipeline = redis::pipe();
     pipeline.ignore_errors();
     for number in 0..SLOT_SAMPLES {
-        pipeline.cmd("HGET").arg(names.rehearsal(&number.to_string(), "hash")).arg("a");
+        pipeline
+            .cmd("HGET")
+            .arg(names.rehearsal(&number.to_string(), "hash"))
+            .arg("a");
     }
     let answers: Vec<RedisResult<Value>> = pipeline.query_async(connection).await?;
-    let is_elsewhere = |error: &RedisError| matches!(error.code(), Some("MOVED" | "ASK" | "CLUSTERDOWN"));
-    match answers.into_iter().filter_map(Result::err).find(is_elsewhere) {
+    let is_elsewhere =
+        |error: &RedisError| matches!(error.code(), Some("MOVED" | "ASK" | "CLUSTERDOWN"));
+    match answers
+        .into_iter()
+        .filter_map(Result::err)
+        .find(is_elsewhere)
+    {
         Some(error) => {
             let why = "it is one node of a Cluster, whose address is redis+cluster://host,host";
             Err(Unfit(format!("{why}: {}", words(&error))).into())
@@ -103,7 +140,11 @@ async fn check_slots(connection: &mut MultiplexedConnection, names: &Names) -> a
 }
 
 /// Does everything that publishing takes without leaving anything behind.
-async fn rehearse(redis: &Redis, connection: &mut MultiplexedConnection, probe: &str) -> anyhow::Result<()> {
+async fn rehearse(
+    redis: &Redis,
+    connection: &mut MultiplexedConnection,
+    probe: &str,
+) -> anyhow::Result<()> {
     let publish = redis.publish_command();
     let mut pipeline = redis::pipe();
     pipeline.ignore_errors();
@@ -111,14 +152,23 @@ async fn rehearse(redis: &Redis, connection: &mut MultiplexedConnection, probe: 
         let script = Script::new(REHEARSAL);
         pipeline.cmd("SCRIPT").arg("LOAD").arg(REHEARSAL);
         let keys = ["hash", "stream", "set"].map(|key| redis.names.rehearsal(probe, key));
-        pipeline.cmd("EVALSHA").arg(script.get_hash()).arg(keys.len()).arg(&keys).arg(publish).arg(probe);
+        pipeline
+            .cmd("EVALSHA")
+            .arg(script.get_hash())
+            .arg(keys.len())
+            .arg(&keys)
+            .arg(publish)
+            .arg(probe);
     }
     pipeline.cmd(publish).arg(probe).arg("");
     let answers: Vec<RedisResult<Value>> = pipeline.query_async(connection).await?;
     for error in answers.into_iter().filter_map(Result::err) {
         match error.code() {
-            // It takes no writes for now, which is told to those who publish; others go on listening.
-            Some("OOM" | "MISCONF" | "NOREPLICAS") => warn!("redis takes no messages for now: {}", words(&error)),
+            // It takes no writes for now, which is told to those who publish; others go on
+            // listening.
+            Some("OOM" | "MISCONF" | "NOREPLICAS") => {
+                warn!("redis takes no messages for now: {}", words(&error))
+            }
             // It is busy, its scripts were flushed just now, or a slot is on its way.
             Some("BUSY" | "NOSCRIPT" | "ASK" | "TRYAGAIN") => {}
             _ => return Err(Unfit(format!("it refuses to publish: {}", words(&error))).into()),
@@ -133,14 +183,24 @@ mod tests {
 
     /// The commands that a script calls.
     fn commands(script: &str) -> BTreeSet<&str> {
-        script.split("redis.call('").skip(1).filter_map(|rest| rest.split('\'').next()).collect()
+        script
+            .split("redis.call('")
+            .skip(1)
+            .filter_map(|rest| rest.split('\'').next())
+            .collect()
     }
 
     #[test]
     fn the_rehearsal_has_every_command_of_publishing() {
-        let missing: Vec<&str> =
-            commands(include_str!("publish.lua")).difference(&commands(super::REHEARSAL)).copied().collect();
-        // Only of a key that repeats another one: a user who may not do that is refused then, and not before.
-        assert!(missing == ["ZCOUNT"] && commands(super::REHEARSAL).len() > 14, "{missing:?}");
+        let missing: Vec<&str> = commands(include_str!("publish.lua"))
+            .difference(&commands(super::REHEARSAL))
+            .copied()
+            .collect();
+        // Only of a key that repeats another one: a user who may not do that is refused then, and
+        // not before.
+        assert!(
+            missing == ["ZCOUNT"] && commands(super::REHEARSAL).len() > 14,
+            "{missing:?}"
+        );
     }
 }

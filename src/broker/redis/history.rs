@@ -36,7 +36,8 @@ pub(super) struct Excerpt {
     pub(super) next: Option<EntryId>,
 }
 
-/// A place in a history's stream: an offset and, as the second half of an entry's id, the bytes up to there.
+/// A place in a history's stream: an offset and, as the second half of an entry's id, the bytes up
+/// to there.
 pub(super) type EntryId = (u64, u64);
 
 /// The fields of the meta hash, if there is one.
@@ -52,8 +53,13 @@ pub(super) async fn newest(
     name: &ChannelName,
 ) -> RedisResult<Newest> {
     let mut get = cmd("HMGET");
-    get.arg(names.meta(name)).arg("epoch").arg("offset").arg(AFTER_LOSS);
-    Ok(if_ours(get.query_async(connection).await)?.map(Newest::read).unwrap_or_default())
+    get.arg(names.meta(name))
+        .arg("epoch")
+        .arg("offset")
+        .arg(AFTER_LOSS);
+    Ok(if_ours(get.query_async(connection).await)?
+        .map(Newest::read)
+        .unwrap_or_default())
 }
 
 /// The oldest batches from this place on, at most `count`.
@@ -69,21 +75,40 @@ pub(super) async fn read(
 ) -> RedisResult<Excerpt> {
     let mut pipeline = redis::pipe();
     // No transaction: Redis 7.0 refuses to queue one while it is full, also one that only reads.
-    pipeline.cmd("HMGET").arg(names.meta(name)).arg("epoch").arg("offset").arg(AFTER_LOSS);
+    pipeline
+        .cmd("HMGET")
+        .arg(names.meta(name))
+        .arg("epoch")
+        .arg("offset")
+        .arg(AFTER_LOSS);
     let from = format!("{}-{}", from.0, from.1);
-    pipeline.cmd("XRANGE").arg(names.stream(name)).arg(from).arg("+").arg("COUNT").arg(count);
+    pipeline
+        .cmd("XRANGE")
+        .arg(names.stream(name))
+        .arg(from)
+        .arg("+")
+        .arg("COUNT")
+        .arg(count);
     pipeline.cmd("HGET").arg(names.meta(name)).arg("epoch");
     for _ in 0..EPOCHS_AT_ONCE {
         type Answers = (MetaValues, Vec<Entry>, Option<Vec<u8>>);
         let answers = if_ours::<Answers>(pipeline.query_async(connection).await)?;
         let Some((meta, entries, epoch_after)) = answers else {
             let newest = newest(connection, names, name).await?;
-            return Ok(Excerpt { newest, payloads: Vec::new(), next: None });
+            return Ok(Excerpt {
+                newest,
+                payloads: Vec::new(),
+                next: None,
+            });
         };
-        // No epoch comes twice, so the entries are of this one. The offset was read before them: whatever was published up
-        // to there and is not among them is gone.
+        // No epoch comes twice, so the entries are of this one. The offset was read before them:
+        // whatever was published up to there and is not among them is gone.
         if meta.0 == epoch_after {
-            let next = if entries.len() == count { entries.last().and_then(|(id, _)| after(id)) } else { None };
+            let next = if entries.len() == count {
+                entries.last().and_then(|(id, _)| after(id))
+            } else {
+                None
+            };
             return Ok(Excerpt {
                 newest: Newest::read(meta),
                 payloads: entries.into_iter().map(payload).collect(),
@@ -91,17 +116,27 @@ pub(super) async fn read(
             });
         }
     }
-    Err((ErrorKind::Io, "the history began anew each time that it was read").into())
+    Err((
+        ErrorKind::Io,
+        "the history began anew each time that it was read",
+    )
+        .into())
 }
 
 impl Newest {
-    /// Fields that make no sense are no history: what is published next begins one, see `publish.lua`.
+    /// Fields that make no sense are no history: what is published next begins one, see
+    /// `publish.lua`.
     fn read((epoch, offset, after_loss): MetaValues) -> Self {
-        let epoch = epoch.and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes);
+        let epoch = epoch
+            .and_then(|bytes| bytes.try_into().ok())
+            .map_or(0, u64::from_le_bytes);
         let digits = offset.filter(|bytes| bytes.iter().all(u8::is_ascii_digit));
         let offset = digits.and_then(|digits| String::from_utf8(digits).ok()?.parse().ok());
         match offset.filter(|offset| *offset < HIGHEST && epoch != 0) {
-            Some(offset) => Self { id: MessageId { epoch, offset }, after_loss: after_loss.is_some() },
+            Some(offset) => Self {
+                id: MessageId { epoch, offset },
+                after_loss: after_loss.is_some(),
+            },
             None => Self::default(),
         }
     }
@@ -117,8 +152,8 @@ impl Newest {
     }
 }
 
-/// `None` if there is a key of another type: somebody else's, which holds nothing for us. What is published is refused for
-/// that, in words; whoever comes to hear is let in.
+/// `None` if there is a key of another type: somebody else's, which holds nothing for us. What is
+/// published is refused for that, in words; whoever comes to hear is let in.
 fn if_ours<T>(result: RedisResult<T>) -> RedisResult<Option<T>> {
     match result {
         Err(error) if error.code() == Some("WRONGTYPE") => Ok(None),
@@ -130,10 +165,14 @@ fn if_ours<T>(result: RedisResult<T>) -> RedisResult<Option<T>> {
 fn after(id: &str) -> Option<EntryId> {
     let (offset, bytes) = id.split_once('-')?;
     let (offset, bytes) = (offset.parse::<u64>().ok()?, bytes.parse::<u64>().ok()?);
-    bytes.checked_add(1).map(|bytes| (offset, bytes)).or_else(|| Some((offset.checked_add(1)?, 0)))
+    bytes
+        .checked_add(1)
+        .map(|bytes| (offset, bytes))
+        .or_else(|| Some((offset.checked_add(1)?, 0)))
 }
 
-/// The value of an entry's one field; nothing if it has others, because somebody else has written it.
+/// The value of an entry's one field; nothing if it has others, because somebody else has written
+/// it.
 fn payload((_, fields): Entry) -> Bytes {
     match <[Vec<u8>; 2]>::try_from(fields) {
         Ok([_, payload]) => payload.into(),
@@ -150,13 +189,18 @@ pub(super) async fn read_back(
     count: usize,
 ) -> RedisResult<Vec<Bytes>> {
     let mut range = cmd("XREVRANGE");
-    range.arg(names.stream(name)).arg(upto).arg("-").arg("COUNT").arg(count);
+    range
+        .arg(names.stream(name))
+        .arg(upto)
+        .arg("-")
+        .arg("COUNT")
+        .arg(count);
     let entries: Vec<Entry> = if_ours(range.query_async(connection).await)?.unwrap_or_default();
     Ok(entries.into_iter().map(payload).collect())
 }
 
-/// Begins a new history, unless somebody has: nobody can say any more what is at which place of this one. What publishers
-/// have published stays known, so that nothing is published twice.
+/// Begins a new history, unless somebody has: nobody can say any more what is at which place of
+/// this one. What publishers have published stays known, so that nothing is published twice.
 pub(super) async fn abandon(
     connection: &mut impl ConnectionLike,
     names: &Names,
@@ -164,8 +208,15 @@ pub(super) async fn abandon(
     epoch: u64,
 ) -> RedisResult<()> {
     let mut script = cmd("EVAL");
-    script.arg(ABANDON).arg(3).arg(names.meta(name)).arg(names.stream(name)).arg(names.keys(name));
-    script.arg(&epoch.to_le_bytes()[..]).arg(&rand::random::<u64>().max(1).to_le_bytes()[..]);
+    script
+        .arg(ABANDON)
+        .arg(3)
+        .arg(names.meta(name))
+        .arg(names.stream(name))
+        .arg(names.keys(name));
+    script
+        .arg(&epoch.to_le_bytes()[..])
+        .arg(&rand::random::<u64>().max(1).to_le_bytes()[..]);
     script.exec_async(connection).await
 }
 
@@ -175,7 +226,8 @@ const ABANDON: &str = "if redis.call('HGET', KEYS[1], 'epoch') == ARGV[1] then
   redis.call('DEL', KEYS[2], KEYS[3])
 end";
 
-/// What the last message of the batch is called that `node` published as its `number`, if it is still there.
+/// What the last message of the batch is called that `node` published as its `number`, if it is
+/// still there.
 pub(super) async fn find(
     connection: &mut impl ConnectionLike,
     stream: &str,
@@ -185,15 +237,24 @@ pub(super) async fn find(
     let mut upto = "+".to_owned();
     loop {
         let mut page = cmd("XREVRANGE");
-        page.arg(stream).arg(&upto).arg("-").arg("COUNT").arg(SEARCH);
+        page.arg(stream)
+            .arg(&upto)
+            .arg("-")
+            .arg("COUNT")
+            .arg(SEARCH);
         let entries: Vec<Entry> = page.query_async(connection).await?;
-        let Some((oldest, _)) = entries.last() else { return Ok(None) };
+        let Some((oldest, _)) = entries.last() else {
+            return Ok(None);
+        };
         upto = format!("({oldest}");
         for entry in entries {
             if let Payload::Batch(batch) = Payload::decode(payload(entry))
                 && (batch.node, batch.number) == (node, number)
             {
-                return Ok(Some(MessageId { epoch: batch.epoch, offset: batch.last_offset() }));
+                return Ok(Some(MessageId {
+                    epoch: batch.epoch,
+                    offset: batch.last_offset(),
+                }));
             }
         }
     }

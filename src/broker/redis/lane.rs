@@ -1,6 +1,7 @@
-//! A lane: publishing to one server. While one pipeline is on its way the inbox fills, and all of that is the next pipeline,
-//! one script call a channel and batch: at low load nothing waits, under load one command carries many messages. It owns
-//! what becomes of a batch that Redis does not take: sent again, refused, or handed back because its channel has moved.
+//! A lane: publishing to one server. While one pipeline is on its way the inbox fills, and all of
+//! that is the next pipeline, one script call a channel and batch: at low load nothing waits, under
+//! load one command carries many messages. It owns what becomes of a batch that Redis does not
+//! take: sent again, refused, or handed back because its channel has moved.
 
 mod command;
 mod cure;
@@ -30,10 +31,12 @@ use crate::channel::ChannelName;
 use crate::hub::{Channel, Inbox, Outgoing};
 use crate::message::{Digest, Kind, now_ns};
 
-/// A lane holds one connection; the pool makes and checks it, and a second one is there while a first is dying.
+/// A lane holds one connection; the pool makes and checks it, and a second one is there while a
+/// first is dying.
 const CONNECTIONS: usize = 2;
 
-/// What publishes a batch and keeps it: one call, so that history and delivery agree whatever breaks in between.
+/// What publishes a batch and keeps it: one call, so that history and delivery agree whatever
+/// breaks in between.
 const SCRIPT: &str = include_str!("publish.lua");
 
 /// What a command counts beside its payload: it takes Redis about as long as so many bytes.
@@ -45,7 +48,8 @@ pub(super) struct Lane<'a> {
     redis: &'a Redis,
     link: &'a Link,
     pool: Option<Pool>,
-    /// Held across pipelines: the pool checks a connection with a round trip each time it hands it out.
+    /// Held across pipelines: the pool checks a connection with a round trip each time it hands it
+    /// out.
     connection: Option<Connection>,
     /// The subscription that there was when it was made.
     subscription: u64,
@@ -85,14 +89,36 @@ pub(super) struct Sending {
 
 /// Bytes of a pipeline.
 fn bytes(sending: &[Sending]) -> usize {
-    sending.iter().map(|it| it.outgoing.bytes + COMMAND_BYTES).sum()
+    sending
+        .iter()
+        .map(|it| it.outgoing.bytes + COMMAND_BYTES)
+        .sum()
 }
 
 impl<'a> Lane<'a> {
-    pub(super) fn new(redis: &'a Redis, link: &'a Link, server: Arc<Server>) -> anyhow::Result<Self> {
+    pub(super) fn new(
+        redis: &'a Redis,
+        link: &'a Link,
+        server: Arc<Server>,
+    ) -> anyhow::Result<Self> {
         let script = Script::new(SCRIPT);
-        let (pace, load, id) = (Pace::default(), Load::default(), rand::random_range(1..u64::MAX));
-        Ok(Self { server, redis, link, pool: None, connection: None, subscription: 0, id, script, pace, load })
+        let (pace, load, id) = (
+            Pace::default(),
+            Load::default(),
+            rand::random_range(1..u64::MAX),
+        );
+        Ok(Self {
+            server,
+            redis,
+            link,
+            pool: None,
+            connection: None,
+            subscription: 0,
+            id,
+            script,
+            pace,
+            load,
+        })
     }
 
     /// What it is to publish before anything else.
@@ -100,9 +126,13 @@ impl<'a> Lane<'a> {
         &mut self.load
     }
 
-    /// Publishes its load and what is said on the channels it is told of, until there can be no more or it is `halted`:
-    /// then its load is what is left.
-    pub(super) async fn run(&mut self, mut said: UnboundedReceiver<Arc<Channel>>, halted: &CancellationToken) {
+    /// Publishes its load and what is said on the channels it is told of, until there can be no
+    /// more or it is `halted`: then its load is what is left.
+    pub(super) async fn run(
+        &mut self,
+        mut said: UnboundedReceiver<Arc<Channel>>,
+        halted: &CancellationToken,
+    ) {
         let mut channels = Vec::new();
         loop {
             self.publish(&mut said, halted).await;
@@ -112,7 +142,9 @@ impl<'a> Lane<'a> {
                 count = said.recv_many(&mut channels, usize::MAX) => if count == 0 { return },
                 () = tokio::time::sleep(round_trips::INTERVAL), if self.connection.is_some() => self.probe(halted).await,
             }
-            self.load.queue.extend(Inbox::take_from(std::mem::take(&mut channels)));
+            self.load
+                .queue
+                .extend(Inbox::take_from(std::mem::take(&mut channels)));
         }
         self.take_all(&mut said);
     }
@@ -122,7 +154,11 @@ impl<'a> Lane<'a> {
         self.load.queue.extend(Inbox::take_from(channels));
     }
 
-    async fn publish(&mut self, said: &mut UnboundedReceiver<Arc<Channel>>, halted: &CancellationToken) {
+    async fn publish(
+        &mut self,
+        said: &mut UnboundedReceiver<Arc<Channel>>,
+        halted: &CancellationToken,
+    ) {
         while !self.load.is_empty() && !halted.is_cancelled() {
             let published_ns = now_ns();
             if self.load.sending.is_empty() {
@@ -137,17 +173,24 @@ impl<'a> Lane<'a> {
         }
     }
 
-    /// Fills the pipeline with what is next, a batch of each channel in turn, but for channels of which something is left in it.
+    /// Fills the pipeline with what is next, a batch of each channel in turn, but for channels of
+    /// which something is left in it.
     fn fill_pipeline(&mut self, published_ns: u64) {
         let Load { sending, queue } = &mut self.load;
-        let left: HashSet<ChannelName> = sending.iter().map(|it| it.outgoing.channel.name.clone()).collect();
+        let left: HashSet<ChannelName> = sending
+            .iter()
+            .map(|it| it.outgoing.channel.name.clone())
+            .collect();
         let mut sum = bytes(sending);
         while sum < self.pace.bytes()
             && let Some(mut outgoing) = queue.next(&left)
         {
             let batch = std::mem::take(&mut outgoing.batch);
             sum += batch.bytes() + COMMAND_BYTES;
-            self.link.metrics.batch_messages.observe(outgoing.count as f64);
+            self.link
+                .metrics
+                .batch_messages
+                .observe(outgoing.count as f64);
             let traceparent = outgoing.trace("redis");
             let digest = outgoing.key.as_ref().and_then(|_| batch.digest());
             let said = batch.into_messages().map(|(kind, payload, sender)| Said {
@@ -164,13 +207,23 @@ impl<'a> Lane<'a> {
                 messages: said.collect(),
                 ..Envelope::default()
             };
-            sending.push(Sending { outgoing, envelope, digest, unanswered: 0, refused_at: None });
+            sending.push(Sending {
+                outgoing,
+                envelope,
+                digest,
+                unanswered: 0,
+                refused_at: None,
+            });
         }
     }
 
-    /// Sends until Redis has it all or has refused it, or until it is halted: publishing again after a lost answer is
-    /// harmless.
-    async fn send(&mut self, said: &mut UnboundedReceiver<Arc<Channel>>, halted: &CancellationToken) {
+    /// Sends until Redis has it all or has refused it, or until it is halted: publishing again
+    /// after a lost answer is harmless.
+    async fn send(
+        &mut self,
+        said: &mut UnboundedReceiver<Arc<Channel>>,
+        halted: &CancellationToken,
+    ) {
         let mut backoff = Backoff::default();
         while !self.load.sending.is_empty() {
             let tried = tokio::select! {
@@ -194,7 +247,11 @@ impl<'a> Lane<'a> {
             self.redis.topology.doubt();
             let pause = backoff.next();
             let server = self.server.name.as_str();
-            warn!(server, retry_ms = pause.as_millis() as u64, "publishing to redis failed: {error:#}");
+            warn!(
+                server,
+                retry_ms = pause.as_millis() as u64,
+                "publishing to redis failed: {error:#}"
+            );
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = halted.cancelled() => return,
@@ -209,7 +266,8 @@ impl<'a> Lane<'a> {
     /// Ends the connection. The next one is another.
     fn disconnect(&mut self) {
         if let Some(connection) = self.connection.take() {
-            // Not back into the pool, which would wait for an answer from it once more before it makes another.
+            // Not back into the pool, which would wait for an answer from it once more before it
+            // makes another.
             drop(Connection::take(connection));
         }
         self.server.round_trips.end(self.id);
@@ -218,15 +276,20 @@ impl<'a> Lane<'a> {
     /// Publishes a probe, if one is due: see [`round_trips`].
     async fn probe(&mut self, halted: &CancellationToken) {
         self.leave_older_connection();
-        let Some(connection) = &mut self.connection else { return };
-        let Some((probe, publish)) = self.server.round_trips.begin(self.id) else { return };
+        let Some(connection) = &mut self.connection else {
+            return;
+        };
+        let Some((probe, publish)) = self.server.round_trips.begin(self.id) else {
+            return;
+        };
         let published = tokio::select! {
             () = halted.cancelled() => return,
             published = publish.exec_async(connection) => published,
         };
         match published {
             Ok(()) => self.server.round_trips.taken(probe),
-            // It works all the same; if it is about the probe's channel, the subscription's own probe tells.
+            // It works all the same; if it is about the probe's channel, the subscription's own
+            // probe tells.
             Err(error) if error.code().is_some() => {}
             Err(_) => self.disconnect(),
         }
@@ -241,7 +304,8 @@ impl<'a> Lane<'a> {
 
     async fn try_send(&mut self) -> anyhow::Result<Vec<RedisResult<Value>>> {
         if self.redis.retention.messages == 0 {
-            // While our own subscription is down, what we publish would never come back to our own clients.
+            // While our own subscription is down, what we publish would never come back to our own
+            // clients.
             self.server.up.subscribe().wait_for(|up| *up).await?;
         }
         self.leave_older_connection();
@@ -255,14 +319,22 @@ impl<'a> Lane<'a> {
                 Err(error) => match error.downcast::<RedisError>() {
                     // As it would have answered to each batch.
                     Ok(error) if error.code().is_some() => {
-                        return Ok(self.load.sending.iter().map(|_| Err(error.clone())).collect());
+                        return Ok(self
+                            .load
+                            .sending
+                            .iter()
+                            .map(|_| Err(error.clone()))
+                            .collect());
                     }
                     Ok(error) => return Err(error.into()),
                     Err(error) => return Err(error),
                 },
             }
         }
-        let connection = self.connection.as_mut().ok_or_else(|| anyhow!("no connection"))?;
+        let connection = self
+            .connection
+            .as_mut()
+            .ok_or_else(|| anyhow!("no connection"))?;
         let sending = &mut self.load.sending;
         let mut pipeline = redis::pipe();
         pipeline.ignore_errors();
@@ -270,13 +342,21 @@ impl<'a> Lane<'a> {
         for sending in sending.iter_mut() {
             sending.unanswered += 1;
             let before = previous.insert(sending.envelope.node, sending.outgoing.last());
-            self.redis.add_publish(&mut pipeline, self.script.get_hash(), sending, before);
+            self.redis
+                .add_publish(&mut pipeline, self.script.get_hash(), sending, before);
         }
         let sent = Instant::now();
         let answers: Vec<RedisResult<Value>> = pipeline.query_async(connection).await?;
         self.pace.took(bytes(sending), sent.elapsed());
-        anyhow::ensure!(answers.len() == sending.len(), "{} answers to {} commands", answers.len(), sending.len());
-        sending.iter_mut().for_each(|sending| sending.unanswered -= 1);
+        anyhow::ensure!(
+            answers.len() == sending.len(),
+            "{} answers to {} commands",
+            answers.len(),
+            sending.len()
+        );
+        sending
+            .iter_mut()
+            .for_each(|sending| sending.unanswered -= 1);
         Ok(answers)
     }
 
@@ -290,7 +370,10 @@ impl<'a> Lane<'a> {
         })?;
         if self.redis.retention.messages > 0 {
             // Each time: Redis may have been restarted, or its scripts flushed.
-            self.script.prepare_invoke().load_async(&mut connection).await?;
+            self.script
+                .prepare_invoke()
+                .load_async(&mut connection)
+                .await?;
         }
         Ok(connection)
     }

@@ -1,6 +1,7 @@
-//! A line: one connection for the subscriptions to one server, kept for as long as that has channels. It owns which of them
-//! this node hears, and proves that it hears: a probe goes through Redis to itself every second, and if one does not come
-//! back the connection is made anew. A socket that looks fine and brings nothing is how such systems fail in silence.
+//! A line: one connection for the subscriptions to one server, kept for as long as that has
+//! channels. It owns which of them this node hears, and proves that it hears: a probe goes through
+//! Redis to itself every second, and if one does not come back the connection is made anew. A
+//! socket that looks fine and brings nothing is how such systems fail in silence.
 
 use std::collections::HashSet;
 use std::convert::Infallible;
@@ -29,14 +30,17 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 /// A probe that takes longer means that the link is down.
 const PROBE_PATIENCE: Duration = Duration::from_secs(3);
 
-/// If the last proof that we hear is older than this when we hear again, or connecting has failed, Redis was away for all.
+/// If the last proof that we hear is older than this when we hear again, or connecting has failed,
+/// Redis was away for all.
 const LONG_OUTAGE: Duration = Duration::from_secs(2);
 
-/// After such an outage, without history, time for the other nodes to subscribe again before anybody publishes: what
-/// Redis delivers before a node has subscribed never reaches that node. As long as the longest backoff, and as much again for looking up a name.
+/// After such an outage, without history, time for the other nodes to subscribe again before
+/// anybody publishes: what Redis delivers before a node has subscribed never reaches that node. As
+/// long as the longest backoff, and as much again for looking up a name.
 const SETTLE: Duration = Duration::from_secs(2);
 
-/// Probes after which channels are asked for again that were forbidden: somebody may have changed what the user may do.
+/// Probes after which channels are asked for again that were forbidden: somebody may have changed
+/// what the user may do.
 const FORBIDDEN_PROBES: u64 = 5;
 
 /// Channels named in one SUBSCRIBE.
@@ -51,7 +55,8 @@ pub(super) async fn keep(
     mut told: UnboundedReceiver<Change>,
 ) {
     let mut backoff = Backoff::default();
-    // A server that takes over from another was away, too: for as long as the nodes do not know of each other.
+    // A server that takes over from another was away, too: for as long as the nodes do not know of
+    // each other.
     let mut heard_at = (!link.status.has_been_up()).then(Instant::now);
     loop {
         let ended = tokio::select! {
@@ -60,15 +65,23 @@ pub(super) async fn keep(
         };
         server.up.send_replace(false);
         link.status.set(redis.topology.map().is_up());
-        // Who comes and goes while there is no line is in the list of all channels when there is one again.
+        // Who comes and goes while there is no line is in the list of all channels when there is
+        // one again.
         while told.try_recv().is_ok() {}
         let Some(Err(error)) = ended else { return };
-        channels(redis, link, &server).iter().for_each(|channel| relay.unsubscribed(channel));
+        channels(redis, link, &server)
+            .iter()
+            .for_each(|channel| relay.unsubscribed(channel));
         redis.topology.doubt();
         let pause = backoff.next();
         let server_name = server.name.as_str();
-        link.status.explain(fitness::reason(&error).map(|why| format!("{server_name}: {why}")));
-        warn!(server = server_name, retry_ms = pause.as_millis() as u64, "no link to redis: {error:#}");
+        link.status
+            .explain(fitness::reason(&error).map(|why| format!("{server_name}: {why}")));
+        warn!(
+            server = server_name,
+            retry_ms = pause.as_millis() as u64,
+            "no link to redis: {error:#}"
+        );
         tokio::select! {
             () = sleep(pause) => {}
             () = server.gone.cancelled() => return,
@@ -80,7 +93,10 @@ pub(super) async fn keep(
 fn channels(redis: &Redis, link: &Link, server: &Arc<Server>) -> Vec<Arc<Channel>> {
     let map = redis.topology.map();
     let mut channels = link.hub.all();
-    channels.retain(|channel| map.owner(&channel.name).is_some_and(|owner| Arc::ptr_eq(owner, server)));
+    channels.retain(|channel| {
+        map.owner(&channel.name)
+            .is_some_and(|owner| Arc::ptr_eq(owner, server))
+    });
     channels
 }
 
@@ -109,7 +125,11 @@ impl<'a> Line<'a> {
         backoff: &mut Backoff,
         heard_at: &mut Option<Instant>,
     ) -> anyhow::Result<Infallible> {
-        let ears = Arc::new(Ears::new(relay.clone(), redis.probe(server)?, server.round_trips.clone()));
+        let ears = Arc::new(Ears::new(
+            relay.clone(),
+            redis.probe(server)?,
+            server.round_trips.clone(),
+        ));
         let config = server::config().set_push_sender({
             let ears = ears.clone();
             move |push| -> Result<(), Infallible> {
@@ -138,7 +158,9 @@ impl<'a> Line<'a> {
             .into_iter()
             .collect::<RedisResult<Vec<_>>>()
             .context("subscribing")?;
-        server.round_trips.subscribed(redis.publish_command(), this.ears.probe.clone());
+        server
+            .round_trips
+            .subscribed(redis.publish_command(), this.ears.probe.clone());
         this.subscribe(&channels).await?;
         if link.status.has_been_up() {
             link.metrics.broker_reconnects.inc();
@@ -149,7 +171,11 @@ impl<'a> Line<'a> {
                     .map_or(Ok(()), |()| Err(anyhow!("connection lost")))?;
             }
         }
-        info!(server = server.name, channels = channels.len(), "connected to redis");
+        info!(
+            server = server.name,
+            channels = channels.len(),
+            "connected to redis"
+        );
         backoff.reset();
         server.up.send_replace(true);
         link.status.set(redis.topology.map().is_up());
@@ -166,10 +192,13 @@ impl<'a> Line<'a> {
         }
     }
 
-    /// The server has given channels away: to another line, if there will be a new map; or it has them back already.
+    /// The server has given channels away: to another line, if there will be a new map; or it has
+    /// them back already.
     fn look_for_robbed(&mut self) {
         let names = self.ears.take_stolen();
-        let channels = names.iter().filter_map(|name| self.link.hub.find(&self.redis.names.channel(name)?));
+        let channels = names
+            .iter()
+            .filter_map(|name| self.link.hub.find(&self.redis.names.channel(name)?));
         self.refused.extend(channels);
         self.redis.topology.doubt();
     }
@@ -177,15 +206,23 @@ impl<'a> Line<'a> {
     /// Follows channels that came and went, in order.
     async fn change(&mut self, changes: Vec<Change>) -> anyhow::Result<()> {
         for run in changes.chunk_by(|a, b| a.is_new() == b.is_new()) {
-            let channels: Vec<Arc<Channel>> = run.iter().map(|change| change.channel().clone()).collect();
-            if run[0].is_new() { self.subscribe(&channels).await? } else { self.unsubscribe(&channels).await? }
+            let channels: Vec<Arc<Channel>> =
+                run.iter().map(|change| change.channel().clone()).collect();
+            if run[0].is_new() {
+                self.subscribe(&channels).await?
+            } else {
+                self.unsubscribe(&channels).await?
+            }
         }
         Ok(())
     }
 
     async fn subscribe(&mut self, channels: &[Arc<Channel>]) -> anyhow::Result<()> {
         for some in channels.chunks(SUBSCRIBE_AT_ONCE) {
-            let rounds: Vec<u64> = some.iter().map(|channel| self.relay.hold(channel)).collect();
+            let rounds: Vec<u64> = some
+                .iter()
+                .map(|channel| self.relay.hold(channel))
+                .collect();
             let answers = self.ask("SUBSCRIBE", self.pubsub(some)).await?;
             for ((channel, round), answer) in some.iter().zip(rounds).zip(answers) {
                 match answer {
@@ -197,7 +234,10 @@ impl<'a> Line<'a> {
                     Err(error) if is_forbidden(&error) => {
                         if self.redis.complaints.may(Trouble::Forbidden, &channel.name) {
                             let channel = channel.name.as_str();
-                            warn!(channel, "nobody can come to this channel: redis does not let us subscribe: {error}");
+                            warn!(
+                                channel,
+                                "nobody can come to this channel: redis does not let us subscribe: {error}"
+                            );
                         }
                         self.forbidden.push(channel.clone());
                     }
@@ -223,7 +263,11 @@ impl<'a> Line<'a> {
     }
 
     /// Asks for what concerns these pub/sub channels; returns an answer for each.
-    async fn ask(&mut self, command: &str, names: Vec<String>) -> anyhow::Result<Vec<RedisResult<Value>>> {
+    async fn ask(
+        &mut self,
+        command: &str,
+        names: Vec<String>,
+    ) -> anyhow::Result<Vec<RedisResult<Value>>> {
         let is_cluster = self.redis.topology.is_cluster();
         if !is_cluster {
             let asked = match command {
@@ -242,7 +286,11 @@ impl<'a> Line<'a> {
         // One by one; in a Cluster, because a command could name only channels of one slot.
         let mut pipeline = redis::pipe();
         pipeline.ignore_errors();
-        let command = if is_cluster { format!("S{command}") } else { command.to_owned() };
+        let command = if is_cluster {
+            format!("S{command}")
+        } else {
+            command.to_owned()
+        };
         for name in names {
             pipeline.cmd(&command).arg(name);
         }
@@ -253,11 +301,15 @@ impl<'a> Line<'a> {
     }
 
     fn pubsub(&self, channels: &[Arc<Channel>]) -> Vec<String> {
-        channels.iter().map(|channel| self.redis.names.pubsub(&channel.name)).collect()
+        channels
+            .iter()
+            .map(|channel| self.redis.names.pubsub(&channel.name))
+            .collect()
     }
 
-    /// Sends a probe and waits until it comes back by the subscription; returns when it was sent. And asks again for what
-    /// was refused: the server may only have been the last to know that it has it.
+    /// Sends a probe and waits until it comes back by the subscription; returns when it was sent.
+    /// And asks again for what was refused: the server may only have been the last to know that it
+    /// has it.
     async fn probe(&mut self) -> anyhow::Result<Instant> {
         self.probes += 1;
         let sent = Instant::now();
@@ -270,7 +322,10 @@ impl<'a> Line<'a> {
                 // Its end alone does not make this node deaf.
                 self.server.forget_connection().await;
                 connection = self.server.connection().await?;
-                publish.exec_async(&mut connection).await.context("sending a probe")?;
+                publish
+                    .exec_async(&mut connection)
+                    .await
+                    .context("sending a probe")?;
             }
             while self.ears.probed.load(Acquire) < self.probes {
                 self.ears.heard_probe.notified().await;
@@ -281,7 +336,10 @@ impl<'a> Line<'a> {
             done = timeout(PROBE_PATIENCE, round_trip) => done.context("a probe did not come back")??,
             () = self.ears.deaf.notified() => bail!("connection lost"),
         }
-        self.link.metrics.broker_roundtrip.observe(sent.elapsed().as_secs_f64());
+        self.link
+            .metrics
+            .broker_roundtrip
+            .observe(sent.elapsed().as_secs_f64());
         fitness::check_again(self.redis, self.server, &self.ears.probe).await?;
         ensure!(
             !self.server.round_trips.is_missing(PROBE_PATIENCE),
@@ -292,7 +350,10 @@ impl<'a> Line<'a> {
         }
         if !self.refused.is_empty() {
             let refused = std::mem::take(&mut self.refused);
-            let addresses: HashSet<usize> = refused.iter().map(|channel| Arc::as_ptr(channel).addr()).collect();
+            let addresses: HashSet<usize> = refused
+                .iter()
+                .map(|channel| Arc::as_ptr(channel).addr())
+                .collect();
             let mut wanted = channels(self.redis, self.link, self.server);
             wanted.retain(|channel| addresses.contains(&Arc::as_ptr(channel).addr()));
             self.subscribe(&wanted).await?;
@@ -303,10 +364,14 @@ impl<'a> Line<'a> {
 
 /// Whether a node of a Cluster says that it does not have what was asked for, or not at the moment.
 pub(super) fn is_elsewhere(error: &RedisError) -> bool {
-    matches!(error.code(), Some("MOVED" | "ASK" | "TRYAGAIN" | "CLUSTERDOWN"))
+    matches!(
+        error.code(),
+        Some("MOVED" | "ASK" | "TRYAGAIN" | "CLUSTERDOWN")
+    )
 }
 
-/// Whether the node's Redis user must not do this. If it is about one channel, the others are not concerned.
+/// Whether the node's Redis user must not do this. If it is about one channel, the others are not
+/// concerned.
 fn is_forbidden(error: &RedisError) -> bool {
     error.code() == Some("NOPERM")
 }

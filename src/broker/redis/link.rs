@@ -1,5 +1,5 @@
-//! The link to Redis: a [`super::line`] to each server that has channels. It owns which channel is heard over which line,
-//! also when channels move from one server to another.
+//! The link to Redis: a [`super::line`] to each server that has channels. It owns which channel is
+//! heard over which line, also when channels move from one server to another.
 
 use std::sync::Arc;
 
@@ -15,7 +15,8 @@ use super::topology::Map;
 use super::{Redis, line};
 use crate::hub::Change;
 
-/// What the line to a server is told of. A server that comes back is another one, although it is called the same.
+/// What the line to a server is told of. A server that comes back is another one, although it is
+/// called the same.
 type Lines = Vec<(Arc<Server>, UnboundedSender<Change>)>;
 
 /// Keeps all lines until `stop`.
@@ -51,7 +52,10 @@ pub(super) async fn keep(redis: &Redis, link: &Link, relay: Arc<Relay>, stop: Ca
 }
 
 fn line<'a>(lines: &'a Lines, server: &Arc<Server>) -> Option<&'a UnboundedSender<Change>> {
-    lines.iter().find(|(other, _)| Arc::ptr_eq(other, server)).map(|(_, line)| line)
+    lines
+        .iter()
+        .find(|(other, _)| Arc::ptr_eq(other, server))
+        .map(|(_, line)| line)
 }
 
 fn tell(map: &Map, lines: &Lines, relay: &Relay, change: Change) {
@@ -59,14 +63,17 @@ fn tell(map: &Map, lines: &Lines, relay: &Relay, change: Change) {
     if let Change::Gone(channel) = &change {
         relay.forget(channel);
     }
-    if let Some(line) = map.owner(&change.channel().name).and_then(|server| line(lines, server)) {
+    if let Some(line) = map
+        .owner(&change.channel().name)
+        .and_then(|server| line(lines, server))
+    {
         // Its receiver lives as long as its server has channels.
         drop(line.send(change));
     }
 }
 
-/// Hears channels over other lines than before. A server unsubscribes by itself what it has given away; a new line begins
-/// with all channels of its server.
+/// Hears channels over other lines than before. A server unsubscribes by itself what it has given
+/// away; a new line begins with all channels of its server.
 fn move_channels(link: &Link, relay: &Relay, before: &Map, map: &Map, lines: &Lines) {
     for channel in link.hub.all() {
         let owner = map.owner(&channel.name);

@@ -1,5 +1,6 @@
-//! Reading histories page by page, each on the server that has it. It owns how large a page is, and how many bytes are on
-//! their way to this node at the same time: live messages and probes share the same network, and must not wait long.
+//! Reading histories page by page, each on the server that has it. It owns how large a page is, and
+//! how many bytes are on their way to this node at the same time: live messages and probes share
+//! the same network, and must not wait long.
 
 use std::sync::Arc;
 
@@ -32,17 +33,20 @@ const PAGES_AT_ONCE: usize = 2;
 /// Bytes of a permit.
 const PERMIT_BYTES: usize = 1024;
 
-/// Batches looked at that were received before: after a failover they may be others than those that were.
+/// Batches looked at that were received before: after a failover they may be others than those that
+/// were.
 const LOOK_BACK: usize = 8;
 
 /// Reads histories.
 pub(super) struct Reader<'a> {
     redis: &'a Redis,
-    /// A permit a KiB. Fair, so that a channel with many pages delays another by the pages on their way, and no more.
+    /// A permit a KiB. Fair, so that a channel with many pages delays another by the pages on their
+    /// way, and no more.
     permits: Semaphore,
 }
 
-/// Whether what was asked failed for the connection: what Redis has answered, even if it is an error, says that this works.
+/// Whether what was asked failed for the connection: what Redis has answered, even if it is an
+/// error, says that this works.
 fn is_broken<T>(result: &RedisResult<T>) -> bool {
     result.as_ref().is_err_and(|error| error.code().is_none())
 }
@@ -62,13 +66,17 @@ struct Turn<'a> {
 
 impl<'a> Reader<'a> {
     pub(super) fn new(redis: &'a Redis) -> Self {
-        Self { redis, permits: Semaphore::new(PAGES_AT_ONCE * PAGE_BYTES / PERMIT_BYTES) }
+        Self {
+            redis,
+            permits: Semaphore::new(PAGES_AT_ONCE * PAGE_BYTES / PERMIT_BYTES),
+        }
     }
 
     /// The newest message of a history. It waits for no page.
     pub(super) async fn newest(&self, name: &ChannelName) -> anyhow::Result<Newest> {
         let server = self.server(name)?;
-        let newest = history::newest(&mut server.connection().await?, &self.redis.names, name).await;
+        let newest =
+            history::newest(&mut server.connection().await?, &self.redis.names, name).await;
         if is_broken(&newest) {
             server.forget_connection().await;
         }
@@ -76,7 +84,12 @@ impl<'a> Reader<'a> {
     }
 
     /// The oldest batches from this place on.
-    pub(super) async fn read(&self, name: &ChannelName, from: EntryId, size: &mut PageSize) -> anyhow::Result<Excerpt> {
+    pub(super) async fn read(
+        &self,
+        name: &ChannelName,
+        from: EntryId,
+        size: &mut PageSize,
+    ) -> anyhow::Result<Excerpt> {
         let count = size.batches();
         let mut turn = self.turn(name, size.permits(count)).await?;
         let page = history::read(&mut turn.connection, &self.redis.names, name, from, count).await;
@@ -85,8 +98,8 @@ impl<'a> Reader<'a> {
         Ok(page)
     }
 
-    /// The newest batches before the offset `before`, newest first, no more than a page and `most`; and whether there are
-    /// no more before them.
+    /// The newest batches before the offset `before`, newest first, no more than a page and `most`;
+    /// and whether there are no more before them.
     pub(super) async fn read_back(
         &self,
         name: &ChannelName,
@@ -94,30 +107,44 @@ impl<'a> Reader<'a> {
         most: u64,
         size: &mut PageSize,
     ) -> anyhow::Result<(Vec<Bytes>, bool)> {
-        let count = size.batches().min(usize::try_from(most).unwrap_or(usize::MAX)).max(1);
+        let count = size
+            .batches()
+            .min(usize::try_from(most).unwrap_or(usize::MAX))
+            .max(1);
         let mut turn = self.turn(name, size.permits(count)).await?;
         let upto = before.saturating_sub(1);
-        let page = history::read_back(&mut turn.connection, &self.redis.names, name, upto, count).await;
+        let page =
+            history::read_back(&mut turn.connection, &self.redis.names, name, upto, count).await;
         let payloads = self.end(turn, page).await?;
         size.saw(&payloads);
         let is_all = payloads.len() < count;
         Ok((payloads, is_all))
     }
 
-    /// The newest batches before `next_offset`, as many as are compared with those that were received.
+    /// The newest batches before `next_offset`, as many as are compared with those that were
+    /// received.
     pub(super) async fn look_back(
         &self,
         name: &ChannelName,
         next_offset: u64,
         size: &mut PageSize,
     ) -> anyhow::Result<Vec<Bytes>> {
-        Ok(self.read_back(name, next_offset, LOOK_BACK as u64, size).await?.0)
+        Ok(self
+            .read_back(name, next_offset, LOOK_BACK as u64, size)
+            .await?
+            .0)
     }
 
     /// Begins another history than this.
     pub(super) async fn abandon(&self, name: &ChannelName, epoch: u64) -> anyhow::Result<()> {
         let server = self.server(name)?;
-        let abandoned = history::abandon(&mut server.connection().await?, &self.redis.names, name, epoch).await;
+        let abandoned = history::abandon(
+            &mut server.connection().await?,
+            &self.redis.names,
+            name,
+            epoch,
+        )
+        .await;
         if is_broken(&abandoned) {
             server.forget_connection().await;
         }
@@ -130,7 +157,11 @@ impl<'a> Reader<'a> {
         // Before the permits: a server that does not answer must not keep others' pages waiting.
         let connection = server.page_connection().await?;
         let permits = self.permits.acquire_many(permits).await?;
-        Ok(Turn { connection, server, _permits: permits })
+        Ok(Turn {
+            connection,
+            server,
+            _permits: permits,
+        })
     }
 
     /// It has been read.
@@ -142,13 +173,21 @@ impl<'a> Reader<'a> {
     }
 
     fn server(&self, name: &ChannelName) -> anyhow::Result<Arc<Server>> {
-        self.redis.topology.map().owner(name).cloned().context("no server is known that has this channel")
+        self.redis
+            .topology
+            .map()
+            .owner(name)
+            .cloned()
+            .context("no server is known that has this channel")
     }
 
     /// Says that a history cannot be read, and why, but not too often.
     pub(super) fn complain(&self, name: &ChannelName, error: &anyhow::Error) {
         if self.redis.complaints.may(Trouble::Reading, name) {
-            warn!(channel = name.as_str(), "cannot read history, trying again: {error:#}");
+            warn!(
+                channel = name.as_str(),
+                "cannot read history, trying again: {error:#}"
+            );
         }
     }
 
@@ -163,13 +202,16 @@ impl<'a> Reader<'a> {
 impl PageSize {
     /// A page of a history of which nothing is known.
     pub(super) fn unknown() -> Self {
-        Self { mean: PAGE_BYTES / FIRST_BATCHES }
+        Self {
+            mean: PAGE_BYTES / FIRST_BATCHES,
+        }
     }
 
-    /// A page of what a feed has missed: probably like what it has. Most have missed nothing, and a page of few small
-    /// batches takes few permits.
+    /// A page of what a feed has missed: probably like what it has. Most have missed nothing, and a
+    /// page of few small batches takes few permits.
     pub(super) fn like(feed: &Feed) -> Self {
-        feed.mean_batch().map_or_else(Self::unknown, |mean| Self { mean: mean.max(1) })
+        feed.mean_batch()
+            .map_or_else(Self::unknown, |mean| Self { mean: mean.max(1) })
     }
 
     fn batches(&self) -> usize {
@@ -177,10 +219,13 @@ impl PageSize {
     }
 
     fn permits(&self, batches: usize) -> u32 {
-        (batches * self.mean).div_ceil(PERMIT_BYTES).clamp(1, PAGE_BYTES / PERMIT_BYTES) as u32
+        (batches * self.mean)
+            .div_ceil(PERMIT_BYTES)
+            .clamp(1, PAGE_BYTES / PERMIT_BYTES) as u32
     }
 
-    /// Learns from a page. The next one has four times as many batches at most: a few small ones prove little.
+    /// Learns from a page. The next one has four times as many batches at most: a few small ones
+    /// prove little.
     fn saw(&mut self, payloads: &[Bytes]) {
         let bytes: usize = payloads.iter().map(Bytes::len).sum();
         if let Some(mean) = bytes.checked_div(payloads.len()) {
@@ -206,11 +251,18 @@ mod tests {
         for _ in 0..10 {
             size.saw(&pages(16, 100));
         }
-        assert_eq!((size.batches(), size.permits(256), size.permits(8)), (256, 25, 1));
+        assert_eq!(
+            (size.batches(), size.permits(256), size.permits(8)),
+            (256, 25, 1)
+        );
         size.saw(&pages(1, 300_000));
         assert_eq!((size.batches(), size.permits(1)), (1, 293));
         size.saw(&pages(1, 16 << 20));
-        assert_eq!((size.batches(), size.permits(1)), (1, 512), "one is read, whatever it has");
+        assert_eq!(
+            (size.batches(), size.permits(1)),
+            (1, 512),
+            "one is read, whatever it has"
+        );
         size.saw(&[]);
         assert_eq!(size.batches(), 1, "nothing tells nothing");
     }

@@ -1,5 +1,6 @@
-//! From the inbox to Redis: what is said on a channel goes over the [`super::lane`] to the server that has the channel. It
-//! owns that choice, and the order of a channel's messages also when it moves from one server to another.
+//! From the inbox to Redis: what is said on a channel goes over the [`super::lane`] to the server
+//! that has the channel. It owns that choice, and the order of a channel's messages also when it
+//! moves from one server to another.
 
 use std::sync::Arc;
 
@@ -13,10 +14,11 @@ use super::lane::{Lane, Load};
 use super::topology::Map;
 use crate::hub::{Channel, Inbox};
 
-/// Publishes until `stop`, then what is left, however long that takes: its caller's patience is the bound.
+/// Publishes until `stop`, then what is left, however long that takes: its caller's patience is the
+/// bound.
 ///
-/// One map of servers after the other: when it changes, all lanes are halted and what they have left is given out anew,
-/// before anything that was said later.
+/// One map of servers after the other: when it changes, all lanes are halted and what they have
+/// left is given out anew, before anything that was said later.
 pub(super) async fn run(redis: &Redis, link: &Link, stop: CancellationToken) {
     let mut maps = redis.topology.watch();
     let mut lanes: Vec<Lane> = Vec::new();
@@ -79,8 +81,8 @@ pub(super) async fn run(redis: &Redis, link: &Link, stop: CancellationToken) {
     }
 }
 
-/// Makes a lane for each server of the map, in its order, or keeps the one there is, and loads them with what those before
-/// them have left.
+/// Makes a lane for each server of the map, in its order, or keeps the one there is, and loads them
+/// with what those before them have left.
 fn arrange<'a>(
     redis: &'a Redis,
     link: &'a Link,
@@ -92,20 +94,36 @@ fn arrange<'a>(
     left.extend(lanes.iter_mut().map(|lane| std::mem::take(lane.load())));
     let mut before = std::mem::take(lanes);
     for server in &map.servers {
-        let kept = before.iter().position(|lane| Arc::ptr_eq(server, &lane.server));
-        lanes.push(kept.map_or_else(|| Lane::new(redis, link, server.clone()), |place| Ok(before.swap_remove(place)))?);
+        let kept = before
+            .iter()
+            .position(|lane| Arc::ptr_eq(server, &lane.server));
+        lanes.push(kept.map_or_else(
+            || Lane::new(redis, link, server.clone()),
+            |place| Ok(before.swap_remove(place)),
+        )?);
     }
     for Load { sending, mut queue } in left {
         for sending in sending {
-            load(map, lanes, stranded, &sending.outgoing.channel).sending.push(sending);
+            load(map, lanes, stranded, &sending.outgoing.channel)
+                .sending
+                .push(sending);
         }
         for outgoing in queue.take() {
-            load(map, lanes, stranded, &outgoing.channel).queue.push(outgoing);
+            load(map, lanes, stranded, &outgoing.channel)
+                .queue
+                .push(outgoing);
         }
     }
     Ok(())
 }
 
-fn load<'a>(map: &Map, lanes: &'a mut [Lane], stranded: &'a mut Load, channel: &Channel) -> &'a mut Load {
-    lanes.get_mut(map.place(channel.name.as_str())).map_or(stranded, Lane::load)
+fn load<'a>(
+    map: &Map,
+    lanes: &'a mut [Lane],
+    stranded: &'a mut Load,
+    channel: &Channel,
+) -> &'a mut Load {
+    lanes
+        .get_mut(map.place(channel.name.as_str()))
+        .map_or(stranded, Lane::load)
 }

@@ -1,6 +1,6 @@
-//! From Redis to the feeds: the one ordered reader. It owns what has been heard from which node, so that a batch that was
-//! published twice is heard once and what never came is counted; and it holds back what arrives while [`super::catch_up`]
-//! reads what came before.
+//! From Redis to the feeds: the one ordered reader. It owns what has been heard from which node, so
+//! that a batch that was published twice is heard once and what never came is counted; and it holds
+//! back what arrives while [`super::catch_up`] reads what came before.
 
 mod doubt;
 mod reception;
@@ -32,17 +32,19 @@ pub(super) struct Relay {
     link: Link,
     names: Names,
     complaints: Arc<Complaints>,
-    /// How long Redis keeps a history after its last message; zero if it keeps none. With history offsets tell what is
-    /// missing, without it only the numbers of nodes do.
+    /// How long Redis keeps a history after its last message; zero if it keeps none. With history
+    /// offsets tell what is missing, without it only the numbers of nodes do.
     kept_for: Duration,
     receptions: Mutex<Receptions>,
-    /// Counts the times that any channel began to hold back: also one that has been forgotten in between.
+    /// Counts the times that any channel began to hold back: also one that has been forgotten in
+    /// between.
     rounds: AtomicU64,
     requests: UnboundedSender<Request>,
 }
 
-/// Channels that are subscribed to or will be. Made and dropped with a channel's object, whatever becomes of its
-/// subscription meanwhile: one that comes again begins with what is there then, and has missed nothing.
+/// Channels that are subscribed to or will be. Made and dropped with a channel's object, whatever
+/// becomes of its subscription meanwhile: one that comes again begins with what is there then, and
+/// has missed nothing.
 type Receptions = HashMap<ChannelName, (Arc<Channel>, Reception)>;
 
 /// A channel has to catch up. At most one for each time that it began to hold back.
@@ -52,7 +54,8 @@ pub(super) struct Request {
     pub(super) round: u64,
     /// Until it is tried again, if reading fails.
     pub(super) backoff: Backoff,
-    /// It began to hold back at a batch that did not fit, over a subscription that has brought everything up to that.
+    /// It began to hold back at a batch that did not fit, over a subscription that has brought
+    /// everything up to that.
     pub(super) unbroken: bool,
 }
 
@@ -75,7 +78,15 @@ impl Relay {
         kept_for: Duration,
         requests: UnboundedSender<Request>,
     ) -> Self {
-        Self { link, names, complaints, kept_for, receptions: Mutex::default(), rounds: AtomicU64::new(0), requests }
+        Self {
+            link,
+            names,
+            complaints,
+            kept_for,
+            receptions: Mutex::default(),
+            rounds: AtomicU64::new(0),
+            requests,
+        }
     }
 
     fn has_history(&self) -> bool {
@@ -84,10 +95,14 @@ impl Relay {
 
     /// Takes a payload that Redis delivered.
     pub(super) fn deliver(self: &Arc<Self>, pubsub: &str, payload: Bytes) {
-        let Some(name) = self.names.channel(pubsub) else { return };
+        let Some(name) = self.names.channel(pubsub) else {
+            return;
+        };
         let mut receptions = self.lock();
         // Lately unsubscribed, and this was on its way.
-        let Some((channel, reception)) = receptions.get_mut(&name) else { return };
+        let Some((channel, reception)) = receptions.get_mut(&name) else {
+            return;
+        };
         match &mut reception.backlog {
             Some(backlog) => backlog.push(payload, self.link.hub.budget()),
             None => {
@@ -101,10 +116,15 @@ impl Relay {
         self.link.hub.make_room();
     }
 
-    /// Holds back what arrives on a channel from now on; returns the round's number, 0 if the channel is there no more.
+    /// Holds back what arrives on a channel from now on; returns the round's number, 0 if the
+    /// channel is there no more.
     pub(super) fn hold(&self, channel: &Arc<Channel>) -> u64 {
         let mut receptions = self.lock();
-        let is_there = self.link.hub.find(&channel.name).is_some_and(|there| Arc::ptr_eq(&there, channel));
+        let is_there = self
+            .link
+            .hub
+            .find(&channel.name)
+            .is_some_and(|there| Arc::ptr_eq(&there, channel));
         if !is_there {
             return 0;
         }
@@ -116,9 +136,15 @@ impl Relay {
         reception.hold(&self.rounds)
     }
 
-    /// Redis delivers a channel from now on: with history it catches up, without it goes live with what was held back.
+    /// Redis delivers a channel from now on: with history it catches up, without it goes live with
+    /// what was held back.
     pub(super) fn subscribed(self: &Arc<Self>, channel: &Arc<Channel>, round: u64) {
-        let request = Request { channel: channel.clone(), round, backoff: Backoff::default(), unbroken: false };
+        let request = Request {
+            channel: channel.clone(),
+            round,
+            backoff: Backoff::default(),
+            unbroken: false,
+        };
         if self.has_history() {
             self.request(request);
         } else {
@@ -126,7 +152,8 @@ impl Relay {
         }
     }
 
-    /// Redis does not deliver a channel for now, nor is what it misses read: where that failed, it would keep others waiting.
+    /// Redis does not deliver a channel for now, nor is what it misses read: where that failed, it
+    /// would keep others waiting.
     pub(super) fn unsubscribed(&self, channel: &Arc<Channel>) {
         channel.set_live(false);
         self.hold(channel);
@@ -138,11 +165,13 @@ impl Relay {
         let _ = self.requests.send(request);
     }
 
-    /// Takes note of where the history ends. Returns whether nothing was missed: because nobody has waited for anything
-    /// here, or nothing was said.
+    /// Takes note of where the history ends. Returns whether nothing was missed: because nobody has
+    /// waited for anything here, or nothing was said.
     pub(super) fn begin(&self, request: &Request, newest: &Newest) -> bool {
         let mut receptions = self.lock();
-        let Some(reception) = request.current(&mut receptions) else { return false };
+        let Some(reception) = request.current(&mut receptions) else {
+            return false;
+        };
         let (epoch, next_offset) = (newest.id.epoch, newest.id.offset + 1);
         let feed = &request.channel.feed;
         if request.unbroken && !reception.rewound {
@@ -162,14 +191,18 @@ impl Relay {
 
     /// Whether any batch of this channel has been received here.
     pub(super) fn has_received(&self, request: &Request) -> bool {
-        request.current(&mut self.lock()).is_some_and(|reception| reception.knows_offsets())
+        request
+            .current(&mut self.lock())
+            .is_some_and(|reception| reception.knows_offsets())
     }
 
-    /// Takes a batch from the history; what lies between the feed's end and it is lost. Returns how many messages the feed
-    /// has got by that. `late`: whether somebody has been waiting for it.
+    /// Takes a batch from the history; what lies between the feed's end and it is lost. Returns how
+    /// many messages the feed has got by that. `late`: whether somebody has been waiting for it.
     pub(super) fn recover(&self, request: &Request, batch: Envelope, late: bool) -> u64 {
         let mut receptions = self.lock();
-        let Some(reception) = request.current(&mut receptions) else { return 0 };
+        let Some(reception) = request.current(&mut receptions) else {
+            return 0;
+        };
         let channel = &request.channel;
         let (epoch, expected) = channel.feed.expects();
         if batch.offset > expected || (epoch == 0 && batch.offset > 1) {
@@ -177,7 +210,11 @@ impl Relay {
         }
         let from = channel.feed.expects().1;
         if !self.take_next(channel, reception, batch, late) {
-            tracing::error!(channel = channel.name.as_str(), offset = from, "a batch does not fit its own place");
+            tracing::error!(
+                channel = channel.name.as_str(),
+                offset = from,
+                "a batch does not fit its own place"
+            );
         }
         drop(receptions);
         self.link.hub.make_room();
@@ -191,10 +228,12 @@ impl Relay {
         }
     }
 
-    /// Takes note of a batch that lies before the feed's end in the history: whether it was heard at all. If not, another
-    /// server has given out the same offsets.
+    /// Takes note of a batch that lies before the feed's end in the history: whether it was heard
+    /// at all. If not, another server has given out the same offsets.
     pub(super) fn compare(&self, request: &Request, payload: Bytes) {
-        let Payload::Batch(batch) = Payload::decode(payload) else { return };
+        let Payload::Batch(batch) = Payload::decode(payload) else {
+            return;
+        };
         if batch.epoch == request.channel.feed.expects().0
             && let Some(reception) = request.current(&mut self.lock())
         {
@@ -204,7 +243,9 @@ impl Relay {
 
     /// Whether this history has been found to have gone on from before its end.
     pub(super) fn is_rewound(&self, request: &Request) -> bool {
-        request.current(&mut self.lock()).is_some_and(|reception| reception.rewound)
+        request
+            .current(&mut self.lock())
+            .is_some_and(|reception| reception.rewound)
     }
 
     /// It has been ended for that.
@@ -224,9 +265,14 @@ impl Relay {
         channel.feed.jump(epoch, next_offset);
         if before == epoch || (before == 0 && reception.was_live) {
             self.missed(channel, next_offset.saturating_sub(expected));
-        } else if before != 0 && channel.feed.idle().is_none_or(|silent| silent < self.kept_for) {
-            // Nobody knows how much of the old history was never heard here; nodes' own numbers may tell, see `take_next`.
-            // One that has come of age was heard to its end.
+        } else if before != 0
+            && channel
+                .feed
+                .idle()
+                .is_none_or(|silent| silent < self.kept_for)
+        {
+            // Nobody knows how much of the old history was never heard here; nodes' own numbers may
+            // tell, see `take_next`. One that has come of age was heard to its end.
             channel.feed.mark_gap(None);
         }
     }
@@ -243,13 +289,21 @@ impl Relay {
         }
     }
 
-    /// Lets a channel hear what was held back, if the feed has everything up to the newest message that Redis held when it
-    /// was last asked. What came before that and is not in that history is dropped: Redis decides.
+    /// Lets a channel hear what was held back, if the feed has everything up to the newest message
+    /// that Redis held when it was last asked. What came before that and is not in that history is
+    /// dropped: Redis decides.
     pub(super) fn release(self: &Arc<Self>, request: &Request, newest: &Newest) -> Release {
         let mut receptions = self.lock();
-        let Some(reception) = request.current(&mut receptions) else { return Release::Superseded };
+        let Some(reception) = request.current(&mut receptions) else {
+            return Release::Superseded;
+        };
         let channel = &request.channel;
-        let Backlog { payloads, overflowed, asked, .. } = reception.backlog.take().unwrap_or_default();
+        let Backlog {
+            payloads,
+            overflowed,
+            asked,
+            ..
+        } = reception.backlog.take().unwrap_or_default();
         reception.has_dropped |= overflowed;
         let mut missing = overflowed && self.has_history();
         if overflowed && !missing {
@@ -261,7 +315,9 @@ impl Relay {
                 rest.push(payload, self.link.hub.budget());
                 continue;
             }
-            let Err(payload) = self.take(channel, reception, payload, true) else { continue };
+            let Err(payload) = self.take(channel, reception, payload, true) else {
+                continue;
+            };
             if place < asked && !newest.holds(&payload) {
                 self.drop_foreign(channel, reception, payload, newest.id.epoch != 0);
                 reception.judged = Some(Instant::now());
@@ -270,9 +326,12 @@ impl Relay {
             if request.unbroken {
                 self.follow(channel, reception, newest, &payload);
             }
-            let Err(payload) = self.take(channel, reception, payload, true) else { continue };
+            let Err(payload) = self.take(channel, reception, payload, true) else {
+                continue;
+            };
             if place >= asked && reception.not_before().is_some() && !reception.rewound {
-                // It came while Redis was asked. In a flood some always do: asking at once again would never end.
+                // It came while Redis was asked. In a flood some always do: asking at once again
+                // would never end.
                 self.drop_unasked(channel, reception, Some(payload));
                 has_dropped = true;
             } else {
@@ -281,7 +340,8 @@ impl Relay {
             }
         }
         let (epoch, next_offset) = channel.feed.expects();
-        let behind = newest.id.epoch != 0 && (epoch != newest.id.epoch || next_offset <= newest.id.offset);
+        let behind =
+            newest.id.epoch != 0 && (epoch != newest.id.epoch || next_offset <= newest.id.offset);
         if missing || behind {
             reception.backlog = Some(rest);
             return Release::Again;
@@ -295,9 +355,16 @@ impl Relay {
         Release::Live
     }
 
-    /// Goes over to the history that Redis holds now, with the first batch of it that came over a subscription that has
-    /// brought everything so far: nothing is missing, unless that history began because Redis had lost something.
-    fn follow(&self, channel: &Channel, reception: &mut Reception, newest: &Newest, payload: &Bytes) {
+    /// Goes over to the history that Redis holds now, with the first batch of it that came over a
+    /// subscription that has brought everything so far: nothing is missing, unless that history
+    /// began because Redis had lost something.
+    fn follow(
+        &self,
+        channel: &Channel,
+        reception: &mut Reception,
+        newest: &Newest,
+        payload: &Bytes,
+    ) {
         let (before, _) = channel.feed.expects();
         if newest.after_loss || before == 0 || before == newest.id.epoch {
             return;
@@ -316,8 +383,8 @@ impl Relay {
         self.link.metrics.messages_recovered.inc_by(messages);
     }
 
-    /// Tells of entries that were left out because nobody can read them. The messages that should have been there were
-    /// counted as lost.
+    /// Tells of entries that were left out because nobody can read them. The messages that should
+    /// have been there were counted as lost.
     pub(super) fn count_unreadable(&self, channel: &Channel, entries: u64) {
         if entries > 0 && self.complaints.may(Trouble::Unreadable, &channel.name) {
             tracing::warn!(
@@ -330,13 +397,18 @@ impl Relay {
 
     /// Whether a channel is live for the first time when it has caught up.
     pub(super) fn is_first(&self, name: &ChannelName) -> bool {
-        self.lock().get(name).is_none_or(|(_, reception)| !reception.was_live)
+        self.lock()
+            .get(name)
+            .is_none_or(|(_, reception)| !reception.was_live)
     }
 
-    /// Takes note that Redis is about to be asked for its newest message. Returns whether no newer request has taken over.
+    /// Takes note that Redis is about to be asked for its newest message. Returns whether no newer
+    /// request has taken over.
     pub(super) fn ask(&self, request: &Request) -> bool {
         let mut receptions = self.lock();
-        let Some(reception) = request.current(&mut receptions) else { return false };
+        let Some(reception) = request.current(&mut receptions) else {
+            return false;
+        };
         if let Some(backlog) = &mut reception.backlog {
             backlog.asked = backlog.payloads.len();
         }
@@ -346,13 +418,18 @@ impl Relay {
     /// Forgets a channel that has no clients here any more, unless another one has its name by now.
     pub(super) fn forget(&self, channel: &Arc<Channel>) {
         let mut receptions = self.lock();
-        if receptions.get(&channel.name).is_some_and(|(held, _)| Arc::ptr_eq(held, channel)) {
+        if receptions
+            .get(&channel.name)
+            .is_some_and(|(held, _)| Arc::ptr_eq(held, channel))
+        {
             receptions.remove(&channel.name);
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, Receptions> {
-        self.receptions.lock().unwrap_or_else(PoisonError::into_inner)
+        self.receptions
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,5 +1,6 @@
-//! Reading histories that a node does not have for its clients. Once for all that want the same: a feed is filled
-//! backwards as far as anybody needs and it can hold, and of what it cannot hold, each page is read once at a time.
+//! Reading histories that a node does not have for its clients. Once for all that want the same: a
+//! feed is filled backwards as far as anybody needs and it can hold, and of what it cannot hold,
+//! each page is read once at a time.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -20,7 +21,8 @@ pub(super) struct Replay<'a> {
     shared: Mutex<Shared>,
 }
 
-/// Reads that are under way, and the clients that wait for them. Channels by their publisher id: one that went and came again is another.
+/// Reads that are under way, and the clients that wait for them. Channels by their publisher id:
+/// one that went and came again is another.
 #[derive(Default)]
 struct Shared {
     fills: HashMap<u64, Fill>,
@@ -37,7 +39,10 @@ struct Fill {
 
 impl<'a> Replay<'a> {
     pub(super) fn new(reader: &'a Reader<'a>) -> Self {
-        Self { reader, shared: Mutex::default() }
+        Self {
+            reader,
+            shared: Mutex::default(),
+        }
     }
 
     /// Answers a request, or leaves that to the one that reads the same.
@@ -76,7 +81,10 @@ impl<'a> Replay<'a> {
                 false
             }
             Entry::Vacant(entry) => {
-                entry.insert(Fill { from, waiting: vec![done] });
+                entry.insert(Fill {
+                    from,
+                    waiting: vec![done],
+                });
                 true
             }
         }
@@ -88,12 +96,19 @@ impl<'a> Replay<'a> {
         while let Some((begins, most)) = self.unfilled(channel) {
             let epoch = channel.feed.begins().0;
             let turn = channel.paging.lock().await;
-            let page = self.reader.read_back(&channel.name, begins, most, &mut size).await;
+            let page = self
+                .reader
+                .read_back(&channel.name, begins, most, &mut size)
+                .await;
             drop(turn);
             match page {
                 Ok((payloads, is_all)) => {
-                    // At a hole, or where there is no room. Older pages are for those who read them one by one.
-                    if !payloads.into_iter().all(|payload| prepend(channel, payload)) {
+                    // At a hole, or where there is no room. Older pages are for those who read them
+                    // one by one.
+                    if !payloads
+                        .into_iter()
+                        .all(|payload| prepend(channel, payload))
+                    {
                         channel.feed.seal(epoch, channel.feed.begins().1);
                     } else if is_all {
                         channel.feed.exhaust(epoch, channel.feed.begins().1);
@@ -111,14 +126,17 @@ impl<'a> Replay<'a> {
         }
     }
 
-    /// Before which offset the feed still lacks something that somebody waits for, and how many messages of it; if there is
-    /// nothing, those who wait are answered.
+    /// Before which offset the feed still lacks something that somebody waits for, and how many
+    /// messages of it; if there is nothing, those who wait are answered.
     fn unfilled(&self, channel: &Channel) -> Option<(u64, u64)> {
         let mut shared = self.lock();
         let fill = shared.fills.get_mut(&channel.publisher)?;
         fill.waiting.retain(|waiting| !waiting.is_closed());
         let wanted = !fill.waiting.is_empty();
-        let missing = channel.feed.has_room_before().filter(|begins| wanted && *begins > fill.from);
+        let missing = channel
+            .feed
+            .has_room_before()
+            .filter(|begins| wanted && *begins > fill.from);
         let Some(begins) = missing else {
             drop(shared);
             self.end_fill(channel);
@@ -157,7 +175,11 @@ impl<'a> Replay<'a> {
             }
             tokio::time::sleep(backoff.next()).await;
             let mut shared = self.lock();
-            if shared.pages.get(&key).is_none_or(|waiting| waiting.iter().all(Sender::is_closed)) {
+            if shared
+                .pages
+                .get(&key)
+                .is_none_or(|waiting| waiting.iter().all(Sender::is_closed))
+            {
                 shared.pages.remove(&key);
                 return;
             }
@@ -168,19 +190,29 @@ impl<'a> Replay<'a> {
         }
     }
 
-    /// Some batches from an offset on. A page of nothing but what nobody can read is not the end: there may be more.
+    /// Some batches from an offset on. A page of nothing but what nobody can read is not the end:
+    /// there may be more.
     async fn read(&self, channel: &Channel, offset: u64) -> anyhow::Result<Page> {
         let (mut from, mut size) = ((offset, 0), PageSize::unknown());
         loop {
             let page = self.reader.read(&channel.name, from, &mut size).await?;
-            let batches = page.payloads.into_iter().filter_map(decode).map(|mut batch| {
-                channel.feed.charge_page(&mut batch);
-                Arc::new(batch)
-            });
+            let batches = page
+                .payloads
+                .into_iter()
+                .filter_map(decode)
+                .map(|mut batch| {
+                    channel.feed.charge_page(&mut batch);
+                    Arc::new(batch)
+                });
             let batches: Vec<_> = batches.collect();
             match page.next {
                 Some(next) if batches.is_empty() => from = next,
-                _ => return Ok(Page { epoch: page.newest.id.epoch, batches }),
+                _ => {
+                    return Ok(Page {
+                        epoch: page.newest.id.epoch,
+                        batches,
+                    });
+                }
             }
         }
     }
@@ -195,7 +227,9 @@ fn prepend(channel: &Channel, payload: Bytes) -> bool {
 }
 
 fn decode(payload: Bytes) -> Option<Batch> {
-    let Payload::Batch(envelope) = Payload::decode(payload) else { return None };
+    let Payload::Batch(envelope) = Payload::decode(payload) else {
+        return None;
+    };
     let (epoch, offset) = (envelope.epoch, envelope.offset);
     let published_ns = envelope.published_ns;
     let mut batch = envelope.into_batch(false).build(published_ns);

@@ -1,6 +1,7 @@
-//! Proof that a node hears what it publishes: over each connection that publishes to a server, or reads what was published
-//! there, goes a probe now and then, which must come back over the subscription. An address can lead to another server than
-//! before while the old one lives on; then a subscription that looks fine hears nothing of what a newer connection publishes.
+//! Proof that a node hears what it publishes: over each connection that publishes to a server, or
+//! reads what was published there, goes a probe now and then, which must come back over the
+//! subscription. An address can lead to another server than before while the old one lives on; then
+//! a subscription that looks fine hears nothing of what a newer connection publishes.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -20,7 +21,8 @@ pub(super) struct RoundTrips(Mutex<State>);
 struct State {
     /// The command that publishes and the pub/sub channel, as long as that is subscribed to.
     way: Option<(&'static str, String)>,
-    /// The number of the newest probe. It only grows: a probe of an earlier subscription may still come.
+    /// The number of the newest probe. It only grows: a probe of an earlier subscription may still
+    /// come.
     newest: u64,
     /// By publishing connection.
     trips: HashMap<u64, Trips>,
@@ -44,7 +46,8 @@ pub(super) struct Probe {
 }
 
 impl RoundTrips {
-    /// There is a subscription that brings what is published on this pub/sub channel with this command.
+    /// There is a subscription that brings what is published on this pub/sub channel with this
+    /// command.
     pub(super) fn subscribed(&self, command: &'static str, channel: String) {
         self.begin_anew(Some((command, channel)));
     }
@@ -63,7 +66,14 @@ impl RoundTrips {
     /// A probe for this connection, if one is due, and the command that publishes it.
     pub(super) fn begin(&self, connection: u64) -> Option<(Probe, Cmd)> {
         let mut state = self.lock();
-        let State { way: Some((command, channel)), newest, trips } = &mut *state else { return None };
+        let State {
+            way: Some((command, channel)),
+            newest,
+            trips,
+        } = &mut *state
+        else {
+            return None;
+        };
         let trips = trips.entry(connection).or_default();
         if trips.begun.is_some_and(|begun| begun.elapsed() < INTERVAL) {
             return None;
@@ -71,8 +81,16 @@ impl RoundTrips {
         trips.begun = Some(Instant::now());
         *newest += 1;
         let mut publish = redis::cmd(command);
-        publish.arg(&*channel).arg(format!("{connection:x}:{newest}"));
-        Some((Probe { connection, number: *newest }, publish))
+        publish
+            .arg(&*channel)
+            .arg(format!("{connection:x}:{newest}"));
+        Some((
+            Probe {
+                connection,
+                number: *newest,
+            },
+            publish,
+        ))
     }
 
     /// Redis has taken it.
@@ -86,7 +104,9 @@ impl RoundTrips {
 
     /// A payload has come on the probes' channel. One that is none of ours proves nothing.
     pub(super) fn came(&self, payload: &str) {
-        let Some((connection, number)) = payload.split_once(':') else { return };
+        let Some((connection, number)) = payload.split_once(':') else {
+            return;
+        };
         if let (Ok(connection), Ok(number)) = (u64::from_str_radix(connection, 16), number.parse())
             && let Some(trips) = self.lock().trips.get_mut(&connection)
         {
@@ -102,7 +122,11 @@ impl RoundTrips {
 
     /// Whether a probe that Redis has taken has not come back in this time.
     pub(super) fn is_missing(&self, patience: Duration) -> bool {
-        self.lock().trips.values().any(|trips| trips.missing.is_some_and(|(_, since)| since.elapsed() > patience))
+        self.lock().trips.values().any(|trips| {
+            trips
+                .missing
+                .is_some_and(|(_, since)| since.elapsed() > patience)
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -124,7 +148,10 @@ mod tests {
         trips.came("7:1");
         trips.taken(first);
         tokio::time::advance(INTERVAL).await;
-        assert!(!trips.is_missing(Duration::ZERO), "it came before its answer");
+        assert!(
+            !trips.is_missing(Duration::ZERO),
+            "it came before its answer"
+        );
         let (second, _) = trips.begin(7).expect("it is due");
         trips.taken(second);
         for wrong in ["7:1", "8:2", "7:x", "junk", "-7:2"] {
@@ -133,9 +160,15 @@ mod tests {
         tokio::time::advance(INTERVAL * 3).await;
         let (third, _) = trips.begin(7).expect("it is due");
         trips.taken(third);
-        assert!(trips.is_missing(INTERVAL * 2) && !trips.is_missing(INTERVAL * 4), "since the first of them");
+        assert!(
+            trips.is_missing(INTERVAL * 2) && !trips.is_missing(INTERVAL * 4),
+            "since the first of them"
+        );
         trips.came("7:3");
-        assert!(!trips.is_missing(Duration::ZERO), "what came later shows that the way is good");
+        assert!(
+            !trips.is_missing(Duration::ZERO),
+            "what came later shows that the way is good"
+        );
         trips.taken(trips.begin(8).expect("another connection").0);
         tokio::time::advance(INTERVAL).await;
         assert!(trips.is_missing(Duration::ZERO));

@@ -1,5 +1,5 @@
-//! One server as a node knows it: how to connect to it, whether it is heard, and the connection for what is neither
-//! subscribing nor publishing.
+//! One server as a node knows it: how to connect to it, whether it is heard, and the connection for
+//! what is neither subscribing nor publishing.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
@@ -41,8 +41,8 @@ pub(super) struct Server {
 /// The connection for pages among those that send probes; the others draw their numbers at random.
 const PAGES: u64 = 0;
 
-/// A connection that is made when it is needed. As old as the subscription of this number: what ended that one may have ended
-/// this, too, and nobody was told.
+/// A connection that is made when it is needed. As old as the subscription of this number: what
+/// ended that one may have ended this, too, and nobody was told.
 type Shared = Mutex<Option<(u64, MultiplexedConnection)>>;
 
 impl Server {
@@ -66,13 +66,17 @@ impl Server {
         self.subscriptions.fetch_add(1, AcqRel);
     }
 
-    /// The number of the newest subscription. A connection that is older may lead to another server.
+    /// The number of the newest subscription. A connection that is older may lead to another
+    /// server.
     pub(super) fn subscription(&self) -> u64 {
         self.subscriptions.load(Acquire)
     }
 
     /// A connection of its own for somebody, as this configures it.
-    pub(super) async fn connect(&self, config: &AsyncConnectionConfig) -> anyhow::Result<MultiplexedConnection> {
+    pub(super) async fn connect(
+        &self,
+        config: &AsyncConnectionConfig,
+    ) -> anyhow::Result<MultiplexedConnection> {
         connect(&self.info, &self.tls, config).await
     }
 
@@ -145,5 +149,8 @@ pub(super) async fn connect(
     config: &AsyncConnectionConfig,
 ) -> anyhow::Result<MultiplexedConnection> {
     let client = tls.client(info.clone())?;
-    client.get_multiplexed_async_connection_with_config(config).await.context("connecting")
+    client
+        .get_multiplexed_async_connection_with_config(config)
+        .await
+        .context("connecting")
 }

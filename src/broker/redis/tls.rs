@@ -1,5 +1,6 @@
-//! The files for TLS towards Redis: which CA is believed, and by which certificate the node is known. It owns checking them
-//! at the start, and reading them anew for each connection, so that they can be replaced while the node runs.
+//! The files for TLS towards Redis: which CA is believed, and by which certificate the node is
+//! known. It owns checking them at the start, and reading them anew for each connection, so that
+//! they can be replaced while the node runs.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -17,7 +18,8 @@ use rustls::sign::CertifiedKey;
 pub struct RedisTls {
     /// `--redis-ca`: certificates of authorities, believed instead of the system's.
     pub ca: Option<PathBuf>,
-    /// `--redis-cert`: the node's own certificate and those up to its authority, for a Redis that asks for one.
+    /// `--redis-cert`: the node's own certificate and those up to its authority, for a Redis that
+    /// asks for one.
     pub cert: Option<PathBuf>,
     /// `--redis-key`: the private key of `cert`.
     pub key: Option<PathBuf>,
@@ -32,18 +34,28 @@ impl RedisTls {
     /// Everything that is wrong with the files for this address, each naming its flag.
     pub fn complaints(&self, url: Option<&str>) -> Vec<String> {
         let mut complaints = Vec::new();
-        let flags = [("--redis-ca", &self.ca), ("--redis-cert", &self.cert), ("--redis-key", &self.key)];
+        let flags = [
+            ("--redis-ca", &self.ca),
+            ("--redis-cert", &self.cert),
+            ("--redis-key", &self.key),
+        ];
         if !url.is_some_and(|url| url.starts_with("rediss")) {
             let named = flags.iter().filter(|(_, file)| file.is_some());
-            complaints
-                .extend(named.map(|(flag, _)| format!("{flag}: only a --redis-url that begins with rediss has TLS")));
+            complaints.extend(named.map(|(flag, _)| {
+                format!("{flag}: only a --redis-url that begins with rediss has TLS")
+            }));
         }
         match (&self.cert, &self.key) {
-            (Some(_), None) => complaints.push("--redis-cert: its private key is missing, --redis-key".to_owned()),
-            (None, Some(_)) => complaints.push("--redis-key: its certificate is missing, --redis-cert".to_owned()),
+            (Some(_), None) => {
+                complaints.push("--redis-cert: its private key is missing, --redis-key".to_owned())
+            }
+            (None, Some(_)) => {
+                complaints.push("--redis-key: its certificate is missing, --redis-cert".to_owned())
+            }
             _ => {}
         }
-        let mut complain = |flag: &str, error: anyhow::Error| complaints.push(format!("{flag}: {error:#}"));
+        let mut complain =
+            |flag: &str, error: anyhow::Error| complaints.push(format!("{flag}: {error:#}"));
         if let Some(Err(error)) = self.ca.as_deref().map(check_ca) {
             complain("--redis-ca", error);
         }
@@ -51,16 +63,24 @@ impl RedisTls {
         let key = self.key.as_deref().map(private_key).transpose();
         match (chain, key) {
             (Ok(Some(chain)), Ok(Some(key))) => {
-                if let Err(error) = CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider()) {
+                if let Err(error) =
+                    CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider())
+                {
                     complain(
                         "--redis-key",
-                        anyhow!(error).context("not the key of --redis-cert, or of an unknown kind"),
+                        anyhow!(error)
+                            .context("not the key of --redis-cert, or of an unknown kind"),
                     );
                 }
             }
             (chain, key) => {
-                chain.err().into_iter().for_each(|error| complain("--redis-cert", error));
-                key.err().into_iter().for_each(|error| complain("--redis-key", error));
+                chain
+                    .err()
+                    .into_iter()
+                    .for_each(|error| complain("--redis-cert", error));
+                key.err()
+                    .into_iter()
+                    .for_each(|error| complain("--redis-key", error));
             }
         }
         complaints
@@ -85,11 +105,18 @@ impl RedisTls {
             Some(ca) => Some(read("--redis-ca", ca)?),
             None => None,
         };
-        Ok(Client::build_with_tls(info, TlsCertificates { client_tls, root_cert })?)
+        Ok(Client::build_with_tls(
+            info,
+            TlsCertificates {
+                client_tls,
+                root_cert,
+            },
+        )?)
     }
 }
 
-/// Blocks for as long as the file system takes for a few kilobytes, which is nothing beside a handshake.
+/// Blocks for as long as the file system takes for a few kilobytes, which is nothing beside a
+/// handshake.
 fn read(flag: &str, file: &Path) -> anyhow::Result<Vec<u8>> {
     std::fs::read(file).with_context(|| format!("{flag} {}", file.display()))
 }
@@ -97,21 +124,31 @@ fn read(flag: &str, file: &Path) -> anyhow::Result<Vec<u8>> {
 fn check_ca(file: &Path) -> anyhow::Result<()> {
     let mut store = RootCertStore::empty();
     for certificate in certificates(file)? {
-        store.add(certificate).with_context(|| format!("{} has no certificate of an authority", file.display()))?;
+        store
+            .add(certificate)
+            .with_context(|| format!("{} has no certificate of an authority", file.display()))?;
     }
     Ok(())
 }
 
 fn certificates(file: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
-    let all: Result<Vec<_>, PemError> = CertificateDer::pem_file_iter(file).and_then(Iterator::collect);
+    let all: Result<Vec<_>, PemError> =
+        CertificateDer::pem_file_iter(file).and_then(Iterator::collect);
     let all = all.map_err(|error| unreadable(file, error))?;
-    ensure!(!all.is_empty(), "{} has no certificate in PEM", file.display());
+    ensure!(
+        !all.is_empty(),
+        "{} has no certificate in PEM",
+        file.display()
+    );
     Ok(all)
 }
 
 fn private_key(file: &Path) -> anyhow::Result<PrivateKeyDer<'static>> {
     match PrivateKeyDer::from_pem_file(file) {
-        Err(PemError::NoItemsFound) => Err(anyhow!("{} has no private key in PEM without a password", file.display())),
+        Err(PemError::NoItemsFound) => Err(anyhow!(
+            "{} has no private key in PEM without a password",
+            file.display()
+        )),
         key => key.map_err(|error| unreadable(file, error)),
     }
 }

@@ -1,6 +1,7 @@
-//! Where channels are: which server publishes and keeps each right now. One server for all never changes; Sentinels and the
-//! nodes of a Cluster are asked every second, and at once when somebody has trouble. What follows from a change is the
-//! business of those who speak to servers: [`super::link`], [`super::publish`] and [`super::catch_up`].
+//! Where channels are: which server publishes and keeps each right now. One server for all never
+//! changes; Sentinels and the nodes of a Cluster are asked every second, and at once when somebody
+//! has trouble. What follows from a change is the business of those who speak to servers:
+//! [`super::link`], [`super::publish`] and [`super::catch_up`].
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -46,7 +47,8 @@ pub(super) struct Topology {
 #[derive(Debug, Default)]
 pub(super) struct Map {
     pub(super) servers: Vec<Arc<Server>>,
-    /// The owner of each slot, as a place in `servers` or beyond if it has none; empty if one server has everything.
+    /// The owner of each slot, as a place in `servers` or beyond if it has none; empty if one
+    /// server has everything.
     slots: Vec<u16>,
 }
 
@@ -54,12 +56,18 @@ impl Topology {
     pub(super) fn new(address: Address, tls: RedisTls) -> Self {
         let tls = Arc::new(tls);
         let map = match &address {
-            Address::Server(info) => {
-                Map { servers: vec![Arc::new(Server::new(info.clone(), tls.clone()))], slots: Vec::new() }
-            }
+            Address::Server(info) => Map {
+                servers: vec![Arc::new(Server::new(info.clone(), tls.clone()))],
+                slots: Vec::new(),
+            },
             Address::Sentinel { .. } | Address::Cluster(_) => Map::default(),
         };
-        Self { address, tls, map: watch::Sender::new(Arc::new(map)), trouble: Notify::new() }
+        Self {
+            address,
+            tls,
+            map: watch::Sender::new(Arc::new(map)),
+            trouble: Notify::new(),
+        }
     }
 
     /// The map, and when it changes.
@@ -74,7 +82,9 @@ impl Topology {
     /// The number of the database that has everything.
     pub(super) fn database(&self) -> i64 {
         match &self.address {
-            Address::Server(server) | Address::Sentinel { server, .. } => server.redis_settings().db(),
+            Address::Server(server) | Address::Sentinel { server, .. } => {
+                server.redis_settings().db()
+            }
             Address::Cluster(_) => 0,
         }
     }
@@ -104,7 +114,9 @@ impl Topology {
         // Whom to ask, counted through all who know.
         let mut next = 0;
         loop {
-            match timeout(ASK_PATIENCE, self.ask(&mut asked, next)).await.unwrap_or_else(|_| Err(anyhow!("no answer")))
+            match timeout(ASK_PATIENCE, self.ask(&mut asked, next))
+                .await
+                .unwrap_or_else(|_| Err(anyhow!("no answer")))
             {
                 Ok(owners) => {
                     backoff.reset();
@@ -117,7 +129,10 @@ impl Topology {
                 }
                 Err(error) => {
                     let pause = backoff.next();
-                    warn!(retry_ms = pause.as_millis() as u64, "cannot learn where redis is: {error:#}");
+                    warn!(
+                        retry_ms = pause.as_millis() as u64,
+                        "cannot learn where redis is: {error:#}"
+                    );
                     if self.map().servers.is_empty() {
                         status.explain(fitness::reason(&error));
                     }
@@ -139,22 +154,32 @@ impl Topology {
             None => {
                 let info = self.who_knows(next);
                 let context = || info.addr().to_string();
-                let connection = connect(&info, &self.tls, &config()).await.with_context(context)?;
+                let connection = connect(&info, &self.tls, &config())
+                    .await
+                    .with_context(context)?;
                 asked.insert((info, connection))
             }
         };
         let owners = match &self.address {
-            Address::Sentinel { service, server, .. } => ask_sentinel(connection, service, server).await,
+            Address::Sentinel {
+                service, server, ..
+            } => ask_sentinel(connection, service, server).await,
             Address::Cluster(_) | Address::Server(_) => ask_cluster(connection, info).await,
         };
         owners.with_context(|| info.addr().to_string())
     }
 
-    /// Those of the address, and before them the servers of a Cluster, which may have moved away from there.
+    /// Those of the address, and before them the servers of a Cluster, which may have moved away
+    /// from there.
     fn who_knows(&self, next: usize) -> ConnectionInfo {
         let known = match &self.address {
             Address::Cluster(seeds) => {
-                let servers = self.map().servers.iter().map(|server| server.info.clone()).collect::<Vec<_>>();
+                let servers = self
+                    .map()
+                    .servers
+                    .iter()
+                    .map(|server| server.info.clone())
+                    .collect::<Vec<_>>();
                 [servers, seeds.clone()].concat()
             }
             Address::Sentinel { sentinels, .. } => sentinels.clone(),
@@ -168,23 +193,36 @@ impl Topology {
         let before = self.map();
         let mut servers: Vec<Arc<Server>> = Vec::new();
         let mut places = HashMap::new();
-        let mut slots = if self.is_cluster() { vec![u16::MAX; SLOTS] } else { Vec::new() };
+        let mut slots = if self.is_cluster() {
+            vec![u16::MAX; SLOTS]
+        } else {
+            Vec::new()
+        };
         for (first, last, info) in owners {
             let name = info.addr().to_string();
             let place = *places.entry(name).or_insert_with_key(|name| {
-                let known = before.servers.iter().find(|server| server.name == *name).cloned();
-                servers.push(known.unwrap_or_else(|| Arc::new(Server::new(info, self.tls.clone()))));
+                let known = before
+                    .servers
+                    .iter()
+                    .find(|server| server.name == *name)
+                    .cloned();
+                servers
+                    .push(known.unwrap_or_else(|| Arc::new(Server::new(info, self.tls.clone()))));
                 servers.len() - 1
             });
             if let Some(slots) = slots.get_mut(first..=last) {
                 slots.fill(place as u16);
             }
         }
-        let names = |servers: &[Arc<Server>]| servers.iter().map(|it| it.name.clone()).collect::<Vec<_>>();
+        let names =
+            |servers: &[Arc<Server>]| servers.iter().map(|it| it.name.clone()).collect::<Vec<_>>();
         if names(&before.servers) == names(&servers) && before.slots == slots {
             return;
         }
-        info!(servers = names(&servers).join(","), "channels are there from now on");
+        info!(
+            servers = names(&servers).join(","),
+            "channels are there from now on"
+        );
         for server in &before.servers {
             if !servers.iter().any(|other| Arc::ptr_eq(server, other)) {
                 server.gone.cancel();
@@ -207,12 +245,19 @@ impl Map {
 
     /// The owner's place in `servers`, or one beyond them.
     pub(super) fn place(&self, tag: &str) -> usize {
-        if self.slots.is_empty() { 0 } else { usize::from(self.slots[slot(tag)]) }
+        if self.slots.is_empty() {
+            0
+        } else {
+            usize::from(self.slots[slot(tag)])
+        }
     }
 
     /// Whether this node hears everything that is published anywhere.
     pub(super) fn is_up(&self) -> bool {
-        let whole = self.slots.iter().all(|place| usize::from(*place) < self.servers.len());
+        let whole = self
+            .slots
+            .iter()
+            .all(|place| usize::from(*place) < self.servers.len());
         whole && !self.servers.is_empty() && self.servers.iter().all(|server| *server.up.borrow())
     }
 }
@@ -228,17 +273,27 @@ async fn ask_sentinel(
     let mut question = redis::cmd("SENTINEL");
     question.arg("GET-MASTER-ADDR-BY-NAME").arg(service);
     let answer: Option<(String, u16)> = question.query_async(connection).await?;
-    let (host, port) = answer.ok_or_else(|| Unfit(format!("this sentinel does not know {service:?}")))?;
+    let (host, port) =
+        answer.ok_or_else(|| Unfit(format!("this sentinel does not know {service:?}")))?;
     Ok(vec![(0, SLOTS - 1, address::at(server, &host, port))])
 }
 
-async fn ask_cluster(connection: &mut MultiplexedConnection, asked: &ConnectionInfo) -> anyhow::Result<Owners> {
+async fn ask_cluster(
+    connection: &mut MultiplexedConnection,
+    asked: &ConnectionInfo,
+) -> anyhow::Result<Owners> {
     let mut questions = redis::pipe();
-    questions.cmd("CLUSTER").arg("INFO").cmd("CLUSTER").arg("SLOTS");
+    questions
+        .cmd("CLUSTER")
+        .arg("INFO")
+        .cmd("CLUSTER")
+        .arg("SLOTS");
     let (info, ranges): (String, Vec<Vec<Value>>) = questions.query_async(connection).await?;
     // One that is cut off from most others still believes in the map of that time.
     if !info.contains("cluster_state:ok") {
-        return Err(Unfit("the cluster is down, or this node is cut off from it".to_owned()).into());
+        return Err(
+            Unfit("the cluster is down, or this node is cut off from it".to_owned()).into(),
+        );
     }
     let owners: Option<Owners> = ranges.iter().map(|range| owner(range, asked)).collect();
     let owners = owners.context("an answer of an unknown shape")?;
@@ -246,10 +301,21 @@ async fn ask_cluster(connection: &mut MultiplexedConnection, asked: &ConnectionI
     Ok(owners)
 }
 
-/// From an answer like `[first, last, [host, port, …], replicas…]`. A node that does not know its own address leaves it out.
+/// From an answer like `[first, last, [host, port, …], replicas…]`. A node that does not know its
+/// own address leaves it out.
 fn owner(range: &[Value], asked: &ConnectionInfo) -> Option<(usize, usize, ConnectionInfo)> {
-    let [Value::Int(first), Value::Int(last), Value::Array(master), ..] = range else { return None };
-    let [host, Value::Int(port), ..] = &master[..] else { return None };
+    let [
+        Value::Int(first),
+        Value::Int(last),
+        Value::Array(master),
+        ..,
+    ] = range
+    else {
+        return None;
+    };
+    let [host, Value::Int(port), ..] = &master[..] else {
+        return None;
+    };
     let known = text(Some(host)).filter(|host| !host.is_empty());
     let host = match (known, asked.addr()) {
         (Some(host), _) => host,
@@ -257,7 +323,11 @@ fn owner(range: &[Value], asked: &ConnectionInfo) -> Option<(usize, usize, Conne
         (None, _) => return None,
     };
     let port = u16::try_from(*port).ok()?;
-    Some((usize::try_from(*first).ok()?, usize::try_from(*last).ok()?, address::at(asked, &host, port)))
+    Some((
+        usize::try_from(*first).ok()?,
+        usize::try_from(*last).ok()?,
+        address::at(asked, &host, port),
+    ))
 }
 
 fn text(value: Option<&Value>) -> Option<String> {
@@ -267,7 +337,9 @@ fn text(value: Option<&Value>) -> Option<String> {
 /// CRC-16/XMODEM of what decides, as Redis has it.
 fn slot(tag: &str) -> usize {
     let crc = tag.bytes().fold(0u16, |crc, byte| {
-        (0..8).fold(crc ^ (u16::from(byte) << 8), |crc, _| (crc << 1) ^ if crc & 0x8000 == 0 { 0 } else { 0x1021 })
+        (0..8).fold(crc ^ (u16::from(byte) << 8), |crc, _| {
+            (crc << 1) ^ if crc & 0x8000 == 0 { 0 } else { 0x1021 }
+        })
     });
     usize::from(crc) % SLOTS
 }
@@ -278,6 +350,9 @@ mod tests {
 
     #[test]
     fn slots_are_those_of_redis() {
-        assert_eq!((slot("123456789"), slot("foo"), slot("bar")), (0x31c3, 12182, 5061));
+        assert_eq!(
+            (slot("123456789"), slot("foo"), slot("bar")),
+            (0x31c3, 12182, 5061)
+        );
     }
 }

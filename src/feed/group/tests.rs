@@ -1,6 +1,7 @@
-//! A group, its feed and readers that come, write as much as they can, fall behind, lag out and go, in a random order that a
-//! seed decides; what they hear is held against what was said. What other threads do at the same time mixes with it one lock
-//! after the other, as it would there: everything they share is behind the feed's lock.
+//! A group, its feed and readers that come, write as much as they can, fall behind, lag out and go,
+//! in a random order that a seed decides; what they hear is held against what was said. What other
+//! threads do at the same time mixes with it one lock after the other, as it would there:
+//! everything they share is behind the feed's lock.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering::*};
@@ -70,12 +71,29 @@ impl Shard {
     fn new(seed: u64) -> Self {
         let mut random = StdRng::seed_from_u64(seed);
         let (messages, bytes) = (random.random_range(0..20), 500 << random.random_range(0..7));
-        let retention = Retention { messages, bytes, history_bytes: usize::MAX, ttl: Duration::from_secs(60) };
+        let retention = Retention {
+            messages,
+            bytes,
+            history_bytes: usize::MAX,
+            ttl: Duration::from_secs(60),
+        };
         let feed = Arc::new(Feed::for_test(retention));
         let bell = Arc::<Bell>::default();
         let group = Group::new(&feed, bell.clone().into());
         let (members, said, batches, walks) = Default::default();
-        Self { random, feed, group, bell, members, round: None, calm: false, said, batches, confirmed: 0, walks }
+        Self {
+            random,
+            feed,
+            group,
+            bell,
+            members,
+            round: None,
+            calm: false,
+            said,
+            batches,
+            confirmed: 0,
+            walks,
+        }
     }
 
     fn step(&mut self) {
@@ -93,7 +111,11 @@ impl Shard {
             36..40 if self.members.len() < 10 => self.join(),
             40..50 => {
                 let some = self.random.random_range(0..10);
-                self.members.values_mut().nth(some).into_iter().for_each(Member::has_room);
+                self.members
+                    .values_mut()
+                    .nth(some)
+                    .into_iter()
+                    .for_each(Member::has_room);
             }
             50..53 if self.round.is_some() => self.take(),
             53..55 => self.bell.wake_by_ref(),
@@ -104,7 +126,11 @@ impl Shard {
     fn append(&mut self) {
         let mut batch = BatchBuilder::default();
         for _ in 0..self.random.random_range(1..4) {
-            batch.push(Kind::Binary, &(self.said.len() as u64 + batch.bytes() as u64).to_be_bytes(), 0);
+            batch.push(
+                Kind::Binary,
+                &(self.said.len() as u64 + batch.bytes() as u64).to_be_bytes(),
+                0,
+            );
         }
         let confirms = self.random.random_bool(0.3).then_some(self.confirmed + 1);
         self.confirmed += u64::from(confirms.is_some());
@@ -122,7 +148,9 @@ impl Shard {
 
     /// Does one step of a walk that is under way; returns whether there was one.
     fn walk(&mut self, walk: usize) -> bool {
-        let Some(under_way) = &mut self.walks[walk] else { return false };
+        let Some(under_way) = &mut self.walks[walk] else {
+            return false;
+        };
         if under_way.step(&mut self.feed.lock()) {
             self.walks[walk] = None;
         }
@@ -136,7 +164,13 @@ impl Shard {
 
     fn pushed(&mut self, push: impl FnOnce(&Feed)) {
         push(&self.feed);
-        let batch = self.feed.lock().batches.back().expect("it was pushed").clone();
+        let batch = self
+            .feed
+            .lock()
+            .batches
+            .back()
+            .expect("it was pushed")
+            .clone();
         self.batches.push((self.said.len(), batch.weight()));
         self.said.extend_from_slice(batch.raw());
     }
@@ -147,11 +181,23 @@ impl Shard {
             Found::Here { cursor, .. } => cursor,
             _ => self.feed.follow(),
         };
-        let begin = self.batches.get((cursor.position() - FIRST) as usize).map_or(self.said.len(), |(begin, _)| *begin);
+        let begin = self
+            .batches
+            .get((cursor.position() - FIRST) as usize)
+            .map_or(self.said.len(), |(begin, _)| *begin);
         let heard = begin + cursor.messages_behind() * FRAME;
         let bell = Arc::new(Bell(true.into()));
         let key = self.members.last_key_value().map_or(0, |(key, _)| key + 1);
-        self.members.insert(key, Member { cursor, bell, full: false, heard, confirmed: 0 });
+        self.members.insert(
+            key,
+            Member {
+                cursor,
+                bell,
+                full: false,
+                heard,
+                confirmed: 0,
+            },
+        );
     }
 
     /// Does one thing of those that are due; returns whether there was one.
@@ -167,13 +213,21 @@ impl Shard {
                 }
             },
             None if self.bell.0.swap(false, Relaxed) => {
-                self.round =
-                    Some(self.members.iter().filter(|(_, one)| one.cursor.rests()).map(|(key, _)| *key).collect());
+                self.round = Some(
+                    self.members
+                        .iter()
+                        .filter(|(_, one)| one.cursor.rests())
+                        .map(|(key, _)| *key)
+                        .collect(),
+                );
                 self.group.begin();
             }
             None => {
-                let due = |(key, one): (&usize, &Member)| one.bell.0.swap(false, Relaxed).then_some(*key);
-                let Some(key) = self.members.iter().find_map(due) else { return false };
+                let due =
+                    |(key, one): (&usize, &Member)| one.bell.0.swap(false, Relaxed).then_some(*key);
+                let Some(key) = self.members.iter().find_map(due) else {
+                    return false;
+                };
                 self.visit(key);
             }
         }
@@ -182,48 +236,84 @@ impl Shard {
 
     fn take(&mut self) {
         self.group.take();
-        assert!(self.group.first >= self.feed.lock().first, "it holds what the feed no longer does");
+        assert!(
+            self.group.first >= self.feed.lock().first,
+            "it holds what the feed no longer does"
+        );
     }
 
     /// What a session does when it is polled, with a client who skips when it lags.
     fn visit(&mut self, key: usize) {
-        let Self { random, members, group, said, batches, .. } = self;
-        let Some(member) = members.get_mut(&key) else { return };
+        let Self {
+            random,
+            members,
+            group,
+            said,
+            batches,
+            ..
+        } = self;
+        let Some(member) = members.get_mut(&key) else {
+            return;
+        };
         if !self.calm && random.random_bool(0.02) {
             members.remove(&key);
             return;
         }
-        let Member { cursor, bell, full, heard, confirmed } = member;
+        let Member {
+            cursor,
+            bell,
+            full,
+            heard,
+            confirmed,
+        } = member;
         let waker = bell.clone().into();
         let mut idle = false;
         for _ in 0..random.random_range(1..4) {
             let mut own = Taken::new();
-            let taken = match cursor.news(group.news()) {
-                Some(news) => news,
-                None => match cursor.take_or_rest(&waker, &mut own) {
-                    Ok(()) => &own[..],
-                    Err(Lagged) => {
-                        let behind = &batches[(cursor.position() - FIRST) as usize..];
-                        let weight: usize = behind.iter().map(|(_, weight)| weight).sum();
-                        assert!(weight > self.feed.retention.bytes, "nothing was pushed out before its time");
-                        if let Some((batch, end)) = cursor.unfinished_item(Format::RAW) {
-                            assert!(said[*heard..].starts_with(&batch.raw()[cursor.sent(&batch, Format::RAW)..end]));
+            let taken =
+                match cursor.news(group.news()) {
+                    Some(news) => news,
+                    None => match cursor.take_or_rest(&waker, &mut own) {
+                        Ok(()) => &own[..],
+                        Err(Lagged) => {
+                            let behind = &batches[(cursor.position() - FIRST) as usize..];
+                            let weight: usize = behind.iter().map(|(_, weight)| weight).sum();
+                            assert!(
+                                weight > self.feed.retention.bytes,
+                                "nothing was pushed out before its time"
+                            );
+                            if let Some((batch, end)) = cursor.unfinished_item(Format::RAW) {
+                                assert!(said[*heard..].starts_with(
+                                    &batch.raw()[cursor.sent(&batch, Format::RAW)..end]
+                                ));
+                            }
+                            cursor.skip_to_newest();
+                            *heard = batches[batches.len() - 1].0;
+                            continue;
                         }
-                        cursor.skip_to_newest();
-                        *heard = batches[batches.len() - 1].0;
-                        continue;
-                    }
-                },
-            };
+                    },
+                };
             idle = taken.is_empty() || *full;
             if idle {
                 break;
             }
             let sent = cursor.sent(&taken[0], Format::RAW);
-            let bytes: Vec<u8> = taken.iter().flat_map(|batch| &batch.raw()[..]).skip(sent).copied().collect();
+            let bytes: Vec<u8> = taken
+                .iter()
+                .flat_map(|batch| &batch.raw()[..])
+                .skip(sent)
+                .copied()
+                .collect();
             *full = !self.calm && random.random_bool(0.3);
-            let written = if *full { random.random_range(0..=bytes.len()) } else { bytes.len() };
-            assert!(said[*heard..].starts_with(&bytes[..written]), "all of it in order, once");
+            let written = if *full {
+                random.random_range(0..=bytes.len())
+            } else {
+                bytes.len()
+            };
+            assert!(
+                said[*heard..].starts_with(&bytes[..written]),
+                "all of it in order, once"
+            );
             *heard += written;
             let (mut index, mut at) = (0, sent + written);
             while let Some(batch) = taken.get(index).filter(|batch| at >= batch.raw().len()) {
@@ -253,11 +343,17 @@ impl Shard {
         assert!(turns < 100_000, "it never comes to rest");
         for member in self.members.values() {
             assert!(member.cursor.rests());
-            assert_eq!((member.heard, member.confirmed), (self.said.len(), self.confirmed));
+            assert_eq!(
+                (member.heard, member.confirmed),
+                (self.said.len(), self.confirmed)
+            );
         }
         let window = self.feed.lock();
         let seats: Vec<_> = window.seats.iter().map(|(_, seat)| seat.state).collect();
-        assert_eq!((seats, window.woken, self.group.batches.len()), (vec![SeatState::Waiting], 0, 0));
+        assert_eq!(
+            (seats, window.woken, self.group.batches.len()),
+            (vec![SeatState::Waiting], 0, 0)
+        );
         self.calm = false;
     }
 }

@@ -20,9 +20,18 @@ fn start() -> (SocketAddr, TaskTracker, CancellationToken) {
     let router = Router::new().route("/", get(async || "hi"));
     let listener = bind(([127, 0, 0, 1], 0).into()).expect("a free port");
     let address = listener.local_addr().expect("an address");
-    let (keep_alive, stop) = (KeepAlive::new(Duration::from_secs(75)), CancellationToken::new());
+    let (keep_alive, stop) = (
+        KeepAlive::new(Duration::from_secs(75)),
+        CancellationToken::new(),
+    );
     let connections = TaskTracker::new();
-    let server = Server { router, admission: None, keep_alive, stop: stop.clone(), connections: connections.clone() };
+    let server = Server {
+        router,
+        admission: None,
+        keep_alive,
+        stop: stop.clone(),
+        connections: connections.clone(),
+    };
     tokio::spawn(server.serve(listener));
     connections.close();
     (address, connections, stop)
@@ -32,10 +41,19 @@ fn start() -> (SocketAddr, TaskTracker, CancellationToken) {
 async fn ask(address: SocketAddr, head: &str) -> (TcpStream, String, u64) {
     let mut client = TcpStream::connect(address).await.expect("a connection");
     let start = Instant::now();
-    client.write_all(format!("POST / HTTP/1.1\r\nHost: x\r\n{head}\r\n\r\n").as_bytes()).await.expect("it is read");
+    client
+        .write_all(format!("POST / HTTP/1.1\r\nHost: x\r\n{head}\r\n\r\n").as_bytes())
+        .await
+        .expect("it is read");
     let mut answer = String::new();
-    client.read_to_string(&mut answer).await.expect("an end in order");
-    assert!(answer.starts_with("HTTP/1.1 405 ") && answer.contains("connection: close\r\n"), "{answer}");
+    client
+        .read_to_string(&mut answer)
+        .await
+        .expect("an end in order");
+    assert!(
+        answer.starts_with("HTTP/1.1 405 ") && answer.contains("connection: close\r\n"),
+        "{answer}"
+    );
     (client, answer, start.elapsed().as_secs())
 }
 
@@ -45,7 +63,12 @@ async fn an_answer_waits_a_second_for_a_small_rest_and_not_for_a_large_one() {
     assert_eq!(ask(address, "Content-Length: 1000").await.2, 1);
     assert_eq!(ask(address, "Transfer-Encoding: chunked").await.2, 1);
     assert_eq!(ask(address, "Content-Length: 1000000").await.2, 0);
-    assert_eq!(ask(address, "Content-Length: 1000\r\nExpect: 100-continue").await.2, 0);
+    assert_eq!(
+        ask(address, "Content-Length: 1000\r\nExpect: 100-continue")
+            .await
+            .2,
+        0
+    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,4 +1,5 @@
-//! The HTTP server on real sockets: what a handover leaves behind, and who is given up for not reading.
+//! The HTTP server on real sockets: what a handover leaves behind, and who is given up for not
+//! reading.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -21,10 +22,14 @@ use crate::http::listen::Server;
 /// More than the kernel takes of an answer that nobody reads.
 const LARGE: usize = 12 * 1024 * 1024;
 
-/// A server with a large answer, and a path on which it hands its socket over and says so with the early bytes.
+/// A server with a large answer, and a path on which it hands its socket over and says so with the
+/// early bytes.
 fn start() -> (SocketAddr, TaskTracker) {
     let hand_over = async |mut request: Request| -> StatusCode {
-        let handover = request.extensions_mut().remove::<Handover>().expect("the connection offers it");
+        let handover = request
+            .extensions_mut()
+            .remove::<Handover>()
+            .expect("the connection offers it");
         let run = |mut stream: TcpStream, early: Bytes| {
             let going_on = async move {
                 let said = [b"taken, early: ", &early[..]].concat();
@@ -34,13 +39,21 @@ fn start() -> (SocketAddr, TaskTracker) {
         };
         match handover.take(run).await {}
     };
-    let router = Router::new().route("/large", get(async || vec![b'x'; LARGE])).route("/take", get(hand_over));
+    let router = Router::new()
+        .route("/large", get(async || vec![b'x'; LARGE]))
+        .route("/take", get(hand_over));
     let listener = bind(([127, 0, 0, 1], 0).into()).expect("a free port");
     let address = listener.local_addr().expect("an address");
     let connections = TaskTracker::new();
     let keep_alive = KeepAlive::new(Duration::from_secs(75));
     let stop = CancellationToken::new();
-    let server = Server { router, admission: None, keep_alive, stop, connections: connections.clone() };
+    let server = Server {
+        router,
+        admission: None,
+        keep_alive,
+        stop,
+        connections: connections.clone(),
+    };
     tokio::spawn(server.serve(listener));
     (address, connections)
 }
@@ -48,7 +61,9 @@ fn start() -> (SocketAddr, TaskTracker) {
 /// A connection whose kernel buffers little.
 async fn connect(address: SocketAddr) -> TcpStream {
     let socket = TcpSocket::new_v4().expect("a socket");
-    socket.set_recv_buffer_size(16 * 1024).expect("a small buffer");
+    socket
+        .set_recv_buffer_size(16 * 1024)
+        .expect("a small buffer");
     socket.connect(address).await.expect("a connection")
 }
 
@@ -64,10 +79,21 @@ async fn a_socket_is_handed_over_after_earlier_answers_and_with_early_bytes() {
     client.write_all(&together).await.expect("the server reads");
     let mut all = Vec::new();
     client.read_to_end(&mut all).await.expect("closed in order");
-    let body = all.windows(4).position(|four| four == b"\r\n\r\n").expect("a head") + 4;
-    assert!(all[..body].starts_with(b"HTTP/1.1 200"), "{:?}", String::from_utf8_lossy(&all[..body]));
+    let body = all
+        .windows(4)
+        .position(|four| four == b"\r\n\r\n")
+        .expect("a head")
+        + 4;
+    assert!(
+        all[..body].starts_with(b"HTTP/1.1 200"),
+        "{:?}",
+        String::from_utf8_lossy(&all[..body])
+    );
     assert!(all[body..body + LARGE].iter().all(|byte| *byte == b'x'));
-    assert_eq!(String::from_utf8_lossy(&all[body + LARGE..]), "taken, early: and more");
+    assert_eq!(
+        String::from_utf8_lossy(&all[body + LARGE..]),
+        "taken, early: and more"
+    );
     connections.close();
     connections.wait().await;
 }
@@ -76,7 +102,10 @@ async fn a_socket_is_handed_over_after_earlier_answers_and_with_early_bytes() {
 async fn a_request_that_is_handed_over_by_itself_is_not_answered() {
     let (address, _) = start();
     let mut client = TcpStream::connect(address).await.expect("a connection");
-    client.write_all(&request("/take")).await.expect("the server reads");
+    client
+        .write_all(&request("/take"))
+        .await
+        .expect("the server reads");
     let mut all = Vec::new();
     client.read_to_end(&mut all).await.expect("closed in order");
     assert_eq!(String::from_utf8_lossy(&all), "taken, early: ");
@@ -86,34 +115,53 @@ async fn a_request_that_is_handed_over_by_itself_is_not_answered() {
 async fn a_client_that_does_not_read_its_answer_is_reset() {
     let (address, connections) = start();
     let mut client = connect(address).await;
-    client.write_all(&request("/large")).await.expect("the server reads");
+    client
+        .write_all(&request("/large"))
+        .await
+        .expect("the server reads");
     client.readable().await.expect("the answer begins");
     connections.close();
     connections.wait().await;
     let mut all = Vec::new();
-    let error = client.read_to_end(&mut all).await.expect_err("a reset, not an end");
+    let error = client
+        .read_to_end(&mut all)
+        .await
+        .expect_err("a reset, not an end");
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
-    assert!(all.len() < 1024 * 1024, "{} bytes were kept for it", all.len());
+    assert!(
+        all.len() < 1024 * 1024,
+        "{} bytes were kept for it",
+        all.len()
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_client_that_closes_its_side_and_does_not_read_is_reset_too() {
     let (address, connections) = start();
     let mut client = connect(address).await;
-    client.write_all(&request("/large")).await.expect("the server reads");
+    client
+        .write_all(&request("/large"))
+        .await
+        .expect("the server reads");
     client.readable().await.expect("the answer begins");
     client.shutdown().await.expect("half closed");
     connections.close();
     connections.wait().await;
     let mut all = Vec::new();
-    client.read_to_end(&mut all).await.expect_err("a reset, not an end");
+    client
+        .read_to_end(&mut all)
+        .await
+        .expect_err("a reset, not an end");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_client_that_reads_slowly_all_the_time_gets_its_whole_answer() {
     let (address, _connections) = start();
     let mut client = connect(address).await;
-    client.write_all(&request("/large")).await.expect("the server reads");
+    client
+        .write_all(&request("/large"))
+        .await
+        .expect("the server reads");
     let mut buffer = vec![0; 64 * 1024];
     let mut got = 0;
     while got < LARGE {

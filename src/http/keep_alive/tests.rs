@@ -19,15 +19,24 @@ const IDLE: Duration = Duration::from_secs(75);
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: x\r\n\r\n";
 const POST: &str = "POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nhi";
-const CHUNKED: &str = "POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n";
+const CHUNKED: &str =
+    "POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n";
 const HALF: &str = "GET / HTTP/1.1\r\nHo";
 
 fn start() -> SocketAddr {
-    let router = Router::new().route("/", get(async || "hi")).route("/echo", post(async |body: String| body));
+    let router = Router::new()
+        .route("/", get(async || "hi"))
+        .route("/echo", post(async |body: String| body));
     let listener = bind(([127, 0, 0, 1], 0).into()).expect("a free port");
     let address = listener.local_addr().expect("an address");
     let (stop, connections) = (CancellationToken::new(), TaskTracker::new());
-    let server = Server { router, admission: None, keep_alive: KeepAlive::new(IDLE), stop, connections };
+    let server = Server {
+        router,
+        admission: None,
+        keep_alive: KeepAlive::new(IDLE),
+        stop,
+        connections,
+    };
     tokio::spawn(server.serve(listener));
     address
 }
@@ -40,7 +49,10 @@ impl Client {
     }
 
     async fn send(&mut self, bytes: &str) {
-        self.0.write_all(bytes.as_bytes()).await.expect("the connection is open");
+        self.0
+            .write_all(bytes.as_bytes())
+            .await
+            .expect("the connection is open");
     }
 
     /// The head of an answer, whose body is two bytes.
@@ -56,7 +68,10 @@ impl Client {
     async fn closed_after(&mut self) -> u64 {
         let start = Instant::now();
         let mut rest = Vec::new();
-        self.0.read_to_end(&mut rest).await.expect("closed in order");
+        self.0
+            .read_to_end(&mut rest)
+            .await
+            .expect("closed in order");
         assert_eq!(String::from_utf8_lossy(&rest), "");
         start.elapsed().as_secs()
     }
@@ -68,7 +83,10 @@ async fn a_connection_is_kept_for_as_long_as_its_client_was_told() {
     for request in [GET, POST, CHUNKED, GET] {
         client.send(request).await;
         let answer = client.answer().await;
-        assert!(answer.contains("connection: keep-alive\r\nkeep-alive: timeout=75\r\n"), "{answer}");
+        assert!(
+            answer.contains("connection: keep-alive\r\nkeep-alive: timeout=75\r\n"),
+            "{answer}"
+        );
         sleep(IDLE).await;
     }
     client.send(POST).await;
@@ -80,14 +98,25 @@ async fn a_connection_is_kept_for_as_long_as_its_client_was_told() {
 async fn an_answer_after_which_the_connection_ends_does_not_say_how_long_it_is_kept() {
     let address = start();
     for (request, kept) in [
-        (GET.replace("\r\n\r\n", "\r\nConnection: x, Close\r\n\r\n"), false),
+        (
+            GET.replace("\r\n\r\n", "\r\nConnection: x, Close\r\n\r\n"),
+            false,
+        ),
         (GET.replace("1.1", "1.0"), false),
-        (GET.replace("1.1", "1.0").replace("\r\n\r\n", "\r\nConnection: Keep-Alive\r\n\r\n"), true),
+        (
+            GET.replace("1.1", "1.0")
+                .replace("\r\n\r\n", "\r\nConnection: Keep-Alive\r\n\r\n"),
+            true,
+        ),
     ] {
         let mut client = Client::connect(address).await;
         client.send(&request).await;
         let answer = client.answer().await;
-        assert_eq!(answer.contains("keep-alive: timeout=75\r\n"), kept, "{request}: {answer}");
+        assert_eq!(
+            answer.contains("keep-alive: timeout=75\r\n"),
+            kept,
+            "{request}: {answer}"
+        );
         assert_eq!(client.closed_after().await, if kept { 76 } else { 0 });
     }
 }

@@ -1,4 +1,5 @@
-//! A message that is being put together from what arrives: how much memory it takes, and whether its text is text.
+//! A message that is being put together from what arrives: how much memory it takes, and whether
+//! its text is text.
 
 use super::{Limits, Violation, utf8};
 use crate::message::Kind;
@@ -18,7 +19,13 @@ pub(super) struct Assembly {
 
 impl Assembly {
     pub(super) fn new(kind: Kind, deflated: bool) -> Self {
-        Self { kind, deflated, payload: Vec::new(), checked: 0, fragments: 0 }
+        Self {
+            kind,
+            deflated,
+            payload: Vec::new(),
+            checked: 0,
+            fragments: 0,
+        }
     }
 
     pub(super) fn kind(&self) -> Kind {
@@ -54,7 +61,8 @@ impl Assembly {
         }
         self.payload.extend_from_slice(bytes);
         if self.kind == Kind::Text && !self.deflated {
-            self.checked += utf8::complete_prefix(&self.payload[self.checked..]).ok_or(Violation::NotUtf8)?;
+            self.checked +=
+                utf8::complete_prefix(&self.payload[self.checked..]).ok_or(Violation::NotUtf8)?;
         }
         Ok(())
     }

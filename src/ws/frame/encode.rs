@@ -1,5 +1,5 @@
-//! Frames as a server sends them: unmasked, never fragmented. Headers go in front of payloads that others own and share;
-//! control frames are small enough to be copied.
+//! Frames as a server sends them: unmasked, never fragmented. Headers go in front of payloads that
+//! others own and share; control frames are small enough to be copied.
 
 use bytes::BufMut;
 
@@ -56,7 +56,8 @@ pub fn encode_header(kind: Kind, payload_len: usize, out: &mut impl BufMut) {
 /// Writes a whole control frame, at most 2 + [`MAX_CONTROL`] bytes.
 ///
 /// # Panics
-/// If the payload of a ping or pong is longer than [`MAX_CONTROL`]; that of a received ping never is.
+/// If the payload of a ping or pong is longer than [`MAX_CONTROL`]; that of a received ping never
+/// is.
 pub fn encode_control(control: Control<'_>, out: &mut impl BufMut) {
     match control {
         Control::Ping(payload) => put_control(FIN | 9, payload, &[], out),

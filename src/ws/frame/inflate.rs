@@ -1,5 +1,5 @@
-//! Inflating what clients deflate (RFC 7692). Every message stands alone, because we ask clients for that, so the state is
-//! the worker thread's and a session holds none.
+//! Inflating what clients deflate (RFC 7692). Every message stands alone, because we ask clients
+//! for that, so the state is the worker thread's and a session holds none.
 
 use std::cell::RefCell;
 
@@ -7,15 +7,15 @@ use flate2::{Decompress, FlushDecompress, Status};
 
 use super::Violation;
 
-/// The end of each message that clients leave off, and then an empty last block: only if the stream ends right there was
-/// the message whole.
+/// The end of each message that clients leave off, and then an empty last block: only if the stream
+/// ends right there was the message whole.
 const END: [u8; 6] = [0, 0, 0xff, 0xff, 3, 0];
 
 /// Where the last block of it begins.
 const TAIL: usize = 4;
 
-/// Streams in one message. A client may end a stream with any block and begin another (RFC 7692, 7.2.3.4); each costs us
-/// a copy of the window.
+/// Streams in one message. A client may end a stream with any block and begin another (RFC 7692,
+/// 7.2.3.4); each costs us a copy of the window.
 const STREAMS: usize = 32;
 
 /// A block may refer to so many bytes before it.
@@ -37,8 +37,8 @@ thread_local! {
         RefCell::new(Inflater { state: Decompress::new(false), output: Vec::new() });
 }
 
-/// Calls `with` with what `payload` inflates to: at most `limit` bytes, the largest message, and `most`, all that its client
-/// may send now.
+/// Calls `with` with what `payload` inflates to: at most `limit` bytes, the largest message, and
+/// `most`, all that its client may send now.
 pub(super) fn inflated<T>(
     payload: &[u8],
     limit: usize,
@@ -46,11 +46,13 @@ pub(super) fn inflated<T>(
     with: impl FnOnce(&[u8]) -> Result<T, Violation>,
 ) -> Result<T, Violation> {
     INFLATER.with_borrow_mut(|inflater| {
-        let outcome = inflater.inflate(payload, limit.min(most)).map_err(|bad| match bad {
-            Violation::TooBig { .. } if most < limit => Violation::Rate(TOO_MANY_BYTES),
-            Violation::TooBig { .. } => Violation::TooBig { limit },
-            bad => bad,
-        });
+        let outcome = inflater
+            .inflate(payload, limit.min(most))
+            .map_err(|bad| match bad {
+                Violation::TooBig { .. } if most < limit => Violation::Rate(TOO_MANY_BYTES),
+                Violation::TooBig { .. } => Violation::TooBig { limit },
+                bad => bad,
+            });
         let outcome = outcome.and_then(|()| with(&inflater.output));
         inflater.output.clear();
         inflater.output.shrink_to(KEPT);
@@ -66,15 +68,28 @@ impl Inflater {
             return Ok(());
         }
         // A client that does not leave the end off has the same message.
-        let end = if payload.ends_with(&END[..TAIL]) { &END[TAIL..] } else { &END };
+        let end = if payload.ends_with(&END[..TAIL]) {
+            &END[TAIL..]
+        } else {
+            &END
+        };
         let mut streams = 0;
         for (input, is_end) in [(payload, false), (end, true)] {
             let mut done = 0;
             loop {
-                let room = self.output.len().max(payload.len()).max(256).min(limit + 1 - self.output.len());
+                let room = self
+                    .output
+                    .len()
+                    .max(payload.len())
+                    .max(256)
+                    .min(limit + 1 - self.output.len());
                 self.output.reserve(room);
                 let before = self.state.total_in();
-                let status = self.state.decompress_vec(&input[done..], &mut self.output, FlushDecompress::None);
+                let status = self.state.decompress_vec(
+                    &input[done..],
+                    &mut self.output,
+                    FlushDecompress::None,
+                );
                 done += (self.state.total_in() - before) as usize;
                 if self.output.len() > limit {
                     return Err(Violation::TooBig { limit });
@@ -109,7 +124,9 @@ impl Inflater {
         self.state.reset(false);
         let window = &self.output[self.output.len().saturating_sub(WINDOW)..];
         if !window.is_empty() {
-            self.state.set_dictionary(window).map_err(|_| Violation::Deflated)?;
+            self.state
+                .set_dictionary(window)
+                .map_err(|_| Violation::Deflated)?;
         }
         Ok(())
     }

@@ -5,8 +5,9 @@ pub(super) fn text(bytes: &[u8]) -> Option<&str> {
     simdutf8::basic::from_utf8(bytes).ok()
 }
 
-/// How many of `bytes` are complete characters; the at most three after them begin one that more bytes can complete.
-/// `None` if nothing that may follow can make them valid, so that bad text is refused at its first bad byte.
+/// How many of `bytes` are complete characters; the at most three after them begin one that more
+/// bytes can complete. `None` if nothing that may follow can make them valid, so that bad text is
+/// refused at its first bad byte.
 pub(super) fn complete_prefix(bytes: &[u8]) -> Option<usize> {
     match simdutf8::compat::from_utf8(bytes) {
         Ok(_) => Some(bytes.len()),

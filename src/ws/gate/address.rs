@@ -1,5 +1,6 @@
-//! Addresses: how many connections each has, and how fast it sends. An address is known while it is connected, and after
-//! that until its buckets would be full again: one that comes back at once finds them as it left them.
+//! Addresses: how many connections each has, and how fast it sends. An address is known while it is
+//! connected, and after that until its buckets would be full again: one that comes back at once
+//! finds them as it left them.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
@@ -12,10 +13,12 @@ use tokio::time::Instant;
 use super::Full;
 use crate::ws::rate::{PublishLimits, PublishRates, Rate};
 
-/// Addresses without connections that are still known, at most: the one that left first is forgotten early.
+/// Addresses without connections that are still known, at most: the one that left first is
+/// forgotten early.
 const GONE: usize = 65_536;
 
-/// Addresses that are looked at again whenever one comes or goes: more than can have gone meanwhile.
+/// Addresses that are looked at again whenever one comes or goes: more than can have gone
+/// meanwhile.
 const SWEPT: usize = 4;
 
 /// An IPv4 address, or the network of 64 bits that one owner of IPv6 addresses has at least.
@@ -46,7 +49,8 @@ pub struct AddressLimits {
     pub connections: Option<usize>,
     /// `--address-rate`: requests and messages a second.
     pub rate: Option<u32>,
-    /// Requests of clients behind proxies are limited by address, because a proxy's connection is that of many.
+    /// Requests of clients behind proxies are limited by address, because a proxy's connection is
+    /// that of many.
     pub publish: bool,
 }
 
@@ -96,10 +100,23 @@ pub struct Place(Arc<Source>);
 
 impl Addresses {
     pub(super) fn new(limits: AddressLimits, publish: PublishLimits) -> Arc<Self> {
-        let publish = if limits.publish { publish } else { PublishLimits::default() };
-        let memory = if limits.rate.is_some() { Duration::from_secs(1) } else { Duration::ZERO };
+        let publish = if limits.publish {
+            publish
+        } else {
+            PublishLimits::default()
+        };
+        let memory = if limits.rate.is_some() {
+            Duration::from_secs(1)
+        } else {
+            Duration::ZERO
+        };
         let memory = memory.max(publish.memory());
-        Arc::new(Self { limits, publish, memory, known: Mutex::default() })
+        Arc::new(Self {
+            limits,
+            publish,
+            memory,
+            known: Mutex::default(),
+        })
     }
 
     /// One more of this address, unless it has as many as it may.
@@ -107,11 +124,27 @@ impl Addresses {
         let mut known = self.lock();
         known.sweep(self.memory);
         let entry = known.entries.entry(address).or_insert_with(|| {
-            let (rate, publish) = (self.limits.rate.map(Rate::new).map(Mutex::new), PublishRates::new(self.publish));
-            let source = Arc::new(Source { address, addresses: Arc::downgrade(self), rate, publish });
-            Entrant { source, connections: 0, queued: false }
+            let (rate, publish) = (
+                self.limits.rate.map(Rate::new).map(Mutex::new),
+                PublishRates::new(self.publish),
+            );
+            let source = Arc::new(Source {
+                address,
+                addresses: Arc::downgrade(self),
+                rate,
+                publish,
+            });
+            Entrant {
+                source,
+                connections: 0,
+                queued: false,
+            }
         });
-        if self.limits.connections.is_some_and(|limit| entry.connections >= limit) {
+        if self
+            .limits
+            .connections
+            .is_some_and(|limit| entry.connections >= limit)
+        {
             return Err(Full::Address);
         }
         entry.connections += 1;
@@ -145,8 +178,12 @@ impl Known {
         let now = Instant::now();
         for _ in 0..SWEPT {
             let over = self.gone.len() > GONE;
-            let Some((_, address)) = self.gone.pop_front_if(|(due, _)| *due <= now || over) else { return };
-            let Entry::Occupied(mut entry) = self.entries.entry(address) else { continue };
+            let Some((_, address)) = self.gone.pop_front_if(|(due, _)| *due <= now || over) else {
+                return;
+            };
+            let Entry::Occupied(mut entry) = self.entries.entry(address) else {
+                continue;
+            };
             let known = entry.get_mut();
             known.queued = false;
             if known.connections > 0 {
@@ -164,7 +201,9 @@ impl Known {
 impl Source {
     /// Whether this address may send one more request or message now; if so, that is counted.
     pub fn allows_message(&self) -> bool {
-        self.rate.as_ref().is_none_or(|rate| rate.lock().unwrap_or_else(PoisonError::into_inner).allows())
+        self.rate
+            .as_ref()
+            .is_none_or(|rate| rate.lock().unwrap_or_else(PoisonError::into_inner).allows())
     }
 
     /// How fast clients of proxies may publish by requests.
@@ -175,7 +214,11 @@ impl Source {
     /// Whether nothing would change if it was forgotten.
     fn is_fresh(&self) -> bool {
         let rate = self.rate.as_ref();
-        rate.is_none_or(|rate| rate.lock().unwrap_or_else(PoisonError::into_inner).is_full()) && self.publish.is_fresh()
+        rate.is_none_or(|rate| {
+            rate.lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .is_full()
+        }) && self.publish.is_fresh()
     }
 }
 
@@ -201,7 +244,14 @@ mod tests {
     use super::*;
 
     fn addresses(connections: Option<usize>, rate: Option<u32>) -> Arc<Addresses> {
-        Addresses::new(AddressLimits { connections, rate, publish: false }, PublishLimits::default())
+        Addresses::new(
+            AddressLimits {
+                connections,
+                rate,
+                publish: false,
+            },
+            PublishLimits::default(),
+        )
     }
 
     fn ip(text: &str) -> Address {
@@ -212,7 +262,10 @@ mod tests {
     fn an_address_is_an_ipv4_address_or_half_of_an_ipv6_one() {
         assert_eq!(ip("192.0.2.1"), ip("::ffff:192.0.2.1"));
         assert_ne!(ip("192.0.2.1"), ip("192.0.2.2"));
-        assert_eq!(ip("2001:db8:0:1::1"), ip("2001:db8:0:1:ffff:ffff:ffff:ffff"));
+        assert_eq!(
+            ip("2001:db8:0:1::1"),
+            ip("2001:db8:0:1:ffff:ffff:ffff:ffff")
+        );
         assert_ne!(ip("2001:db8:0:1::1"), ip("2001:db8:0:2::1"));
     }
 
@@ -231,7 +284,10 @@ mod tests {
     async fn an_address_that_comes_back_finds_its_bucket_as_it_left_it() {
         let addresses = addresses(None, Some(3));
         let place = addresses.enter(ip("192.0.2.1")).expect("no limit");
-        assert_eq!((0..5).filter(|_| place.source().allows_message()).count(), 3);
+        assert_eq!(
+            (0..5).filter(|_| place.source().allows_message()).count(),
+            3
+        );
         drop(place);
         let again = addresses.enter(ip("192.0.2.1")).expect("no limit");
         assert!(!again.source().allows_message());

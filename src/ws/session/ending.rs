@@ -26,7 +26,8 @@ impl Session {
         let way = self.way();
         if let Some(closing) = self.stage.as_deref_mut().and_then(Stage::closing_mut) {
             if way == Way::WebSocket {
-                self.control.push(frame::Control::Close(Some((closing.code, &closing.text))));
+                self.control
+                    .push(frame::Control::Close(Some((closing.code, &closing.text))));
             }
             closing.step = Step::Say;
             self.cursor.retire();
@@ -35,15 +36,23 @@ impl Session {
 
     /// Takes an ending as far as it goes now.
     pub(super) fn close_on(&mut self, context: &mut Context<'_>) -> ControlFlow<Ended> {
-        let Some(stage) = self.stage.as_deref_mut() else { return ControlFlow::Continue(()) };
-        let Some(closing) = stage.closing_mut() else { return ControlFlow::Continue(()) };
+        let Some(stage) = self.stage.as_deref_mut() else {
+            return ControlFlow::Continue(());
+        };
+        let Some(closing) = stage.closing_mut() else {
+            return ControlFlow::Continue(());
+        };
         let item_ended = self.cursor.unfinished_item(self.reader.format).is_none();
         let late = closing.is_late(context);
         match &mut closing.step {
             Step::Deliver { until } => {
                 *until = until.or_else(|| self.cursor.confirmed(self.said));
-                let answered = self.answers.as_ref().is_none_or(|answers| answers.owed == 0);
-                if late || (answered && until.is_some_and(|until| self.cursor.position() >= until)) {
+                let answered = self
+                    .answers
+                    .as_ref()
+                    .is_none_or(|answers| answers.owed == 0);
+                if late || (answered && until.is_some_and(|until| self.cursor.position() >= until))
+                {
                     closing.extend();
                     self.say_close();
                     context.waker().wake_by_ref();
@@ -73,8 +82,13 @@ impl Session {
         if let Some(closing) = self.closing() {
             return ControlFlow::Break(closing.reason);
         }
-        // A client that did not read resets its connection when it leaves. Its last messages may have come before that.
-        let mut closing = Closing::new(CloseReason::Disconnected, CloseReason::Disconnected.code(), String::new());
+        // A client that did not read resets its connection when it leaves. Its last messages may
+        // have come before that.
+        let mut closing = Closing::new(
+            CloseReason::Disconnected,
+            CloseReason::Disconnected.code(),
+            String::new(),
+        );
         closing.step = Step::Read;
         self.stage = Some(Box::new(Stage::Closing(closing)));
         self.cursor.retire();

@@ -28,7 +28,8 @@ const CONTROL_BYTES: usize = 4 * 1024;
 /// Messages of a client that wait for their answers before we no longer read from it.
 const OWED_ANSWERS: usize = 4 * 1024;
 
-/// Visits of the keepalive after which a message must be complete while unfinished ones crowd the memory budget.
+/// Visits of the keepalive after which a message must be complete while unfinished ones crowd the
+/// memory budget.
 const UNFINISHED_VISITS: u16 = 2;
 
 /// A frame of JSON that is parsed without the channel's lock, in bytes.
@@ -50,7 +51,11 @@ type Ending = (CloseReason, u16, String);
 
 impl Session {
     /// Reads once; pending if there is nothing to read or no reading now.
-    pub(super) fn read(&mut self, context: &mut Context<'_>, tally: &mut Tally) -> ControlFlow<Ended, Poll<()>> {
+    pub(super) fn read(
+        &mut self,
+        context: &mut Context<'_>,
+        tally: &mut Tally,
+    ) -> ControlFlow<Ended, Poll<()>> {
         if self.only_reads() {
             // Answers to what it says go nowhere, and must not keep it from being read.
             (self.control, self.answers) = (Control::default(), None);
@@ -63,13 +68,18 @@ impl Session {
         if self.way() == Way::Events {
             return self.ignore_input();
         }
-        let waits = self.undecoded.as_ref().is_some_and(|undecoded| !undecoded.bytes.is_empty());
+        let waits = self
+            .undecoded
+            .as_ref()
+            .is_some_and(|undecoded| !undecoded.bytes.is_empty());
         if !(waits || self.socket.is_readable()) || !self.may_read(context) {
             return ControlFlow::Continue(Poll::Pending);
         }
         if let Some(mut undecoded) = self.undecoded.take_if(|_| waits) {
             let (taken, completed) = self.hear(&mut undecoded.bytes, tally);
-            if undecoded.advance(taken, self.decoder.held_bytes()) && (self.closing().is_none() || self.only_reads()) {
+            if undecoded.advance(taken, self.decoder.held_bytes())
+                && (self.closing().is_none() || self.only_reads())
+            {
                 undecoded.visits = if completed { 0 } else { undecoded.visits };
                 self.undecoded = Some(undecoded);
             }
@@ -79,7 +89,11 @@ impl Session {
             Poll::Pending => ControlFlow::Continue(Poll::Pending),
             Poll::Ready(Ok(0) | Err(_)) => ControlFlow::Break(CloseReason::Disconnected),
             Poll::Ready(Ok(bytes)) => {
-                self.shared.metrics.websocket.received_bytes.inc_by(bytes as u64);
+                self.shared
+                    .metrics
+                    .websocket
+                    .received_bytes
+                    .inc_by(bytes as u64);
                 let read = &mut scratch[..bytes];
                 let (taken, completed) = self.hear(read, tally);
                 self.keep(&read[taken..], completed);
@@ -88,18 +102,24 @@ impl Session {
         })
     }
 
-    /// A client that does not read its pongs and answers gets no new ones: its socket is looked at again once they are
-    /// written. Nor is it read while [`OWED_ANSWERS`] of its messages wait for their answers.
+    /// A client that does not read its pongs and answers gets no new ones: its socket is looked at
+    /// again once they are written. Nor is it read while [`OWED_ANSWERS`] of its messages wait for
+    /// their answers.
     fn may_read(&mut self, context: &Context<'_>) -> bool {
         !self.leaves_its_answers()
-            && self.shared.hub.inbox().may_read(self.membership.channel(), context, &mut self.inbox_round)
+            && self.shared.hub.inbox().may_read(
+                self.membership.channel(),
+                context,
+                &mut self.inbox_round,
+            )
     }
 
     /// Whether it is not read from because of answers and pongs that it has not taken.
     pub(super) fn leaves_its_answers(&self) -> bool {
         let answers = self.answers.as_ref();
         self.control.held() >= CONTROL_BYTES
-            || answers.is_some_and(|answers| !answers.receiver.is_empty() || answers.owed >= OWED_ANSWERS)
+            || answers
+                .is_some_and(|answers| !answers.receiver.is_empty() || answers.owed >= OWED_ANSWERS)
     }
 
     /// Keeps what was read and is not decoded, and counts what the decoder holds.
@@ -110,17 +130,23 @@ impl Session {
         }
         let held = self.decoder.held_bytes();
         // Dropped first, so that nothing counts twice.
-        let before = self.undecoded.take().map_or(0, |undecoded| undecoded.visits);
+        let before = self
+            .undecoded
+            .take()
+            .map_or(0, |undecoded| undecoded.visits);
         self.undecoded = Undecoded::new(rest, held, self.shared.hub.budget());
         if let Some(undecoded) = self.undecoded.as_deref_mut().filter(|_| !completed) {
             undecoded.visits = before;
         }
     }
 
-    /// Whether its unfinished message has taken too long, now that such messages crowd the memory budget.
+    /// Whether its unfinished message has taken too long, now that such messages crowd the memory
+    /// budget.
     pub(super) fn holds_too_long(&mut self) -> bool {
         // Bytes that wait for room or a turn are no fault of the client's.
-        let Some(undecoded) = self.undecoded.as_mut().filter(|it| it.bytes.is_empty()) else { return false };
+        let Some(undecoded) = self.undecoded.as_mut().filter(|it| it.bytes.is_empty()) else {
+            return false;
+        };
         undecoded.visits += 1;
         undecoded.visits > UNFINISHED_VISITS && self.shared.hub.budget().is_crowded(Part::Input)
     }
@@ -136,7 +162,13 @@ impl Session {
 
     /// Throws away what a client says after the end began, and notices when it hangs up.
     fn discard(&mut self) -> ControlFlow<Ended, Poll<()>> {
-        let Some(Closing { reason, step, hung_up, .. }) = self.closing() else {
+        let Some(Closing {
+            reason,
+            step,
+            hung_up,
+            ..
+        }) = self.closing()
+        else {
             return ControlFlow::Continue(Poll::Pending);
         };
         let (reason, step, hung_up) = (*reason, *step, *hung_up);
@@ -146,7 +178,10 @@ impl Session {
                 Poll::Ready(Ok(bytes)) => bytes == 0,
                 Poll::Ready(Err(_)) => return ControlFlow::Break(reason),
             };
-        match (ended, self.stage.as_deref_mut().and_then(Stage::closing_mut)) {
+        match (
+            ended,
+            self.stage.as_deref_mut().and_then(Stage::closing_mut),
+        ) {
             (true, _) if step == Step::Linger => ControlFlow::Break(reason),
             (true, Some(closing)) => {
                 closing.hung_up = true;
@@ -156,16 +191,23 @@ impl Session {
         }
     }
 
-    /// Publishes the messages that these bytes complete, as far as the visit and the inbox allow. Returns how many bytes it
-    /// has taken, and whether any message was complete.
+    /// Publishes the messages that these bytes complete, as far as the visit and the inbox allow.
+    /// Returns how many bytes it has taken, and whether any message was complete.
     fn hear(&mut self, bytes: &mut [u8], tally: &mut Tally) -> (usize, bool) {
         self.silent_visits = None;
         let (outcome, heard) = self.decode(bytes, tally);
         self.said = heard.said;
-        self.shared.metrics.websocket.received.inc_by(heard.messages);
+        self.shared
+            .metrics
+            .websocket
+            .received
+            .inc_by(heard.messages);
         let (taken, violation) = match outcome {
             Ok(taken) => (taken, None),
-            Err(bad) => (bytes.len(), Some((bad.into(), bad.close_code(), bad.to_string()))),
+            Err(bad) => (
+                bytes.len(),
+                Some((bad.into(), bad.close_code(), bad.to_string())),
+            ),
         };
         let end = heard.end.or(violation);
         if let Some((reason, code, text)) = end.filter(|_| self.closing().is_none()) {
@@ -175,8 +217,22 @@ impl Session {
     }
 
     fn decode(&mut self, bytes: &mut [u8], tally: &mut Tally) -> (Result<usize, Violation>, Heard) {
-        let Self { shared, membership, decoder, control, said, rates, reader, answers, permit, .. } = self;
-        let mut limits = Limits { deflate: reader.format.deflate.is_some(), ..shared.limits };
+        let Self {
+            shared,
+            membership,
+            decoder,
+            control,
+            said,
+            rates,
+            reader,
+            answers,
+            permit,
+            ..
+        } = self;
+        let mut limits = Limits {
+            deflate: reader.format.deflate.is_some(),
+            ..shared.limits
+        };
         if reader.format.shape == Shape::V1 {
             limits.max_message = v1::max_frame(limits.max_message);
         }
@@ -192,7 +248,10 @@ impl Session {
             tally,
             publication: None,
             charged: false,
-            heard: Heard { said: *said, ..Heard::default() },
+            heard: Heard {
+                said: *said,
+                ..Heard::default()
+            },
         };
         let outcome = decoder.decode_into(&limits, bytes, &mut hearing);
         (outcome, hearing.heard)
@@ -203,7 +262,9 @@ impl Session {
         if !self.may_be_told() {
             return;
         }
-        let Some(answers) = &mut self.answers else { return };
+        let Some(answers) = &mut self.answers else {
+            return;
+        };
         while self.control.held() < CONTROL_BYTES
             && let Poll::Ready(Some(answer)) = answers.receiver.poll_recv(context)
         {
@@ -213,8 +274,8 @@ impl Session {
     }
 }
 
-/// Takes what a client's bytes complete, in one go: messages are published under one lock, which is given up while
-/// something is inflated or parsed that may be large.
+/// Takes what a client's bytes complete, in one go: messages are published under one lock, which is
+/// given up while something is inflated or parsed that may be large.
 struct Hearing<'a> {
     shared: &'a Shared,
     channel: &'a Arc<Channel>,
@@ -254,7 +315,10 @@ impl Sink for Hearing<'_> {
             && self.heard.end.is_none()
             && !self.tally.is_used_up()
             && self.control.held() < CONTROL_BYTES
-            && self.answers.as_ref().is_none_or(|answers| answers.owed < OWED_ANSWERS)
+            && self
+                .answers
+                .as_ref()
+                .is_none_or(|answers| answers.owed < OWED_ANSWERS)
     }
 
     fn inflating(&mut self) -> Result<usize, Violation> {
@@ -262,8 +326,16 @@ impl Sink for Hearing<'_> {
         self.charged = true;
         // Others publish meanwhile.
         self.publication = None;
-        let left = self.rates.map_or(u64::MAX, PublishRates::bytes_left).try_into().unwrap_or(usize::MAX);
-        Ok(if self.shape == Shape::V1 { v1::max_frame(left) } else { left })
+        let left = self
+            .rates
+            .map_or(u64::MAX, PublishRates::bytes_left)
+            .try_into()
+            .unwrap_or(usize::MAX);
+        Ok(if self.shape == Shape::V1 {
+            v1::max_frame(left)
+        } else {
+            left
+        })
     }
 
     fn take(&mut self, event: Event<'_>) {
@@ -285,7 +357,11 @@ impl<'a> Hearing<'a> {
             return Err(Violation::Rate(TOO_MANY_OF_ADDRESS));
         }
         let allowed = self.rates.is_none_or(PublishRates::allows_message);
-        if allowed { Ok(()) } else { Err(Violation::Rate(TOO_MANY_MESSAGES)) }
+        if allowed {
+            Ok(())
+        } else {
+            Err(Violation::Rate(TOO_MANY_MESSAGES))
+        }
     }
 
     /// Whether so many bytes may come; if not, the connection ends.
@@ -322,7 +398,12 @@ impl<'a> Hearing<'a> {
             self.publication = None;
         }
         match v1::read(kind, frame, self.shared.limits.max_message) {
-            Ok(Said { kind, payload, reference, key }) => {
+            Ok(Said {
+                kind,
+                payload,
+                reference,
+                key,
+            }) => {
                 let receipt = reference.map(|reference| self.receipt(reference));
                 self.publish(kind, &payload, key, receipt);
             }
@@ -330,7 +411,8 @@ impl<'a> Hearing<'a> {
                 if !self.charge_bytes(frame.len().min(self.shared.limits.max_message)) {
                     return;
                 }
-                self.control.push_text(v1::error(&why, reference.as_deref()).as_bytes());
+                self.control
+                    .push_text(v1::error(&why, reference.as_deref()).as_bytes());
             }
         }
     }
@@ -338,13 +420,26 @@ impl<'a> Hearing<'a> {
     fn receipt(&mut self, reference: String) -> Receipt {
         let answers = self.answers.get_or_insert_with(|| {
             let (sender, receiver) = unbounded_channel();
-            Box::new(Answers { sender, receiver, owed: 0 })
+            Box::new(Answers {
+                sender,
+                receiver,
+                owed: 0,
+            })
         });
         answers.owed += 1;
-        Receipt { reference, answers: answers.sender.clone() }
+        Receipt {
+            reference,
+            answers: answers.sender.clone(),
+        }
     }
 
-    fn publish(&mut self, kind: Kind, payload: &[u8], key: Option<String>, receipt: Option<Receipt>) {
+    fn publish(
+        &mut self,
+        kind: Kind,
+        payload: &[u8],
+        key: Option<String>,
+        receipt: Option<Receipt>,
+    ) {
         if !self.charge_bytes(payload.len()) {
             return;
         }
@@ -352,7 +447,9 @@ impl<'a> Hearing<'a> {
             telemetry::log_message(self.channel.name.as_str(), kind, payload);
         }
         let (channel, inbox) = (self.channel, self.shared.hub.inbox());
-        let publication = self.publication.get_or_insert_with(|| channel.publish(inbox));
+        let publication = self
+            .publication
+            .get_or_insert_with(|| channel.publish(inbox));
         self.heard.messages += 1;
         self.heard.said = publication.push_with(kind, payload, self.sender, key, receipt);
     }

@@ -12,7 +12,9 @@ impl Session {
     /// Does what is due when the pulse came by.
     pub(super) fn visit(&mut self, context: &Context<'_>) -> ControlFlow<Ended> {
         let way = self.way();
-        let seat = self.seat.get_or_insert_with(|| self.shared.pulse(way).join(context.waker()));
+        let seat = self
+            .seat
+            .get_or_insert_with(|| self.shared.pulse(way).join(context.waker()));
         let visits = seat.visits().min(1) as u16;
         if seat.is_cut_off() {
             return ControlFlow::Break(CloseReason::Drain);
@@ -32,13 +34,16 @@ impl Session {
         let retry_ms = self.shared.retry_ms();
         match self.reader.format.shape {
             Shape::V1 => self.control.push_text(v1::drain(retry_ms).as_bytes()),
-            Shape::Events => self.control.push_framed(format!("retry: {retry_ms}\n\n").as_bytes()),
+            Shape::Events => self
+                .control
+                .push_framed(format!("retry: {retry_ms}\n\n").as_bytes()),
             Shape::Raw => {}
         }
         self.begin_close(CloseReason::Drain, "restarting, come back");
     }
 
-    /// Pings when that is due, and ends a session that keeps others from something or does not answer.
+    /// Pings when that is due, and ends a session that keeps others from something or does not
+    /// answer.
     fn look_after(&mut self, way: Way, visits: u16) {
         let rhythm = self.shared.pulse(way).rhythm();
         self.visits_since_ping += visits;
@@ -47,7 +52,11 @@ impl Session {
             self.visits_since_ping = 0;
         }
         if self.is_stuck() {
-            self.shared.metrics.slow_clients.with_label_values(&[SlowClient::Disconnect.label()]).inc();
+            self.shared
+                .metrics
+                .slow_clients
+                .with_label_values(&[SlowClient::Disconnect.label()])
+                .inc();
             self.begin_close(CloseReason::Slow, "too slow, come back");
             return;
         }
@@ -59,36 +68,56 @@ impl Session {
             return;
         }
         if self.holds_too_long() {
-            self.begin_close(CloseReason::Rate, "the rest of your message did not come in time");
+            self.begin_close(
+                CloseReason::Rate,
+                "the rest of your message did not come in time",
+            );
             return;
         }
         self.silent_visits = self.silent_visits.map(|before| before + visits);
-        if !self.shared.hub.inbox().has_room_for(self.membership.channel()) {
+        if !self
+            .shared
+            .hub
+            .inbox()
+            .has_room_for(self.membership.channel())
+        {
             // It is not read from now, so it cannot be heard to answer.
             self.silent_visits = self.silent_visits.map(|_| 0);
         }
-        if self.silent_visits.is_some_and(|silent| silent >= rhythm.dead_visits) {
-            if !self.socket.is_being_taken(rhythm.period * u32::from(rhythm.dead_visits)) {
+        if self
+            .silent_visits
+            .is_some_and(|silent| silent >= rhythm.dead_visits)
+        {
+            if !self
+                .socket
+                .is_being_taken(rhythm.period * u32::from(rhythm.dead_visits))
+            {
                 self.end_silent();
                 return;
             }
-            // The ping lies behind bytes that the client is taking: its answer is due a timeout after these.
+            // The ping lies behind bytes that the client is taking: its answer is due a timeout
+            // after these.
             self.silent_visits = Some(0);
         }
         if ping_is_due {
             self.silent_visits.get_or_insert(0);
-            // One that waits already is enough for a client that takes nothing: others would only add to what it leaves.
+            // One that waits already is enough for a client that takes nothing: others would only
+            // add to what it leaves.
             if !self.control.ends_with_ping() {
                 self.control.push(frame::Control::Ping(&[]));
             }
         }
     }
 
-    /// Ends a session of which nothing was heard. One that was not read from, because it leaves its answers unread, may well
-    /// have spoken: it is too slow.
+    /// Ends a session of which nothing was heard. One that was not read from, because it leaves its
+    /// answers unread, may well have spoken: it is too slow.
     fn end_silent(&mut self) {
         if self.leaves_its_answers() {
-            self.shared.metrics.slow_clients.with_label_values(&[SlowClient::Disconnect.label()]).inc();
+            self.shared
+                .metrics
+                .slow_clients
+                .with_label_values(&[SlowClient::Disconnect.label()])
+                .inc();
             self.begin_close(CloseReason::Slow, "too slow, come back");
         } else {
             self.begin_close(CloseReason::PingTimeout, "no answer to a ping");

@@ -1,5 +1,6 @@
-//! The replay: what is older than the live feed, read from the history page by page and written before the session follows
-//! the feed. Meanwhile the session reads, answers, pings and publishes as at any other time.
+//! The replay: what is older than the live feed, read from the history page by page and written
+//! before the session follows the feed. Meanwhile the session reads, answers, pings and publishes
+//! as at any other time.
 
 use std::fmt;
 use std::future::Future;
@@ -23,15 +24,17 @@ use crate::message::{Batch, put_gap};
 /// How long a client may take nothing of what it is sent.
 const STALL_PATIENCE: Duration = Duration::from_secs(20);
 
-/// Bytes of one write. The kernel may take a whole write although little more than this may lie there unsent, and the
-/// client's next pong and ping lie behind that.
+/// Bytes of one write. The kernel may take a whole write although little more than this may lie
+/// there unsent, and the client's next pong and ping lie behind that.
 const WRITE_BYTES: usize = 16 * 1024;
 
 /// A client's way through what is older than the live feed.
 pub(in crate::ws) struct Replay {
-    /// Brings the next page. Polled only once the page before is written: a session holds one at a time.
+    /// Brings the next page. Polled only once the page before is written: a session holds one at a
+    /// time.
     next: Pin<Box<dyn Future<Output = Fetched> + Send>>,
-    /// Batches of the current page that are not written yet. The session's cursor is in the first of them.
+    /// Batches of the current page that are not written yet. The session's cursor is in the first
+    /// of them.
     page: Vec<Arc<Batch>>,
     patience: Patience,
 }
@@ -41,17 +44,24 @@ type Fetched = Result<(Option<Older>, Subscription), BrokerAway>;
 
 impl Replay {
     pub(in crate::ws) fn new(subscription: Subscription) -> Self {
-        Self { next: Box::pin(fetch(subscription)), page: Vec::new(), patience: Patience::new() }
+        Self {
+            next: Box::pin(fetch(subscription)),
+            page: Vec::new(),
+            patience: Patience::new(),
+        }
     }
 
     fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Result<Next, BrokerAway>> {
-        self.next.as_mut().poll(context).map_ok(|(older, subscription)| match older {
-            None => Next::Live(subscription),
-            Some(older) => {
-                self.next = Box::pin(fetch(subscription));
-                Next::Older(older)
-            }
-        })
+        self.next
+            .as_mut()
+            .poll(context)
+            .map_ok(|(older, subscription)| match older {
+                None => Next::Live(subscription),
+                Some(older) => {
+                    self.next = Box::pin(fetch(subscription));
+                    Next::Older(older)
+                }
+            })
     }
 }
 
@@ -68,7 +78,11 @@ async fn fetch(mut subscription: Subscription) -> Fetched {
 
 impl Session {
     /// Writes once of what is older than the live feed, or goes over to the feed.
-    pub(super) fn write_older(&mut self, context: &mut Context<'_>, tally: &mut Tally) -> ControlFlow<Ended, Poll<()>> {
+    pub(super) fn write_older(
+        &mut self,
+        context: &mut Context<'_>,
+        tally: &mut Tally,
+    ) -> ControlFlow<Ended, Poll<()>> {
         let Some(Stage::Replay(replay)) = self.stage.as_deref_mut() else {
             return ControlFlow::Continue(Poll::Pending);
         };
@@ -76,8 +90,11 @@ impl Session {
             match replay.poll_next(context) {
                 // Pings and pongs are written meanwhile.
                 Poll::Pending => {}
-                // Without its history a client has to come back: it is told nothing false, and what it knows still holds.
-                Poll::Ready(Err(BrokerAway)) => return ControlFlow::Break(CloseReason::Disconnected),
+                // Without its history a client has to come back: it is told nothing false, and what
+                // it knows still holds.
+                Poll::Ready(Err(BrokerAway)) => {
+                    return ControlFlow::Break(CloseReason::Disconnected);
+                }
                 Poll::Ready(Ok(Next::Live(subscription))) => {
                     let (_membership, cursor) = subscription.into_live();
                     (self.cursor, self.stage) = (cursor, None);
@@ -90,7 +107,9 @@ impl Session {
     }
 
     fn turn_page(&mut self, older: Older) {
-        let Some(Stage::Replay(replay)) = self.stage.as_deref_mut() else { return };
+        let Some(Stage::Replay(replay)) = self.stage.as_deref_mut() else {
+            return;
+        };
         let (gap, batches, skip) = older.into_parts();
         if let Some(missed) = gap {
             let mut mark = Vec::new();
@@ -102,7 +121,11 @@ impl Session {
         replay.patience = Patience::new();
     }
 
-    fn write_page(&mut self, context: &mut Context<'_>, tally: &mut Tally) -> ControlFlow<Ended, Poll<()>> {
+    fn write_page(
+        &mut self,
+        context: &mut Context<'_>,
+        tally: &mut Tally,
+    ) -> ControlFlow<Ended, Poll<()>> {
         let Some(Stage::Replay(replay)) = self.stage.as_deref_mut() else {
             return ControlFlow::Continue(Poll::Pending);
         };
@@ -118,12 +141,16 @@ impl Session {
         let written = match outgoing.is_empty() {
             // Marks that this format does not show, or its own messages.
             true => Poll::Ready(Ok(0)),
-            false => self.socket.write(&beginning(&outgoing.slices(), WRITE_BYTES)),
+            false => self
+                .socket
+                .write(&beginning(&outgoing.slices(), WRITE_BYTES)),
         };
         let written = match written {
             Poll::Ready(Ok(written)) if written > 0 || outgoing.is_empty() => written,
             Poll::Ready(_) => return self.write_failed(),
-            Poll::Pending if !taken.is_empty() && replay.patience.is_over(context) => return self.stalled(),
+            Poll::Pending if !taken.is_empty() && replay.patience.is_over(context) => {
+                return self.stalled();
+            }
             Poll::Pending => return ControlFlow::Continue(Poll::Pending),
         };
         let progress = outgoing.progress(written);
@@ -137,19 +164,29 @@ impl Session {
     }
 
     fn stalled(&mut self) -> ControlFlow<Ended, Poll<()>> {
-        self.shared.metrics.slow_clients.with_label_values(&[SlowClient::Disconnect.label()]).inc();
+        self.shared
+            .metrics
+            .slow_clients
+            .with_label_values(&[SlowClient::Disconnect.label()])
+            .inc();
         self.begin_close(CloseReason::Slow, "too slow, come back");
         ControlFlow::Continue(Poll::Ready(()))
     }
 
-    /// Gives the replay up, except for an item that was begun: its rest comes before everything else.
+    /// Gives the replay up, except for an item that was begun: its rest comes before everything
+    /// else.
     pub(super) fn end_replay(&mut self) {
-        if self.stage.take_if(|stage| matches!(**stage, Stage::Replay(_))).is_none() {
+        if self
+            .stage
+            .take_if(|stage| matches!(**stage, Stage::Replay(_)))
+            .is_none()
+        {
             return;
         }
         let format = self.reader.format;
         if let Some((batch, end)) = self.cursor.unfinished_item(format) {
-            self.control.push_first(&batch.bytes(format)[self.cursor.sent(&batch, format)..end]);
+            self.control
+                .push_first(&batch.bytes(format)[self.cursor.sent(&batch, format)..end]);
         }
         self.cursor = Cursor::detached(self.membership.channel().feed.clone(), 0);
     }
@@ -170,7 +207,8 @@ fn beginning<'a>(slices: &'a [IoSlice<'_>], most: usize) -> SmallVec<[IoSlice<'a
     first
 }
 
-/// Time that a client has left: it takes at least [`LEAST_RATE`], and never nothing for [`STALL_PATIENCE`].
+/// Time that a client has left: it takes at least [`LEAST_RATE`], and never nothing for
+/// [`STALL_PATIENCE`].
 #[derive(Debug)]
 struct Patience(Pin<Box<Sleep>>);
 
@@ -194,6 +232,9 @@ impl Patience {
 
 impl fmt::Debug for Replay {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Replay").field("page", &self.page.len()).finish_non_exhaustive()
+        formatter
+            .debug_struct("Replay")
+            .field("page", &self.page.len())
+            .finish_non_exhaustive()
     }
 }

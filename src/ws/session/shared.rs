@@ -36,13 +36,18 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// How long a client that is sent away should wait, in milliseconds: not all of a slot at the same moment, and not so
-    /// short that event streams, which keep it for good, would hurry after every failure.
+    /// How long a client that is sent away should wait, in milliseconds: not all of a slot at the
+    /// same moment, and not so short that event streams, which keep it for good, would hurry after
+    /// every failure.
     pub fn retry_ms(&self) -> u64 {
         rand::random_range(500..1500)
     }
 
     pub(super) fn pulse(&self, way: Way) -> &Arc<Pulse> {
-        if way == Way::Events { &self.event_pulse } else { &self.pulse }
+        if way == Way::Events {
+            &self.event_pulse
+        } else {
+            &self.pulse
+        }
     }
 }

@@ -1,4 +1,5 @@
-//! The stages of a session before and after it follows the live feed, which is most of its life and has none.
+//! The stages of a session before and after it follows the live feed, which is most of its life and
+//! has none.
 
 use super::replay::Replay;
 use super::{Closing, Session, Step};
@@ -30,7 +31,8 @@ impl Stage {
     }
 
     fn reads_on(&self) -> bool {
-        self.closing().is_some_and(|closing| matches!(closing.step, Step::Deliver { .. }))
+        self.closing()
+            .is_some_and(|closing| matches!(closing.step, Step::Deliver { .. }))
     }
 }
 
@@ -42,12 +44,15 @@ impl Session {
 
     /// Whether frames of its own may still go to this client: nothing follows a close.
     pub(super) fn may_be_told(&self) -> bool {
-        self.stage.as_ref().is_none_or(|stage| matches!(**stage, Stage::Replay(_)) || stage.reads_on())
+        self.stage
+            .as_ref()
+            .is_none_or(|stage| matches!(**stage, Stage::Replay(_)) || stage.reads_on())
     }
 
     /// Whether it has ended, but for messages that its client sent before the connection broke.
     pub(super) fn only_reads(&self) -> bool {
-        self.closing().is_some_and(|closing| closing.step == Step::Read)
+        self.closing()
+            .is_some_and(|closing| closing.step == Step::Read)
     }
 
     /// Its ending, once that began.

@@ -1,8 +1,10 @@
-//! The account of a shard's turn: bytes and messages that its sessions have sent, and the work that a visit has caused.
+//! The account of a shard's turn: bytes and messages that its sessions have sent, and the work that
+//! a visit has caused.
 
 use crate::metrics::{Metrics, Way};
 
-/// Bytes and messages of many sessions, counted at once: counting each write would cost all cores the same memory.
+/// Bytes and messages of many sessions, counted at once: counting each write would cost all cores
+/// the same memory.
 #[derive(Debug, Default)]
 pub(in crate::ws) struct Tally {
     websocket: Sent,
@@ -17,13 +19,17 @@ pub(super) struct Sent {
     pub(super) messages: u64,
 }
 
-/// Work of one visit after which other sessions get their turn, in bytes that are inflated, parsed or encoded.
+/// Work of one visit after which other sessions get their turn, in bytes that are inflated, parsed
+/// or encoded.
 const VISIT_WORK: usize = 256 * 1024;
 
 impl Tally {
     /// Counts it, and begins anew.
     pub(in crate::ws) fn count(&mut self, metrics: &Metrics) {
-        for (sent, transport) in [(&mut self.websocket, &metrics.websocket), (&mut self.events, &metrics.events)] {
+        for (sent, transport) in [
+            (&mut self.websocket, &metrics.websocket),
+            (&mut self.events, &metrics.events),
+        ] {
             let Sent { bytes, messages } = std::mem::take(sent);
             if bytes > 0 {
                 transport.sent_bytes.inc_by(bytes);
@@ -38,6 +44,10 @@ impl Tally {
     }
 
     pub(super) fn sent(&mut self, way: Way) -> &mut Sent {
-        if way == Way::Events { &mut self.events } else { &mut self.websocket }
+        if way == Way::Events {
+            &mut self.events
+        } else {
+            &mut self.websocket
+        }
     }
 }

@@ -1,11 +1,13 @@
-//! Bytes that a client has sent and its session has not decoded: the rest of a read for which there was no time or no room, and
-//! how much of an unfinished message the decoder holds. It counts all of that in the memory budget.
+//! Bytes that a client has sent and its session has not decoded: the rest of a read for which there
+//! was no time or no room, and how much of an unfinished message the decoder holds. It counts all
+//! of that in the memory budget.
 
 use std::sync::Arc;
 
 use crate::budget::{Budget, Charge, Part};
 
-/// Less than this is not worth counting: with headers of frames that lie across two reads, it would come and go all the time.
+/// Less than this is not worth counting: with headers of frames that lie across two reads, it would
+/// come and go all the time.
 const LEAST: usize = 4 * 1024;
 
 /// Bytes that a client has sent and that wait. Most sessions have none.
@@ -25,10 +27,15 @@ impl Undecoded {
             return None;
         }
         let charge = budget.charge(Part::Input, bytes.len() + held);
-        Some(Box::new(Self { bytes: bytes.to_vec(), visits: 0, charge }))
+        Some(Box::new(Self {
+            bytes: bytes.to_vec(),
+            visits: 0,
+            charge,
+        }))
     }
 
-    /// Drops the first bytes, which are decoded. Now the decoder holds `held`; returns whether to keep it.
+    /// Drops the first bytes, which are decoded. Now the decoder holds `held`; returns whether to
+    /// keep it.
     pub(super) fn advance(&mut self, taken: usize, held: usize) -> bool {
         self.bytes.drain(..taken);
         if self.bytes.is_empty() {

@@ -1,4 +1,5 @@
-//! An audience: a shard's sessions on one channel. It knows which of them rest, and in what order they are visited.
+//! An audience: a shard's sessions on one channel. It knows which of them rest, and in what order
+//! they are visited.
 
 use std::sync::Arc;
 
@@ -29,7 +30,15 @@ pub(super) struct Moved {
 
 impl Audience {
     pub(super) fn new(group: Group, bell: Arc<Bell>) -> Self {
-        Self { group, bell, sessions: 0, resting: Vec::new(), speakers: 0, work: 0, heavy: false }
+        Self {
+            group,
+            bell,
+            sessions: 0,
+            resting: Vec::new(),
+            speakers: 0,
+            work: 0,
+            heavy: false,
+        }
     }
 
     /// A session begins to rest; returns its place.
@@ -38,19 +47,33 @@ impl Audience {
         self.resting.len() - 1
     }
 
-    /// The session at a place rests no longer: another may take its place. In a round that is one that was visited.
+    /// The session at a place rests no longer: another may take its place. In a round that is one
+    /// that was visited.
     pub(super) fn rise(&mut self, place: usize) -> Option<Moved> {
         self.resting.swap_remove(place);
-        self.resting.get(place).map(|session| Moved { session: *session, place })
+        self.resting.get(place).map(|session| Moved {
+            session: *session,
+            place,
+        })
     }
 
-    /// The session at a place has spoken: it is visited early, for perhaps it waits for that to say more. Returns its new
-    /// place, and who is at its old one.
+    /// The session at a place has spoken: it is visited early, for perhaps it waits for that to say
+    /// more. Returns its new place, and who is at its old one.
     pub(super) fn prefer(&mut self, place: usize) -> Option<(usize, Moved)> {
-        let there = self.resting.len().checked_sub(self.speakers + 1).filter(|there| place <= *there)?;
+        let there = self
+            .resting
+            .len()
+            .checked_sub(self.speakers + 1)
+            .filter(|there| place <= *there)?;
         self.speakers += 1;
         self.resting.swap(place, there);
-        Some((there, Moved { session: self.resting[place], place }))
+        Some((
+            there,
+            Moved {
+                session: self.resting[place],
+                place,
+            },
+        ))
     }
 
     /// Begins a round of visits; returns how many.

@@ -22,7 +22,8 @@ pub(super) struct Told {
     pub(super) newcomers: Vec<(Box<Session>, TaskTrackerToken)>,
 }
 
-/// Who is to be visited. It may have left meanwhile, and its key be another's: one visit too many does no harm.
+/// Who is to be visited. It may have left meanwhile, and its key be another's: one visit too many
+/// does no harm.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Due {
     Session(usize),
@@ -46,7 +47,8 @@ pub(super) struct Bell {
     due: Due,
     /// It is to be visited already.
     rung: AtomicBool,
-    /// The last visit was expensive. Read and written by the shard alone; here it takes no memory of its own.
+    /// The last visit was expensive. Read and written by the shard alone; here it takes no memory
+    /// of its own.
     heavy: AtomicBool,
 }
 
@@ -77,7 +79,12 @@ impl Queue {
 
 impl Bell {
     pub(super) fn new(queue: &Arc<Queue>, due: Due) -> Arc<Self> {
-        Arc::new(Self { queue: queue.clone(), due, rung: AtomicBool::new(false), heavy: AtomicBool::new(false) })
+        Arc::new(Self {
+            queue: queue.clone(),
+            due,
+            rung: AtomicBool::new(false),
+            heavy: AtomicBool::new(false),
+        })
     }
 
     /// Marks as to be visited without telling the queue; returns whether it was not.

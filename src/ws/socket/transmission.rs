@@ -1,5 +1,5 @@
-//! The kernel's account of what it sends on a connection: `TCP_INFO`. A look is a system call, made only for a client that is
-//! about to be taken for dead.
+//! The kernel's account of what it sends on a connection: `TCP_INFO`. A look is a system call, made
+//! only for a client that is about to be taken for dead.
 
 use std::time::Duration;
 
@@ -40,8 +40,8 @@ pub(super) fn look(_stream: &TcpStream) -> Option<Transmission> {
 mod linux {
     use nix::{getsockopt_impl, libc, sockopt_impl};
 
-    /// Fields of `struct tcp_info` by their place in words. The kernel only ever adds to its end, and gives as much of it as
-    /// is asked for; all of these it has had since Linux 4.6.
+    /// Fields of `struct tcp_info` by their place in words. The kernel only ever adds to its end,
+    /// and gives as much of it as is asked for; all of these it has had since Linux 4.6.
     pub(super) const UNACKED: usize = 6;
     pub(super) const LAST_DATA_SENT: usize = 11;
     pub(super) const LAST_ACK_RECV: usize = 14;

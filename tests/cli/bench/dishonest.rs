@@ -79,8 +79,11 @@ impl Crowd {
         for client in &self.clients[1..] {
             let _ = client.send(message.clone());
         }
-        let to_first =
-            if self.said == 10 { self.instead(who, message, fault) } else { self.after(who, message, fault) };
+        let to_first = if self.said == 10 {
+            self.instead(who, message, fault)
+        } else {
+            self.after(who, message, fault)
+        };
         for message in to_first {
             let _ = self.clients[0].send(message);
         }
@@ -100,13 +103,18 @@ impl Crowd {
                 let text = message.into_text().unwrap();
                 vec![Message::text(format!("{}!", &text[..text.len() - 1]))]
             }
-            Fault::HangsUp => vec![Message::Close(Some(CloseFrame { code: CloseCode::Error, reason: "".into() }))],
+            Fault::HangsUp => vec![Message::Close(Some(CloseFrame {
+                code: CloseCode::Error,
+                reason: "".into(),
+            }))],
         }
     }
 
     /// What the first client gets for any other.
     fn after(&mut self, who: usize, message: Message, fault: Fault) -> Vec<Message> {
-        let Some((holder, held)) = self.held.pop() else { return vec![message] };
+        let Some((holder, held)) = self.held.pop() else {
+            return vec![message];
+        };
         match (fault, holder == who) {
             (Fault::Swaps, true) | (Fault::Interleaves, false) => vec![message, held],
             // It still waits for the next one of its own.

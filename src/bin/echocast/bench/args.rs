@@ -47,7 +47,8 @@ pub(crate) struct Args {
     #[arg(long)]
     pub(super) deflate: bool,
 
-    /// Servers speak Socket.IO: messages are events named "message". For ws://host/socket.io/?EIO=4&transport=websocket
+    /// Servers speak Socket.IO: messages are events named "message". For
+    /// ws://host/socket.io/?EIO=4&transport=websocket
     #[arg(long, conflicts_with = "deflate")]
     pub(super) socket_io: bool,
 
@@ -63,8 +64,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(super) silent: usize,
 
-    /// A process of the server on this machine, whose CPU time and memory are measured; repeatable. What a connection
-    /// takes is told from 1,000 connections on
+    /// A process of the server on this machine, whose CPU time and memory are measured; repeatable.
+    /// What a connection takes is told from 1,000 connections on
     #[arg(long, value_name = "PID")]
     pub(super) pid: Vec<u32>,
 

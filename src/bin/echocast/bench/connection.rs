@@ -1,5 +1,5 @@
-//! One connection of a load: its socket, the frame that has not arrived whole, what could not be written yet, and what
-//! it has heard. Knows frames, but not what is in them.
+//! One connection of a load: its socket, the frame that has not arrived whole, what could not be
+//! written yet, and what it has heard. Knows frames, but not what is in them.
 
 use std::io::{ErrorKind, Read, Write};
 
@@ -75,7 +75,13 @@ impl Connection {
         buffer[..kept].copy_from_slice(&self.kept);
         match self.stream.read(&mut buffer[kept..kept + READ]) {
             Ok(0) => self.end("closed without a word"),
-            Ok(new) => return Some(Filled { length: kept + new, new, more: new == READ || self.ending }),
+            Ok(new) => {
+                return Some(Filled {
+                    length: kept + new,
+                    new,
+                    more: new == READ || self.ending,
+                });
+            }
             // An event will tell when there is something.
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
             Err(error) => self.end(&error.to_string()),
@@ -83,10 +89,16 @@ impl Connection {
         None
     }
 
-    /// Looks through what was read, hands over each message of that shape and whether it is deflated, answers pings, and
-    /// keeps the rest. Returns how many messages of other shapes there were.
+    /// Looks through what was read, hands over each message of that shape and whether it is
+    /// deflated, answers pings, and keeps the rest. Returns how many messages of other shapes there
+    /// were.
     #[inline]
-    pub(super) fn scan(&mut self, bytes: &[u8], message: Shape, mut hear: impl FnMut(&mut Truth, &[u8], bool)) -> u64 {
+    pub(super) fn scan(
+        &mut self,
+        bytes: &[u8],
+        message: Shape,
+        mut hear: impl FnMut(&mut Truth, &[u8], bool),
+    ) -> u64 {
         let mut foreign = 0;
         let mut rest = bytes.split_at(self.skip.min(bytes.len())).1;
         self.skip -= bytes.len() - rest.len();
@@ -118,7 +130,10 @@ impl Connection {
                 }
                 Next::Pong => {}
                 Next::Close(code) => {
-                    let code = code.map_or_else(|| "without a code".to_owned(), |code| format!("with {code}"));
+                    let code = code.map_or_else(
+                        || "without a code".to_owned(),
+                        |code| format!("with {code}"),
+                    );
                     self.end(&format!("closed by the server {code}"));
                     return foreign;
                 }

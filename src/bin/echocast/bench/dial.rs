@@ -1,5 +1,6 @@
-//! Opens a load's connections: addresses, limits of this process, the handshake, and the words of a server that
-//! refuses. What is open is handed over as a plain socket, because a loop without tasks takes it from there.
+//! Opens a load's connections: addresses, limits of this process, the handshake, and the words of a
+//! server that refuses. What is open is handed over as a plain socket, because a loop without tasks
+//! takes it from there.
 
 use std::net::TcpStream;
 use std::time::Duration;
@@ -66,13 +67,18 @@ pub(super) async fn open_all(plan: &Plan, progress: &Progress) -> anyhow::Result
         opened.with_context(|| format!("connection {} to {}", index + 1, endpoint.target))
     });
     let connections = attempts.buffered(AT_ONCE).try_collect().await?;
-    Ok(Crowd { connections, took: began.elapsed(), memory_before })
+    Ok(Crowd {
+        connections,
+        took: began.elapsed(),
+        memory_before,
+    })
 }
 
 /// Every connection is an open file, and what shells allow by default is few.
 fn allow_files(connections: u64) -> anyhow::Result<()> {
     let needed = connections + OTHER_FILES;
-    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).context("cannot ask how many files may be open")?;
+    let (soft, hard) =
+        getrlimit(Resource::RLIMIT_NOFILE).context("cannot ask how many files may be open")?;
     if needed <= soft {
         return Ok(());
     }
@@ -82,7 +88,9 @@ fn allow_files(connections: u64) -> anyhow::Result<()> {
 }
 
 async fn open(endpoint: &Endpoint, message: Shape) -> anyhow::Result<Opened> {
-    let mut stream = tokio::net::TcpStream::connect(&endpoint.addresses[..]).await.context("cannot connect")?;
+    let mut stream = tokio::net::TcpStream::connect(&endpoint.addresses[..])
+        .await
+        .context("cannot connect")?;
     stream.set_nodelay(true)?;
     let (request, key) = generate_request(endpoint.target.request(false))?;
     stream.write_all(&request).await?;
@@ -98,22 +106,37 @@ async fn open(endpoint: &Endpoint, message: Shape) -> anyhow::Result<Opened> {
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         let last = Instant::now() + LAST_WORDS;
         while answer.len() < LONGEST_ANSWER
-            && matches!(timeout_at(last, stream.read_buf(&mut answer)).await, Ok(Ok(1..)))
+            && matches!(
+                timeout_at(last, stream.read_buf(&mut answer)).await,
+                Ok(Ok(1..))
+            )
         {}
-        let refusal = tungstenite::Error::Http(Box::new(response.map(|_| Some(answer.split_off(head)))));
+        let refusal =
+            tungstenite::Error::Http(Box::new(response.map(|_| Some(answer.split_off(head)))));
         return Err(anyhow!(DialError::from(refusal).to_string()));
     }
-    if response.headers().get(SEC_WEBSOCKET_ACCEPT).is_none_or(|accept| *accept != derive_accept_key(key.as_bytes())) {
+    if response
+        .headers()
+        .get(SEC_WEBSOCKET_ACCEPT)
+        .is_none_or(|accept| *accept != derive_accept_key(key.as_bytes()))
+    {
         bail!("the server's answer is not to this handshake");
     }
-    let extensions = response.headers().get(SEC_WEBSOCKET_EXTENSIONS).map_or(&b""[..], |value| value.as_bytes());
+    let extensions = response
+        .headers()
+        .get(SEC_WEBSOCKET_EXTENSIONS)
+        .map_or(&b""[..], |value| value.as_bytes());
     let extensions = String::from_utf8_lossy(extensions);
     if message.deflate
-        && !(extensions.contains("permessage-deflate") && extensions.contains("server_no_context_takeover"))
+        && !(extensions.contains("permessage-deflate")
+            && extensions.contains("server_no_context_takeover"))
     {
         bail!("the server does not deflate messages each by itself");
     }
     let mut early = answer.split_off(head);
     enter(message.dialect, &mut stream, &mut early).await?;
-    Ok(Opened { stream: stream.into_std()?, early })
+    Ok(Opened {
+        stream: stream.into_std()?,
+        early,
+    })
 }

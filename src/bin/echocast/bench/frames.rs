@@ -1,6 +1,6 @@
-//! Frames as a client sees them: a server's, found in a buffer without copying, and its own. Far less than a WebSocket
-//! library does, and so fast that it is not the server who waits: a load's messages all have one length, and whatever
-//! has another is passed over.
+//! Frames as a client sees them: a server's, found in a buffer without copying, and its own. Far
+//! less than a WebSocket library does, and so fast that it is not the server who waits: a load's
+//! messages all have one length, and whatever has another is passed over.
 
 use bytes::{BufMut, BytesMut};
 
@@ -62,7 +62,9 @@ impl Shape {
 /// The frame at the beginning of `bytes`, and how many bytes it takes.
 #[inline]
 pub(super) fn next(bytes: &[u8], message: Shape) -> Result<(Next<'_>, usize), &'static str> {
-    let [first, second, after @ ..] = bytes else { return Ok((Next::Incomplete, 0)) };
+    let [first, second, after @ ..] = bytes else {
+        return Ok((Next::Incomplete, 0));
+    };
     let reserved = first & RESERVED;
     let deflated = reserved == DEFLATED && message.deflate;
     if reserved != 0 && !deflated || second & MASKED != 0 {
@@ -70,20 +72,29 @@ pub(super) fn next(bytes: &[u8], message: Shape) -> Result<(Next<'_>, usize), &'
     }
     let (length, header) = match second {
         126 => {
-            let Some(&length) = after.first_chunk() else { return Ok((Next::Incomplete, 0)) };
+            let Some(&length) = after.first_chunk() else {
+                return Ok((Next::Incomplete, 0));
+            };
             (u16::from_be_bytes(length).into(), 4)
         }
         127 => {
-            let Some(&length) = after.first_chunk() else { return Ok((Next::Incomplete, 0)) };
+            let Some(&length) = after.first_chunk() else {
+                return Ok((Next::Incomplete, 0));
+            };
             (u64::from_be_bytes(length), MAX_HEADER)
         }
         &short => (short.into(), 2),
     };
-    let length = usize::try_from(length).map_err(|_| "the server sends a frame larger than memory")?;
+    let length =
+        usize::try_from(length).map_err(|_| "the server sends a frame larger than memory")?;
     let opcode = first & OPCODE;
     if opcode < 8 {
         // A message in several frames is one by somebody who splits what we said whole.
-        let ours = if deflated { length <= message.length + SLACK } else { length == message.length };
+        let ours = if deflated {
+            length <= message.length + SLACK
+        } else {
+            length == message.length
+        };
         let heartbeat = message.dialect == Dialect::SocketIo && length == HEARTBEAT.len();
         if !(ours || heartbeat) || opcode == 0 || first & FIN == 0 {
             return Ok((Next::Foreign(length), header));
@@ -91,7 +102,9 @@ pub(super) fn next(bytes: &[u8], message: Shape) -> Result<(Next<'_>, usize), &'
     } else if length > MAX_CONTROL || deflated {
         return Err("the server sends control frames that no server may send");
     }
-    let Some(payload) = bytes.get(header..header + length) else { return Ok((Next::Incomplete, 0)) };
+    let Some(payload) = bytes.get(header..header + length) else {
+        return Ok((Next::Incomplete, 0));
+    };
     let next = match opcode {
         8 => Next::Close(payload.first_chunk().map(|code| u16::from_be_bytes(*code))),
         9 => Next::Ping(payload),
@@ -136,7 +149,11 @@ mod tests {
     use super::*;
 
     fn plain(length: usize) -> Shape {
-        Shape { length, deflate: false, dialect: Dialect::Plain }
+        Shape {
+            length,
+            deflate: false,
+            dialect: Dialect::Plain,
+        }
     }
 
     #[test]
@@ -158,13 +175,21 @@ mod tests {
 
     #[test]
     fn all_three_forms_of_a_length_are_read() {
-        for (length, header) in
-            [(125, &[0x81, 125][..]), (126, &[0x81, 126, 0, 126]), (65_536, &[0x81, 127, 0, 0, 0, 0, 0, 1, 0, 0])]
-        {
+        for (length, header) in [
+            (125, &[0x81, 125][..]),
+            (126, &[0x81, 126, 0, 126]),
+            (65_536, &[0x81, 127, 0, 0, 0, 0, 0, 1, 0, 0]),
+        ] {
             let mut frame = header.to_vec();
             frame.resize(header.len() + length, b'x');
-            assert_eq!(next(&frame, plain(length)), Ok((Next::Message(&frame[header.len()..]), frame.len())));
-            assert_eq!(next(&frame, plain(1)), Ok((Next::Foreign(length), header.len())));
+            assert_eq!(
+                next(&frame, plain(length)),
+                Ok((Next::Message(&frame[header.len()..]), frame.len()))
+            );
+            assert_eq!(
+                next(&frame, plain(1)),
+                Ok((Next::Foreign(length), header.len()))
+            );
         }
     }
 
@@ -173,7 +198,11 @@ mod tests {
         let mut frame = vec![0x81, 126, 0, 200];
         frame.resize(204, b'x');
         for cut in 0..frame.len() {
-            assert_eq!(next(&frame[..cut], plain(200)), Ok((Next::Incomplete, 0)), "{cut}");
+            assert_eq!(
+                next(&frame[..cut], plain(200)),
+                Ok((Next::Incomplete, 0)),
+                "{cut}"
+            );
             assert!(cut <= plain(200).longest_kept());
         }
         assert_eq!(next(b"\x89\x02p", plain(200)), Ok((Next::Incomplete, 0)));
@@ -181,9 +210,16 @@ mod tests {
 
     #[test]
     fn deflated_messages_are_found_where_they_may_be() {
-        let message = Shape { length: 9, deflate: true, dialect: Dialect::Plain };
+        let message = Shape {
+            length: 9,
+            deflate: true,
+            dialect: Dialect::Plain,
+        };
         assert_eq!(next(b"\xc1\x02hi", message), Ok((Next::Deflated(b"hi"), 4)));
-        assert_eq!(next(b"\xc1\x7e\x01\x00", message), Ok((Next::Foreign(256), 4)));
+        assert_eq!(
+            next(b"\xc1\x7e\x01\x00", message),
+            Ok((Next::Foreign(256), 4))
+        );
         assert_eq!(next(b"\x81\x02hi", message), Ok((Next::Foreign(2), 2)));
         assert!(next(b"\xc9\x00", message).is_err());
         assert!(next(b"\xa1\x00", message).is_err());
@@ -191,7 +227,11 @@ mod tests {
 
     #[test]
     fn heartbeats_are_found_where_the_dialect_has_them() {
-        let message = Shape { length: 9, deflate: false, dialect: Dialect::SocketIo };
+        let message = Shape {
+            length: 9,
+            deflate: false,
+            dialect: Dialect::SocketIo,
+        };
         assert_eq!(next(b"\x81\x012", message), Ok((Next::Heartbeat, 3)));
         assert_eq!(next(b"\x81\x01", message), Ok((Next::Incomplete, 0)));
         assert_eq!(next(b"\x81\x016", message), Ok((Next::Message(b"6"), 3)));
@@ -209,10 +249,17 @@ mod tests {
             put_frame(PONG, b"beat", &mut out);
             put_frame(CLOSE, &1000_u16.to_be_bytes(), &mut out);
             let mut read = 0;
-            let limits = Limits { max_message: 65_536, max_fragments: 1, deflate: false };
+            let limits = Limits {
+                max_message: 65_536,
+                max_fragments: 1,
+                deflate: false,
+            };
             let decoded = Decoder::new().decode(&limits, &mut out, |event| {
                 let expected = match read {
-                    0 => Event::Message { kind: Kind::Text, payload: &payload },
+                    0 => Event::Message {
+                        kind: Kind::Text,
+                        payload: &payload,
+                    },
                     1 => Event::Pong(b"beat"),
                     _ => Event::Close(Some((1000, ""))),
                 };

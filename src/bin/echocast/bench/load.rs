@@ -1,5 +1,6 @@
-//! The load itself, on one thread without tasks: who is readable is read and checked, who may publish publishes, until
-//! the time is over; then everybody is heard out. When to stop early is left to the caller.
+//! The load itself, on one thread without tasks: who is readable is read and checked, who may
+//! publish publishes, until the time is over; then everybody is heard out. When to stop early is
+//! left to the caller.
 
 use std::io::ErrorKind;
 use std::sync::Arc;
@@ -21,9 +22,11 @@ use super::watch::{Snapshot, Watch};
 
 /// The longest wait for something to happen: how soon a stop is noticed.
 const TURN: Duration = Duration::from_millis(20);
-/// Waits end at whole milliseconds. What was due that recently was not kept by anybody, so it counts from now on.
+/// Waits end at whole milliseconds. What was due that recently was not kept by anybody, so it
+/// counts from now on.
 const GRAIN: Duration = Duration::from_millis(2);
-/// New connections are left alone for this long before their memory is measured: handshakes leave things behind.
+/// New connections are left alone for this long before their memory is measured: handshakes leave
+/// things behind.
 const SETTLING: Duration = Duration::from_millis(300);
 /// Everything was heard, and nothing else for this long: nothing comes twice any more.
 const QUIET: Duration = Duration::from_millis(200);
@@ -79,15 +82,24 @@ pub(super) struct Outcome {
 }
 
 impl Load {
-    pub(super) fn new(plan: Arc<Plan>, mut crowd: Crowd, progress: Progress) -> anyhow::Result<Self> {
+    pub(super) fn new(
+        plan: Arc<Plan>,
+        mut crowd: Crowd,
+        progress: Progress,
+    ) -> anyhow::Result<Self> {
         let poll = Poll::new().context("cannot wait for sockets")?;
         let silent = crowd.connections.split_off(plan.listeners());
         let mut connections = Vec::with_capacity(crowd.connections.len());
         for (index, opened) in crowd.connections.into_iter().enumerate() {
             let mut connection = Connection::new(opened, Truth::new(plan.publishers));
             let publishes = index < plan.publishers;
-            let interest = if publishes { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
-            poll.registry().register(&mut connection.stream, Token(index), interest)?;
+            let interest = if publishes {
+                Interest::READABLE | Interest::WRITABLE
+            } else {
+                Interest::READABLE
+            };
+            poll.registry()
+                .register(&mut connection.stream, Token(index), interest)?;
             connections.push(connection);
         }
         let began = Instant::now();
@@ -115,7 +127,9 @@ impl Load {
         std::thread::sleep(SETTLING);
         let memory_connected = self.plan.processes.memory()?;
         self.began = Instant::now();
-        self.watch.progress().begin(self.plan.warmup + self.plan.duration);
+        self.watch
+            .progress()
+            .begin(self.plan.warmup + self.plan.duration);
         self.watch.progress().phase("warming up");
         self.play(self.plan.warmup, stopped)?;
 
@@ -128,8 +142,14 @@ impl Load {
 
         self.watch.progress().phase("hearing out");
         self.hear_out()?;
-        let ended = self.connections.iter().filter_map(|connection| connection.ended().map(str::to_owned)).collect();
-        self.connections.iter_mut().for_each(Connection::say_goodbye);
+        let ended = self
+            .connections
+            .iter()
+            .filter_map(|connection| connection.ended().map(str::to_owned))
+            .collect();
+        self.connections
+            .iter_mut()
+            .for_each(Connection::say_goodbye);
         drop(self.silent);
         Ok(Outcome {
             connected_in: self.connected_in,
@@ -137,8 +157,16 @@ impl Load {
             memory_max: self.watch.memory_max(),
             first,
             last,
-            heard: self.connections.iter().map(|connection| connection.truth.heard()).collect(),
-            orders: self.connections.iter().map(|connection| connection.truth.order()).collect(),
+            heard: self
+                .connections
+                .iter()
+                .map(|connection| connection.truth.heard())
+                .collect(),
+            orders: self
+                .connections
+                .iter()
+                .map(|connection| connection.truth.order())
+                .collect(),
             ended,
             tally: self.tally,
         })
@@ -161,7 +189,11 @@ impl Load {
     }
 
     fn can_go_on(&self) -> bool {
-        let who_must = if self.plan.publishers > 0 { self.plan.publishers } else { self.connections.len() };
+        let who_must = if self.plan.publishers > 0 {
+            self.plan.publishers
+        } else {
+            self.connections.len()
+        };
         self.connections[..who_must].iter().any(Connection::is_open)
     }
 
@@ -172,7 +204,8 @@ impl Load {
             let mut room = publisher.room(window, now);
             while room > 0 && connection.has_room() {
                 room -= 1;
-                self.template.put(self.tally.stamp(index, publisher, now), connection.out());
+                self.template
+                    .put(self.tally.stamp(index, publisher, now), connection.out());
             }
             connection.flush();
         }
@@ -191,7 +224,9 @@ impl Load {
             // In turn, and whose connection has ended is passed over.
             let turn = self.tally.published as usize % self.publishers.len();
             let open = |index: &usize| self.connections[*index].is_open();
-            let Some(index) = (turn..self.publishers.len()).chain(0..turn).find(open) else { break };
+            let Some(index) = (turn..self.publishers.len()).chain(0..turn).find(open) else {
+                break;
+            };
             if !self.connections[index].has_room() {
                 break;
             }
@@ -204,12 +239,18 @@ impl Load {
     }
 
     fn flush(&mut self) {
-        self.connections[..self.publishers.len()].iter_mut().for_each(Connection::flush);
+        self.connections[..self.publishers.len()]
+            .iter_mut()
+            .for_each(Connection::flush);
     }
 
     /// Waits until somebody can be read, or that long, and reads once whoever can be.
     fn turn(&mut self, wait: Duration) -> anyhow::Result<()> {
-        let wait = if self.again.is_empty() { wait } else { Duration::ZERO };
+        let wait = if self.again.is_empty() {
+            wait
+        } else {
+            Duration::ZERO
+        };
         match self.poll.poll(&mut self.events, Some(wait)) {
             Err(error) if error.kind() != ErrorKind::Interrupted => {
                 return Err(error).context("cannot wait for sockets");
@@ -230,30 +271,49 @@ impl Load {
         while let Some(index) = self.readable.pop() {
             self.read(index);
         }
-        self.watch.glance(self.began, &self.tally, &self.plan.processes)
+        self.watch
+            .glance(self.began, &self.tally, &self.plan.processes)
     }
 
     /// One read and no more, or a flooded connection would keep the others waiting.
     fn read(&mut self, index: usize) {
         let connection = &mut self.connections[index];
-        let Some(filled) = connection.fill(&mut self.buffer) else { return };
+        let Some(filled) = connection.fill(&mut self.buffer) else {
+            return;
+        };
         let now = Instant::now();
         self.tally.bytes += filled.new as u64;
         let dialect = self.plan.message.dialect;
-        let foreign = connection.scan(&self.buffer[..filled.length], self.plan.message, |truth, payload, deflated| {
-            let message = if deflated { self.inflater.inflate(payload) } else { dialect.unwrap(payload) };
-            match message {
-                Some(payload) => self.tally.take(index, payload, truth, &mut self.publishers, &self.template, now),
-                None => self.tally.foreign += 1,
-            }
-        });
+        let foreign = connection.scan(
+            &self.buffer[..filled.length],
+            self.plan.message,
+            |truth, payload, deflated| {
+                let message = if deflated {
+                    self.inflater.inflate(payload)
+                } else {
+                    dialect.unwrap(payload)
+                };
+                match message {
+                    Some(payload) => self.tally.take(
+                        index,
+                        payload,
+                        truth,
+                        &mut self.publishers,
+                        &self.template,
+                        now,
+                    ),
+                    None => self.tally.foreign += 1,
+                }
+            },
+        );
         self.tally.foreign += foreign;
         if filled.more {
             self.again.push(index);
         }
     }
 
-    /// After the last publish: until everybody has heard everything, or it is certain that nobody will.
+    /// After the last publish: until everybody has heard everything, or it is certain that nobody
+    /// will.
     fn hear_out(&mut self) -> anyhow::Result<()> {
         let began = Instant::now();
         let mut last = (began, self.tally.heard());
@@ -265,7 +325,10 @@ impl Load {
                 last = (now, self.tally.heard());
             }
             let missing = |connection: &Connection| connection.truth.heard() < self.tally.published;
-            let waiting = self.connections.iter().any(|connection| connection.is_open() && missing(connection));
+            let waiting = self
+                .connections
+                .iter()
+                .any(|connection| connection.is_open() && missing(connection));
             if now - last.0 > if waiting { LOST } else { QUIET } {
                 break;
             }

@@ -1,5 +1,6 @@
-//! From the command line to a load that may be run: every complaint at once. Whose server may be loaded, and how much,
-//! is decided here; addresses are looked up, and nothing else of the world is touched.
+//! From the command line to a load that may be run: every complaint at once. Whose server may be
+//! loaded, and how much, is decided here; addresses are looked up, and nothing else of the world is
+//! touched.
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
@@ -15,8 +16,7 @@ use super::stamp::STAMP_LEN;
 use crate::connect::{Target, TargetOptions};
 
 /// Each message by itself, so that every subscriber can be given the same bytes.
-const OFFER: &str =
-    "Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover; client_no_context_takeover";
+const OFFER: &str = "Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover; client_no_context_takeover";
 /// The largest message, in bytes: one buffer holds it.
 const MAX_SIZE: u64 = 1 << 20;
 /// The most connections; a machine has about half as many ports for each address of a server.
@@ -88,9 +88,15 @@ impl Plan {
                 Err(complaint) => complaints.push(complaint),
             }
         }
-        let channels: Vec<&str> = endpoints.iter().map(|endpoint| channel(endpoint.target.url())).collect();
+        let channels: Vec<&str> = endpoints
+            .iter()
+            .map(|endpoint| channel(endpoint.target.url()))
+            .collect();
         if let Some(other) = channels.iter().find(|channel| **channel != channels[0]) {
-            complaints.push(format!("all URLs must be of one channel, not of '{}' and '{other}'", channels[0]));
+            complaints.push(format!(
+                "all URLs must be of one channel, not of '{}' and '{other}'",
+                channels[0]
+            ));
         }
         let outside = outside(&endpoints);
         match &outside {
@@ -102,20 +108,39 @@ impl Plan {
             None => {}
         }
         complaints.extend(impossible(&args));
-        let processes = Processes::new(args.pid).map_err(|error| complaints.push(format!("--pid: {error:#}")));
-        let (Ok(processes), true) = (processes, complaints.is_empty()) else { return Err(complaints) };
-        let dialect = if args.socket_io { Dialect::SocketIo } else { Dialect::Plain };
+        let processes =
+            Processes::new(args.pid).map_err(|error| complaints.push(format!("--pid: {error:#}")));
+        let (Ok(processes), true) = (processes, complaints.is_empty()) else {
+            return Err(complaints);
+        };
+        let dialect = if args.socket_io {
+            Dialect::SocketIo
+        } else {
+            Dialect::Plain
+        };
         Ok(Self {
             endpoints,
             subscribers: args.subscribers,
             publishers: args.publishers,
             silent: args.silent,
-            pace: if args.rate > 0.0 { Pace::Rate(args.rate) } else { Pace::Window(args.window) },
-            message: Shape { length: args.size.as_u64() as usize + dialect.around(), deflate: args.deflate, dialect },
+            pace: if args.rate > 0.0 {
+                Pace::Rate(args.rate)
+            } else {
+                Pace::Window(args.window)
+            },
+            message: Shape {
+                length: args.size.as_u64() as usize + dialect.around(),
+                deflate: args.deflate,
+                dialect,
+            },
             warmup: args.warmup,
             duration: args.duration,
             processes,
-            spacing: if outside.is_some() { elsewhere::SPACING } else { Duration::ZERO },
+            spacing: if outside.is_some() {
+                elsewhere::SPACING
+            } else {
+                Duration::ZERO
+            },
         })
     }
 
@@ -127,24 +152,46 @@ impl Plan {
     /// Which server each connection goes to: each kind is spread evenly.
     pub(super) fn spread(&self) -> impl Iterator<Item = &Endpoint> {
         let kinds = [self.publishers, self.subscribers, self.silent];
-        kinds.into_iter().flat_map(|count| (0..count).map(|index| &self.endpoints[index % self.endpoints.len()]))
+        kinds
+            .into_iter()
+            .flat_map(|count| (0..count).map(|index| &self.endpoints[index % self.endpoints.len()]))
     }
 }
 
 async fn endpoint(text: &str, deflate: bool) -> Result<Endpoint, String> {
-    let headers = if deflate { vec![OFFER.to_owned()] } else { Vec::new() };
-    let target = Target::new(text, TargetOptions { raw: true, headers, ..TargetOptions::default() })?;
+    let headers = if deflate {
+        vec![OFFER.to_owned()]
+    } else {
+        Vec::new()
+    };
+    let target = Target::new(
+        text,
+        TargetOptions {
+            raw: true,
+            headers,
+            ..TargetOptions::default()
+        },
+    )?;
     if target.url().scheme() != "ws" {
-        return Err(format!("'{target}': bench speaks ws:// only; measure behind what ends TLS"));
+        return Err(format!(
+            "'{target}': bench speaks ws:// only; measure behind what ends TLS"
+        ));
     }
     if !target.hears_itself() {
-        return Err(format!("'{target}': publishers must hear themselves, leave out echo=false"));
+        return Err(format!(
+            "'{target}': publishers must hear themselves, leave out echo=false"
+        ));
     }
     let unknown = |why: &str| format!("'{target}': cannot find the server: {why}");
     let host = target.url().host_str().ok_or_else(|| unknown("no host"))?;
-    let port = target.url().port_or_known_default().ok_or_else(|| unknown("no port"))?;
+    let port = target
+        .url()
+        .port_or_known_default()
+        .ok_or_else(|| unknown("no port"))?;
     let found = tokio::net::lookup_host(format!("{host}:{port}")).await;
-    let addresses: Vec<SocketAddr> = found.map_err(|error| unknown(&error.to_string()))?.collect();
+    let addresses: Vec<SocketAddr> = found
+        .map_err(|error| unknown(&error.to_string()))?
+        .collect();
     if addresses.is_empty() {
         return Err(unknown("no address"));
     }
@@ -162,7 +209,9 @@ fn channel(url: &Url) -> &str {
 /// A server that is not, or not for certain, on this machine.
 fn outside(endpoints: &[Endpoint]) -> Option<String> {
     endpoints.iter().find_map(|Endpoint { target, addresses }| {
-        let address = addresses.iter().find(|address| !address.ip().to_canonical().is_loopback())?;
+        let address = addresses
+            .iter()
+            .find(|address| !address.ip().to_canonical().is_loopback())?;
         Some(format!("'{target}' ({})", address.ip()))
     })
 }
@@ -178,14 +227,22 @@ fn too_much_elsewhere(args: &Args) -> Vec<String> {
             args.warmup + args.duration > elsewhere::MAX_DURATION,
             format!("{} s with its warm-up", elsewhere::MAX_DURATION.as_secs()),
         ),
-        (args.rate > elsewhere::MAX_RATE, format!("a rate of {}", elsewhere::MAX_RATE)),
+        (
+            args.rate > elsewhere::MAX_RATE,
+            format!("a rate of {}", elsewhere::MAX_RATE),
+        ),
         (
             args.rate <= 0.0 && in_flight > elsewhere::MAX_IN_FLIGHT,
-            format!("{} messages in flight, publishers times window", elsewhere::MAX_IN_FLIGHT),
+            format!(
+                "{} messages in flight, publishers times window",
+                elsewhere::MAX_IN_FLIGHT
+            ),
         ),
     ];
     let broken = limits.into_iter().filter(|(broken, _)| *broken);
-    broken.map(|(_, limit)| format!("towards other machines a load has at most {limit}")).collect()
+    broken
+        .map(|(_, limit)| format!("towards other machines a load has at most {limit}"))
+        .collect()
 }
 
 fn impossible(args: &Args) -> Vec<String> {
@@ -196,22 +253,43 @@ fn impossible(args: &Args) -> Vec<String> {
             "nobody would hear anything: --subscribers and --publishers are 0".to_owned(),
         ),
         (
-            args.subscribers.saturating_add(args.publishers).saturating_add(args.silent) <= MAX_CONNECTIONS,
+            args.subscribers
+                .saturating_add(args.publishers)
+                .saturating_add(args.silent)
+                <= MAX_CONNECTIONS,
             format!("more than {MAX_CONNECTIONS} connections"),
         ),
         (
             (STAMP_LEN as u64..=MAX_SIZE).contains(&size),
-            format!("--size {size}: from {STAMP_LEN} bytes, which every check needs, to {MAX_SIZE}"),
+            format!(
+                "--size {size}: from {STAMP_LEN} bytes, which every check needs, to {MAX_SIZE}"
+            ),
         ),
-        (args.rate == 0.0 || RATES.contains(&args.rate), format!("--rate {}: 0, or from 0.001 to 10000000", args.rate)),
-        ((1..=100_000).contains(&args.window), format!("--window {}: from 1 to 100000", args.window)),
-        (!args.duration.is_zero(), "--duration: longer than nothing".to_owned()),
+        (
+            args.rate == 0.0 || RATES.contains(&args.rate),
+            format!("--rate {}: 0, or from 0.001 to 10000000", args.rate),
+        ),
+        (
+            (1..=100_000).contains(&args.window),
+            format!("--window {}: from 1 to 100000", args.window),
+        ),
+        (
+            !args.duration.is_zero(),
+            "--duration: longer than nothing".to_owned(),
+        ),
         (
             args.warmup.saturating_add(args.duration) <= MAX_DURATION,
-            format!("--duration and --warmup: together at most {} s", MAX_DURATION.as_secs()),
+            format!(
+                "--duration and --warmup: together at most {} s",
+                MAX_DURATION.as_secs()
+            ),
         ),
     ];
-    rules.into_iter().filter(|(holds, _)| !holds).map(|(_, complaint)| complaint).collect()
+    rules
+        .into_iter()
+        .filter(|(holds, _)| !holds)
+        .map(|(_, complaint)| complaint)
+        .collect()
 }
 
 #[cfg(test)]
@@ -227,33 +305,67 @@ mod tests {
     }
 
     async fn plan(line: &str) -> Result<Plan, String> {
-        let line = Line::try_parse_from(["bench"].into_iter().chain(line.split_whitespace())).expect("a command line");
-        Plan::new(line.args).await.map_err(|complaints| complaints.join("; "))
+        let line = Line::try_parse_from(["bench"].into_iter().chain(line.split_whitespace()))
+            .expect("a command line");
+        Plan::new(line.args)
+            .await
+            .map_err(|complaints| complaints.join("; "))
     }
 
     #[tokio::test]
     async fn each_kind_of_connection_is_spread_over_the_servers() {
-        let plan = plan("ws://127.0.0.1:1/a ws://127.0.0.1:2/a -p 2 -s 3 --silent 1 --rate 5").await.expect("a plan");
-        let ports: Vec<u16> = plan.spread().map(|endpoint| endpoint.addresses[0].port()).collect();
+        let plan = plan("ws://127.0.0.1:1/a ws://127.0.0.1:2/a -p 2 -s 3 --silent 1 --rate 5")
+            .await
+            .expect("a plan");
+        let ports: Vec<u16> = plan
+            .spread()
+            .map(|endpoint| endpoint.addresses[0].port())
+            .collect();
         assert_eq!(ports, [1, 2, 1, 2, 1, 1]);
-        assert_eq!((plan.listeners(), plan.pace, plan.spacing), (5, Pace::Rate(5.0), Duration::ZERO));
+        assert_eq!(
+            (plan.listeners(), plan.pace, plan.spacing),
+            (5, Pace::Rate(5.0), Duration::ZERO)
+        );
     }
 
     #[tokio::test]
     async fn servers_elsewhere_need_consent_and_have_limits() {
         for (line, complaint) in [
-            ("ws://192.0.2.1/a", Some("'ws://192.0.2.1/a' (192.0.2.1) is not on this machine")),
-            ("ws://127.0.0.1/a ws://[2001:db8::1]/a", Some("2001:db8::1) is not on this machine")),
+            (
+                "ws://192.0.2.1/a",
+                Some("'ws://192.0.2.1/a' (192.0.2.1) is not on this machine"),
+            ),
+            (
+                "ws://127.0.0.1/a ws://[2001:db8::1]/a",
+                Some("2001:db8::1) is not on this machine"),
+            ),
             ("ws://0.0.0.0:8080", Some("not on this machine")),
             ("ws://192.0.2.1/a --i-own-this-server", None),
-            ("ws://192.0.2.1/a --i-own-this-server -s 9999", Some("at most 10000 connections")),
-            ("ws://192.0.2.1/a --i-own-this-server -d 5m", Some("at most 300 s")),
-            ("ws://192.0.2.1/a --i-own-this-server -r 10001", Some("at most a rate of 10000")),
-            ("ws://192.0.2.1/a --i-own-this-server -p 17", Some("at most 256 messages in flight")),
-            ("127.0.0.1:80 [::1]:80 ws://127.8.9.1/ws ws://[::ffff:127.0.0.1]", None),
+            (
+                "ws://192.0.2.1/a --i-own-this-server -s 9999",
+                Some("at most 10000 connections"),
+            ),
+            (
+                "ws://192.0.2.1/a --i-own-this-server -d 5m",
+                Some("at most 300 s"),
+            ),
+            (
+                "ws://192.0.2.1/a --i-own-this-server -r 10001",
+                Some("at most a rate of 10000"),
+            ),
+            (
+                "ws://192.0.2.1/a --i-own-this-server -p 17",
+                Some("at most 256 messages in flight"),
+            ),
+            (
+                "127.0.0.1:80 [::1]:80 ws://127.8.9.1/ws ws://[::ffff:127.0.0.1]",
+                None,
+            ),
         ] {
             match (plan(line).await, complaint) {
-                (Ok(plan), None) => assert_eq!(plan.spacing.is_zero(), !line.contains("own"), "{line}"),
+                (Ok(plan), None) => {
+                    assert_eq!(plan.spacing.is_zero(), !line.contains("own"), "{line}")
+                }
                 (Err(told), Some(complaint)) => assert!(told.contains(complaint), "{line}: {told}"),
                 (result, _) => panic!("{line}: {result:?}"),
             }
@@ -262,9 +374,18 @@ mod tests {
 
     #[tokio::test]
     async fn loads_that_cannot_be_run_are_refused_with_every_reason() {
-        let told = plan("wss://127.0.0.1 127.0.0.1:1/a 127.0.0.1:1/b?echo=false --size 39 --window 0 -d 2h -s 0 -p 0");
+        let told = plan(
+            "wss://127.0.0.1 127.0.0.1:1/a 127.0.0.1:1/b?echo=false --size 39 --window 0 -d 2h -s 0 -p 0",
+        );
         let told = told.await.expect_err("nothing of this works");
-        for complaint in ["ws:// only", "echo=false", "--size 39", "--window 0", "at most 3600 s", "are 0"] {
+        for complaint in [
+            "ws:// only",
+            "echo=false",
+            "--size 39",
+            "--window 0",
+            "at most 3600 s",
+            "are 0",
+        ] {
             assert!(told.contains(complaint), "{complaint}: {told}");
         }
         for (line, complaint) in [

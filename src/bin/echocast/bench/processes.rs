@@ -1,4 +1,5 @@
-//! What local processes use, as /proc tells: processor time and memory. Linux only; elsewhere asking fails.
+//! What local processes use, as /proc tells: processor time and memory. Linux only; elsewhere
+//! asking fails.
 
 use std::fs;
 use std::time::Duration;
@@ -16,8 +17,12 @@ pub(super) struct Processes {
 impl Processes {
     /// Fails if one of them cannot be watched.
     pub(super) fn new(ids: Vec<u32>) -> anyhow::Result<Self> {
-        let ticks = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).ok().flatten();
-        let ticks = ticks.and_then(|ticks| u64::try_from(ticks).ok()).context("the system's clock has no ticks")?;
+        let ticks = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK)
+            .ok()
+            .flatten();
+        let ticks = ticks
+            .and_then(|ticks| u64::try_from(ticks).ok())
+            .context("the system's clock has no ticks")?;
         let processes = Self { ids, ticks };
         processes.cpu()?;
         processes.memory()?;
@@ -55,14 +60,17 @@ impl Processes {
     }
 }
 
-/// User and kernel time of a `stat` file: fields 14 and 15, counted from behind the name, which may hold anything.
+/// User and kernel time of a `stat` file: fields 14 and 15, counted from behind the name, which may
+/// hold anything.
 fn cpu_ticks(stat: &str) -> Option<u64> {
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
     Some(fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?)
 }
 
 fn resident_bytes(status: &str) -> Option<u64> {
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))?;
     Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
 }
 
@@ -79,7 +87,10 @@ mod tests {
 
     #[test]
     fn memory_is_in_kibibytes_and_the_dead_have_none() {
-        assert_eq!(resident_bytes("Name:\tx\nVmRSS:\t    2048 kB\nRssAnon:\t 1 kB\n"), Some(2_097_152));
+        assert_eq!(
+            resident_bytes("Name:\tx\nVmRSS:\t    2048 kB\nRssAnon:\t 1 kB\n"),
+            Some(2_097_152)
+        );
         assert_eq!(resident_bytes("Name:\tx\nState:\tZ (zombie)\n"), None);
     }
 

@@ -10,11 +10,15 @@ pub(super) struct Progress(ProgressBar);
 
 impl Progress {
     pub(super) fn new() -> Self {
-        Self(ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr()))
+        Self(ProgressBar::with_draw_target(
+            None,
+            ProgressDrawTarget::stderr(),
+        ))
     }
 
     pub(super) fn connecting(&self, connections: usize) {
-        self.0.set_style(style("connecting {wide_bar} {human_pos}/{human_len}"));
+        self.0
+            .set_style(style("connecting {wide_bar} {human_pos}/{human_len}"));
         self.0.set_length(connections as u64);
     }
 
@@ -33,11 +37,17 @@ impl Progress {
         self.0.set_prefix(name);
     }
 
-    /// Deliveries a second, and the latency in microseconds that one of a hundred exceeds, once that is known.
+    /// Deliveries a second, and the latency in microseconds that one of a hundred exceeds, once
+    /// that is known.
     pub(super) fn show(&self, elapsed: Duration, deliveries: f64, p99: Option<u64>) {
         self.0.set_position(elapsed.as_millis() as u64);
-        let p99 = p99.map(|p99| format!(", p99 {}", crate::show::latency(p99))).unwrap_or_default();
-        self.0.set_message(format!("{} deliveries/s{p99}", HumanCount(deliveries as u64)));
+        let p99 = p99
+            .map(|p99| format!(", p99 {}", crate::show::latency(p99)))
+            .unwrap_or_default();
+        self.0.set_message(format!(
+            "{} deliveries/s{p99}",
+            HumanCount(deliveries as u64)
+        ));
     }
 
     pub(super) fn is_hidden(&self) -> bool {
@@ -53,5 +63,7 @@ impl Drop for Progress {
 }
 
 fn style(template: &str) -> ProgressStyle {
-    ProgressStyle::with_template(template).expect("a template of ours").progress_chars("█▉▊▋▌▍▎▏ ")
+    ProgressStyle::with_template(template)
+        .expect("a template of ours")
+        .progress_chars("█▉▊▋▌▍▎▏ ")
 }

@@ -1,5 +1,5 @@
-//! Who publishes what, and when it may: the payload all messages share, and for each publisher how much of what it said
-//! has come back to it.
+//! Who publishes what, and when it may: the payload all messages share, and for each publisher how
+//! much of what it said has come back to it.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,8 @@ use super::dialect::Dialect;
 use super::frames::{Shape, TEXT, put_frame};
 use super::stamp::{STAMP_LEN, Stamp};
 
-/// Messages that have not come back for so long are taken for lost, or a server that loses some would end the load.
+/// Messages that have not come back for so long are taken for lost, or a server that loses some
+/// would end the load.
 const GIVEN_UP: Duration = Duration::from_secs(1);
 
 /// Different words in a message's text.
@@ -25,28 +26,37 @@ pub(super) struct Template {
 }
 
 impl Template {
-    /// Words of random letters that come again, as they do in what people and programs say: a server that deflates is
-    /// neither flattered nor wronged.
+    /// Words of random letters that come again, as they do in what people and programs say: a
+    /// server that deflates is neither flattered nor wronged.
     pub(super) fn new(message: Shape) -> Self {
-        let Shape { length, dialect, .. } = message;
+        let Shape {
+            length, dialect, ..
+        } = message;
         let size = length - dialect.around();
         let mut rng = rand::rng();
         let mut words = Vec::with_capacity(WORDS);
         words.resize_with(WORDS, || {
             let length = rng.random_range(3..10);
-            (0..length).map(|_| rng.random_range(b'a'..=b'z')).chain([b' ']).collect::<Vec<u8>>()
+            (0..length)
+                .map(|_| rng.random_range(b'a'..=b'z'))
+                .chain([b' '])
+                .collect::<Vec<u8>>()
         });
         let mut text = Vec::with_capacity(size + 10);
         while text.len() < size {
             text.extend_from_slice(&words[rng.random_range(0..WORDS)]);
         }
         text.truncate(size);
-        Self { dialect, payload: [dialect.before(), &text, dialect.after()].concat() }
+        Self {
+            dialect,
+            payload: [dialect.before(), &text, dialect.after()].concat(),
+        }
     }
 
     /// What is behind the stamp.
     pub(super) fn text(&self) -> &[u8] {
-        &self.payload[self.dialect.before().len() + STAMP_LEN..self.payload.len() - self.dialect.after().len()]
+        &self.payload[self.dialect.before().len() + STAMP_LEN
+            ..self.payload.len() - self.dialect.after().len()]
     }
 
     pub(super) fn put(&mut self, stamp: Stamp, out: &mut BytesMut) {
@@ -68,11 +78,15 @@ pub(super) struct Publisher {
 
 impl Publisher {
     pub(super) fn new() -> Self {
-        Self { sent: 0, returned: 0, heard_at: Instant::now() }
+        Self {
+            sent: 0,
+            returned: 0,
+            heard_at: Instant::now(),
+        }
     }
 
-    /// How many messages it may say now, with that many on their way at most. None until half of them are back: what is
-    /// said together is read, written and delivered together.
+    /// How many messages it may say now, with that many on their way at most. None until half of
+    /// them are back: what is said together is read, written and delivered together.
     pub(super) fn room(&mut self, window: u32, now: Instant) -> u32 {
         let on_their_way = self.sent - self.returned;
         if on_their_way == 0 {
@@ -81,7 +95,11 @@ impl Publisher {
             self.returned = self.sent;
             return self.room(window, now);
         }
-        if on_their_way <= window / 2 { window - on_their_way } else { 0 }
+        if on_their_way <= window / 2 {
+            window - on_their_way
+        } else {
+            0
+        }
     }
 
     /// It heard one of its own messages.
@@ -99,7 +117,13 @@ mod tests {
     fn a_window_is_filled_again_when_half_of_it_is_back() {
         let now = Instant::now();
         let mut publisher = Publisher::new();
-        for (sent, heard, room) in [(0, None, 4), (4, None, 0), (4, Some(0), 0), (4, Some(1), 2), (6, Some(5), 4)] {
+        for (sent, heard, room) in [
+            (0, None, 4),
+            (4, None, 0),
+            (4, Some(0), 0),
+            (4, Some(1), 2),
+            (6, Some(5), 4),
+        ] {
             publisher.sent = sent;
             if let Some(number) = heard {
                 publisher.heard_itself(number, now);

@@ -1,5 +1,5 @@
-//! What a load showed, in numbers: the object that `--json` prints, and what the table is made from. Whether everybody
-//! heard the truth is decided here.
+//! What a load showed, in numbers: the object that `--json` prints, and what the table is made
+//! from. Whether everybody heard the truth is decided here.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -88,9 +88,17 @@ pub(super) struct Server {
 
 impl Report {
     pub(super) fn new(plan: &Plan, outcome: &Outcome) -> Self {
-        let Outcome { first, last, tally, .. } = outcome;
+        let Outcome {
+            first, last, tally, ..
+        } = outcome;
         let seconds = last.at.duration_since(first.at).as_secs_f64();
-        let per_second = |from: u64, to: u64| if seconds > 0.0 { (to - from) as f64 / seconds } else { 0.0 };
+        let per_second = |from: u64, to: u64| {
+            if seconds > 0.0 {
+                (to - from) as f64 / seconds
+            } else {
+                0.0
+            }
+        };
         let deliveries = last.deliveries - first.deliveries;
         let delivered: u64 = outcome.heard.iter().sum();
         let mut ended = BTreeMap::new();
@@ -98,7 +106,10 @@ impl Report {
             *ended.entry(reason).or_default() += 1;
         }
         let server = (!plan.processes.is_empty()).then(|| {
-            let cpu = last.server_cpu.saturating_sub(first.server_cpu).as_secs_f64();
+            let cpu = last
+                .server_cpu
+                .saturating_sub(first.server_cpu)
+                .as_secs_f64();
             Server {
                 cpu_us_per_delivery: (deliveries > 0).then(|| cpu * 1e6 / deliveries as f64),
                 cores: if seconds > 0.0 { cpu / seconds } else { 0.0 },
@@ -115,7 +126,11 @@ impl Report {
         };
         let mut report = Self {
             ok: false,
-            servers: plan.endpoints.iter().map(|endpoint| endpoint.target.to_string()).collect(),
+            servers: plan
+                .endpoints
+                .iter()
+                .map(|endpoint| endpoint.target.to_string())
+                .collect(),
             subscribers: plan.subscribers,
             publishers: plan.publishers,
             silent: plan.silent,
@@ -146,14 +161,18 @@ impl Report {
             foreign: tally.foreign,
             ended,
             server,
-            own_cores: own_cpu.map(|(first, last)| last.saturating_sub(first).as_secs_f64() / seconds),
+            own_cores: own_cpu
+                .map(|(first, last)| last.saturating_sub(first).as_secs_f64() / seconds),
             notes: Vec::new(),
         };
         report.ok = report.is_true();
         report.notes = report.notes();
         if seconds < plan.duration.as_secs_f64() * KEPT {
             let planned = plan.duration.as_secs_f64();
-            report.notes.insert(0, format!("it was over after {seconds:.1} of {planned:.1} s"));
+            report.notes.insert(
+                0,
+                format!("it was over after {seconds:.1} of {planned:.1} s"),
+            );
         }
         report
     }
@@ -173,13 +192,24 @@ impl Report {
             notes.push("nothing was published, so nothing was checked".to_owned());
         }
         if self.own_cores.is_some_and(|cores| cores > BUSY) {
-            notes.push("this program was busy all the time: the server may be faster than this".to_owned());
+            notes.push(
+                "this program was busy all the time: the server may be faster than this".to_owned(),
+            );
         }
-        if let Some(rate) = self.rate.filter(|rate| self.published_per_second < rate * KEPT) {
-            notes.push(format!("{:.0} of {rate} messages/s could be published", self.published_per_second));
+        if let Some(rate) = self
+            .rate
+            .filter(|rate| self.published_per_second < rate * KEPT)
+        {
+            notes.push(format!(
+                "{:.0} of {rate} messages/s could be published",
+                self.published_per_second
+            ));
         }
         if self.foreign > 0 {
-            notes.push(format!("{} messages on the channel were not of this load", self.foreign));
+            notes.push(format!(
+                "{} messages on the channel were not of this load",
+                self.foreign
+            ));
         }
         notes
     }

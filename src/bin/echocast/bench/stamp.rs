@@ -1,6 +1,6 @@
-//! What every message of a load carries, so that whoever hears it can check it: which run, which publisher, its number
-//! and when it was sent. Fixed width and printable, because it travels as text; one letter holds four bits, because it
-//! is read for every single delivery.
+//! What every message of a load carries, so that whoever hears it can check it: which run, which
+//! publisher, its number and when it was sent. Fixed width and printable, because it travels as
+//! text; one letter holds four bits, because it is read for every single delivery.
 
 /// Bytes at the beginning of each payload.
 pub(super) const STAMP_LEN: usize = 40;
@@ -19,7 +19,13 @@ pub(super) struct Stamp {
 
 impl Stamp {
     pub(super) fn write(self, out: &mut [u8; STAMP_LEN]) {
-        let words = [self.run, self.publisher, self.number, (self.sent >> 32) as u32, self.sent as u32];
+        let words = [
+            self.run,
+            self.publisher,
+            self.number,
+            (self.sent >> 32) as u32,
+            self.sent as u32,
+        ];
         for (letters, word) in out.as_chunks_mut::<8>().0.iter_mut().zip(words) {
             *letters = to_letters(word);
         }
@@ -29,13 +35,19 @@ impl Stamp {
     #[inline]
     pub(super) fn read(bytes: &[u8; STAMP_LEN]) -> Self {
         let word = |index: usize| from_letters(bytes.as_chunks::<8>().0[index]);
-        Self { run: word(0), publisher: word(1), number: word(2), sent: u64::from(word(3)) << 32 | u64::from(word(4)) }
+        Self {
+            run: word(0),
+            publisher: word(1),
+            number: word(2),
+            sent: u64::from(word(3)) << 32 | u64::from(word(4)),
+        }
     }
 }
 
 const A: u64 = u64::from_be_bytes([b'a'; 8]);
 
-/// `a` to `p`, the highest four bits first. All letters at once: each step halves what is packed together.
+/// `a` to `p`, the highest four bits first. All letters at once: each step halves what is packed
+/// together.
 fn to_letters(word: u32) -> [u8; 8] {
     let mut spread = u64::from(word);
     spread = (spread | spread << 16) & 0x0000_ffff_0000_ffff;
@@ -59,13 +71,31 @@ mod tests {
     #[test]
     fn what_is_written_is_read_and_is_plain_text() {
         for stamp in [
-            Stamp { run: 0, publisher: 0, number: 0, sent: 0 },
-            Stamp { run: 0xdead_beef, publisher: 3, number: 0x0102_0304, sent: 0x0123_4567_89ab_cdef },
-            Stamp { run: u32::MAX, publisher: u32::MAX, number: u32::MAX, sent: u64::MAX },
+            Stamp {
+                run: 0,
+                publisher: 0,
+                number: 0,
+                sent: 0,
+            },
+            Stamp {
+                run: 0xdead_beef,
+                publisher: 3,
+                number: 0x0102_0304,
+                sent: 0x0123_4567_89ab_cdef,
+            },
+            Stamp {
+                run: u32::MAX,
+                publisher: u32::MAX,
+                number: u32::MAX,
+                sent: u64::MAX,
+            },
         ] {
             let mut bytes = [0; STAMP_LEN];
             stamp.write(&mut bytes);
-            assert!(bytes.iter().all(|byte| (b'a'..=b'p').contains(byte)), "{bytes:?}");
+            assert!(
+                bytes.iter().all(|byte| (b'a'..=b'p').contains(byte)),
+                "{bytes:?}"
+            );
             assert_eq!(Stamp::read(&bytes), stamp);
         }
     }

@@ -38,7 +38,8 @@ impl Tally {
         Self {
             run: rand::random(),
             began,
-            latencies: Histogram::new_with_bounds(1, LONGEST, DIGITS).expect("bounds in order and digits below six"),
+            latencies: Histogram::new_with_bounds(1, LONGEST, DIGITS)
+                .expect("bounds in order and digits below six"),
             measuring: false,
             deliveries: 0,
             bytes: 0,
@@ -51,11 +52,21 @@ impl Tally {
     }
 
     /// The stamp of a publisher's next message.
-    pub(super) fn stamp(&mut self, index: usize, publisher: &mut Publisher, sent: Instant) -> Stamp {
+    pub(super) fn stamp(
+        &mut self,
+        index: usize,
+        publisher: &mut Publisher,
+        sent: Instant,
+    ) -> Stamp {
         let number = publisher.sent;
         publisher.sent += 1;
         self.published += 1;
-        Stamp { run: self.run, publisher: index as u32, number, sent: self.since_began(sent).as_nanos() as u64 }
+        Stamp {
+            run: self.run,
+            publisher: index as u32,
+            number,
+            sent: self.since_began(sent).as_nanos() as u64,
+        }
     }
 
     /// Judges a payload that the connection `listener` heard.
@@ -69,13 +80,17 @@ impl Tally {
         template: &Template,
         now: Instant,
     ) {
-        let Some((stamp, text)) = payload.split_first_chunk() else { return };
+        let Some((stamp, text)) = payload.split_first_chunk() else {
+            return;
+        };
         let stamp = Stamp::read(stamp);
         if stamp.run != self.run {
             self.foreign += 1;
             return;
         }
-        let publisher = publishers.get_mut(stamp.publisher as usize).filter(|publisher| stamp.number < publisher.sent);
+        let publisher = publishers
+            .get_mut(stamp.publisher as usize)
+            .filter(|publisher| stamp.number < publisher.sent);
         let (Some(publisher), true) = (publisher, text == template.text()) else {
             self.damaged += 1;
             return;
@@ -94,7 +109,8 @@ impl Tally {
         }
         if self.measuring {
             let sent = Duration::from_nanos(stamp.sent);
-            self.latencies.saturating_record(self.since_began(now).saturating_sub(sent).as_micros() as u64);
+            self.latencies
+                .saturating_record(self.since_began(now).saturating_sub(sent).as_micros() as u64);
         }
     }
 

@@ -1,11 +1,11 @@
-//! What one connection has heard, checked message by message: nothing missing, nothing twice, each publisher's messages
-//! in their order, and a mark of the whole sequence by which connections are compared. What is lost is known only at the
-//! end, when it has not come late either.
+//! What one connection has heard, checked message by message: nothing missing, nothing twice, each
+//! publisher's messages in their order, and a mark of the whole sequence by which connections are
+//! compared. What is lost is known only at the end, when it has not come late either.
 
 use std::ops::Range;
 
-/// Of the gaps in what a connection heard, this many are remembered, to tell messages that come late from ones that come
-/// again. What comes later than that counts as again.
+/// Of the gaps in what a connection heard, this many are remembered, to tell messages that come
+/// late from ones that come again. What comes later than that counts as again.
 const GAPS: usize = 1024;
 
 /// How a message that was heard stands to the ones before.
@@ -33,7 +33,12 @@ pub(super) struct Truth {
 
 impl Truth {
     pub(super) fn new(publishers: usize) -> Self {
-        Self { next: vec![0; publishers].into(), gaps: Vec::new(), order: 0, heard: 0 }
+        Self {
+            next: vec![0; publishers].into(),
+            gaps: Vec::new(),
+            order: 0,
+            heard: 0,
+        }
     }
 
     /// Takes note of a message that was really said by one of the publishers.
@@ -79,7 +84,10 @@ impl Truth {
     /// Whether the message was missing until now.
     #[cold]
     fn fill(&mut self, publisher: u32, number: u32) -> bool {
-        let found = self.gaps.iter().position(|(who, missing)| *who == publisher && missing.contains(&number));
+        let found = self
+            .gaps
+            .iter()
+            .position(|(who, missing)| *who == publisher && missing.contains(&number));
         let Some(at) = found else { return false };
         let missing = self.gaps.remove(at).1;
         for rest in [missing.start..number, number + 1..missing.end] {
@@ -97,7 +105,9 @@ mod tests {
 
     fn heard(messages: &[(u32, u32)]) -> (Truth, Vec<Heard>) {
         let mut truth = Truth::new(2);
-        let heard = messages.iter().map(|&(publisher, number)| truth.hear(publisher, number));
+        let heard = messages
+            .iter()
+            .map(|&(publisher, number)| truth.hear(publisher, number));
         let heard = heard.collect();
         (truth, heard)
     }
@@ -111,14 +121,30 @@ mod tests {
     #[test]
     fn a_repeated_message_is_not_counted_twice() {
         let (truth, judged) = heard(&[(0, 0), (0, 1), (0, 0), (0, 1)]);
-        assert_eq!((truth.heard(), &judged[2..]), (2, &[Heard::Again, Heard::Again][..]));
+        assert_eq!(
+            (truth.heard(), &judged[2..]),
+            (2, &[Heard::Again, Heard::Again][..])
+        );
     }
 
     #[test]
     fn what_fills_a_gap_is_late_and_then_again() {
-        let (truth, judged) = heard(&[(0, 0), (0, 5), (0, 3), (1, 0), (0, 3), (0, 1), (0, 4), (0, 2), (0, 2)]);
+        let (truth, judged) = heard(&[
+            (0, 0),
+            (0, 5),
+            (0, 3),
+            (1, 0),
+            (0, 3),
+            (0, 1),
+            (0, 4),
+            (0, 2),
+            (0, 2),
+        ]);
         use Heard::{Again, Late, New};
-        assert_eq!(judged, [New, New, Late, New, Again, Late, Late, Late, Again]);
+        assert_eq!(
+            judged,
+            [New, New, Late, New, Again, Late, Late, Late, Again]
+        );
         assert_eq!(truth.heard(), 7);
     }
 

@@ -36,7 +36,13 @@ pub(super) struct Snapshot {
 
 impl Watch {
     pub(super) fn new(progress: Progress) -> Self {
-        Self { progress, this: Processes::this().ok(), next: Instant::now(), deliveries: 0, memory_max: 0 }
+        Self {
+            progress,
+            this: Processes::this().ok(),
+            next: Instant::now(),
+            deliveries: 0,
+            memory_max: 0,
+        }
     }
 
     pub(super) fn progress(&self) -> &Progress {
@@ -60,7 +66,12 @@ impl Watch {
     }
 
     /// If it is time again. `began` is when publishing did.
-    pub(super) fn glance(&mut self, began: Instant, tally: &Tally, server: &Processes) -> anyhow::Result<()> {
+    pub(super) fn glance(
+        &mut self,
+        began: Instant,
+        tally: &Tally,
+        server: &Processes,
+    ) -> anyhow::Result<()> {
         let now = Instant::now();
         if now < self.next {
             return Ok(());
@@ -73,7 +84,11 @@ impl Watch {
         if !self.progress.is_hidden() {
             let rate = (tally.deliveries - self.deliveries) as f64 / passed;
             let p99 = Some(&tally.latencies).filter(|latencies| !latencies.is_empty());
-            self.progress.show(now - began, rate, p99.map(|latencies| latencies.value_at_quantile(0.99)));
+            self.progress.show(
+                now - began,
+                rate,
+                p99.map(|latencies| latencies.value_at_quantile(0.99)),
+            );
             self.deliveries = tally.deliveries;
         }
         Ok(())

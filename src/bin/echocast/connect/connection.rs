@@ -1,5 +1,5 @@
-//! One open connection: reads and writes at the same time, notices a dead server, closes properly. What its messages
-//! mean is `resume`'s. It never reconnects and prints nothing.
+//! One open connection: reads and writes at the same time, notices a dead server, closes properly.
+//! What its messages mean is `resume`'s. It never reconnects and prints nothing.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -22,7 +22,8 @@ use super::resume::Resume;
 
 /// A server that pings every 20 s and is not heard for this long is gone, whatever TCP thinks.
 const SILENCE: Duration = Duration::from_secs(45);
-/// Not every server pings: after this much silence we do, so that a quiet one is not taken for a dead one.
+/// Not every server pings: after this much silence we do, so that a quiet one is not taken for a
+/// dead one.
 const PING_AFTER: Duration = Duration::from_secs(30);
 /// How long the other side has to answer a close.
 const CLOSE_WAIT: Duration = Duration::from_secs(5);
@@ -35,7 +36,8 @@ type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
 /// The owner must keep calling `next`: nothing is written, and no ping answered, without it.
 pub(crate) struct Connection {
-    /// Split, because a peer that has filled both directions is only freed by one who reads while his writing waits.
+    /// Split, because a peer that has filled both directions is only freed by one who reads while
+    /// his writing waits.
     incoming: SplitStream<Socket>,
     outgoing: SplitSink<Socket, Message>,
     outbox: VecDeque<Message>,
@@ -109,9 +111,13 @@ impl Connection {
         self.resume
     }
 
-    /// Starts the close handshake behind all that was said. `next` goes on telling what is heard, and then the end.
+    /// Starts the close handshake behind all that was said. `next` goes on telling what is heard,
+    /// and then the end.
     pub(crate) fn close(&mut self, code: u16, reason: &str) {
-        self.outbox.push_back(Message::Close(Some(CloseFrame { code: code.into(), reason: reason.into() })));
+        self.outbox.push_back(Message::Close(Some(CloseFrame {
+            code: code.into(),
+            reason: reason.into(),
+        })));
         self.give_up_at = Some(Instant::now() + CLOSE_WAIT);
     }
 
@@ -124,7 +130,14 @@ impl Connection {
             let patience = if self.pinged { SILENCE } else { PING_AFTER };
             let deadline = self.give_up_at.unwrap_or(self.heard_at + patience);
             let reading = timeout_at(deadline, self.incoming.next());
-            let writing = poll_fn(|cx| poll_write(&mut self.outgoing, &mut self.outbox, &mut self.unflushed, cx));
+            let writing = poll_fn(|cx| {
+                poll_write(
+                    &mut self.outgoing,
+                    &mut self.outbox,
+                    &mut self.unflushed,
+                    cx,
+                )
+            });
             let step = tokio::select! {
                 read = reading => self.on_read(read.ok()),
                 written = writing => self.on_written(written),
@@ -136,10 +149,17 @@ impl Connection {
     }
 
     /// `None`: nothing was read before the deadline.
-    fn on_read(&mut self, read: Option<Option<Result<Message, Error>>>) -> ControlFlow<Result<Event, End>> {
+    fn on_read(
+        &mut self,
+        read: Option<Option<Result<Message, Error>>>,
+    ) -> ControlFlow<Result<Event, End>> {
         let lost = match read {
             Some(Some(Ok(Message::Close(frame)))) => {
-                self.events.extend(frame.iter().flat_map(|frame| self.resume.closed(frame.code.into())));
+                self.events.extend(
+                    frame
+                        .iter()
+                        .flat_map(|frame| self.resume.closed(frame.code.into())),
+                );
                 // Our answer goes out, and the server closes TCP, while we read on to the end.
                 self.end = Some(End::Closed(frame));
                 self.give_up_at = Some(Instant::now() + LINGER);
@@ -148,12 +168,15 @@ impl Connection {
             Some(Some(Ok(message))) => {
                 self.heard_at = Instant::now();
                 self.pinged = false;
-                self.events.extend(self.resume.hear(message, &mut self.outbox));
+                self.events
+                    .extend(self.resume.hear(message, &mut self.outbox));
                 return ControlFlow::Continue(());
             }
             Some(Some(Err(error))) => in_words(&error),
             Some(None) => "the server ended it".to_owned(),
-            None if self.give_up_at.is_some() => format!("no answer to the close within {} s", CLOSE_WAIT.as_secs()),
+            None if self.give_up_at.is_some() => {
+                format!("no answer to the close within {} s", CLOSE_WAIT.as_secs())
+            }
             None if self.pinged => format!("nothing heard for {} s", SILENCE.as_secs()),
             None => {
                 self.pinged = true;
@@ -172,7 +195,8 @@ impl Connection {
             }
             Ok(()) => ControlFlow::Continue(()),
             Err(error) => {
-                // The server's reason may still be on its way to us: read on, and use this one if there is none.
+                // The server's reason may still be on its way to us: read on, and use this one if
+                // there is none.
                 self.outbox.clear();
                 self.unflushed = false;
                 self.give_up_at = Some(Instant::now() + LINGER);
@@ -205,9 +229,15 @@ fn poll_write(
     Poll::Ready(Ok(()))
 }
 
-/// Whether the server did as if nothing had been offered, which is its right, but an error to the library.
+/// Whether the server did as if nothing had been offered, which is its right, but an error to the
+/// library.
 pub(crate) fn took_no_subprotocol(error: &Error) -> bool {
-    matches!(error, Error::Protocol(ProtocolError::SecWebSocketSubProtocolError(SubProtocolError::NoSubProtocol)))
+    matches!(
+        error,
+        Error::Protocol(ProtocolError::SecWebSocketSubProtocolError(
+            SubProtocolError::NoSubProtocol
+        ))
+    )
 }
 
 /// The cause without the layers it came through.
@@ -229,7 +259,11 @@ impl fmt::Display for End {
             Self::Closed(Some(frame)) => {
                 let code = u16::from(frame.code);
                 write!(f, "connection closed: {code} {}", words(code))?;
-                if frame.reason.is_empty() { Ok(()) } else { write!(f, " ({})", frame.reason.escape_debug()) }
+                if frame.reason.is_empty() {
+                    Ok(())
+                } else {
+                    write!(f, " ({})", frame.reason.escape_debug())
+                }
             }
         }
     }
@@ -255,13 +289,19 @@ fn words(code: u16) -> &'static str {
     }
 }
 
-/// What RFC 6455 lets an endpoint send: a code that exists, and a reason that fits into a control frame.
+/// What RFC 6455 lets an endpoint send: a code that exists, and a reason that fits into a control
+/// frame.
 pub(crate) fn check_close_code(code: u16, reason: &str) -> Result<(), String> {
     if !matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999) {
-        return Err(format!("close code {code} cannot be sent: use 1000-1003, 1007-1014 or 3000-4999"));
+        return Err(format!(
+            "close code {code} cannot be sent: use 1000-1003, 1007-1014 or 3000-4999"
+        ));
     }
     if reason.len() > 123 {
-        return Err(format!("the reason is {} bytes long, a close holds at most 123", reason.len()));
+        return Err(format!(
+            "the reason is {} bytes long, a close holds at most 123",
+            reason.len()
+        ));
     }
     Ok(())
 }

@@ -17,7 +17,10 @@ pub(crate) enum Event {
     /// Something that was said is with the channel.
     Acknowledged,
     /// Something that was said is not, or not for sure: what, if that is known, and why.
-    NotSaid { message: Option<Message>, why: String },
+    NotSaid {
+        message: Option<Message>,
+        why: String,
+    },
     /// All that was said has been handed to the system; there is room again.
     Flushed,
 }
@@ -40,7 +43,11 @@ impl Event {
 
 /// Enough of a text to know it again.
 fn beginning(text: &str) -> String {
-    let mut shortened: String = text.chars().take(QUOTED).flat_map(char::escape_debug).collect();
+    let mut shortened: String = text
+        .chars()
+        .take(QUOTED)
+        .flat_map(char::escape_debug)
+        .collect();
     if text.chars().nth(QUOTED).is_some() {
         shortened.push('…');
     }

@@ -1,6 +1,7 @@
-//! What outlives a connection: up to where the channel was heard, and what was said and is `unacknowledged`. With it
-//! the next connection goes on without loss or repetition, if the server speaks `echocast.v1`; with others everything is
-//! passed on as it is, and nothing is known. Pure: frames in, frames and events out.
+//! What outlives a connection: up to where the channel was heard, and what was said and is
+//! `unacknowledged`. With it the next connection goes on without loss or repetition, if the server
+//! speaks `echocast.v1`; with others everything is passed on as it is, and nothing is known. Pure:
+//! frames in, frames and events out.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -24,11 +25,14 @@ pub(crate) struct Resume {
     state: State,
     /// Whether the server sends our own messages back.
     hears_itself: bool,
-    /// Messages after this one are still to be heard. `None` until something is known, or where the server keeps nothing.
+    /// Messages after this one are still to be heard. `None` until something is known, or where the
+    /// server keeps nothing.
     newest: Option<Id>,
-    /// Whether `newest` was heard. If it is from a welcome, older ones may follow that were asked for.
+    /// Whether `newest` was heard. If it is from a welcome, older ones may follow that were asked
+    /// for.
     heard: bool,
-    /// Our own acknowledged messages behind `newest`, where they are not heard: a later connection would be sent them.
+    /// Our own acknowledged messages behind `newest`, where they are not heard: a later connection
+    /// would be sent them.
     own: VecDeque<Id>,
     /// Whether there was a connection before whose messages this one goes on from.
     begun: bool,
@@ -126,7 +130,9 @@ impl Resume {
         };
         match frame {
             None => vec![Event::Heard(message)],
-            Some(Frame::Message { id, message }) if self.is_new(id.as_ref()) => vec![Event::Heard(message)],
+            Some(Frame::Message { id, message }) if self.is_new(id.as_ref()) => {
+                vec![Event::Heard(message)]
+            }
             Some(Frame::Message { .. } | Frame::Unknown) => Vec::new(),
             Some(Frame::Welcome { id }) => self.welcome(id, outbox),
             Some(Frame::Gap { missed }) => vec![Event::Missing(missed)],
@@ -141,27 +147,42 @@ impl Resume {
                     // Only behind a gap on a channel where nobody else speaks.
                     self.own.truncate(REMEMBERED);
                 }
-                self.said.settle(&reference).map(|_| Event::Acknowledged).into_iter().collect()
+                self.said
+                    .settle(&reference)
+                    .map(|_| Event::Acknowledged)
+                    .into_iter()
+                    .collect()
             }
             Some(Frame::Error { words, reference }) => {
                 let message = reference.and_then(|reference| self.said.settle(&reference));
-                vec![Event::NotSaid { message, why: words }]
+                vec![Event::NotSaid {
+                    message,
+                    why: words,
+                }]
             }
         }
     }
 
-    /// The server closes. For the code of a message that is too big the biggest is given up, or it would end every
-    /// later connection, too.
+    /// The server closes. For the code of a message that is too big the biggest is given up, or it
+    /// would end every later connection, too.
     pub(crate) fn closed(&mut self, code: u16) -> Vec<Event> {
-        let biggest = if code == TOO_BIG { self.said.take_biggest() } else { None };
-        let not_said = |message| Event::NotSaid { message: Some(message), why: "too big for this server".to_owned() };
+        let biggest = if code == TOO_BIG {
+            self.said.take_biggest()
+        } else {
+            None
+        };
+        let not_said = |message| Event::NotSaid {
+            message: Some(message),
+            why: "too big for this server".to_owned(),
+        };
         biggest.map(not_said).into_iter().collect()
     }
 
     fn welcome(&mut self, id: Option<Id>, outbox: &mut VecDeque<Message>) -> Vec<Event> {
         let mut events = Vec::new();
         if self.begun && self.newest.is_none() {
-            // There was nothing to resume from, so the server cannot know that something is missing.
+            // There was nothing to resume from, so the server cannot know that something is
+            // missing.
             events.push(Event::Missing(None));
         }
         if id.is_none() {
@@ -178,7 +199,11 @@ impl Resume {
     /// Whether a message was not heard before; it is the newest then.
     fn is_new(&mut self, id: Option<&Id>) -> bool {
         let Some(id) = id else { return true };
-        let repeated = self.heard && self.newest.as_ref().is_some_and(|newest| id.is_at_or_before(newest));
+        let repeated = self.heard
+            && self
+                .newest
+                .as_ref()
+                .is_some_and(|newest| id.is_at_or_before(newest));
         // An own message that was acknowledged on an earlier connection, and left out there.
         let own = self.own.contains(id);
         if !repeated {
@@ -192,7 +217,9 @@ impl Resume {
 
     /// What follows without a gap and is our own needs not be heard.
     fn pass_own(&mut self) {
-        let Some(newest) = &mut self.newest else { return };
+        let Some(newest) = &mut self.newest else {
+            return;
+        };
         while let Some(at) = self.own.iter().position(|own| own.is_next_after(newest)) {
             *newest = self.own.remove(at).expect("just found");
         }
@@ -200,7 +227,10 @@ impl Resume {
 
     /// What cannot be confirmed any more.
     fn give_up_sent(&mut self) -> impl Iterator<Item = Event> + use<> {
-        let not_said = |message| Event::NotSaid { message: Some(message), why: MAYBE.to_owned() };
+        let not_said = |message| Event::NotSaid {
+            message: Some(message),
+            why: MAYBE.to_owned(),
+        };
         self.said.take_sent().into_iter().map(not_said)
     }
 }
@@ -219,14 +249,19 @@ mod tests {
 
     impl Talk {
         fn new(hears_itself: bool) -> Self {
-            Self { resume: Resume::new(hears_itself, 7), outbox: VecDeque::new() }
+            Self {
+                resume: Resume::new(hears_itself, 7),
+                outbox: VecDeque::new(),
+            }
         }
 
         fn connect(&mut self, welcome: &str) -> Vec<String> {
             self.outbox.clear();
             let mut events = in_short(self.resume.opened(true, &mut self.outbox));
             assert!(self.outbox.is_empty(), "nothing is sent before the welcome");
-            events.extend(self.hear(&format!(r#"{{"event":"welcome","id":{welcome},"recovered":true}}"#)));
+            events.extend(self.hear(&format!(
+                r#"{{"event":"welcome","id":{welcome},"recovered":true}}"#
+            )));
             events
         }
 
@@ -244,8 +279,12 @@ mod tests {
         }
 
         fn sent(&mut self) -> Vec<Value> {
-            let sent = self.outbox.drain(..).map(|frame| frame.into_text().expect("frames are text"));
-            sent.map(|text| serde_json::from_str(&text).unwrap_or_else(|_| json!(text.as_str()))).collect()
+            let sent = self
+                .outbox
+                .drain(..)
+                .map(|frame| frame.into_text().expect("frames are text"));
+            sent.map(|text| serde_json::from_str(&text).unwrap_or_else(|_| json!(text.as_str())))
+                .collect()
         }
 
         fn since(&self) -> Option<String> {
@@ -284,7 +323,15 @@ mod tests {
     fn repetitions_are_dropped_and_a_new_epoch_is_none() {
         let mut talk = Talk::new(true);
         talk.connect(r#""e-3""#);
-        for (id, heard) in [("e-4", 1), ("e-4", 0), ("e-7", 1), ("e-5", 0), ("f-1", 1), ("f-1", 0), ("e-8", 1)] {
+        for (id, heard) in [
+            ("e-4", 1),
+            ("e-4", 0),
+            ("e-7", 1),
+            ("e-5", 0),
+            ("f-1", 1),
+            ("f-1", 0),
+            ("e-8", 1),
+        ] {
             assert_eq!(talk.hear_id(id).len(), heard, "{id}");
         }
     }
@@ -298,7 +345,10 @@ mod tests {
         assert_eq!(talk.since(), None);
         // Those before the welcome's id are the replay.
         assert_eq!(talk.connect(r#""e-3""#), [""; 0]);
-        assert_eq!((talk.hear_id("e-2"), talk.hear_id("e-3")), (vec!["e-2".into()], vec!["e-3".into()]));
+        assert_eq!(
+            (talk.hear_id("e-2"), talk.hear_id("e-3")),
+            (vec!["e-2".into()], vec!["e-3".into()])
+        );
     }
 
     #[test]
@@ -328,7 +378,10 @@ mod tests {
         talk.say("b");
         let told = talk.connect("null");
         assert_eq!(told[0], "some messages may be missing here");
-        assert!(told[1].starts_with("not said: \"a\": ") && told.len() == 2, "{told:?}");
+        assert!(
+            told[1].starts_with("not said: \"a\": ") && told.len() == 2,
+            "{told:?}"
+        );
         assert_eq!(talk.sent(), [frame("b", 2)]);
     }
 
@@ -337,14 +390,23 @@ mod tests {
         let mut talk = Talk::new(true);
         talk.connect("null");
         talk.say("a");
-        assert_eq!(talk.hear(r#"{"error":"no","ref":"1"}"#), [r#"not said: "a": no"#]);
-        assert_eq!(talk.hear(r#"{"error":"what?","ref":null}"#), ["not said: what?"]);
+        assert_eq!(
+            talk.hear(r#"{"error":"no","ref":"1"}"#),
+            [r#"not said: "a": no"#]
+        );
+        assert_eq!(
+            talk.hear(r#"{"error":"what?","ref":null}"#),
+            ["not said: what?"]
+        );
         assert_eq!(talk.resume.unacknowledged(), 0);
         // Too big for the server: it closes. The others are said again.
         talk.say("small");
         talk.say("much bigger");
         assert_eq!(in_short(talk.resume.closed(1012)), [""; 0]);
-        assert_eq!(in_short(talk.resume.closed(1009))[0], r#"not said: "much bigger": too big for this server"#);
+        assert_eq!(
+            in_short(talk.resume.closed(1009))[0],
+            r#"not said: "much bigger": too big for this server"#
+        );
         assert_eq!(talk.resume.unacknowledged(), 1);
     }
 
@@ -364,7 +426,14 @@ mod tests {
         assert_eq!(talk.since().as_deref(), Some("e-3"));
         // A replay brings it back, to be dropped.
         talk.hear(r#"{"ack":"3","id":"e-5"}"#);
-        assert_eq!((talk.hear_id("e-4").len(), talk.hear_id("e-5").len(), talk.hear_id("e-6").len()), (1, 0, 1));
+        assert_eq!(
+            (
+                talk.hear_id("e-4").len(),
+                talk.hear_id("e-5").len(),
+                talk.hear_id("e-6").len()
+            ),
+            (1, 0, 1)
+        );
     }
 
     #[test]
@@ -374,7 +443,10 @@ mod tests {
         talk.hear(r#"{"event":"drain","retry_ms":1830}"#);
         assert_eq!(talk.resume.ended(), Some(Duration::from_millis(1830)));
         talk.hear(r#"{"event":"drain","retry_ms":18446744073709551615}"#);
-        assert_eq!((talk.resume.ended(), talk.resume.ended()), (Some(LONGEST_RETRY), None));
+        assert_eq!(
+            (talk.resume.ended(), talk.resume.ended()),
+            (Some(LONGEST_RETRY), None)
+        );
     }
 
     #[test]
@@ -386,6 +458,13 @@ mod tests {
         assert_eq!(talk.sent(), ["early", "now"]);
         let frame = r#"{"event":"gap","missed":3}"#;
         assert_eq!(talk.hear(frame), [frame]);
-        assert_eq!((talk.resume.unacknowledged(), talk.resume.resumes(), talk.since()), (0, false, None));
+        assert_eq!(
+            (
+                talk.resume.unacknowledged(),
+                talk.resume.resumes(),
+                talk.since()
+            ),
+            (0, false, None)
+        );
     }
 }

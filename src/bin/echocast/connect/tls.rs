@@ -9,10 +9,11 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
 use tokio_tungstenite::Connector;
 
-/// `None` leaves it to tokio-tungstenite, which reads the system's certificates when a `wss://` URL needs them.
+/// `None` leaves it to tokio-tungstenite, which reads the system's certificates when a `wss://` URL
+/// needs them.
 pub(crate) fn connector(check: bool) -> anyhow::Result<Option<Connector>> {
-    // rustls picks its provider by what is compiled in, and panics as soon as a dependency brings a second one. This
-    // fails only where a provider is installed already, which is as good.
+    // rustls picks its provider by what is compiled in, and panics as soon as a dependency brings a
+    // second one. This fails only where a provider is installed already, which is as good.
     aws_lc_rs::default_provider().install_default().ok();
     if check {
         return Ok(None);
@@ -28,7 +29,8 @@ pub(crate) fn connector(check: bool) -> anyhow::Result<Option<Connector>> {
     Ok(Some(Connector::Rustls(Arc::new(config))))
 }
 
-/// Takes any certificate for any name, but still demands that the server holds the certificate's key.
+/// Takes any certificate for any name, but still demands that the server holds the certificate's
+/// key.
 #[derive(Debug)]
 struct TrustEverything(WebPkiSupportedAlgorithms);
 

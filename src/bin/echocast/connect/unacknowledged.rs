@@ -1,5 +1,5 @@
-//! What was said and may not have arrived: kept until the server acknowledges or refuses it. When it is sent, and what
-//! is told about it, is `resume`'s.
+//! What was said and may not have arrived: kept until the server acknowledges or refuses it. When
+//! it is sent, and what is told about it, is `resume`'s.
 
 use std::collections::VecDeque;
 
@@ -33,7 +33,12 @@ struct Said {
 impl Unacknowledged {
     /// `run` is random: a number that no other client has.
     pub(crate) fn new(run: u128) -> Self {
-        Self { messages: VecDeque::new(), bytes: 0, run: format!("{run:032x}"), counter: 0 }
+        Self {
+            messages: VecDeque::new(),
+            bytes: 0,
+            run: format!("{run:032x}"),
+            counter: 0,
+        }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -47,7 +52,11 @@ impl Unacknowledged {
     pub(crate) fn push(&mut self, message: Message) {
         self.counter += 1;
         self.bytes += message.len();
-        self.messages.push_back(Said { reference: self.counter.to_string(), message, sent: false });
+        self.messages.push_back(Said {
+            reference: self.counter.to_string(),
+            message,
+            sent: false,
+        });
     }
 
     /// All of them as frames, again under the same keys if they were sent before.
@@ -63,18 +72,30 @@ impl Unacknowledged {
     fn send_from(&mut self, first: usize) -> impl Iterator<Item = Message> {
         self.messages.range_mut(first..).map(|said| {
             said.sent = true;
-            v1::said(&said.message, &said.reference, &format!("{}-{}", self.run, said.reference))
+            v1::said(
+                &said.message,
+                &said.reference,
+                &format!("{}-{}", self.run, said.reference),
+            )
         })
     }
 
     /// Takes out the one that the server has answered.
     pub(crate) fn settle(&mut self, reference: &str) -> Option<Message> {
-        self.take(self.messages.iter().position(|said| said.reference == reference)?)
+        self.take(
+            self.messages
+                .iter()
+                .position(|said| said.reference == reference)?,
+        )
     }
 
     /// Takes out the biggest of those that a server has seen.
     pub(crate) fn take_biggest(&mut self) -> Option<Message> {
-        let sent = self.messages.iter().enumerate().filter(|(_, said)| said.sent);
+        let sent = self
+            .messages
+            .iter()
+            .enumerate()
+            .filter(|(_, said)| said.sent);
         self.take(sent.max_by_key(|(_, said)| said.message.len())?.0)
     }
 

@@ -29,17 +29,24 @@ pub(crate) enum Command {
 
 pub(crate) fn parse(line: &str) -> Result<Command, String> {
     let Some(command) = line.strip_prefix('/') else {
-        return Ok(if line.is_empty() { Command::Nothing } else { Command::Say(line.to_owned()) });
+        return Ok(if line.is_empty() {
+            Command::Nothing
+        } else {
+            Command::Say(line.to_owned())
+        });
     };
     if command.starts_with('/') {
         return Ok(Command::Say(command.to_owned()));
     }
-    let (name, rest) = command.split_once(char::is_whitespace).unwrap_or((command, ""));
+    let (name, rest) = command
+        .split_once(char::is_whitespace)
+        .unwrap_or((command, ""));
     let rest = rest.trim();
     match name {
-        "ping" if rest.len() > LONGEST_PING => {
-            Err(format!("/ping: the text is {} bytes long, a ping holds at most {LONGEST_PING}", rest.len()))
-        }
+        "ping" if rest.len() > LONGEST_PING => Err(format!(
+            "/ping: the text is {} bytes long, a ping holds at most {LONGEST_PING}",
+            rest.len()
+        )),
         "ping" => Ok(Command::Ping(rest.to_owned())),
         "close" => parse_close(rest),
         "last" => match rest.parse() {
@@ -49,7 +56,9 @@ pub(crate) fn parse(line: &str) -> Result<Command, String> {
         "help" | "quit" if !rest.is_empty() => Err(format!("/{name} takes nothing after it")),
         "help" => Ok(Command::Help),
         "quit" => Ok(Command::Quit),
-        _ => Err(format!("unknown command '/{name}'; /help lists them, //{name} says it")),
+        _ => Err(format!(
+            "unknown command '/{name}'; /help lists them, //{name} says it"
+        )),
     }
 }
 
@@ -57,7 +66,9 @@ fn parse_close(rest: &str) -> Result<Command, String> {
     let (code, reason) = rest.split_once(char::is_whitespace).unwrap_or((rest, ""));
     let code = match code {
         "" => 1000,
-        code => code.parse().map_err(|_| format!("/close: '{code}' is not a close code, as 1000 or 4000 are"))?,
+        code => code
+            .parse()
+            .map_err(|_| format!("/close: '{code}' is not a close code, as 1000 or 4000 are"))?,
     };
     let reason = reason.trim().to_owned();
     check_close_code(code, &reason).map_err(|problem| format!("/close: {problem}"))?;
@@ -69,7 +80,10 @@ mod tests {
     use super::*;
 
     fn close(code: u16, reason: &str) -> Result<Command, String> {
-        Ok(Command::Close { code, reason: reason.into() })
+        Ok(Command::Close {
+            code,
+            reason: reason.into(),
+        })
     }
 
     #[test]
@@ -105,7 +119,15 @@ mod tests {
             let error = parse(line).expect_err(line);
             assert!(error.contains(reason), "{line}: {error}");
         }
-        assert!(parse(&format!("/close 4000 {}", "x".repeat(124))).expect_err("too long").contains("124 bytes"));
-        assert!(parse(&format!("/ping {}", "x".repeat(126))).expect_err("too long").contains("126 bytes"));
+        assert!(
+            parse(&format!("/close 4000 {}", "x".repeat(124)))
+                .expect_err("too long")
+                .contains("124 bytes")
+        );
+        assert!(
+            parse(&format!("/ping {}", "x".repeat(126)))
+                .expect_err("too long")
+                .contains("126 bytes")
+        );
     }
 }

@@ -1,5 +1,5 @@
-//! The shell at a terminal: carries out what is typed, shows what is heard, and keeps a connection. It owns neither the
-//! terminal's ways (`terminal`) nor the meaning of a line (`command`).
+//! The shell at a terminal: carries out what is typed, shows what is heard, and keeps a connection.
+//! It owns neither the terminal's ways (`terminal`) nor the meaning of a line (`command`).
 
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
@@ -26,7 +26,14 @@ pub(crate) async fn run(
     show_ping_pong: bool,
 ) -> anyhow::Result<ExitCode> {
     let (keyboard, screen) = terminal::open()?;
-    let mut shell = Shell { dialer, stop, keyboard, screen, pings: VecDeque::new(), show_ping_pong };
+    let mut shell = Shell {
+        dialer,
+        stop,
+        keyboard,
+        screen,
+        pings: VecDeque::new(),
+        show_ping_pong,
+    };
     for text in says {
         shell.dialer.say(Message::text(text));
     }
@@ -99,11 +106,14 @@ impl Shell {
                 Wish::Nothing => {}
                 Wish::Close { .. } => return ControlFlow::Break(Left::Quit),
                 Wish::Say(_) if self.dialer.unacknowledged() >= KEPT_LINES => {
-                    self.screen.answer(format!("not connected and {KEPT_LINES} lines are kept already: not said"));
+                    self.screen.answer(format!(
+                        "not connected and {KEPT_LINES} lines are kept already: not said"
+                    ));
                 }
                 Wish::Say(text) => {
                     self.dialer.say(Message::text(text));
-                    self.screen.notice("not connected: kept, to be said after reconnecting");
+                    self.screen
+                        .notice("not connected: kept, to be said after reconnecting");
                 }
                 Wish::Ping(_) => self.screen.answer("not connected: no ping"),
                 Wish::Last(count) => self.dialer.detour_for_last(count),
@@ -173,7 +183,10 @@ impl Shell {
 
     /// Deals with what needs no connection.
     fn wish(&mut self, typed: Typed) -> Wish {
-        let quit = Wish::Close { code: 1000, reason: String::new() };
+        let quit = Wish::Close {
+            code: 1000,
+            reason: String::new(),
+        };
         let line = match typed {
             Typed::Line(line) => line,
             Typed::Notice(text) => {
@@ -199,17 +212,22 @@ impl Shell {
         match message {
             Message::Pong(payload) => {
                 let text = String::from_utf8_lossy(payload).escape_debug().to_string();
-                // A server may answer only the newest of several pings: older ones are answered with it.
+                // A server may answer only the newest of several pings: older ones are answered
+                // with it.
                 if let Some(found) = self.pings.iter().rposition(|(sent, _)| sent == payload) {
                     let (_, sent_at) = self.pings.drain(..=found).next_back().expect("found above");
                     let milliseconds = sent_at.elapsed().as_secs_f64() * 1000.0;
-                    self.screen.notice(format!("pong \"{text}\" after {milliseconds:.2} ms"));
+                    self.screen
+                        .notice(format!("pong \"{text}\" after {milliseconds:.2} ms"));
                 } else if self.show_ping_pong {
                     self.screen.notice(format!("pong \"{text}\""));
                 }
             }
             Message::Ping(payload) if self.show_ping_pong => {
-                self.screen.notice(format!("ping \"{}\"", String::from_utf8_lossy(payload).escape_debug()));
+                self.screen.notice(format!(
+                    "ping \"{}\"",
+                    String::from_utf8_lossy(payload).escape_debug()
+                ));
             }
             message => {
                 if let Some(text) = shown(message) {
@@ -220,8 +238,8 @@ impl Shell {
     }
 }
 
-/// What the connection brings, as fast as the terminal can show it. A connection that is closing is not held up: the
-/// little that it still brings is shown as far as there is room.
+/// What the connection brings, as fast as the terminal can show it. A connection that is closing is
+/// not held up: the little that it still brings is shown as far as there is room.
 async fn heard(connection: &mut Connection, screen: &Screen, patient: bool) -> Result<Event, End> {
     if patient {
         screen.room().await;

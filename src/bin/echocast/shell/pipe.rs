@@ -1,5 +1,6 @@
-//! The shell without a terminal: lines in, messages out, nothing else on standard output. It reconnects only where
-//! nothing is lost by that: a script must learn that lines may not have arrived.
+//! The shell without a terminal: lines in, messages out, nothing else on standard output. It
+//! reconnects only where nothing is lost by that: a script must learn that lines may not have
+//! arrived.
 
 use std::io::{self, BufRead, BufReader, Read};
 use std::ops::ControlFlow;
@@ -17,7 +18,8 @@ use crate::show::notice;
 
 /// How long a line may take to come back, counted from the last progress made.
 const ECHO_WAIT: Duration = Duration::from_secs(2);
-/// The same for its acknowledgement, which a server owes us, be it with its broker away for a while.
+/// The same for its acknowledgement, which a server owes us, be it with its broker away for a
+/// while.
 const ACK_WAIT: Duration = Duration::from_secs(60);
 /// How long a script is kept waiting for a new connection.
 const RECONNECT_WAIT: Duration = Duration::from_secs(60);
@@ -26,7 +28,8 @@ const LONGEST_LINE: u64 = 16 << 20;
 
 /// When to close after the last line.
 pub(crate) enum Ending {
-    /// When the lines have been acknowledged, where servers do that, and have been heard back, where they are.
+    /// When the lines have been acknowledged, where servers do that, and have been heard back,
+    /// where they are.
     Arrived {
         heard_back: bool,
     },
@@ -35,10 +38,12 @@ pub(crate) enum Ending {
     Never,
 }
 
-/// The texts, then, if `read_input`, the lines of standard input; read only as fast as they are taken.
+/// The texts, then, if `read_input`, the lines of standard input; read only as fast as they are
+/// taken.
 pub(crate) fn lines(texts: Vec<String>, read_input: bool) -> mpsc::Receiver<io::Result<Message>> {
     let (sender, receiver) = mpsc::channel(16);
-    // A thread, because a read that waits for a pipe cannot be given up: it must not hold up the exit.
+    // A thread, because a read that waits for a pipe cannot be given up: it must not hold up the
+    // exit.
     thread::spawn(move || {
         let texts = texts.into_iter().map(|text| Ok(Message::text(text)));
         let mut input = BufReader::new(io::stdin());
@@ -60,12 +65,17 @@ fn read_line(input: &mut impl BufRead) -> io::Result<Option<Message>> {
         return Ok(None);
     }
     if line.len() as u64 > LONGEST_LINE {
-        return Err(io::Error::other(format!("a line is longer than {LONGEST_LINE} bytes")));
+        return Err(io::Error::other(format!(
+            "a line is longer than {LONGEST_LINE} bytes"
+        )));
     }
     if line.pop_if(|byte| *byte == b'\n').is_some() {
         line.pop_if(|byte| *byte == b'\r');
     }
-    Ok(Some(String::from_utf8(line).map_or_else(|error| Message::binary(error.into_bytes()), Message::text)))
+    Ok(Some(String::from_utf8(line).map_or_else(
+        |error| Message::binary(error.into_bytes()),
+        Message::text,
+    )))
 }
 
 pub(crate) async fn run(
@@ -113,11 +123,14 @@ pub(crate) async fn run(
             () = pipe.output.unread() => return Ok(ExitCode::SUCCESS),
             () = pipe.stop.requested() => Ok(Err("stopped".to_owned())),
         };
-        connection =
-            match connected.unwrap_or_else(|_| Err(format!("no connection for {} s", RECONNECT_WAIT.as_secs()))) {
-                Ok(connection) => connection,
-                Err(problem) => return Ok(pipe.left(&End::Lost(problem), true, dialer.unacknowledged())),
-            };
+        connection = match connected
+            .unwrap_or_else(|_| Err(format!("no connection for {} s", RECONNECT_WAIT.as_secs())))
+        {
+            Ok(connection) => connection,
+            Err(problem) => {
+                return Ok(pipe.left(&End::Lost(problem), true, dialer.unacknowledged()));
+            }
+        };
     }
 }
 
@@ -137,16 +150,25 @@ struct Pipe {
 
 impl Pipe {
     /// Until the connection ends, or nobody reads any more.
-    async fn talk(&mut self, connection: &mut Connection) -> anyhow::Result<ControlFlow<ExitCode, End>> {
+    async fn talk(
+        &mut self,
+        connection: &mut Connection,
+    ) -> anyhow::Result<ControlFlow<ExitCode, End>> {
         self.unheard.progress = Instant::now();
         loop {
             let arrived = connection.unacknowledged() == 0;
-            if self.input_ended.is_some() && arrived && self.unheard.is_empty() && self.ending.is_arrival() {
+            if self.input_ended.is_some()
+                && arrived
+                && self.unheard.is_empty()
+                && self.ending.is_arrival()
+            {
                 self.leave(connection);
             }
             let wake = self.wake(arrived);
-            let may_read =
-                self.input_ended.is_none() && !self.leaving && connection.has_room() && self.unheard.has_room();
+            let may_read = self.input_ended.is_none()
+                && !self.leaving
+                && connection.has_room()
+                && self.unheard.has_room();
             tokio::select! {
                 event = connection.next() => match event {
                     Ok(event) => if self.on_event(event)?.is_break() {
@@ -199,7 +221,9 @@ impl Pipe {
             }
             Event::NotSaid { message, .. } => {
                 self.failed = true;
-                message.into_iter().for_each(|message| self.unheard.forget(&message));
+                message
+                    .into_iter()
+                    .for_each(|message| self.unheard.forget(&message));
             }
             Event::Acknowledged | Event::Flushed => self.unheard.progress = Instant::now(),
             Event::Missing(_) => {}
@@ -230,16 +254,28 @@ impl Pipe {
         }
     }
 
-    /// The exit code after the last connection. Where the server acknowledges, it is known what has arrived.
+    /// The exit code after the last connection. Where the server acknowledges, it is known what has
+    /// arrived.
     fn left(&self, end: &End, acknowledges: bool, unacknowledged: usize) -> ExitCode {
-        let arrived = if acknowledges { unacknowledged == 0 } else { self.unheard.is_empty() };
+        let arrived = if acknowledges {
+            unacknowledged == 0
+        } else {
+            self.unheard.is_empty()
+        };
         if self.leaving && arrived && (acknowledges || matches!(end, End::Closed(_))) {
-            return if self.failed { ExitCode::FAILURE } else { ExitCode::SUCCESS };
+            return if self.failed {
+                ExitCode::FAILURE
+            } else {
+                ExitCode::SUCCESS
+            };
         }
         failure(&match doubtful(unacknowledged) {
             Some(words) => format!("{end}; {words}"),
             None if acknowledges => format!("{end}; all {} messages said have arrived", self.said),
-            None => format!("{end}; of {} messages said, not all may have arrived{}", self.said, self.unheard),
+            None => format!(
+                "{end}; of {} messages said, not all may have arrived{}",
+                self.said, self.unheard
+            ),
         })
     }
 }

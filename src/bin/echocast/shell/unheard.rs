@@ -8,12 +8,13 @@ use tokio_tungstenite::tungstenite::Message;
 
 use crate::show::notice;
 
-/// Lines and bytes said and not heard back; at the bound the input is not read. Also what keeps a fast pipe from
-/// outrunning its own reader.
+/// Lines and bytes said and not heard back; at the bound the input is not read. Also what keeps a
+/// fast pipe from outrunning its own reader.
 const WINDOW_LINES: usize = 1024;
 const WINDOW_BYTES: usize = 16 << 20;
 
-/// Lines that should still come back, oldest first. A service keeps one order, so the oldest is always the next.
+/// Lines that should still come back, oldest first. A service keeps one order, so the oldest is
+/// always the next.
 pub(super) struct Unheard {
     lines: VecDeque<Message>,
     bytes: usize,
@@ -25,7 +26,12 @@ pub(super) struct Unheard {
 
 impl Unheard {
     pub(super) fn new(watching: bool) -> Self {
-        Self { lines: VecDeque::new(), bytes: 0, watching, progress: Instant::now() }
+        Self {
+            lines: VecDeque::new(),
+            bytes: 0,
+            watching,
+            progress: Instant::now(),
+        }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -60,13 +66,20 @@ impl Unheard {
     }
 
     pub(super) fn give_up(&mut self) {
-        notice(format_args!("{} lines have not come back, waiting no longer", self.lines.len()));
+        notice(format_args!(
+            "{} lines have not come back, waiting no longer",
+            self.lines.len()
+        ));
         *self = Self::new(false);
     }
 }
 
 impl fmt::Display for Unheard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.watching { write!(f, ": {} were not heard back", self.lines.len()) } else { Ok(()) }
+        if self.watching {
+            write!(f, ": {} were not heard back", self.lines.len())
+        } else {
+            Ok(())
+        }
     }
 }

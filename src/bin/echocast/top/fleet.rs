@@ -1,5 +1,5 @@
-//! The replicas: who they are, as names resolve now, and what each answered. It owns the asking, each replica on its own,
-//! so that one that hangs keeps nobody waiting.
+//! The replicas: who they are, as names resolve now, and what each answered. It owns the asking,
+//! each replica on its own, so that one that hangs keeps nobody waiting.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -57,19 +57,29 @@ enum Answer {
 
 impl Fleet {
     pub(super) fn new(urls: Vec<Url>) -> Self {
-        let target = |url| Target { url: Arc::new(url), addresses: Vec::new(), error: None, asked: false };
+        let target = |url| Target {
+            url: Arc::new(url),
+            addresses: Vec::new(),
+            error: None,
+            asked: false,
+        };
         let targets = urls.into_iter().map(target).collect();
-        Self { targets, replicas: BTreeMap::new(), asking: JoinSet::new() }
+        Self {
+            targets,
+            replicas: BTreeMap::new(),
+            asking: JoinSet::new(),
+        }
     }
 
-    /// Asks where all hosts are, and all replicas for their metrics; those that are new once they are known. Whoever has not
-    /// answered yet is not asked again.
+    /// Asks where all hosts are, and all replicas for their metrics; those that are new once they
+    /// are known. Whoever has not answered yet is not asked again.
     pub(super) fn ask(&mut self) {
         self.forget();
         for (at, target) in self.targets.iter_mut().enumerate() {
             if !std::mem::replace(&mut target.asked, true) {
                 let url = target.url.clone();
-                self.asking.spawn(async move { Answer::Addresses(at, resolve(&url).await) });
+                self.asking
+                    .spawn(async move { Answer::Addresses(at, resolve(&url).await) });
             }
         }
         let known: Vec<SocketAddr> = self.replicas.keys().copied().collect();
@@ -77,10 +87,13 @@ impl Fleet {
     }
 
     fn ask_one(&mut self, address: SocketAddr) {
-        let Some(replica) = self.replicas.get_mut(&address) else { return };
+        let Some(replica) = self.replicas.get_mut(&address) else {
+            return;
+        };
         if !std::mem::replace(&mut replica.asked, true) {
             let url = replica.url.clone();
-            self.asking.spawn(async move { Answer::Metrics(address, look(&url, address).await) });
+            self.asking
+                .spawn(async move { Answer::Metrics(address, look(&url, address).await) });
         }
     }
 
@@ -116,14 +129,21 @@ impl Fleet {
         let (url, addresses) = (target.url.clone(), target.addresses.clone());
         for address in addresses {
             if let Entry::Vacant(place) = self.replicas.entry(address) {
-                place.insert(Replica { url: url.clone(), looks: [None, None], failed: None, asked: false });
+                place.insert(Replica {
+                    url: url.clone(),
+                    looks: [None, None],
+                    failed: None,
+                    asked: false,
+                });
                 self.ask_one(address);
             }
         }
     }
 
     fn looked(&mut self, address: SocketAddr, look: anyhow::Result<Look>) {
-        let Some(replica) = self.replicas.get_mut(&address) else { return };
+        let Some(replica) = self.replicas.get_mut(&address) else {
+            return;
+        };
         replica.asked = false;
         match look {
             Ok(look) => {
@@ -132,7 +152,10 @@ impl Fleet {
                 replica.failed = None;
             }
             Err(error) => {
-                let since = replica.failed.take().map_or_else(Instant::now, |(since, _)| since);
+                let since = replica
+                    .failed
+                    .take()
+                    .map_or_else(Instant::now, |(since, _)| since);
                 replica.failed = Some((since, format!("{error:#}")));
                 // What it says when it is back is not what happened in the last second.
                 replica.looks = [None, None];
@@ -143,45 +166,70 @@ impl Fleet {
     fn forget(&mut self) {
         let targets = &self.targets;
         self.replicas.retain(|address, replica| {
-            let long = replica.failed.as_ref().is_some_and(|(since, _)| since.elapsed() > GONE_FOR);
+            let long = replica
+                .failed
+                .as_ref()
+                .is_some_and(|(since, _)| since.elapsed() > GONE_FOR);
             !long || is_named(targets, address)
         });
     }
 
     pub(super) fn report(&self) -> Report {
         let unknown = self.targets.iter().filter_map(|target| {
-            Some(Row { address: ops::authority(&target.url), error: Some(target.error.clone()?), node: None })
+            Some(Row {
+                address: ops::authority(&target.url),
+                error: Some(target.error.clone()?),
+                node: None,
+            })
         });
-        let known = self.replicas.iter().filter_map(|(address, replica)| {
-            let error = replica.failed.as_ref().map(|(_, why)| match is_named(&self.targets, address) {
-                true => why.clone(),
-                false => format!("no longer resolved, and {why}"),
+        let known =
+            self.replicas.iter().filter_map(|(address, replica)| {
+                let error = replica.failed.as_ref().map(|(_, why)| {
+                    match is_named(&self.targets, address) {
+                        true => why.clone(),
+                        false => format!("no longer resolved, and {why}"),
+                    }
+                });
+                let [before, now] = &replica.looks;
+                let node = now.as_ref().map(|now| Node::new(before.as_ref(), now));
+                // Who has not answered for the first time is not told of yet.
+                (error.is_some() || node.is_some()).then(|| Row {
+                    address: address.to_string(),
+                    error,
+                    node,
+                })
             });
-            let [before, now] = &replica.looks;
-            let node = now.as_ref().map(|now| Node::new(before.as_ref(), now));
-            // Who has not answered for the first time is not told of yet.
-            (error.is_some() || node.is_some()).then(|| Row { address: address.to_string(), error, node })
-        });
         Report::new(known.chain(unknown).collect())
     }
 }
 
 fn is_named(targets: &[Target], address: &SocketAddr) -> bool {
-    targets.iter().any(|target| target.addresses.contains(address))
+    targets
+        .iter()
+        .any(|target| target.addresses.contains(address))
 }
 
 /// All addresses of a host, of one family: with both, each replica would be there twice.
 async fn resolve(url: &Url) -> anyhow::Result<Vec<SocketAddr>> {
     let found = timeout(PATIENCE, lookup_host(ops::authority(url))).await;
-    let found = found.map_err(|_| anyhow!("cannot be resolved in time"))?.context("cannot be resolved")?;
+    let found = found
+        .map_err(|_| anyhow!("cannot be resolved in time"))?
+        .context("cannot be resolved")?;
     let (v4, v6): (Vec<_>, Vec<_>) = found.partition(SocketAddr::is_ipv4);
     Ok(if v4.is_empty() { v6 } else { v4 })
 }
 
 async fn look(url: &Url, address: SocketAddr) -> anyhow::Result<Look> {
     let answer = timeout(PATIENCE, ops::get(url, address, "/metrics")).await;
-    let (status, text) = answer.map_err(|_| anyhow!("no answer within {} s", PATIENCE.as_secs()))??;
-    ensure!(status == StatusCode::OK, "the answer is {status}: not an ops port?");
+    let (status, text) =
+        answer.map_err(|_| anyhow!("no answer within {} s", PATIENCE.as_secs()))??;
+    ensure!(
+        status == StatusCode::OK,
+        "the answer is {status}: not an ops port?"
+    );
     let metrics = Exposition::parse(&text).context("not an ops port?")?;
-    Ok(Look { at: Instant::now(), metrics })
+    Ok(Look {
+        at: Instant::now(),
+        metrics,
+    })
 }

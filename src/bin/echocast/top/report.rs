@@ -1,4 +1,5 @@
-//! What two looks at the replicas say, for tables and scripts. It owns the arithmetic; the names in JSON are its fields'.
+//! What two looks at the replicas say, for tables and scripts. It owns the arithmetic; the names in
+//! JSON are its fields'.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -33,13 +34,15 @@ pub(super) struct Node {
     pub(super) commit: String,
     pub(super) draining: bool,
     pub(super) broker_up: bool,
-    /// A probe's way through the broker: the mean since the last look, or, if there was none, since the node started.
+    /// A probe's way through the broker: the mean since the last look, or, if there was none, since
+    /// the node started.
     pub(super) broker_roundtrip_us: Option<u64>,
     #[serde(flatten)]
     pub(super) figures: Figures,
 }
 
-/// What nodes have together. Rates and latencies are those between two looks, so there are none after the first.
+/// What nodes have together. Rates and latencies are those between two looks, so there are none
+/// after the first.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(super) struct Figures {
     /// By transport.
@@ -68,12 +71,18 @@ pub(super) struct Look {
 impl Report {
     pub(super) fn new(replicas: Vec<Row>) -> Self {
         let mut total = Figures::default();
-        replicas.iter().filter_map(|row| row.node.as_ref()).for_each(|node| total.add(&node.figures));
+        replicas
+            .iter()
+            .filter_map(|row| row.node.as_ref())
+            .for_each(|node| total.add(&node.figures));
         Self { replicas, total }
     }
 
     pub(super) fn answering(&self) -> usize {
-        self.replicas.iter().filter(|row| row.node.is_some()).count()
+        self.replicas
+            .iter()
+            .filter(|row| row.node.is_some())
+            .count()
     }
 
     pub(super) fn all_answer(&self) -> bool {
@@ -83,13 +92,25 @@ impl Report {
 
 impl Node {
     pub(super) fn new(before: Option<&Look>, now: &Look) -> Self {
-        let label = |name| now.metrics.label("echocast_build_info", name).unwrap_or_default().to_owned();
+        let label = |name| {
+            now.metrics
+                .label("echocast_build_info", name)
+                .unwrap_or_default()
+                .to_owned()
+        };
         // A node that has been started again has counted from 0 again.
         let started = |look: &Look| look.metrics.sum("process_start_time_seconds");
         let before = before.filter(|before| started(before) == started(now));
         let probes = now.metrics.histogram("echocast_broker_roundtrip_seconds");
         let lately = before.and_then(|before| {
-            probes.clone().since(&before.metrics.histogram("echocast_broker_roundtrip_seconds")).mean()
+            probes
+                .clone()
+                .since(
+                    &before
+                        .metrics
+                        .histogram("echocast_broker_roundtrip_seconds"),
+                )
+                .mean()
         });
         Self {
             version: label("version"),
@@ -111,7 +132,9 @@ impl Figures {
         };
         let lately = |name| {
             let before = before.map(|before| before.metrics.histogram(name));
-            before.map(|before| now.metrics.histogram(name).since(&before)).unwrap_or_default()
+            before
+                .map(|before| now.metrics.histogram(name).since(&before))
+                .unwrap_or_default()
         };
         Self {
             connections: now.metrics.by("echocast_connections", "transport"),
@@ -133,12 +156,21 @@ impl Figures {
                 *sum.get_or_insert_default() += rate;
             }
         };
-        add(&mut self.messages_in_per_second, other.messages_in_per_second);
-        add(&mut self.messages_out_per_second, other.messages_out_per_second);
+        add(
+            &mut self.messages_in_per_second,
+            other.messages_in_per_second,
+        );
+        add(
+            &mut self.messages_out_per_second,
+            other.messages_out_per_second,
+        );
         add(&mut self.bytes_in_per_second, other.bytes_in_per_second);
         add(&mut self.bytes_out_per_second, other.bytes_out_per_second);
         add(&mut self.lost_per_second, other.lost_per_second);
-        for (sums, counts) in [(&mut self.connections, &other.connections), (&mut self.lost, &other.lost)] {
+        for (sums, counts) in [
+            (&mut self.connections, &other.connections),
+            (&mut self.lost, &other.lost),
+        ] {
             for (label, count) in counts {
                 *sums.entry(label.clone()).or_default() += count;
             }

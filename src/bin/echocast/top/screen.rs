@@ -1,11 +1,13 @@
-//! The terminal while `top` has it: a screen of its own, keys as they are pressed. Gives it back as it was, however it
-//! ends.
+//! The terminal while `top` has it: a screen of its own, keys as they are pressed. Gives it back as
+//! it was, however it ends.
 
 use std::io::{self, IsTerminal, Write};
 
 use anyhow::Context;
 use console::Term;
-use nix::sys::termios::{LocalFlags, SetArg, SpecialCharacterIndices, Termios, tcgetattr, tcsetattr};
+use nix::sys::termios::{
+    LocalFlags, SetArg, SpecialCharacterIndices, Termios, tcgetattr, tcsetattr,
+};
 use tokio::io::{AsyncReadExt, Stdin, stdin};
 
 use super::report::Report;
@@ -23,14 +25,20 @@ pub(super) struct Screen {
 
 impl Screen {
     pub(super) fn open() -> anyhow::Result<Self> {
-        let mut screen = Self { terminal: Term::stdout(), keys: None };
+        let mut screen = Self {
+            terminal: Term::stdout(),
+            keys: None,
+        };
         if io::stdin().is_terminal() {
             let before = tcgetattr(io::stdin()).context("cannot read the terminal's settings")?;
             let mut settings = before.clone();
-            settings.local_flags.remove(LocalFlags::ICANON | LocalFlags::ECHO);
+            settings
+                .local_flags
+                .remove(LocalFlags::ICANON | LocalFlags::ECHO);
             // Stopped by Ctrl-Z it would leave its screen to the shell.
             settings.control_chars[SpecialCharacterIndices::VSUSP as usize] = 0;
-            tcsetattr(io::stdin(), SetArg::TCSANOW, &settings).context("cannot set up the terminal")?;
+            tcsetattr(io::stdin(), SetArg::TCSANOW, &settings)
+                .context("cannot set up the terminal")?;
             screen.keys = Some((stdin(), before));
         }
         screen.write(ENTER)?;
@@ -39,7 +47,9 @@ impl Screen {
 
     /// Returns when the user presses q, or the terminal is gone. Cancellation-safe.
     pub(super) async fn enough(&mut self) {
-        let Some((keys, _)) = &mut self.keys else { return std::future::pending().await };
+        let Some((keys, _)) = &mut self.keys else {
+            return std::future::pending().await;
+        };
         while let Ok(key) = keys.read_u8().await {
             if matches!(key, b'q' | b'Q') {
                 return;
@@ -49,14 +59,26 @@ impl Screen {
 
     pub(super) fn show(&self, report: &Report) -> anyhow::Result<()> {
         let (rows, columns) = self.terminal.size();
-        let table = render(report, Some(Size { rows: usize::from(rows), columns: usize::from(columns) }));
+        let table = render(
+            report,
+            Some(Size {
+                rows: usize::from(rows),
+                columns: usize::from(columns),
+            }),
+        );
         // Drawn over what is there, or it would flicker.
-        self.write(&format!("\x1b[H{}\x1b[J", table.replace('\n', "\x1b[K\r\n") + "\x1b[K"))
+        self.write(&format!(
+            "\x1b[H{}\x1b[J",
+            table.replace('\n', "\x1b[K\r\n") + "\x1b[K"
+        ))
     }
 
     fn write(&self, text: &str) -> anyhow::Result<()> {
         let mut output = io::stdout().lock();
-        output.write_all(text.as_bytes()).and_then(|()| output.flush()).context("cannot write to the terminal")
+        output
+            .write_all(text.as_bytes())
+            .and_then(|()| output.flush())
+            .context("cannot write to the terminal")
     }
 }
 

@@ -1,5 +1,6 @@
-//! A report as people read it: as many columns and rows as there is room for. Names, versions and errors come from whoever
-//! answers at an address: nothing in them drives a terminal or passes for another row, wherever the table is printed.
+//! A report as people read it: as many columns and rows as there is room for. Names, versions and
+//! errors come from whoever answers at an address: nothing in them drives a terminal or passes for
+//! another row, wherever the table is printed.
 
 use std::borrow::Cow;
 
@@ -44,18 +45,31 @@ pub(super) struct Size {
 /// The lines of a table, for a terminal of this size or for no terminal.
 pub(super) fn render(report: &Report, size: Option<Size>) -> String {
     let titles = COLUMNS.map(|(title, _)| title.to_owned());
-    let rows: Vec<Option<[String; 14]>> =
-        report.replicas.iter().map(|row| row.node.as_ref().map(|node| cells(row, node))).collect();
+    let rows: Vec<Option<[String; 14]>> = report
+        .replicas
+        .iter()
+        .map(|row| row.node.as_ref().map(|node| cells(row, node)))
+        .collect();
     let total = total(report);
-    let longest = report.replicas.iter().map(|row| row.address.len()).max().unwrap_or(0);
+    let longest = report
+        .replicas
+        .iter()
+        .map(|row| row.address.len())
+        .max()
+        .unwrap_or(0);
     let mut widths: [usize; 14] = std::array::from_fn(|column| {
         let cells = [&titles, &total].into_iter().chain(rows.iter().flatten());
-        cells.map(|cells| measure_text_width(&cells[column])).max().unwrap_or(0)
+        cells
+            .map(|cells| measure_text_width(&cells[column]))
+            .max()
+            .unwrap_or(0)
     });
     widths[0] = widths[0].max(longest);
     let shown = fitting(&widths, size.map_or(usize::MAX, |size| size.columns));
     let line = |cells: &[String; 14]| {
-        let cells = shown.iter().map(|&column| pad(&cells[column], widths[column], column));
+        let cells = shown
+            .iter()
+            .map(|&column| pad(&cells[column], widths[column], column));
         cells.collect::<Vec<_>>().join(GAP).trim_end().to_owned()
     };
 
@@ -63,7 +77,14 @@ pub(super) fn render(report: &Report, size: Option<Size>) -> String {
     for (row, cells) in report.replicas.iter().zip(&rows) {
         lines.push(match (&row.node, cells) {
             (Some(node), Some(cells)) => coloured(node, line(cells)),
-            _ => style(format!("{:width$}{GAP}{}", row.address, error(row), width = widths[0])).red().to_string(),
+            _ => style(format!(
+                "{:width$}{GAP}{}",
+                row.address,
+                error(row),
+                width = widths[0]
+            ))
+            .red()
+            .to_string(),
         });
     }
     let mut last = vec![style(line(&total)).bold().to_string()];
@@ -78,7 +99,11 @@ pub(super) fn render(report: &Report, size: Option<Size>) -> String {
     }
     lines.extend(last);
     let columns = size.map_or(usize::MAX, |size| size.columns);
-    lines.iter().map(|line| truncate_str(line, columns, "…")).collect::<Vec<_>>().join("\n")
+    lines
+        .iter()
+        .map(|line| truncate_str(line, columns, "…"))
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 fn error(row: &Row) -> Cow<'_, str> {
@@ -88,7 +113,9 @@ fn error(row: &Row) -> Cow<'_, str> {
 /// Text of strangers in a place of its own: a tab would leave that, too.
 fn cell(text: &str) -> Cow<'_, str> {
     if text.contains('\t') {
-        printable::line(&text.replace('\t', " ")).into_owned().into()
+        printable::line(&text.replace('\t', " "))
+            .into_owned()
+            .into()
     } else {
         printable::line(text)
     }
@@ -96,7 +123,9 @@ fn cell(text: &str) -> Cow<'_, str> {
 
 fn coloured(node: &Node, line: String) -> String {
     match node {
-        Node { broker_up: false, .. } => style(line).red().to_string(),
+        Node {
+            broker_up: false, ..
+        } => style(line).red().to_string(),
         Node { draining: true, .. } => style(line).yellow().to_string(),
         _ => line,
     }
@@ -105,10 +134,19 @@ fn coloured(node: &Node, line: String) -> String {
 /// The columns that this width has room for.
 fn fitting(widths: &[usize; 14], room: usize) -> Vec<usize> {
     let mut shown: Vec<usize> = (0..widths.len()).collect();
-    let width = |shown: &[usize]| shown.iter().map(|&column| widths[column] + GAP.len()).sum::<usize>() - GAP.len();
+    let width = |shown: &[usize]| {
+        shown
+            .iter()
+            .map(|&column| widths[column] + GAP.len())
+            .sum::<usize>()
+            - GAP.len()
+    };
     while width(&shown) > room
-        && let Some(least) =
-            shown.iter().copied().filter(|&column| COLUMNS[column].1 > 0).max_by_key(|&column| COLUMNS[column].1)
+        && let Some(least) = shown
+            .iter()
+            .copied()
+            .filter(|&column| COLUMNS[column].1 > 0)
+            .max_by_key(|&column| COLUMNS[column].1)
     {
         shown.retain(|&column| column != least);
     }
@@ -118,7 +156,10 @@ fn fitting(widths: &[usize; 14], room: usize) -> Vec<usize> {
 /// Words to the left, numbers to the right.
 fn pad(cell: &str, width: usize, column: usize) -> String {
     let fill = " ".repeat(width.saturating_sub(measure_text_width(cell)));
-    if matches!(COLUMNS[column].0, "replica" | "state" | "broker" | "version") {
+    if matches!(
+        COLUMNS[column].0,
+        "replica" | "state" | "broker" | "version"
+    ) {
         format!("{cell}{fill}")
     } else {
         format!("{fill}{cell}")
@@ -133,17 +174,36 @@ fn cells(row: &Row, node: &Node) -> [String; 14] {
         (true, None) => "up".to_owned(),
     };
     let version = cell(&format!("{} ({})", node.version, node.commit)).into_owned();
-    line(row.address.clone(), state.to_owned(), &node.figures, broker, version)
+    line(
+        row.address.clone(),
+        state.to_owned(),
+        &node.figures,
+        broker,
+        version,
+    )
 }
 
 fn total(report: &Report) -> [String; 14] {
     let answering = format!("{} of {}", report.answering(), report.replicas.len());
-    line("total".to_owned(), answering, &report.total, String::new(), String::new())
+    line(
+        "total".to_owned(),
+        answering,
+        &report.total,
+        String::new(),
+        String::new(),
+    )
 }
 
-fn line(name: String, state: String, figures: &Figures, broker: String, version: String) -> [String; 14] {
+fn line(
+    name: String,
+    state: String,
+    figures: &Figures,
+    broker: String,
+    version: String,
+) -> [String; 14] {
     let count = |count: u64| HumanCount(count).to_string();
-    let connections = |transport: &str| count(figures.connections.get(transport).copied().unwrap_or(0));
+    let connections =
+        |transport: &str| count(figures.connections.get(transport).copied().unwrap_or(0));
     let or_none = |text: Option<String>| text.unwrap_or_else(|| NONE.to_owned());
     let bytes = |rate: Option<f64>| or_none(rate.map(|rate| BinaryBytes(rate as u64).to_string()));
     [
@@ -167,9 +227,20 @@ fn line(name: String, state: String, figures: &Figures, broker: String, version:
 /// What was lost and why, if anything was.
 fn losses(total: &Figures) -> Option<String> {
     let causes = total.lost.iter().filter(|(_, messages)| **messages > 0);
-    let causes: Vec<_> = causes.map(|(cause, messages)| format!("{} {}", cell(cause), HumanCount(*messages))).collect();
-    let lately = total.lost_per_second.filter(|rate| *rate > 0.0).map(|lost| format!("; {}/s now", rate(lost)));
-    let line = || format!("lost since the nodes started: {}{}", causes.join(", "), lately.unwrap_or_default());
+    let causes: Vec<_> = causes
+        .map(|(cause, messages)| format!("{} {}", cell(cause), HumanCount(*messages)))
+        .collect();
+    let lately = total
+        .lost_per_second
+        .filter(|rate| *rate > 0.0)
+        .map(|lost| format!("; {}/s now", rate(lost)));
+    let line = || {
+        format!(
+            "lost since the nodes started: {}{}",
+            causes.join(", "),
+            lately.unwrap_or_default()
+        )
+    };
     (!causes.is_empty()).then(|| style(line()).red().to_string())
 }
 
@@ -190,26 +261,61 @@ mod tests {
     fn a_narrow_terminal_does_without_what_matters_least() {
         let widths = COLUMNS.map(|(title, _)| title.len());
         assert_eq!(fitting(&widths, usize::MAX).len(), 14);
-        let titles = |room| fitting(&widths, room).into_iter().map(|column| COLUMNS[column].0).collect::<Vec<_>>();
+        let titles = |room| {
+            fitting(&widths, room)
+                .into_iter()
+                .map(|column| COLUMNS[column].0)
+                .collect::<Vec<_>>()
+        };
         assert!(!titles(110).contains(&"version") && titles(110).contains(&"bytes in/s"));
-        assert_eq!(titles(0), ["replica", "state", "ws", "in/s", "out/s", "delivery p99", "broker", "lost"]);
+        assert_eq!(
+            titles(0),
+            [
+                "replica",
+                "state",
+                "ws",
+                "in/s",
+                "out/s",
+                "delivery p99",
+                "broker",
+                "lost"
+            ]
+        );
     }
 
     #[test]
     fn rates_are_short() {
-        for (given, shown) in [(0.4, "0"), (9_999.0, "9999"), (12_345.0, "12 k"), (1_234_567.0, "1.2 M")] {
+        for (given, shown) in [
+            (0.4, "0"),
+            (9_999.0, "9999"),
+            (12_345.0, "12 k"),
+            (1_234_567.0, "1.2 M"),
+        ] {
             assert_eq!(rate(given), shown);
         }
     }
 
     #[test]
     fn replicas_for_which_there_is_no_room_are_counted() {
-        let row = |at| Row { address: format!("node{at}"), error: Some("refused".to_owned()), node: None };
+        let row = |at| Row {
+            address: format!("node{at}"),
+            error: Some("refused".to_owned()),
+            node: None,
+        };
         let report = Report::new((0..9).map(row).collect());
-        let text = render(&report, Some(Size { rows: 5, columns: 80 }));
+        let text = render(
+            &report,
+            Some(Size {
+                rows: 5,
+                columns: 80,
+            }),
+        );
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines.len(), 5, "{text}");
-        assert_eq!((lines[2].trim_end(), lines[3]), ("node1    refused", "… and 7 more"));
+        assert_eq!(
+            (lines[2].trim_end(), lines[3]),
+            ("node1    refused", "… and 7 more")
+        );
         assert!(lines[4].starts_with("total    0 of 9"), "{text}");
     }
 }

@@ -21,8 +21,15 @@ impl Cure {
     pub(super) fn of(error: &RedisError) -> Self {
         match error.code() {
             Some("READONLY" | "MOVED" | "CROSSSLOT" | "CLUSTERDOWN") => Self::Elsewhere,
-            // This channel or its keys, not everything: a user who has lost the right to publish may get it back.
-            Some("NOPERM") if error.detail().is_some_and(|why| why.contains("to access a")) => Self::Never,
+            // This channel or its keys, not everything: a user who has lost the right to publish
+            // may get it back.
+            Some("NOPERM")
+                if error
+                    .detail()
+                    .is_some_and(|why| why.contains("to access a")) =>
+            {
+                Self::Never
+            }
             Some("NOPERM" | "NOAUTH" | "WRONGPASS") => Self::Forbidden,
             Some("OOM" | "MISCONF" | "NOREPLICAS") => Self::Full,
             Some("ERR") if is_forbidden(error.detail().unwrap_or_default()) => Self::Forbidden,
@@ -37,8 +44,8 @@ impl Cure {
     }
 }
 
-/// Whether a command was renamed or is forbidden to the user, in the words of Redis 7.0 to 8 and Valkey 8: where a script
-/// calls the command, this has no code of its own.
+/// Whether a command was renamed or is forbidden to the user, in the words of Redis 7.0 to 8 and
+/// Valkey 8: where a script calls the command, this has no code of its own.
 fn is_forbidden(detail: &str) -> bool {
     const BEGINNINGS: [&str; 5] = [
         "unknown command",
@@ -47,5 +54,7 @@ fn is_forbidden(detail: &str) -> bool {
         "The user executing the script can't run this command",
         "ACL failure in script",
     ];
-    BEGINNINGS.iter().any(|beginning| detail.starts_with(beginning))
+    BEGINNINGS
+        .iter()
+        .any(|beginning| detail.starts_with(beginning))
 }

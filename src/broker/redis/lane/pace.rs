@@ -1,6 +1,7 @@
-//! How much one pipeline carries: as much as Redis and this node get done in a moment, so that a message that comes while
-//! one is on its way waits about that long. A fixed number of bytes would not do: compressed messages, many small channels
-//! and a busy machine make the same bytes take a hundred times longer.
+//! How much one pipeline carries: as much as Redis and this node get done in a moment, so that a
+//! message that comes while one is on its way waits about that long. A fixed number of bytes would
+//! not do: compressed messages, many small channels and a busy machine make the same bytes take a
+//! hundred times longer.
 
 use std::time::Duration;
 
@@ -26,7 +27,10 @@ pub(super) struct Pace {
 
 impl Default for Pace {
     fn default() -> Self {
-        Self { bytes: FIRST, fastest: Duration::MAX }
+        Self {
+            bytes: FIRST,
+            fastest: Duration::MAX,
+        }
     }
 }
 
@@ -65,10 +69,22 @@ mod tests {
             let way = Duration::from_millis(way);
             let mut pace = Pace::default();
             pace.took(100, way);
-            assert_eq!(settled(&mut pace, |bytes| way + Duration::from_nanos(bytes as u64)), MOST, "{way:?} away");
-            let slow = settled(&mut pace, |bytes| way + Duration::from_nanos(50 * bytes as u64));
-            assert!((LEAST + 1..=300 * 1024).contains(&slow), "{slow} bytes of 50 ns each, {way:?} away");
-            assert_eq!(settled(&mut pace, |bytes| way + Duration::from_micros(bytes as u64)), LEAST);
+            assert_eq!(
+                settled(&mut pace, |bytes| way + Duration::from_nanos(bytes as u64)),
+                MOST,
+                "{way:?} away"
+            );
+            let slow = settled(&mut pace, |bytes| {
+                way + Duration::from_nanos(50 * bytes as u64)
+            });
+            assert!(
+                (LEAST + 1..=300 * 1024).contains(&slow),
+                "{slow} bytes of 50 ns each, {way:?} away"
+            );
+            assert_eq!(
+                settled(&mut pace, |bytes| way + Duration::from_micros(bytes as u64)),
+                LEAST
+            );
             assert_eq!(settled(&mut pace, |_| way), MOST, "it recovers");
         }
     }

@@ -17,23 +17,27 @@ use crate::hub::{Channel, Outgoing, Unpublished};
 use crate::message::MessageId;
 use crate::metrics::LossCause;
 
-/// Messages of one pipeline that are looked for in the history after an answer was lost; those beyond have no id.
+/// Messages of one pipeline that are looked for in the history after an answer was lost; those
+/// beyond have no id.
 const LOOKUPS: usize = 64;
 
-/// How long batches wait for another server to take over from one that refuses them, where there are others.
+/// How long batches wait for another server to take over from one that refuses them, where there
+/// are others.
 const TAKEOVER_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The script's third answer: the batch has been published, now or before.
 const PUBLISHED: u8 = 1;
 
-/// The same: it has been published, in a history that began anew because the channel's keys made no sense.
+/// The same: it has been published, in a history that began anew because the channel's keys made no
+/// sense.
 const BEGUN_ANEW: u8 = 3;
 
 /// The same: its key belongs to another message.
 const KEY_TAKEN: u8 = 2;
 
 impl Lane<'_> {
-    /// Takes in the answers; what is left is to be sent again, because of the error that is returned.
+    /// Takes in the answers; what is left is to be sent again, because of the error that is
+    /// returned.
     pub(super) async fn settle(
         &mut self,
         answers: Vec<RedisResult<Value>>,
@@ -42,7 +46,10 @@ impl Lane<'_> {
         let (mut left, mut error) = (Vec::new(), None::<RedisError>);
         let mut refused_for_good = HashMap::new();
         let mut lookups = LOOKUPS;
-        for (mut this, answer) in std::mem::take(&mut self.load.sending).into_iter().zip(answers) {
+        for (mut this, answer) in std::mem::take(&mut self.load.sending)
+            .into_iter()
+            .zip(answers)
+        {
             let refused = match answer {
                 Ok(answer) => {
                     match self.last_id(&this, answer, &mut lookups).await {
@@ -56,20 +63,27 @@ impl Lane<'_> {
             };
             // Behind one that waits, they wait as long.
             let refused = match &error {
-                Some(before) if refused.code() == Some("OUTOFORDER") && Cure::of(before) != Cure::Again => {
+                Some(before)
+                    if refused.code() == Some("OUTOFORDER") && Cure::of(before) != Cure::Again =>
+                {
                     before.clone()
                 }
-                // Behind one that will never be taken, because of its channel, they will not be either.
-                _ if refused.code() == Some("OUTOFORDER") => {
-                    refused_for_good.get(&this.outgoing.channel.publisher).cloned().unwrap_or(refused)
-                }
+                // Behind one that will never be taken, because of its channel, they will not be
+                // either.
+                _ if refused.code() == Some("OUTOFORDER") => refused_for_good
+                    .get(&this.outgoing.channel.publisher)
+                    .cloned()
+                    .unwrap_or(refused),
                 _ => refused,
             };
             let cure = Cure::of(&refused);
             if matches!(refused.code(), Some("WRONGTYPE" | "NOPERM")) && cure == Cure::Never {
                 refused_for_good.insert(this.outgoing.channel.publisher, refused.clone());
             }
-            let waits = !self.is_final(cure, this.refused_at.get_or_insert_with(Instant::now).elapsed());
+            let waits = !self.is_final(
+                cure,
+                this.refused_at.get_or_insert_with(Instant::now).elapsed(),
+            );
             // Nobody is told that it is not published if it may be.
             let unknown = cure.is_of_server() && this.unanswered > 0;
             if cure == Cure::Never || (this.outgoing.has_receipts() && !waits && !unknown) {
@@ -85,11 +99,18 @@ impl Lane<'_> {
             }
         }
         self.load.sending = left;
-        if let Some(error) = error.as_ref().filter(|error| self.is_final(Cure::of(error), Duration::ZERO)) {
+        if let Some(error) = error
+            .as_ref()
+            .filter(|error| self.is_final(Cure::of(error), Duration::ZERO))
+        {
             self.take_all(said);
             self.refuse_waiting(error);
         }
-        if self.load.sending.is_empty() { None } else { error }
+        if self.load.sending.is_empty() {
+            None
+        } else {
+            error
+        }
     }
 
     /// Whether those who can be told of a refusal are told now, `waited` after it came first.
@@ -115,18 +136,31 @@ impl Lane<'_> {
     /// Counted only by whoever asked: without a receipt nobody is told.
     fn refuse_key(&self, outgoing: &mut Outgoing, why: &Unpublished) {
         if !outgoing.has_receipts() {
-            self.link.metrics.lost(LossCause::Refused, outgoing.count as u64);
+            self.link
+                .metrics
+                .lost(LossCause::Refused, outgoing.count as u64);
         }
         outgoing.refuse(why);
     }
 
     fn refuse(&self, outgoing: &mut Outgoing, error: &RedisError, loudly: bool) {
         let why = Unpublished::Refused(format!("redis says {}", fitness::words(error)));
-        if loudly && self.redis.complaints.may(Trouble::Refused, &outgoing.channel.name) {
-            tracing::error!(channel = outgoing.channel.name.as_str(), messages = outgoing.count, "{why}");
+        if loudly
+            && self
+                .redis
+                .complaints
+                .may(Trouble::Refused, &outgoing.channel.name)
+        {
+            tracing::error!(
+                channel = outgoing.channel.name.as_str(),
+                messages = outgoing.count,
+                "{why}"
+            );
         }
         if !outgoing.has_receipts() {
-            self.link.metrics.lost(LossCause::Refused, outgoing.count as u64);
+            self.link
+                .metrics
+                .lost(LossCause::Refused, outgoing.count as u64);
         }
         outgoing.channel.feed.confirm(outgoing.last());
         outgoing.refuse(&why);
@@ -151,15 +185,27 @@ impl Lane<'_> {
             return Ok(None);
         }
         let Outgoing { channel, .. } = &sending.outgoing;
-        let Ok((epoch, offset, mut outcome)) = from_redis_value::<(Vec<u8>, u64, u8)>(answer) else { return Ok(None) };
+        let Ok((epoch, offset, mut outcome)) = from_redis_value::<(Vec<u8>, u64, u8)>(answer)
+        else {
+            return Ok(None);
+        };
         if outcome == BEGUN_ANEW {
             outcome = PUBLISHED;
-            if self.redis.complaints.may(Trouble::Unreadable, &channel.name) {
+            if self
+                .redis
+                .complaints
+                .may(Trouble::Unreadable, &channel.name)
+            {
                 let channel = channel.name.as_str();
-                warn!(channel, "began a new history: somebody else had written to this channel's keys in redis");
+                warn!(
+                    channel,
+                    "began a new history: somebody else had written to this channel's keys in redis"
+                );
             }
         }
-        let Ok(epoch) = epoch.try_into().map(u64::from_le_bytes) else { return Ok(None) };
+        let Ok(epoch) = epoch.try_into().map(u64::from_le_bytes) else {
+            return Ok(None);
+        };
         let id = MessageId { epoch, offset };
         if outcome != PUBLISHED {
             // It will not come back.
@@ -174,7 +220,8 @@ impl Lane<'_> {
         }
     }
 
-    /// The id of a batch that was published before by a pipeline whose answer was lost, if it was not the last of that.
+    /// The id of a batch that was published before by a pipeline whose answer was lost, if it was
+    /// not the last of that.
     async fn look_up(&mut self, sending: &Sending, lookups: &mut usize) -> Option<MessageId> {
         let channel = &sending.outgoing.channel;
         if !sending.outgoing.has_receipts() {
@@ -182,7 +229,13 @@ impl Lane<'_> {
         }
         *lookups = lookups.checked_sub(1)?;
         let stream = self.redis.names.stream(&channel.name);
-        let found = find(self.connection.as_mut()?, &stream, sending.envelope.node, sending.envelope.number).await;
+        let found = find(
+            self.connection.as_mut()?,
+            &stream,
+            sending.envelope.node,
+            sending.envelope.number,
+        )
+        .await;
         found.unwrap_or_else(|error| {
             warn!("cannot look up what a message is called: {error:#}");
             None

@@ -1,5 +1,5 @@
-//! A node's knowledge of one channel as it receives it: the newest batch of each publisher, and the backlog while it
-//! catches up. The lock of all receptions protects it.
+//! A node's knowledge of one channel as it receives it: the newest batch of each publisher, and the
+//! backlog while it catches up. The lock of all receptions protects it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,18 +11,21 @@ use bytes::Bytes;
 use super::super::super::envelope::Envelope;
 use crate::budget::{Budget, Charge, Part};
 
-/// Nodes remembered of one channel. Restarted nodes have new numbers, so old ones pile up on a channel that lives long.
+/// Nodes remembered of one channel. Restarted nodes have new numbers, so old ones pile up on a
+/// channel that lives long.
 const NODES: usize = 1024;
 
-/// Bytes held back for one channel while it catches up. What is beyond is dropped, and read from the history instead.
+/// Bytes held back for one channel while it catches up. What is beyond is dropped, and read from
+/// the history instead.
 const BACKLOG_BYTES: usize = 4 * 1024 * 1024;
 
-/// As many of them are held back even if the memory budget has no room: a channel that drops each message could never
-/// catch up.
+/// As many of them are held back even if the memory budget has no room: a channel that drops each
+/// message could never catch up.
 const LEAST_BACKLOG: usize = 64 * 1024;
 
-/// After Redis has said that it does not hold a batch, time in which batches that do not fit are dropped without asking: a
-/// channel that is flooded with them must neither be held back all the time nor keep Redis busy.
+/// After Redis has said that it does not hold a batch, time in which batches that do not fit are
+/// dropped without asking: a channel that is flooded with them must neither be held back all the
+/// time nor keep Redis busy.
 const DOUBT_PAUSE: Duration = Duration::from_secs(1);
 
 /// How this node hears one channel.
@@ -36,17 +39,19 @@ pub(super) struct Reception {
     pub(super) round: u64,
     /// It has been live: what is missing from then on was missed, even if there was no history yet.
     pub(super) was_live: bool,
-    /// Where what is known of the history that is being heard begins: before it something was jumped over, which may still
-    /// come, or those who said it are not remembered.
+    /// Where what is known of the history that is being heard begins: before it something was
+    /// jumped over, which may still come, or those who said it are not remembered.
     pub(super) known_from: u64,
     /// The epoch of the history that was heard before this one.
     pub(super) left: u64,
-    /// An offset has been given out twice: Redis has lost the end of this history, and others have gone on with it.
+    /// An offset has been given out twice: Redis has lost the end of this history, and others have
+    /// gone on with it.
     pub(super) rewound: bool,
-    /// Redis held the feed's history when this subscription began: what has come since is all there was.
+    /// Redis held the feed's history when this subscription began: what has come since is all there
+    /// was.
     pub(super) is_whole: bool,
-    /// Payloads were dropped unread since the channel was last live: the first that is held back may not be the first of its
-    /// history.
+    /// Payloads were dropped unread since the channel was last live: the first that is held back
+    /// may not be the first of its history.
     pub(super) has_dropped: bool,
     /// When Redis last said that it does not hold a batch that came.
     pub(super) judged: Option<Instant>,
@@ -79,8 +84,8 @@ pub(super) struct Backlog {
     pub(super) payloads: Vec<Bytes>,
     pub(super) bytes: usize,
     pub(super) overflowed: bool,
-    /// So many of the payloads came before Redis was last asked for its newest message: what of these is not in the
-    /// history then never was, or is no more.
+    /// So many of the payloads came before Redis was last asked for its newest message: what of
+    /// these is not in the history then never was, or is no more.
     pub(super) asked: usize,
     charge: Option<Charge>,
 }
@@ -95,19 +100,26 @@ impl Reception {
 
     /// When Redis may be asked again about batches that do not fit; `None` if now.
     pub(super) fn not_before(&self) -> Option<Instant> {
-        self.judged.map(|at| at + DOUBT_PAUSE).filter(|at| *at > Instant::now())
+        self.judged
+            .map(|at| at + DOUBT_PAUSE)
+            .filter(|at| *at > Instant::now())
     }
 
     /// Whether this very batch, or a later one of its node, was heard before.
     pub(super) fn has_heard(&self, batch: &Envelope) -> bool {
-        self.heard.get(&batch.node).is_some_and(|newest| newest.number >= batch.last_number())
+        self.heard
+            .get(&batch.node)
+            .is_some_and(|newest| newest.number >= batch.last_number())
     }
 
-    /// Takes note of a batch whose offset was heard before: it should have been this batch. One that was heard at another
-    /// offset was published again, because its publisher got no answer from a Redis that has lost it.
+    /// Takes note of a batch whose offset was heard before: it should have been this batch. One
+    /// that was heard at another offset was published again, because its publisher got no answer
+    /// from a Redis that has lost it.
     pub(super) fn repeated(&mut self, node: u64, epoch: u64, offset: u64, number: u64) {
         let heard = self.heard.get(&node).is_some_and(|newest| {
-            newest.epoch != epoch || newest.number > number || (newest.number == number && newest.offset == offset)
+            newest.epoch != epoch
+                || newest.number > number
+                || (newest.number == number && newest.offset == offset)
         });
         self.rewound |= !heard && self.knows_offsets() && offset >= self.known_from;
     }
@@ -123,7 +135,14 @@ impl Reception {
             self.heard.clear();
             self.known_from = offset;
         }
-        self.heard.insert(node, Newest { epoch, number, offset });
+        self.heard.insert(
+            node,
+            Newest {
+                epoch,
+                number,
+                offset,
+            },
+        );
     }
 }
 
@@ -131,10 +150,15 @@ impl Backlog {
     /// Adds a payload, or drops all if they are too many or the memory budget has no room for them.
     pub(super) fn push(&mut self, payload: Bytes, budget: &Arc<Budget>) {
         self.bytes += payload.len();
-        let charge = self.charge.get_or_insert_with(|| budget.charge(Part::Pages, 0));
+        let charge = self
+            .charge
+            .get_or_insert_with(|| budget.charge(Part::Pages, 0));
         charge.grow(payload.len());
         if self.bytes > BACKLOG_BYTES || (self.bytes > LEAST_BACKLOG && !charge.has_room()) {
-            *self = Self { overflowed: true, ..Self::default() };
+            *self = Self {
+                overflowed: true,
+                ..Self::default()
+            };
         } else {
             self.payloads.push(payload);
         }

@@ -1,4 +1,5 @@
-//! Taking payloads: each is appended if it is next, left out if it was received before, or given back.
+//! Taking payloads: each is appended if it is next, left out if it was received before, or given
+//! back.
 
 use bytes::Bytes;
 
@@ -13,8 +14,8 @@ use crate::metrics::LossCause;
 use crate::telemetry;
 
 impl Relay {
-    /// Appends what a payload holds, if it is next; gives it back if something before it is missing. How long it took is
-    /// measured if it is `timed`.
+    /// Appends what a payload holds, if it is next; gives it back if something before it is
+    /// missing. How long it took is measured if it is `timed`.
     pub(super) fn take(
         &self,
         channel: &Channel,
@@ -24,7 +25,10 @@ impl Relay {
     ) -> Result<(), Bytes> {
         match Payload::decode(payload.clone()) {
             Payload::Batch(envelope) if self.has_history() && envelope.offset > 0 => {
-                return self.take_next(channel, reception, envelope, timed).then_some(()).ok_or(payload);
+                return self
+                    .take_next(channel, reception, envelope, timed)
+                    .then_some(())
+                    .ok_or(payload);
             }
             Payload::Batch(envelope) => self.take_any(channel, reception, envelope),
             Payload::Foreign(kind, payload) => {
@@ -55,7 +59,15 @@ impl Relay {
         envelope: Envelope,
         timed: bool,
     ) -> bool {
-        let Envelope { epoch, node, number, offset, published_ns, ref traceparent, ref messages } = envelope;
+        let Envelope {
+            epoch,
+            node,
+            number,
+            offset,
+            published_ns,
+            ref traceparent,
+            ref messages,
+        } = envelope;
         let (count, last) = (messages.len(), envelope.last_number());
         let span = telemetry::relay_span("redis", channel.name.as_str(), count, traceparent);
         let own = node == channel.publisher;
@@ -63,7 +75,8 @@ impl Relay {
             && channel.feed.expects() == (epoch, offset)
         {
             if last <= newest.number {
-                // Heard from a Redis that has lost it, and published again because its publisher got no answer.
+                // Heard from a Redis that has lost it, and published again because its publisher
+                // got no answer.
                 channel.feed.jump(epoch, offset + count as u64);
                 newest.moved(last, offset);
                 if own {
@@ -76,13 +89,16 @@ impl Relay {
             }
         }
         if reception.was_live && channel.feed.expects().0 == 0 && offset == 1 && number > 1 {
-            // Not its publisher's first: there was another history, of which nothing was heard here.
+            // Not its publisher's first: there was another history, of which nothing was heard
+            // here.
             channel.feed.mark_gap(None);
         }
         let mut batch = envelope.into_batch(own).build(published_ns);
         batch.offset = offset;
         let followers = || self.link.hub.followers(&channel.name);
-        match telemetry::deliver(&span, followers, || channel.feed.accept(epoch, batch, own.then_some(last))) {
+        match telemetry::deliver(&span, followers, || {
+            channel.feed.accept(epoch, batch, own.then_some(last))
+        }) {
             Accepted::Gap => return false,
             Accepted::Duplicate => reception.repeated(node, epoch, offset, last),
             Accepted::Appended => {
@@ -96,10 +112,17 @@ impl Relay {
         true
     }
 
-    /// Of a node without history: everything as it comes, but nothing twice. It takes no offset here if we have history,
-    /// because Redis gave it none.
+    /// Of a node without history: everything as it comes, but nothing twice. It takes no offset
+    /// here if we have history, because Redis gave it none.
     fn take_any(&self, channel: &Channel, reception: &mut Reception, envelope: Envelope) {
-        let Envelope { node, number, published_ns, ref traceparent, ref messages, .. } = envelope;
+        let Envelope {
+            node,
+            number,
+            published_ns,
+            ref traceparent,
+            ref messages,
+            ..
+        } = envelope;
         let (count, last) = (messages.len(), envelope.last_number());
         match reception.heard.get(&node) {
             // Published again because the first answer was lost.
@@ -126,7 +149,9 @@ impl Relay {
         let metrics = &self.link.metrics;
         metrics.messages_relayed.inc_by(messages as u64);
         if let Some(published_ns) = published_ns {
-            metrics.relay_seconds.observe(now_ns().saturating_sub(published_ns) as f64 / 1e9);
+            metrics
+                .relay_seconds
+                .observe(now_ns().saturating_sub(published_ns) as f64 / 1e9);
         }
     }
 }

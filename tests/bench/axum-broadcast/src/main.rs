@@ -1,7 +1,8 @@
-//! A broadcast server as one writes it with axum and `tokio::sync::broadcast`, after axum's chat example: one channel, a
-//! reading and a writing task a connection, the sender included. It is here to be measured, and leaves out what a service
-//! needs: limits, pings, a drain. Two things differ from the example, both in its favour: the channel holds as many
-//! messages as echocast's history instead of 100, and who fell behind goes on with what is left instead of ending.
+//! A broadcast server as one writes it with axum and `tokio::sync::broadcast`, after axum's chat
+//! example: one channel, a reading and a writing task a connection, the sender included. It is here
+//! to be measured, and leaves out what a service needs: limits, pings, a drain. Two things differ
+//! from the example, both in its favour: the channel holds as many messages as echocast's history
+//! instead of 100, and who fell behind goes on with what is left instead of ending.
 
 use std::io;
 
