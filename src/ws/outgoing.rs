@@ -114,6 +114,7 @@ const FEW: usize = 8;
 
 impl<'a> Outgoing<'a> {
     /// Everything in `taken`, as far as it fits.
+    #[inline(always)] // once a write, like all of these; pages are written by another caller
     pub(super) fn all(
         taken: &'a [Arc<Batch>],
         cursor: &Cursor,
@@ -212,6 +213,7 @@ impl<'a> Outgoing<'a> {
 
     /// Adds what this client hears of a batch from an item's beginning, or from inside one that it
     /// hears.
+    #[inline(always)]
     fn add(&mut self, index: usize, batch: &Batch, mut from: usize, to: usize) {
         let Reader { format, sender } = self.reader;
         if sender == 0 || !batch.has_any_from(sender) {
@@ -226,6 +228,7 @@ impl<'a> Outgoing<'a> {
         self.push(index, from, to);
     }
 
+    #[inline(always)]
     fn push(&mut self, batch: usize, from: usize, to: usize) {
         if from < to && self.parts.len() < PARTS {
             self.parts.push(Part { batch, from, to });
@@ -236,6 +239,7 @@ impl<'a> Outgoing<'a> {
         self.parts.is_empty() && self.control.is_empty()
     }
 
+    #[inline(always)]
     pub(super) fn slices(&self) -> SmallVec<[IoSlice<'a>; FEW + 1]> {
         let mut slices = SmallVec::new();
         for (index, part) in self.parts.iter().enumerate() {
@@ -286,6 +290,7 @@ impl<'a> Outgoing<'a> {
         }
     }
 
+    #[inline(always)]
     fn messages(&self, batch: usize, from: usize, to: usize) -> u64 {
         let (batch, format) = (&self.taken[batch], self.reader.format);
         if batch.is_empty() {
