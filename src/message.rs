@@ -5,6 +5,7 @@ mod deflate;
 mod encoding;
 mod id;
 mod missed;
+mod origin;
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
@@ -17,6 +18,7 @@ use self::encoding::{Encoded, OTHERS};
 pub use self::encoding::{Format, Shape, put_gap, put_json, put_text};
 pub use self::id::{MessageId, NoId};
 pub use self::missed::Missed;
+pub use self::origin::{PublisherId, Sequence};
 use crate::budget::{Budget, Charge, Part};
 use crate::ws::frame;
 

@@ -127,7 +127,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use std::time::Duration;
 
-    use super::super::super::envelope::{Envelope, Said};
+    use super::super::super::envelope::{Envelope, EnvelopeMessage};
     use super::super::super::{Link, Status};
     use super::super::complaints::Complaints;
     use super::super::history::Newest;
@@ -222,15 +222,15 @@ mod tests {
             relay.release(&went, &Newest::default()),
             Release::Superseded
         );
-        let messages = vec![Said {
+        let messages = vec![EnvelopeMessage {
             payload: "x".into(),
-            ..Said::default()
+            ..EnvelopeMessage::default()
         }];
         let said = Envelope {
             epoch: 1,
             offset: 1,
-            node: 1,
-            number: 1,
+            publisher_id: 1,
+            sequence: 1,
             messages,
             ..Envelope::default()
         };

@@ -23,7 +23,7 @@ use tracing::warn;
 use self::pace::Pace;
 pub(super) use self::queue::Queue;
 use super::super::Link;
-use super::super::envelope::{Envelope, Said};
+use super::super::envelope::{Envelope, EnvelopeMessage};
 use super::line::is_elsewhere;
 use super::server::Server;
 use super::{Backoff, Redis, round_trips};
@@ -193,15 +193,17 @@ impl<'a> Lane<'a> {
                 .observe(outgoing.count as f64);
             let traceparent = outgoing.trace("redis");
             let digest = outgoing.key.as_ref().and_then(|_| batch.digest());
-            let said = batch.into_messages().map(|(kind, payload, sender)| Said {
-                binary: kind == Kind::Binary,
-                payload,
-                key: outgoing.key.clone().unwrap_or_default(),
-                sender,
-            });
+            let said = batch
+                .into_messages()
+                .map(|(kind, payload, sender)| EnvelopeMessage {
+                    binary: kind == Kind::Binary,
+                    payload,
+                    key: outgoing.key.clone().unwrap_or_default(),
+                    sender,
+                });
             let envelope = Envelope {
-                node: outgoing.channel.publisher,
-                number: outgoing.number,
+                publisher_id: outgoing.channel.publisher_id.0,
+                sequence: outgoing.first.0,
                 published_ns,
                 traceparent,
                 messages: said.collect(),
@@ -341,7 +343,7 @@ impl<'a> Lane<'a> {
         let mut previous = HashMap::new();
         for sending in sending.iter_mut() {
             sending.unanswered += 1;
-            let before = previous.insert(sending.envelope.node, sending.outgoing.last());
+            let before = previous.insert(sending.envelope.publisher_id(), sending.outgoing.last());
             self.redis
                 .add_publish(&mut pipeline, self.script.get_hash(), sending, before);
         }

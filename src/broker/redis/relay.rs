@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::sync::mpsc::UnboundedSender;
 
-use self::reception::{Backlog, Reception};
+use self::reception::{Backlog, Placed, Reception};
 use super::super::Link;
 use super::super::envelope::{Envelope, Payload};
 use super::complaints::{Complaints, Trouble};
@@ -238,7 +238,7 @@ impl Relay {
         if batch.epoch == request.channel.feed.expects().0
             && let Some(reception) = request.current(&mut self.lock())
         {
-            reception.repeated(batch.node, batch.epoch, batch.offset, batch.last_number());
+            reception.repeated(Placed::of(&batch));
         }
     }
 

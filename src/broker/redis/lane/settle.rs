@@ -71,14 +71,14 @@ impl Lane<'_> {
                 // Behind one that will never be taken, because of its channel, they will not be
                 // either.
                 _ if refused.code() == Some("OUTOFORDER") => refused_for_good
-                    .get(&this.outgoing.channel.publisher)
+                    .get(&this.outgoing.channel.publisher_id)
                     .cloned()
                     .unwrap_or(refused),
                 _ => refused,
             };
             let cure = Cure::of(&refused);
             if matches!(refused.code(), Some("WRONGTYPE" | "NOPERM")) && cure == Cure::Never {
-                refused_for_good.insert(this.outgoing.channel.publisher, refused.clone());
+                refused_for_good.insert(this.outgoing.channel.publisher_id, refused.clone());
             }
             let waits = !self.is_final(
                 cure,
@@ -211,7 +211,7 @@ impl Lane<'_> {
             // It will not come back.
             channel.feed.confirm(sending.outgoing.last());
         } else if offset > 0 {
-            channel.unheard.held(sending.outgoing.last(), id);
+            channel.in_flight.acknowledged(sending.outgoing.last(), id);
         }
         match outcome {
             KEY_TAKEN => Err(Unpublished::KeyTaken),
@@ -232,8 +232,8 @@ impl Lane<'_> {
         let found = find(
             self.connection.as_mut()?,
             &stream,
-            sending.envelope.node,
-            sending.envelope.number,
+            sending.envelope.publisher_id(),
+            sending.envelope.first(),
         )
         .await;
         found.unwrap_or_else(|error| {

@@ -6,10 +6,10 @@ use bytes::Bytes;
 use super::super::super::envelope::{Envelope, Payload};
 use super::super::complaints::Trouble;
 use super::Relay;
-use super::reception::Reception;
+use super::reception::{Placed, Reception};
 use crate::feed::Accepted;
 use crate::hub::Channel;
-use crate::message::{BatchBuilder, Missed, now_ns};
+use crate::message::{BatchBuilder, Missed, Sequence, now_ns};
 use crate::metrics::LossCause;
 use crate::telemetry;
 
@@ -61,20 +61,20 @@ impl Relay {
     ) -> bool {
         let Envelope {
             epoch,
-            node,
-            number,
             offset,
             published_ns,
             ref traceparent,
             ref messages,
+            ..
         } = envelope;
-        let (count, last) = (messages.len(), envelope.last_number());
+        let (count, last) = (messages.len(), envelope.last());
+        let (placed, first) = (Placed::of(&envelope), envelope.first());
         let span = telemetry::relay_span("redis", channel.name.as_str(), count, traceparent);
-        let own = node == channel.publisher;
-        if let Some(newest) = reception.heard.get_mut(&node)
+        let own = placed.publisher_id == channel.publisher_id;
+        if let Some(newest) = reception.heard.get_mut(&placed.publisher_id)
             && channel.feed.expects() == (epoch, offset)
         {
-            if last <= newest.number {
+            if last <= newest.last {
                 // Heard from a Redis that has lost it, and published again because its publisher
                 // got no answer.
                 channel.feed.jump(epoch, offset + count as u64);
@@ -85,10 +85,11 @@ impl Relay {
                 return true;
             }
             if newest.epoch != epoch {
-                self.missed(channel, number.saturating_sub(newest.number + 1));
+                self.missed(channel, first.missed_since(newest.last));
             }
         }
-        if reception.was_live && channel.feed.expects().0 == 0 && offset == 1 && number > 1 {
+        if reception.was_live && channel.feed.expects().0 == 0 && offset == 1 && first > Sequence(1)
+        {
             // Not its publisher's first: there was another history, of which nothing was heard
             // here.
             channel.feed.mark_gap(Missed::Unknown);
@@ -100,11 +101,11 @@ impl Relay {
             channel.feed.accept(epoch, batch, own.then_some(last))
         }) {
             Accepted::Gap => return false,
-            Accepted::Duplicate => reception.repeated(node, epoch, offset, last),
+            Accepted::Duplicate => reception.repeated(placed),
             Accepted::Appended => {
-                reception.hear(node, epoch, last, offset);
+                reception.hear(placed);
                 if own {
-                    channel.unheard.came_back(last);
+                    channel.in_flight.received(last);
                 }
                 self.count(count, timed.then_some(published_ns));
             }
@@ -116,23 +117,27 @@ impl Relay {
     /// here if we have history, because Redis gave it none.
     fn take_any(&self, channel: &Channel, reception: &mut Reception, envelope: Envelope) {
         let Envelope {
-            node,
-            number,
             published_ns,
             ref traceparent,
             ref messages,
             ..
         } = envelope;
-        let (count, last) = (messages.len(), envelope.last_number());
-        match reception.heard.get(&node) {
+        let (count, last) = (messages.len(), envelope.last());
+        let publisher_id = envelope.publisher_id();
+        match reception.heard.get(&publisher_id) {
             // Published again because the first answer was lost.
-            Some(newest) if last <= newest.number => return,
-            Some(newest) => self.missed(channel, number.saturating_sub(newest.number + 1)),
+            Some(newest) if last <= newest.last => return,
+            Some(newest) => self.missed(channel, envelope.first().missed_since(newest.last)),
             None => {}
         }
-        reception.hear(node, 0, last, channel.feed.expects().1);
+        reception.hear(Placed {
+            publisher_id,
+            last,
+            epoch: 0,
+            offset: channel.feed.expects().1,
+        });
         let span = telemetry::relay_span("redis", channel.name.as_str(), count, traceparent);
-        let own = node == channel.publisher;
+        let own = publisher_id == channel.publisher_id;
         let batch = envelope.into_batch(own).build(published_ns);
         let followers = || self.link.hub.followers(&channel.name);
         telemetry::deliver(&span, followers, || {
