@@ -67,7 +67,7 @@ impl<'a> Replay<'a> {
             // The client may have left just now.
             Ok(newest) => drop(answer.send(newest.id)),
             // A client that is not answered goes on without.
-            Err(error) => self.reader.complain(&channel.name, &error),
+            Err(error) => self.reader.warn_unreadable(&channel.name, &error),
         }
     }
 
@@ -119,7 +119,7 @@ impl<'a> Replay<'a> {
                     }
                 }
                 Err(error) => {
-                    self.reader.complain(&channel.name, &error);
+                    self.reader.warn_unreadable(&channel.name, &error);
                     tokio::time::sleep(backoff.next()).await;
                 }
             }
@@ -174,7 +174,7 @@ impl<'a> Replay<'a> {
             drop(turn);
             match page {
                 Ok(page) => break page,
-                Err(error) => self.reader.complain(&channel.name, &error),
+                Err(error) => self.reader.warn_unreadable(&channel.name, &error),
             }
             tokio::time::sleep(backoff.next()).await;
             let mut shared = self.lock();

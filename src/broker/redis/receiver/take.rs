@@ -4,33 +4,33 @@
 use bytes::Bytes;
 
 use super::super::super::envelope::{Envelope, Payload};
-use super::super::complaints::Trouble;
-use super::Relay;
-use super::reception::{Placed, Reception};
+use super::super::warnings::Trouble;
+use super::Receivers;
+use super::state::{Placed, State};
 use crate::feed::Accepted;
 use crate::hub::Channel;
 use crate::message::{BatchBuilder, Missed, Sequence, now_ns};
 use crate::metrics::LossCause;
 use crate::telemetry;
 
-impl Relay {
+impl Receivers {
     /// Appends what a payload holds, if it is next; gives it back if something before it is
     /// missing. How long it took is measured if it is `timed`.
     pub(super) fn take(
         &self,
         channel: &Channel,
-        reception: &mut Reception,
+        state: &mut State,
         payload: Bytes,
         timed: bool,
     ) -> Result<(), Bytes> {
         match Payload::decode(payload.clone()) {
             Payload::Batch(envelope) if self.has_history() && envelope.offset > 0 => {
                 return self
-                    .take_next(channel, reception, envelope, timed)
+                    .take_next(channel, state, envelope, timed)
                     .then_some(())
                     .ok_or(payload);
             }
-            Payload::Batch(envelope) => self.take_any(channel, reception, envelope),
+            Payload::Batch(envelope) => self.take_any(channel, state, envelope),
             Payload::Foreign(kind, payload) => {
                 let mut batch = BatchBuilder::default();
                 batch.push(kind, &payload, 0);
@@ -40,7 +40,7 @@ impl Relay {
             Payload::Malformed => {
                 self.link.metrics.lost(LossCause::Malformed, 1);
                 channel.feed.mark_gap(Missed::Exactly(1));
-                if self.complaints.may(Trouble::Malformed, &channel.name) {
+                if self.warnings.allows(Trouble::Malformed, &channel.name) {
                     tracing::warn!(
                         channel = channel.name.as_str(),
                         "dropped a payload from redis that begins like a batch and is none"
@@ -55,7 +55,7 @@ impl Relay {
     pub(super) fn take_next(
         &self,
         channel: &Channel,
-        reception: &mut Reception,
+        state: &mut State,
         envelope: Envelope,
         timed: bool,
     ) -> bool {
@@ -71,7 +71,7 @@ impl Relay {
         let (placed, first) = (Placed::of(&envelope), envelope.first());
         let span = telemetry::relay_span("redis", channel.name.as_str(), count, traceparent);
         let own = placed.publisher_id == channel.publisher_id;
-        if let Some(newest) = reception.heard.get_mut(&placed.publisher_id)
+        if let Some(newest) = state.heard.get_mut(&placed.publisher_id)
             && channel.feed.expects() == (epoch, offset)
         {
             if last <= newest.last {
@@ -88,8 +88,7 @@ impl Relay {
                 self.missed(channel, first.missed_since(newest.last));
             }
         }
-        if reception.was_live && channel.feed.expects().0 == 0 && offset == 1 && first > Sequence(1)
-        {
+        if state.was_live && channel.feed.expects().0 == 0 && offset == 1 && first > Sequence(1) {
             // Not its publisher's first: there was another history, of which nothing was heard
             // here.
             channel.feed.mark_gap(Missed::Unknown);
@@ -101,9 +100,9 @@ impl Relay {
             channel.feed.accept(epoch, batch, own.then_some(last))
         }) {
             Accepted::Gap => return false,
-            Accepted::Duplicate => reception.repeated(placed),
+            Accepted::Duplicate => state.repeated(placed),
             Accepted::Appended => {
-                reception.hear(placed);
+                state.hear(placed);
                 if own {
                     channel.in_flight.received(last);
                 }
@@ -115,7 +114,7 @@ impl Relay {
 
     /// Of a node without history: everything as it comes, but nothing twice. It takes no offset
     /// here if we have history, because Redis gave it none.
-    fn take_any(&self, channel: &Channel, reception: &mut Reception, envelope: Envelope) {
+    fn take_any(&self, channel: &Channel, state: &mut State, envelope: Envelope) {
         let Envelope {
             published_ns,
             ref traceparent,
@@ -124,13 +123,13 @@ impl Relay {
         } = envelope;
         let (count, last) = (messages.len(), envelope.last());
         let publisher_id = envelope.publisher_id();
-        match reception.heard.get(&publisher_id) {
+        match state.heard.get(&publisher_id) {
             // Published again because the first answer was lost.
             Some(newest) if last <= newest.last => return,
             Some(newest) => self.missed(channel, envelope.first().missed_since(newest.last)),
             None => {}
         }
-        reception.hear(Placed {
+        state.hear(Placed {
             publisher_id,
             last,
             epoch: 0,

@@ -1,5 +1,5 @@
 //! A node's knowledge of one channel as it receives it: the newest batch of each publisher, and the
-//! backlog while it catches up. The lock of all receptions protects it.
+//! backlog while it catches up. The lock of all states protects it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -31,7 +31,7 @@ const DOUBT_PAUSE: Duration = Duration::from_secs(1);
 
 /// How this node hears one channel.
 #[derive(Debug, Default)]
-pub(super) struct Reception {
+pub(super) struct State {
     /// The newest batch heard, by publishing node.
     pub(super) heard: HashMap<PublisherId, Newest>,
     /// Payloads that wait until the channel has caught up; `None` if it has.
@@ -114,7 +114,7 @@ pub(super) struct Backlog {
     charge: Option<Charge>,
 }
 
-impl Reception {
+impl State {
     /// Begins to hold back; returns the round's number.
     pub(super) fn hold(&mut self, rounds: &AtomicU64) -> u64 {
         self.backlog = Some(Backlog::default());
@@ -205,10 +205,10 @@ mod tests {
     #[test]
     fn a_batch_at_the_place_of_another_shows_that_the_history_went_on_from_before_its_end() {
         let heard = || {
-            let mut reception = Reception::default();
-            reception.hear(placed(1, 5, 10));
-            reception.hear(placed(2, 3, 15));
-            reception
+            let mut state = State::default();
+            state.hear(placed(1, 5, 10));
+            state.hear(placed(2, 3, 15));
+            state
         };
         for (publisher, last, offset, rewound) in [
             (1, 5, 10, false), // as it was heard
@@ -217,9 +217,9 @@ mod tests {
             (3, 1, 11, true),  // never heard of its node
             (1, 5, 12, true),  // heard, but elsewhere
         ] {
-            let mut reception = heard();
-            reception.repeated(placed(publisher, last, offset));
-            assert_eq!(reception.rewound, rewound, "{publisher} {last} at {offset}");
+            let mut state = heard();
+            state.repeated(placed(publisher, last, offset));
+            assert_eq!(state.rewound, rewound, "{publisher} {last} at {offset}");
         }
     }
 }

@@ -1,13 +1,13 @@
-//! A lane: publishing to one server. While one pipeline is on its way the inbox fills, and all of
+//! A publisher: publishing to one server. While one pipeline is on its way the inbox fills, and all of
 //! that is the next pipeline, one script call a channel and batch: at low load nothing waits, under
 //! load one command carries many messages. It owns what becomes of a batch that Redis does not
 //! take: sent again, refused, or handed back because its channel has moved.
 
 mod command;
-mod cure;
+mod failure;
 mod pace;
 mod queue;
-mod settle;
+mod answers;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -24,14 +24,14 @@ use self::pace::Pace;
 pub(super) use self::queue::Queue;
 use super::super::Link;
 use super::super::envelope::{Envelope, EnvelopeMessage};
-use super::line::is_elsewhere;
 use super::server::Server;
+use super::subscriber::is_elsewhere;
 use super::{Backoff, Redis, round_trips};
 use crate::channel::ChannelName;
 use crate::hub::{Channel, Inbox, Outgoing};
 use crate::message::{Digest, Kind, now_ns};
 
-/// A lane holds one connection; the pool makes and checks it, and a second one is there while a
+/// A publisher holds one connection; the pool makes and checks it, and a second one is there while a
 /// first is dying.
 const CONNECTIONS: usize = 2;
 
@@ -43,7 +43,7 @@ const SCRIPT: &str = include_str!("publish.lua");
 const COMMAND_BYTES: usize = 256;
 
 /// Publishes to one server.
-pub(super) struct Lane<'a> {
+pub(super) struct Publisher<'a> {
     pub(super) server: Arc<Server>,
     redis: &'a Redis,
     link: &'a Link,
@@ -95,7 +95,7 @@ fn bytes(sending: &[Sending]) -> usize {
         .sum()
 }
 
-impl<'a> Lane<'a> {
+impl<'a> Publisher<'a> {
     pub(super) fn new(
         redis: &'a Redis,
         link: &'a Link,
@@ -381,7 +381,7 @@ impl<'a> Lane<'a> {
     }
 }
 
-impl Drop for Lane<'_> {
+impl Drop for Publisher<'_> {
     fn drop(&mut self) {
         self.pool.iter().for_each(Pool::close);
         self.server.round_trips.end(self.id);
