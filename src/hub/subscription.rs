@@ -13,7 +13,7 @@ use tokio::time::timeout;
 
 use super::{Channel, Membership};
 use crate::feed::{Cursor, Found, Start, Taken};
-use crate::message::{Batch, Format, MessageId, put_gap};
+use crate::message::{Batch, Format, MessageId, Missed, put_gap};
 
 /// How long a new client waits until the broker delivers to its channel before it is told that the
 /// broker is away.
@@ -85,8 +85,8 @@ enum Place {
 /// Something that comes before the live feed.
 #[derive(Debug, Default)]
 pub struct Older {
-    /// If messages are missing before these: how many, if that is known.
-    pub gap: Option<Option<u64>>,
+    /// If messages are missing before these: how many.
+    pub gap: Option<Missed>,
     batches: Vec<Arc<Batch>>,
     /// Messages of the first batch that are not wanted.
     skip: usize,
@@ -122,7 +122,7 @@ impl Membership {
             } => (whole, Place::Reading { epoch, offset }),
             Found::Ahead | Found::Elsewhere => {
                 older.push_back(Older {
-                    gap: Some(None),
+                    gap: Some(Missed::Unknown),
                     ..Older::default()
                 });
                 match self.channel.feed.expects().0 {
@@ -289,7 +289,7 @@ impl Subscription {
                 // The history began anew while we read the old one.
                 self.place = Place::Live(channel.feed.follow());
                 return Ok(Some(Older {
-                    gap: Some(None),
+                    gap: Some(Missed::Unknown),
                     ..Older::default()
                 }));
             }
@@ -317,7 +317,7 @@ impl Subscription {
             self.recovered = false;
         }
         let begins = batches.first().map_or(kept_from, |batch| batch.offset);
-        let gap = (begins > *offset).then(|| Some(begins - *offset));
+        let gap = (begins > *offset).then(|| Missed::Exactly(begins - *offset));
         let skip = offset.saturating_sub(begins) as usize;
         *offset = batches.last().map_or(kept_from, |batch| batch.end());
         Ok(Some(Older { gap, batches, skip }))
@@ -348,7 +348,7 @@ impl Older {
 
     /// The gap before its batches, if there is one; the batches; and how many messages of the first
     /// one are not wanted.
-    pub fn into_parts(self) -> (Option<Option<u64>>, Vec<Arc<Batch>>, usize) {
+    pub fn into_parts(self) -> (Option<Missed>, Vec<Arc<Batch>>, usize) {
         (self.gap, self.batches, self.skip)
     }
 

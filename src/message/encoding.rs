@@ -10,7 +10,7 @@ use bytes::Bytes;
 use serde_json::json;
 
 use super::deflate::{Window, deflated};
-use super::{Batch, Kind, MessageId};
+use super::{Batch, Kind, MessageId, Missed};
 use crate::ws::frame;
 
 /// A way in which messages are written to clients.
@@ -149,8 +149,9 @@ pub fn put_text(text: &[u8], out: &mut Vec<u8>) {
     put_frame(Kind::Text, text, None, out);
 }
 
-/// Writes that messages are missing here; `None` is an unknown number.
-pub fn put_gap(format: Format, missed: Option<u64>, out: &mut Vec<u8>) {
+/// Writes that messages are missing here.
+pub fn put_gap(format: Format, missed: Missed, out: &mut Vec<u8>) {
+    let missed = missed.count();
     match format.shape {
         Shape::Raw => {}
         Shape::V1 => put_text(

@@ -37,7 +37,7 @@ use super::socket::Socket;
 use super::v1;
 use crate::feed::{Cursor, Feed, News, Taken};
 use crate::hub::{Answer, Membership, Subscription};
-use crate::message::{Format, Shape, now_ns};
+use crate::message::{Format, Sequence, Shape, now_ns};
 use crate::metrics::Way;
 
 /// Rounds of reading and writing before other sessions get their turn.
@@ -69,7 +69,7 @@ pub struct Session {
     /// Bytes that the client sent and that are not decoded, if there are any.
     undecoded: Option<Box<Undecoded>>,
     /// The number of the newest message this client said.
-    said: u64,
+    said: Sequence,
     /// See [`crate::hub::Inbox::may_read`].
     inbox_round: u64,
     seat: Option<Seat>,
@@ -148,7 +148,7 @@ impl Session {
             decoder: Decoder::new(),
             control: Control::framed(greeting),
             undecoded: Undecoded::new(&early, 0, shared.hub.budget()),
-            said: 0,
+            said: Sequence::default(),
             inbox_round: 0,
             seat: None,
             visits_since_ping: rhythm.before_first_ping(),
@@ -282,7 +282,7 @@ impl Session {
     }
 
     /// The number of the newest message this client said.
-    pub(super) fn said(&self) -> u64 {
+    pub(super) fn said(&self) -> Sequence {
         self.said
     }
 

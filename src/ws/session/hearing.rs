@@ -11,7 +11,7 @@ use super::undecoded::Undecoded;
 use super::{Answers, CloseReason, Closing, Control, Ended, Session, Shared, Stage, Step, Tally};
 use crate::budget::Part;
 use crate::hub::{Channel, Publication, Receipt};
-use crate::message::{Kind, Shape};
+use crate::message::{Kind, Sequence, Shape};
 use crate::metrics::Way;
 use crate::telemetry;
 use crate::ws::frame::{self, Event, Limits, Sink, TOO_MANY_BYTES, Violation};
@@ -297,7 +297,7 @@ struct Hearing<'a> {
 #[derive(Default)]
 struct Heard {
     /// Number of the client's newest message on this channel.
-    said: u64,
+    said: Sequence,
     /// Messages that were published.
     messages: u64,
     /// A message was complete, whatever became of it.

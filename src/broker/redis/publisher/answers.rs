@@ -8,11 +8,11 @@ use redis::{RedisError, RedisResult, Value, from_redis_value};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tracing::warn;
 
-use super::super::complaints::Trouble;
 use super::super::fitness;
 use super::super::history::find;
-use super::cure::Cure;
-use super::{Lane, Sending};
+use super::super::warnings::Trouble;
+use super::failure::Failure;
+use super::{Publisher, Sending};
 use crate::hub::{Channel, Outgoing, Unpublished};
 use crate::message::MessageId;
 use crate::metrics::LossCause;
@@ -35,7 +35,7 @@ const BEGUN_ANEW: u8 = 3;
 /// The same: its key belongs to another message.
 const KEY_TAKEN: u8 = 2;
 
-impl Lane<'_> {
+impl Publisher<'_> {
     /// Takes in the answers; what is left is to be sent again, because of the error that is
     /// returned.
     pub(super) async fn settle(
@@ -64,44 +64,45 @@ impl Lane<'_> {
             // Behind one that waits, they wait as long.
             let refused = match &error {
                 Some(before)
-                    if refused.code() == Some("OUTOFORDER") && Cure::of(before) != Cure::Again =>
+                    if refused.code() == Some("OUTOFORDER")
+                        && Failure::of(before) != Failure::Again =>
                 {
                     before.clone()
                 }
                 // Behind one that will never be taken, because of its channel, they will not be
                 // either.
                 _ if refused.code() == Some("OUTOFORDER") => refused_for_good
-                    .get(&this.outgoing.channel.publisher)
+                    .get(&this.outgoing.channel.publisher_id)
                     .cloned()
                     .unwrap_or(refused),
                 _ => refused,
             };
-            let cure = Cure::of(&refused);
-            if matches!(refused.code(), Some("WRONGTYPE" | "NOPERM")) && cure == Cure::Never {
-                refused_for_good.insert(this.outgoing.channel.publisher, refused.clone());
+            let failure = Failure::of(&refused);
+            if matches!(refused.code(), Some("WRONGTYPE" | "NOPERM")) && failure == Failure::Never {
+                refused_for_good.insert(this.outgoing.channel.publisher_id, refused.clone());
             }
             let waits = !self.is_final(
-                cure,
+                failure,
                 this.refused_at.get_or_insert_with(Instant::now).elapsed(),
             );
             // Nobody is told that it is not published if it may be.
-            let unknown = cure.is_of_server() && this.unanswered > 0;
-            if cure == Cure::Never || (this.outgoing.has_receipts() && !waits && !unknown) {
-                self.refuse(&mut this.outgoing, &refused, cure == Cure::Never);
+            let unknown = failure.is_of_server() && this.unanswered > 0;
+            if failure == Failure::Never || (this.outgoing.has_receipts() && !waits && !unknown) {
+                self.refuse(&mut this.outgoing, &refused, failure == Failure::Never);
             } else {
                 left.push(this);
             }
-            if cure.is_of_server() {
+            if failure.is_of_server() {
                 self.server.suspect();
             }
-            if cure != Cure::Never {
+            if failure != Failure::Never {
                 error.get_or_insert(refused);
             }
         }
         self.load.sending = left;
         if let Some(error) = error
             .as_ref()
-            .filter(|error| self.is_final(Cure::of(error), Duration::ZERO))
+            .filter(|error| self.is_final(Failure::of(error), Duration::ZERO))
         {
             self.take_all(said);
             self.refuse_waiting(error);
@@ -114,11 +115,13 @@ impl Lane<'_> {
     }
 
     /// Whether those who can be told of a refusal are told now, `waited` after it came first.
-    fn is_final(&self, cure: Cure, waited: Duration) -> bool {
-        match cure {
-            Cure::Again => false,
-            Cure::Elsewhere => self.redis.topology.is_one_server() || waited >= TAKEOVER_PATIENCE,
-            Cure::Forbidden | Cure::Full | Cure::Never => true,
+    fn is_final(&self, failure: Failure, waited: Duration) -> bool {
+        match failure {
+            Failure::Again => false,
+            Failure::Elsewhere => {
+                self.redis.topology.is_one_server() || waited >= TAKEOVER_PATIENCE
+            }
+            Failure::Forbidden | Failure::Full | Failure::Never => true,
         }
     }
 
@@ -148,8 +151,8 @@ impl Lane<'_> {
         if loudly
             && self
                 .redis
-                .complaints
-                .may(Trouble::Refused, &outgoing.channel.name)
+                .warnings
+                .allows(Trouble::Refused, &outgoing.channel.name)
         {
             tracing::error!(
                 channel = outgoing.channel.name.as_str(),
@@ -193,8 +196,8 @@ impl Lane<'_> {
             outcome = PUBLISHED;
             if self
                 .redis
-                .complaints
-                .may(Trouble::Unreadable, &channel.name)
+                .warnings
+                .allows(Trouble::Unreadable, &channel.name)
             {
                 let channel = channel.name.as_str();
                 warn!(
@@ -211,7 +214,7 @@ impl Lane<'_> {
             // It will not come back.
             channel.feed.confirm(sending.outgoing.last());
         } else if offset > 0 {
-            channel.unheard.held(sending.outgoing.last(), id);
+            channel.in_flight.acknowledged(sending.outgoing.last(), id);
         }
         match outcome {
             KEY_TAKEN => Err(Unpublished::KeyTaken),
@@ -232,8 +235,8 @@ impl Lane<'_> {
         let found = find(
             self.connection.as_mut()?,
             &stream,
-            sending.envelope.node,
-            sending.envelope.number,
+            sending.envelope.publisher_id(),
+            sending.envelope.first(),
         )
         .await;
         found.unwrap_or_else(|error| {

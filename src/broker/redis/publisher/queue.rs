@@ -147,7 +147,7 @@ mod tests {
                 .map(|name| ChannelName::new(name).expect("a name"))
                 .collect();
             let next = queue.next(&waiting)?;
-            Some(format!("{} {}", next.channel.name, next.number))
+            Some(format!("{} {}", next.channel.name, next.first.0))
         };
         assert_eq!(
             order(&["busy", "a"]).as_deref(),
