@@ -7,7 +7,7 @@ mod keys;
 mod memory;
 mod receipt;
 mod subscription;
-mod unheard;
+mod in_flight;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::*};
@@ -16,12 +16,12 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc};
 
+pub use self::in_flight::{InFlight, InFlightMessage};
 pub use self::inbox::{INBOX_BYTES, INBOX_MESSAGES, Inbox, Outgoing, Publication};
 use self::inbox::{Outbox, Parked};
 pub use self::keys::{KeyTaken, Keys};
 pub use self::receipt::{Answer, Outcome, Receipt, Unpublished};
 pub use self::subscription::{BrokerAway, Older, Page, Reading, Subscription, Wanted};
-pub use self::unheard::{Held, Unheard};
 use crate::budget::{Budget, Charge, Part};
 use crate::channel::ChannelName;
 use crate::feed::{Feed, Retention};
@@ -92,8 +92,8 @@ pub struct Channel {
     /// Who publishes: this node, as long as this object lives. Drawn at random, so that a channel
     /// that went and came again does not look like one that repeats itself.
     pub publisher: u64,
-    /// What of it the broker holds and has not brought back.
-    pub unheard: Unheard,
+    /// Messages that Redis has acknowledged and this node has not received back.
+    pub in_flight: InFlight,
     outbox: Mutex<Outbox>,
     /// Held while a page of its history is read: one at a time, so that other channels' pages come
     /// in between.
@@ -384,7 +384,7 @@ impl Channel {
             parked: Mutex::default(),
             _charge: budget.charge(Part::Feeds, CHANNEL_BYTES),
             publisher: rand::random(),
-            unheard: Unheard::default(),
+            in_flight: InFlight::default(),
             outbox: Mutex::default(),
             live: AtomicBool::new(false),
             became_live: Notify::new(),

@@ -83,7 +83,7 @@ impl Redis {
     /// only after the life of a history.
     fn known(&self, channel: &Channel) -> (MessageId, Option<u64>, bool) {
         let (epoch, next_offset) = channel.feed.expects();
-        match channel.unheard.newest() {
+        match channel.in_flight.newest() {
             // Not if it was in another history than what has been heard: everybody has been told of
             // that.
             Some(held) if epoch == 0 || epoch == held.id.epoch => (

@@ -211,7 +211,7 @@ impl Lane<'_> {
             // It will not come back.
             channel.feed.confirm(sending.outgoing.last());
         } else if offset > 0 {
-            channel.unheard.held(sending.outgoing.last(), id);
+            channel.in_flight.acknowledged(sending.outgoing.last(), id);
         }
         match outcome {
             KEY_TAKEN => Err(Unpublished::KeyTaken),

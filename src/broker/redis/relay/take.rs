@@ -104,7 +104,7 @@ impl Relay {
             Accepted::Appended => {
                 reception.hear(node, epoch, last, offset);
                 if own {
-                    channel.unheard.came_back(last);
+                    channel.in_flight.received(last);
                 }
                 self.count(count, timed.then_some(published_ns));
             }
