@@ -17,10 +17,10 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc};
 
 pub use self::in_flight::{InFlight, InFlightMessage};
-pub use self::inbox::{INBOX_BYTES, INBOX_MESSAGES, Inbox, Outgoing, Publication};
+pub use self::inbox::{INBOX_BYTES, INBOX_MESSAGES, Inbox, PendingBatch, Publication};
 use self::inbox::{Outbox, Parked};
 pub use self::keys::{KeyTaken, Keys};
-pub use self::receipt::{Answer, Outcome, Receipt, Unpublished};
+pub use self::receipt::{Answer, Outcome, PublishError, Receipt};
 pub use self::subscription::{BrokerAway, Older, Page, Reading, Subscription, Wanted};
 use crate::budget::{Budget, Charge, Part};
 use crate::channel::ChannelName;

@@ -19,7 +19,7 @@ use super::query::{self, BadParameter};
 use super::stream::LEAST_RATE;
 use crate::budget::{Charge, Part};
 use crate::channel::ChannelName;
-use crate::hub::{Receipt, Unpublished};
+use crate::hub::{PublishError, Receipt};
 use crate::message::Kind;
 use crate::telemetry;
 use crate::ws::handshake::Refusal;
@@ -106,8 +106,8 @@ pub(super) async fn publish(
     match timeout(BROKER_PATIENCE, answered.recv()).await {
         Ok(Some(answer)) => match answer.outcome {
             Ok(id) => Ok(Json(json!({ "id": id.map(|id| id.to_string()) })).into_response()),
-            Err(Unpublished::Refused(why)) => Err(Refusal::Busy(why)),
-            Err(Unpublished::KeyTaken) => Err(Refusal::KeyTaken),
+            Err(PublishError::Rejected(why)) => Err(Refusal::Busy(why)),
+            Err(PublishError::KeyTaken) => Err(Refusal::KeyTaken),
         },
         Ok(None) | Err(_) => Err(Refusal::Unconfirmed),
     }

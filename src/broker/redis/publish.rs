@@ -104,7 +104,7 @@ fn arrange<'a>(
     }
     for Load { sending, mut queue } in left {
         for sending in sending {
-            load(map, lanes, stranded, &sending.outgoing.channel)
+            load(map, lanes, stranded, &sending.pending.channel)
                 .sending
                 .push(sending);
         }
