@@ -35,7 +35,7 @@ use super::pulse::Seat;
 use super::rate::PublishRates;
 use super::socket::Socket;
 use super::v1;
-use crate::feed::{Cursor, Feed, News, Taken};
+use crate::feed::{Cursor, Feed, GroupBatches, Taken};
 use crate::hub::{Answer, Membership, Subscription};
 use crate::message::{Format, Shape, now_ns};
 use crate::metrics::Way;
@@ -163,12 +163,12 @@ impl Session {
         }
     }
 
-    /// Does what can be done now; the waker rings when there is more. `news` are those of its
-    /// channel's group.
+    /// Does what can be done now; the waker rings when there is more. `group_batches` are
+    /// those of its channel's group.
     pub(super) fn poll(
         &mut self,
         context: &mut Context<'_>,
-        news: News<'_>,
+        group_batches: GroupBatches<'_>,
         tally: &mut Tally,
     ) -> ControlFlow<Ended> {
         let mut idle = false;
@@ -179,7 +179,7 @@ impl Session {
                 self.visit(context)?;
             }
             self.pass_answers(context);
-            let written = self.write(context, news, tally)?;
+            let written = self.write(context, group_batches, tally)?;
             self.close_on(context)?;
             idle = read.is_pending() && written.is_pending();
             if idle || tally.is_used_up() {
@@ -189,9 +189,9 @@ impl Session {
         if !idle {
             context.waker().wake_by_ref();
         }
-        if self.rests() && self.cursor.position() < news.end() {
+        if self.rests() && self.cursor.position() < group_batches.end() {
             // The group does not wait for it.
-            self.cursor.fall_behind(context.waker());
+            self.cursor.leave_group(context.waker());
         }
         ControlFlow::Continue(())
     }
@@ -200,13 +200,13 @@ impl Session {
     fn write(
         &mut self,
         context: &mut Context<'_>,
-        news: News<'_>,
+        group_batches: GroupBatches<'_>,
         tally: &mut Tally,
     ) -> ControlFlow<Ended, Poll<()>> {
         let mut own = Taken::new();
         let mut taken: &[_] = &[];
         let mut frame_end = None;
-        let mut news_end = false;
+        let mut reaches_end = false;
         if !self.reads_on() {
             if self.closing().is_none() {
                 return self.write_older(context, tally);
@@ -218,10 +218,14 @@ impl Session {
                 own.push(batch);
                 (taken, frame_end) = (&own, Some(end));
             }
-        } else if let Some(batches) = self.cursor.news(news) {
+        } else if let Some(batches) = self.cursor.unread(group_batches) {
             taken = batches;
-            news_end = self.cursor.position() + taken.len() as u64 >= news.end();
-        } else if self.cursor.take_or_rest(context.waker(), &mut own).is_ok() {
+            reaches_end = self.cursor.position() + taken.len() as u64 >= group_batches.end();
+        } else if self
+            .cursor
+            .take_or_join_group(context.waker(), &mut own)
+            .is_ok()
+        {
             taken = &own;
         } else {
             frame_end = self.lagged(&mut own);
@@ -272,13 +276,13 @@ impl Session {
             }
             self.writes += 1;
         }
-        let all = news_end && progress.batch == taken.len() && !had_control;
+        let all = reaches_end && progress.batch == taken.len() && !had_control;
         ControlFlow::Continue(if all { Poll::Pending } else { Poll::Ready(()) })
     }
 
     /// Whether its group brings what comes.
     pub(super) fn rests(&self) -> bool {
-        self.reads_on() && self.cursor.rests()
+        self.reads_on() && self.cursor.is_in_group()
     }
 
     /// The number of the newest message this client said.
