@@ -21,7 +21,9 @@ pub use self::inbox::{INBOX_BYTES, INBOX_MESSAGES, Inbox, PendingBatch, Publicat
 use self::inbox::{Outbox, Parked};
 pub use self::keys::{KeyTaken, Keys};
 pub use self::receipt::{Answer, Outcome, PublishError, Receipt};
-pub use self::subscription::{BrokerAway, Older, Page, Reading, Subscription, Wanted};
+pub use self::subscription::{
+    BrokerAway, HistoryPage, HistoryQuery, HistoryRequest, ReplayPage, Subscription,
+};
 use crate::budget::{Budget, Charge, Part};
 use crate::channel::ChannelName;
 use crate::feed::{Feed, Retention};
@@ -41,9 +43,9 @@ pub struct Hub {
     channels: Mutex<Channels>,
     inbox: Inbox,
     interest: Interest,
-    readings: mpsc::UnboundedSender<Reading>,
+    history_requests: mpsc::UnboundedSender<HistoryRequest>,
     /// Until the broker takes it.
-    requested: Mutex<Option<mpsc::UnboundedReceiver<Reading>>>,
+    history_intake: Mutex<Option<mpsc::UnboundedReceiver<HistoryRequest>>>,
     retention: Retention,
     keep_idle: bool,
     /// `--max-channels`; `None` is no limit.
@@ -120,13 +122,13 @@ impl Hub {
         metrics: Arc<Metrics>,
     ) -> Self {
         let inbox = Inbox::new(budget.clone(), metrics.clone());
-        let (readings, requested) = mpsc::unbounded_channel();
+        let (history_requests, history_intake) = mpsc::unbounded_channel();
         Self {
             channels: Mutex::default(),
             inbox,
             interest: Interest::default(),
-            readings,
-            requested: Mutex::new(Some(requested)),
+            history_requests,
+            history_intake: Mutex::new(Some(history_intake)),
             retention,
             keep_idle,
             max_channels,
@@ -256,8 +258,8 @@ impl Hub {
 
     /// Requests to read from histories, for the broker; there is one taker. Who keeps no history
     /// drops them.
-    pub fn readings(&self) -> Option<mpsc::UnboundedReceiver<Reading>> {
-        lock(&self.requested).take()
+    pub fn take_history_requests(&self) -> Option<mpsc::UnboundedReceiver<HistoryRequest>> {
+        lock(&self.history_intake).take()
     }
 
     /// The memory that messages take.

@@ -38,7 +38,7 @@ struct Paused {
 impl Broker for Embedded {
     async fn run(mut self, link: Link, stop: CancellationToken) {
         // All that is kept is in the feeds.
-        drop(link.hub.readings());
+        drop(link.hub.take_history_requests());
         link.status.set(true);
         let mut turns = FuturesUnordered::new();
         loop {

@@ -136,11 +136,11 @@ impl List {
         mut subscription: Subscription,
         collecting: &Semaphore,
     ) -> Result<(), Refusal> {
-        while let Some(older) = subscription.older().await? {
+        while let Some(page) = subscription.next_replay_page().await? {
             // Not while it waits for the broker: one slow history must not keep all others waiting.
             let _turn = collecting.acquire().await;
-            self.miss(older.gap);
-            for (batch, index) in older.messages() {
+            self.miss(page.gap);
+            for (batch, index) in page.messages() {
                 self.add(batch, index).await;
                 if self.is_full() {
                     return Ok(());
