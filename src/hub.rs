@@ -77,7 +77,7 @@ struct Entry {
     channel: Arc<Channel>,
     members: usize,
     /// Those of them that hear.
-    followers: usize,
+    subscribers: usize,
     /// Somebody wants to hear it, and the broker knows.
     wanted: bool,
     due: Option<Due>,
@@ -142,7 +142,10 @@ impl Hub {
     ///
     /// # Errors
     /// If it would be one more than `--max-channels`.
-    pub fn join(self: &Arc<Self>, name: &ChannelName) -> Result<Membership, TooManyChannels> {
+    pub fn join_as_subscriber(
+        self: &Arc<Self>,
+        name: &ChannelName,
+    ) -> Result<Membership, TooManyChannels> {
         self.enter(name, true)
     }
 
@@ -150,14 +153,17 @@ impl Hub {
     ///
     /// # Errors
     /// If it would be one more than `--max-channels`.
-    pub fn visit(self: &Arc<Self>, name: &ChannelName) -> Result<Membership, TooManyChannels> {
+    pub fn join_as_publisher(
+        self: &Arc<Self>,
+        name: &ChannelName,
+    ) -> Result<Membership, TooManyChannels> {
         self.enter(name, false)
     }
 
     fn enter(
         self: &Arc<Self>,
         name: &ChannelName,
-        to_hear: bool,
+        subscribes: bool,
     ) -> Result<Membership, TooManyChannels> {
         let mut channels = lock(&self.channels);
         if !channels.by_name.contains_key(name) {
@@ -187,7 +193,7 @@ impl Hub {
                 Entry {
                     channel,
                     members: 0,
-                    followers: 0,
+                    subscribers: 0,
                     wanted: false,
                     due: None,
                 },
@@ -198,8 +204,8 @@ impl Hub {
             .get_mut(name)
             .expect("it was there or has just been inserted");
         entry.members += 1;
-        entry.followers += usize::from(to_hear);
-        if to_hear && !std::mem::replace(&mut entry.wanted, true) {
+        entry.subscribers += usize::from(subscribes);
+        if subscribes && !std::mem::replace(&mut entry.wanted, true) {
             self.interest.tell(Change::New(entry.channel.clone()));
         }
         if let Some(due) = entry.due.take() {
@@ -208,7 +214,7 @@ impl Hub {
         Ok(Membership {
             channel: entry.channel.clone(),
             hub: self.clone(),
-            hears: to_hear,
+            subscribes,
         })
     }
 
@@ -244,11 +250,11 @@ impl Hub {
     }
 
     /// How many hear a channel on this node.
-    pub fn followers(&self, name: &ChannelName) -> usize {
+    pub fn subscribers(&self, name: &ChannelName) -> usize {
         lock(&self.channels)
             .by_name
             .get(name)
-            .map_or(0, |entry| entry.followers)
+            .map_or(0, |entry| entry.subscribers)
     }
 
     /// Messages that a channel keeps.
@@ -303,7 +309,7 @@ impl Hub {
         true
     }
 
-    fn left(&self, channel: &Channel, heard: bool) {
+    fn left(&self, channel: &Channel, subscribed: bool) {
         let mut channels = lock(&self.channels);
         let Channels {
             by_name,
@@ -314,7 +320,7 @@ impl Hub {
             return;
         };
         entry.members -= 1;
-        entry.followers -= usize::from(heard);
+        entry.subscribers -= usize::from(subscribed);
         if entry.members > 0 {
             return;
         }
@@ -334,7 +340,7 @@ impl Hub {
 pub struct Membership {
     channel: Arc<Channel>,
     hub: Arc<Hub>,
-    hears: bool,
+    subscribes: bool,
 }
 
 impl Membership {
@@ -343,12 +349,12 @@ impl Membership {
         let mut channels = lock(&self.hub.channels);
         if let Some(entry) = channels.by_name.get_mut(&self.channel.name) {
             entry.members += 1;
-            entry.followers += usize::from(self.hears);
+            entry.subscribers += usize::from(self.subscribes);
         }
         Self {
             channel: self.channel.clone(),
             hub: self.hub.clone(),
-            hears: self.hears,
+            subscribes: self.subscribes,
         }
     }
 
@@ -360,7 +366,7 @@ impl Membership {
 
 impl Drop for Membership {
     fn drop(&mut self) {
-        self.hub.left(&self.channel, self.hears);
+        self.hub.left(&self.channel, self.subscribes);
     }
 }
 

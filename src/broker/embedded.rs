@@ -169,8 +169,8 @@ fn append(link: &Link, pending: &mut PendingBatch) -> Result<Option<MessageId>, 
     let published_ns = now_ns();
     let batch = std::mem::take(&mut pending.batch).build(published_ns);
     let channel = &pending.channel;
-    let followers = || link.hub.followers(&channel.name);
-    let last = telemetry::deliver(&relay, followers, || {
+    let subscribers = || link.hub.subscribers(&channel.name);
+    let last = telemetry::deliver(&relay, subscribers, || {
         channel.feed.append(batch, Some(pending.last()))
     });
     let seconds = now_ns().saturating_sub(published_ns) as f64 / 1e9;
@@ -240,7 +240,7 @@ mod tests {
 
     fn join(link: &Link, name: &str) -> Membership {
         link.hub
-            .join(&ChannelName::new(name).expect("a name"))
+            .join_as_subscriber(&ChannelName::new(name).expect("a name"))
             .expect("room")
     }
 

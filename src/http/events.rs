@@ -35,7 +35,12 @@ pub(super) async fn events(
     let ip = caller.ip;
     let options =
         query::subscribe_options(request.uri().query().unwrap_or_default(), request.headers())?;
-    let subscription = door.shared.hub.join(name)?.subscribe(options.start).await?;
+    let subscription = door
+        .shared
+        .hub
+        .join_as_subscriber(name)?
+        .subscribe(options.start)
+        .await?;
     // Not before: a connection whose request is refused stays what it is, and counts.
     let permit = caller.into_permit(Way::Events)?;
     tracing::debug!(channel = name.as_str(), %ip, "event stream");

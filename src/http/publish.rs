@@ -79,7 +79,7 @@ pub(super) async fn publish(
     // Again: a body may take a while. And first, because a channel that comes to be may take the
     // place of another's history.
     check_node(public)?;
-    let visit = shared.hub.visit(name)?;
+    let visit = shared.hub.join_as_publisher(name)?;
     if !shared.hub.inbox().has_room_for(visit.channel()) {
         return Err(Refusal::Busy(INBOX_FULL.to_owned()));
     }

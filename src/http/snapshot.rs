@@ -33,7 +33,7 @@ pub(super) async fn snapshot(
         query::subscribe_options(request.uri().query().unwrap_or_default(), request.headers())?
             .start;
     let hub = &public.door.shared.hub;
-    let subscribers = hub.followers(name);
+    let subscribers = hub.subscribers(name);
     // Reserved before it is collected: many answers may be collected at the same time.
     let reserved = if start == Start::Newest {
         0
@@ -45,7 +45,7 @@ pub(super) async fn snapshot(
         hub.make_room();
         return Err(Refusal::Memory);
     }
-    let subscription = hub.join(name)?.subscribe(start).await?;
+    let subscription = hub.join_as_subscriber(name)?.subscribe(start).await?;
     let mut answer = json!({
         "channel": name.as_str(),
         "subscribers": subscribers,

@@ -294,7 +294,12 @@ impl Door {
         let upgrade = request.extensions_mut().remove::<OnUpgrade>();
         let upgrade = upgrade.ok_or(Refusal::Malformed("this connection cannot be upgraded"))?;
         let ip = caller.ip;
-        let subscription = self.shared.hub.join(name)?.subscribe(options.start).await?;
+        let subscription = self
+            .shared
+            .hub
+            .join_as_subscriber(name)?
+            .subscribe(options.start)
+            .await?;
         // Not before: a connection whose request is refused stays what it is, and counts.
         let permit = caller.into_permit(Way::WebSocket)?;
         tracing::debug!(channel = name.as_str(), %ip, "connected");

@@ -132,7 +132,7 @@ mod tests {
         ));
         for (name, batches) in [("busy", 5), ("a", 1), ("b", 2)] {
             let visit = hub
-                .visit(&ChannelName::new(name).expect("a name"))
+                .join_as_publisher(&ChannelName::new(name).expect("a name"))
                 .expect("room");
             let mut publication = visit.channel().publish(hub.inbox());
             for number in 0..batches {
@@ -184,7 +184,7 @@ mod tests {
         let mut queue = Queue::default();
         for (name, bytes) in [("large", 100_000), ("larger", 200_000), ("small", 10)] {
             let visit = hub
-                .visit(&ChannelName::new(name).expect("a name"))
+                .join_as_publisher(&ChannelName::new(name).expect("a name"))
                 .expect("room");
             visit
                 .channel()
@@ -199,7 +199,7 @@ mod tests {
             .chain((0..40).map(|number| format!("small{number}")))
         {
             let visit = hub
-                .visit(&ChannelName::new(&name).expect("a name"))
+                .join_as_publisher(&ChannelName::new(&name).expect("a name"))
                 .expect("room");
             let bytes = if name == "large" { 100_000 } else { 10 };
             visit
