@@ -26,7 +26,7 @@ use crate::http::stream::Stream;
 use crate::http::{head, query};
 use crate::hub::{BrokerAway, TooManyChannels};
 use crate::message::{Format, Shape, put_text};
-use crate::metrics::Way;
+use crate::metrics::Transport;
 use crate::shutdown::Shutdown;
 
 /// What RFC 6455 appends to a client's key.
@@ -301,7 +301,7 @@ impl Door {
             .subscribe(options.start)
             .await?;
         // Not before: a connection whose request is refused stays what it is, and counts.
-        let permit = caller.into_permit(Way::WebSocket)?;
+        let permit = caller.into_permit(Transport::WebSocket)?;
         tracing::debug!(channel = name.as_str(), %ip, "connected");
         self.shared.metrics.websocket.opened.inc();
         let mut greeting = Vec::new();

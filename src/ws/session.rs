@@ -38,7 +38,7 @@ use super::v1;
 use crate::feed::{Cursor, Feed, GroupBatches, Taken};
 use crate::hub::{Answer, Membership, Subscription};
 use crate::message::{Format, Shape, now_ns};
-use crate::metrics::Way;
+use crate::metrics::Transport;
 
 /// Rounds of reading and writing before other sessions get their turn.
 const ROUNDS: usize = 8;
@@ -128,9 +128,9 @@ impl Session {
             .publish
             .any()
             .then(|| Box::new(PublishRates::new(shared.publish)));
-        let rhythm = shared.pulse(way(format)).rhythm();
+        let rhythm = shared.pulse(transport(format)).rhythm();
         // A client of an event stream has nothing more to say.
-        let early = if way(format) == Way::Events {
+        let early = if transport(format) == Transport::Events {
             Bytes::new()
         } else {
             early
@@ -264,7 +264,7 @@ impl Session {
         let had_control = self.control.waiting() > 0;
         let live = !self.cursor.is_replaying();
         progress.apply(&mut self.cursor, taken, &mut self.control, self.reader);
-        let sent = tally.sent(self.way());
+        let sent = tally.sent(self.transport());
         sent.bytes += written as u64;
         sent.messages += progress.messages;
         if let Some(batch) = taken.first().filter(|_| live && progress.batch > 0) {
@@ -300,8 +300,8 @@ impl Session {
         &self.membership.channel().feed
     }
 
-    fn way(&self) -> Way {
-        way(self.reader.format)
+    fn transport(&self) -> Transport {
+        transport(self.reader.format)
     }
 
     pub(super) fn socket(&mut self) -> &mut Socket {
@@ -309,10 +309,10 @@ impl Session {
     }
 }
 
-pub(super) fn way(format: Format) -> Way {
+pub(super) fn transport(format: Format) -> Transport {
     if format.shape == Shape::Events {
-        Way::Events
+        Transport::Events
     } else {
-        Way::WebSocket
+        Transport::WebSocket
     }
 }

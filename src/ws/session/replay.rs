@@ -157,7 +157,7 @@ impl Session {
         progress.apply(&mut self.cursor, taken, &mut self.control, self.reader);
         replay.page.drain(..progress.batch);
         replay.patience.earn(written);
-        let sent = tally.sent(self.way());
+        let sent = tally.sent(self.transport());
         sent.bytes += written as u64;
         sent.messages += progress.messages;
         ControlFlow::Continue(Poll::Ready(()))
