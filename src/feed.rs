@@ -25,7 +25,7 @@ pub use self::group::{Group, GroupBatches};
 use self::walk::Walk;
 use self::window::{Seat, SeatState, Window};
 use crate::budget::{Budget, Part};
-use crate::message::{Batch, MessageId};
+use crate::message::{Batch, MessageId, Missed};
 use crate::metrics::Gauge;
 
 /// How long the writer waits at most for readers to have their turn: see [`Feed::turn`].
@@ -152,8 +152,8 @@ impl Feed {
         self.push(window, batch, None);
     }
 
-    /// Tells readers that messages are missing here; `None` is an unknown number.
-    pub fn mark_gap(&self, missed: Option<u64>) {
+    /// Tells readers that messages are missing here.
+    pub fn mark_gap(&self, missed: Missed) {
         let window = self.lock();
         let mark = Batch::gap(window.epoch, window.next_offset, missed);
         self.push(window, mark, None);

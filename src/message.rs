@@ -38,6 +38,25 @@ pub type Digest = [u8; 20];
 /// A batch of so many bytes is worth a copy that takes no more memory than it needs.
 const LARGE_BATCH: usize = 4 * 1024;
 
+/// How many messages are missing in a gap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Missed {
+    /// So many.
+    Exactly(u64),
+    /// Some, or perhaps none: the offsets do not tell.
+    Unknown,
+}
+
+impl Missed {
+    /// The number, if it is known.
+    pub fn count(self) -> Option<u64> {
+        match self {
+            Self::Exactly(messages) => Some(messages),
+            Self::Unknown => None,
+        }
+    }
+}
+
 /// Messages that travel together, in order: what had piled up on a channel while the broker was
 /// busy. Or none of them: then it marks a place where messages are missing.
 #[derive(Debug)]
@@ -48,8 +67,8 @@ pub struct Batch {
     pub offset: u64,
     /// How many offsets it takes: as many as messages, but none for what did not come from a node.
     pub span: u64,
-    /// If messages are missing here: how many, if that is known.
-    pub gap: Option<Option<u64>>,
+    /// Messages that are missing here, if this batch marks a gap.
+    pub gap: Option<Missed>,
     /// When the publishing node handed it to its broker, in nanoseconds since 1970.
     pub published_ns: u64,
     messages: Box<[Place]>,
@@ -74,8 +93,8 @@ struct Place {
 }
 
 impl Batch {
-    /// The mark of a place where messages are missing; `None` is an unknown number.
-    pub fn gap(epoch: u64, offset: u64, missed: Option<u64>) -> Self {
+    /// The mark of a place where messages are missing.
+    pub fn gap(epoch: u64, offset: u64, missed: Missed) -> Self {
         let mut batch = BatchBuilder::default().build(now_ns());
         (batch.epoch, batch.offset, batch.gap) = (epoch, offset, Some(missed));
         batch

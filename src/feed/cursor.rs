@@ -6,7 +6,7 @@ use std::task::{Context, Poll, Waker};
 use smallvec::SmallVec;
 
 use super::{Feed, GroupBatches, SeatState, Window};
-use crate::message::{Batch, Format};
+use crate::message::{Batch, Format, Missed};
 
 /// Batches one visit takes at most: as many as fit a `writev` beside control frames.
 pub const TAKE_BATCHES: usize = 60;
@@ -246,9 +246,9 @@ impl Cursor {
         }
     }
 
-    /// Goes on with the newest batch; returns how many messages are left out, if that is known. An
-    /// item that was begun must be ended before.
-    pub fn skip_to_newest(&mut self) -> Option<u64> {
+    /// Goes on with the newest batch; returns how many messages are left out. An item that was begun
+    /// must be ended before.
+    pub fn skip_to_newest(&mut self) -> Missed {
         let mut window = self.feed.lock();
         let newest = window
             .batches
@@ -257,7 +257,8 @@ impl Cursor {
         // None of what has no offset of its own, or when offsets began anew.
         let missed = newest
             .checked_sub(self.offset + u64::from(self.done))
-            .filter(|missed| *missed > 0);
+            .filter(|missed| *missed > 0)
+            .map_or(Missed::Unknown, Missed::Exactly);
         self.offset = newest;
         self.position = window.end().saturating_sub(1).max(window.first);
         (self.done, self.into, self.partial) = (0, 0, None);

@@ -14,7 +14,7 @@ use crate::budget::{Charge, Part};
 use crate::channel::ChannelName;
 use crate::feed::{Cursor, Lagged, Start, Taken};
 use crate::hub::Subscription;
-use crate::message::{Batch, put_json};
+use crate::message::{Batch, Missed, put_json};
 use crate::ws::handshake::Refusal;
 
 /// Bytes of messages in one answer; what came after has to be asked for again.
@@ -205,9 +205,12 @@ impl List {
         }
     }
 
-    fn miss(&mut self, gap: Option<Option<u64>>) {
+    fn miss(&mut self, gap: Option<Missed>) {
         if let Some(missed) = gap {
-            self.missed = self.missed.zip(missed).map(|(before, more)| before + more);
+            self.missed = self
+                .missed
+                .zip(missed.count())
+                .map(|(before, more)| before + more);
         }
     }
 

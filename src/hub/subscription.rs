@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use super::{Channel, Membership};
 use crate::feed::{Cursor, Found, Start, Taken};
-use crate::message::{Batch, MessageId};
+use crate::message::{Batch, MessageId, Missed};
 
 /// How long a new client waits until the broker delivers to its channel before it is told that the
 /// broker is away.
@@ -85,7 +85,7 @@ enum Place {
 #[derive(Debug, Default)]
 pub struct ReplayPage {
     /// If messages are missing before these: how many, if that is known.
-    pub gap: Option<Option<u64>>,
+    pub gap: Option<Missed>,
     batches: Vec<Arc<Batch>>,
     /// Messages of the first batch that are not wanted.
     skip: usize,
@@ -121,7 +121,7 @@ impl Membership {
             } => (whole, Place::Reading { epoch, offset }),
             Found::Ahead | Found::Elsewhere => {
                 older.push_back(ReplayPage {
-                    gap: Some(None),
+                    gap: Some(Missed::Unknown),
                     ..ReplayPage::default()
                 });
                 match self.channel.feed.expects().0 {
@@ -288,7 +288,7 @@ impl Subscription {
                 // The history began anew while we read the old one.
                 self.place = Place::Live(channel.feed.follow());
                 return Ok(Some(ReplayPage {
-                    gap: Some(None),
+                    gap: Some(Missed::Unknown),
                     ..ReplayPage::default()
                 }));
             }
@@ -316,7 +316,7 @@ impl Subscription {
             self.recovered = false;
         }
         let begins = batches.first().map_or(kept_from, |batch| batch.offset);
-        let gap = (begins > *offset).then(|| Some(begins - *offset));
+        let gap = (begins > *offset).then(|| Missed::Exactly(begins - *offset));
         let skip = offset.saturating_sub(begins) as usize;
         *offset = batches.last().map_or(kept_from, |batch| batch.end());
         Ok(Some(ReplayPage { gap, batches, skip }))
@@ -326,7 +326,7 @@ impl Subscription {
 impl ReplayPage {
     /// The gap before its batches, if there is one; the batches; and how many messages of the first
     /// one are not wanted.
-    pub fn into_parts(self) -> (Option<Option<u64>>, Vec<Arc<Batch>>, usize) {
+    pub fn into_parts(self) -> (Option<Missed>, Vec<Arc<Batch>>, usize) {
         (self.gap, self.batches, self.skip)
     }
 

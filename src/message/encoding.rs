@@ -10,7 +10,7 @@ use bytes::Bytes;
 use serde_json::json;
 
 use super::deflate::{DeflateWindow, deflated};
-use super::{Batch, Kind, MessageId};
+use super::{Batch, Kind, MessageId, Missed};
 use crate::ws::frame;
 
 /// A way in which messages are written to clients.
@@ -149,19 +149,23 @@ pub fn put_text(text: &[u8], out: &mut Vec<u8>) {
     put_frame(Kind::Text, text, None, out);
 }
 
-/// Writes that messages are missing here; `None` is an unknown number.
-pub fn put_gap(format: Format, missed: Option<u64>, out: &mut Vec<u8>) {
+/// Writes that messages are missing here.
+pub fn put_gap(format: Format, missed: Missed, out: &mut Vec<u8>) {
     match format.shape {
         Shape::Raw => {}
         Shape::V1 => put_text(
-            json!({ "event": "gap", "missed": missed })
+            json!({ "event": "gap", "missed": missed.count() })
                 .to_string()
                 .as_bytes(),
             out,
         ),
-        Shape::Events => {
-            out.extend(format!("event: gap\ndata: {}\n\n", json!({ "missed": missed })).bytes())
-        }
+        Shape::Events => out.extend(
+            format!(
+                "event: gap\ndata: {}\n\n",
+                json!({ "missed": missed.count() })
+            )
+            .bytes(),
+        ),
     }
 }
 

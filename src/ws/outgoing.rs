@@ -336,7 +336,7 @@ mod tests {
 
     use super::*;
     use crate::feed::{Feed, Retention, Taken};
-    use crate::message::{BatchBuilder, Kind};
+    use crate::message::{BatchBuilder, Kind, Missed};
 
     const OWN: u32 = 7;
     const PING: &[u8] = &[0x89, 3, b'1', b'2', b'3'];
@@ -359,7 +359,7 @@ mod tests {
             }
             feed.append(batch.build(0), None);
             if rand::random_bool(0.1) {
-                feed.mark_gap(Some(3));
+                feed.mark_gap(Missed::Exactly(3));
             }
         }
         let (mut batches, mut taken) = (Vec::new(), Taken::new());

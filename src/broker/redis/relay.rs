@@ -22,6 +22,7 @@ use super::history::Newest;
 use super::{Backoff, Names};
 use crate::channel::ChannelName;
 use crate::hub::Channel;
+use crate::message::Missed;
 use crate::metrics::LossCause;
 
 /// More messages than a node can have missed: what tells of more was not counted.
@@ -273,7 +274,7 @@ impl Relay {
         {
             // Nobody knows how much of the old history was never heard here; nodes' own numbers may
             // tell, see `take_next`. One that has come of age was heard to its end.
-            channel.feed.mark_gap(None);
+            channel.feed.mark_gap(Missed::Unknown);
         }
     }
 
@@ -282,10 +283,10 @@ impl Relay {
         if messages > MOST_MISSED {
             // Somebody has changed the numbers: nobody knows how many.
             self.link.metrics.lost(LossCause::Broker, 1);
-            channel.feed.mark_gap(None);
+            channel.feed.mark_gap(Missed::Unknown);
         } else if messages > 0 {
             self.link.metrics.lost(LossCause::Broker, messages);
-            channel.feed.mark_gap(Some(messages));
+            channel.feed.mark_gap(Missed::Exactly(messages));
         }
     }
 
@@ -307,7 +308,7 @@ impl Relay {
         reception.has_dropped |= overflowed;
         let mut missing = overflowed && self.has_history();
         if overflowed && !missing {
-            channel.feed.mark_gap(None);
+            channel.feed.mark_gap(Missed::Unknown);
         }
         let (mut rest, mut has_dropped) = (Backlog::default(), false);
         for (place, payload) in payloads.into_iter().enumerate() {

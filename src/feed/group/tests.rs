@@ -15,7 +15,7 @@ use super::super::window::FIRST;
 use super::*;
 use crate::feed::walk::Walk;
 use crate::feed::{Cursor, Found, Lagged, Retention, SeatState, Start, Taken};
-use crate::message::{BatchBuilder, Format, Kind};
+use crate::message::{BatchBuilder, Format, Kind, Missed};
 
 /// The walk that follows an append.
 const APPENDS: usize = 0;
@@ -101,7 +101,7 @@ impl Shard {
             0..20 => self.append(),
             20..23 => {
                 self.finish(APPENDS);
-                self.pushed(|feed| feed.mark_gap(None));
+                self.pushed(|feed| feed.mark_gap(Missed::Unknown));
             }
             23..30 => self.confirm(),
             30..36 => {

@@ -12,6 +12,7 @@ use super::super::complaints::Trouble;
 use super::reception::Reception;
 use super::{Relay, Request};
 use crate::hub::Channel;
+use crate::message::Missed;
 use crate::metrics::LossCause;
 
 impl Relay {
@@ -104,7 +105,7 @@ impl Relay {
             .metrics
             .lost(LossCause::Foreign, batch.messages.len() as u64);
         if !holds_other {
-            channel.feed.mark_gap(None);
+            channel.feed.mark_gap(Missed::Unknown);
         }
         if self.complaints.may(Trouble::Foreign, &channel.name) {
             let (channel, offset, messages) =

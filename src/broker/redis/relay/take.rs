@@ -9,7 +9,7 @@ use super::Relay;
 use super::reception::Reception;
 use crate::feed::Accepted;
 use crate::hub::Channel;
-use crate::message::{BatchBuilder, now_ns};
+use crate::message::{BatchBuilder, Missed, now_ns};
 use crate::metrics::LossCause;
 use crate::telemetry;
 
@@ -39,7 +39,7 @@ impl Relay {
             }
             Payload::Malformed => {
                 self.link.metrics.lost(LossCause::Malformed, 1);
-                channel.feed.mark_gap(Some(1));
+                channel.feed.mark_gap(Missed::Exactly(1));
                 if self.complaints.may(Trouble::Malformed, &channel.name) {
                     tracing::warn!(
                         channel = channel.name.as_str(),
@@ -91,7 +91,7 @@ impl Relay {
         if reception.was_live && channel.feed.expects().0 == 0 && offset == 1 && number > 1 {
             // Not its publisher's first: there was another history, of which nothing was heard
             // here.
-            channel.feed.mark_gap(None);
+            channel.feed.mark_gap(Missed::Unknown);
         }
         let mut batch = envelope.into_batch(own).build(published_ns);
         batch.offset = offset;
