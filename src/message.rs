@@ -13,7 +13,7 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use sha1::Digest as _;
 
-pub use self::deflate::Window;
+pub use self::deflate::DeflateWindow;
 use self::encoding::{Encoded, OTHERS};
 pub use self::encoding::{Format, Shape, put_gap, put_json, put_text};
 pub use self::id::{MessageId, NoId};

@@ -9,7 +9,7 @@ use axum::http::HeaderMap;
 use ipnet::IpNet;
 
 use super::forwarded;
-use crate::metrics::Way;
+use crate::metrics::Transport;
 use crate::ws::gate::address::{Place, Source};
 use crate::ws::gate::{Full, Gate, Permit};
 use crate::ws::handshake::Refusal;
@@ -154,12 +154,12 @@ impl Caller {
     }
 
     /// The connection's place, as it becomes something else than HTTP.
-    pub fn into_permit(self, way: Way) -> Result<Permit, Refusal> {
+    pub fn into_permit(self, transport: Transport) -> Result<Permit, Refusal> {
         let permit = self.connection.permit.as_ref().ok();
         let permit =
             permit.and_then(|permit| permit.lock().unwrap_or_else(PoisonError::into_inner).take());
         let mut permit = permit.ok_or(Refusal::Malformed("this connection cannot be upgraded"))?;
-        permit.become_client(way, self.place);
+        permit.become_client(transport, self.place);
         Ok(permit)
     }
 }

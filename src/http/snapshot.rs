@@ -33,7 +33,7 @@ pub(super) async fn snapshot(
         query::subscribe_options(request.uri().query().unwrap_or_default(), request.headers())?
             .start;
     let hub = &public.door.shared.hub;
-    let subscribers = hub.followers(name);
+    let subscribers = hub.subscribers(name);
     // Reserved before it is collected: many answers may be collected at the same time.
     let reserved = if start == Start::Newest {
         0
@@ -45,7 +45,7 @@ pub(super) async fn snapshot(
         hub.make_room();
         return Err(Refusal::Memory);
     }
-    let subscription = hub.join(name)?.subscribe(start).await?;
+    let subscription = hub.join_as_subscriber(name)?.subscribe(start).await?;
     let mut answer = json!({
         "channel": name.as_str(),
         "subscribers": subscribers,
@@ -136,11 +136,11 @@ impl List {
         mut subscription: Subscription,
         collecting: &Semaphore,
     ) -> Result<(), Refusal> {
-        while let Some(older) = subscription.older().await? {
+        while let Some(page) = subscription.next_replay_page().await? {
             // Not while it waits for the broker: one slow history must not keep all others waiting.
             let _turn = collecting.acquire().await;
-            self.miss(older.gap);
-            for (batch, index) in older.messages() {
+            self.miss(page.gap);
+            for (batch, index) in page.messages() {
                 self.add(batch, index).await;
                 if self.is_full() {
                     return Ok(());

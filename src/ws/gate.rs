@@ -12,7 +12,7 @@ use nix::sys::resource::{Resource, getrlimit};
 
 use self::address::{Address, AddressLimits, Addresses, Place, Source};
 use super::rate::{PublishLimits, PublishRates};
-use crate::metrics::{Metrics, Way};
+use crate::metrics::{Metrics, Transport};
 
 /// File descriptors that are not for public connections, or an eighth of all if those are few.
 const RESERVE: usize = 64;
@@ -54,7 +54,7 @@ pub struct Permit {
     gate: Arc<Gate>,
     /// Its place among those of its address, if addresses are counted.
     place: Option<Place>,
-    way: Way,
+    transport: Transport,
 }
 
 /// A connection that is too many, while it is told so.
@@ -143,11 +143,11 @@ impl Gate {
             self.open.fetch_sub(1, Relaxed);
             return Err(Full::Node);
         }
-        self.metrics.of(Way::Http).connections.inc();
+        self.metrics.of(Transport::Http).connections.inc();
         Ok(Permit {
             gate: self.clone(),
             place,
-            way: Way::Http,
+            transport: Transport::Http,
         })
     }
 
@@ -205,10 +205,10 @@ impl Permit {
 
     /// The connection has become something else; if it is a proxy's, it has a place of the client's
     /// address now.
-    pub fn become_client(&mut self, way: Way, place: Option<Place>) {
-        self.gate.metrics.of(self.way).connections.dec();
-        self.way = way;
-        self.gate.metrics.of(self.way).connections.inc();
+    pub fn become_client(&mut self, transport: Transport, place: Option<Place>) {
+        self.gate.metrics.of(self.transport).connections.dec();
+        self.transport = transport;
+        self.gate.metrics.of(self.transport).connections.inc();
         if place.is_some() {
             self.place = place;
         }
@@ -217,7 +217,7 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.gate.metrics.of(self.way).connections.dec();
+        self.gate.metrics.of(self.transport).connections.dec();
         self.gate.open.fetch_sub(1, Relaxed);
     }
 }

@@ -7,7 +7,7 @@ use tokio::net::TcpStream;
 
 use super::close::CloseReason;
 use super::gate::Permit;
-use super::session::{Session, Shared, Wishes, way};
+use super::session::{Session, Shared, Wishes, transport};
 use super::shard::Shards;
 use super::socket::Socket;
 use crate::hub::Subscription;
@@ -61,7 +61,7 @@ impl Opening {
                 tracing::error!("cannot take over a socket: {error}");
                 shared
                     .metrics
-                    .of(way(wishes.format))
+                    .of(transport(wishes.format))
                     .closed(CloseReason::Internal.label());
             }
         }

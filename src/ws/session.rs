@@ -35,10 +35,10 @@ use super::pulse::Seat;
 use super::rate::PublishRates;
 use super::socket::Socket;
 use super::v1;
-use crate::feed::{Cursor, Feed, News, Taken};
+use crate::feed::{Cursor, Feed, GroupBatches, Taken};
 use crate::hub::{Answer, Membership, Subscription};
 use crate::message::{Format, Sequence, Shape, now_ns};
-use crate::metrics::Way;
+use crate::metrics::Transport;
 
 /// Rounds of reading and writing before other sessions get their turn.
 const ROUNDS: usize = 8;
@@ -128,9 +128,9 @@ impl Session {
             .publish
             .any()
             .then(|| Box::new(PublishRates::new(shared.publish)));
-        let rhythm = shared.pulse(way(format)).rhythm();
+        let rhythm = shared.pulse(transport(format)).rhythm();
         // A client of an event stream has nothing more to say.
-        let early = if way(format) == Way::Events {
+        let early = if transport(format) == Transport::Events {
             Bytes::new()
         } else {
             early
@@ -163,12 +163,12 @@ impl Session {
         }
     }
 
-    /// Does what can be done now; the waker rings when there is more. `news` are those of its
-    /// channel's group.
+    /// Does what can be done now; the waker rings when there is more. `group_batches` are
+    /// those of its channel's group.
     pub(super) fn poll(
         &mut self,
         context: &mut Context<'_>,
-        news: News<'_>,
+        group_batches: GroupBatches<'_>,
         tally: &mut Tally,
     ) -> ControlFlow<Ended> {
         let mut idle = false;
@@ -179,7 +179,7 @@ impl Session {
                 self.visit(context)?;
             }
             self.pass_answers(context);
-            let written = self.write(context, news, tally)?;
+            let written = self.write(context, group_batches, tally)?;
             self.close_on(context)?;
             idle = read.is_pending() && written.is_pending();
             if idle || tally.is_used_up() {
@@ -189,9 +189,9 @@ impl Session {
         if !idle {
             context.waker().wake_by_ref();
         }
-        if self.rests() && self.cursor.position() < news.end() {
+        if self.rests() && self.cursor.position() < group_batches.end() {
             // The group does not wait for it.
-            self.cursor.fall_behind(context.waker());
+            self.cursor.leave_group(context.waker());
         }
         ControlFlow::Continue(())
     }
@@ -200,13 +200,13 @@ impl Session {
     fn write(
         &mut self,
         context: &mut Context<'_>,
-        news: News<'_>,
+        group_batches: GroupBatches<'_>,
         tally: &mut Tally,
     ) -> ControlFlow<Ended, Poll<()>> {
         let mut own = Taken::new();
         let mut taken: &[_] = &[];
         let mut frame_end = None;
-        let mut news_end = false;
+        let mut reaches_end = false;
         if !self.reads_on() {
             if self.closing().is_none() {
                 return self.write_older(context, tally);
@@ -218,10 +218,14 @@ impl Session {
                 own.push(batch);
                 (taken, frame_end) = (&own, Some(end));
             }
-        } else if let Some(batches) = self.cursor.news(news) {
+        } else if let Some(batches) = self.cursor.unread(group_batches) {
             taken = batches;
-            news_end = self.cursor.position() + taken.len() as u64 >= news.end();
-        } else if self.cursor.take_or_rest(context.waker(), &mut own).is_ok() {
+            reaches_end = self.cursor.position() + taken.len() as u64 >= group_batches.end();
+        } else if self
+            .cursor
+            .take_or_join_group(context.waker(), &mut own)
+            .is_ok()
+        {
             taken = &own;
         } else {
             frame_end = self.lagged(&mut own);
@@ -260,7 +264,7 @@ impl Session {
         let had_control = self.control.waiting() > 0;
         let live = !self.cursor.is_replaying();
         progress.apply(&mut self.cursor, taken, &mut self.control, self.reader);
-        let sent = tally.sent(self.way());
+        let sent = tally.sent(self.transport());
         sent.bytes += written as u64;
         sent.messages += progress.messages;
         if let Some(batch) = taken.first().filter(|_| live && progress.batch > 0) {
@@ -272,13 +276,13 @@ impl Session {
             }
             self.writes += 1;
         }
-        let all = news_end && progress.batch == taken.len() && !had_control;
+        let all = reaches_end && progress.batch == taken.len() && !had_control;
         ControlFlow::Continue(if all { Poll::Pending } else { Poll::Ready(()) })
     }
 
     /// Whether its group brings what comes.
     pub(super) fn rests(&self) -> bool {
-        self.reads_on() && self.cursor.rests()
+        self.reads_on() && self.cursor.is_in_group()
     }
 
     /// The number of the newest message this client said.
@@ -296,8 +300,8 @@ impl Session {
         &self.membership.channel().feed
     }
 
-    fn way(&self) -> Way {
-        way(self.reader.format)
+    fn transport(&self) -> Transport {
+        transport(self.reader.format)
     }
 
     pub(super) fn socket(&mut self) -> &mut Socket {
@@ -305,10 +309,10 @@ impl Session {
     }
 }
 
-pub(super) fn way(format: Format) -> Way {
+pub(super) fn transport(format: Format) -> Transport {
     if format.shape == Shape::Events {
-        Way::Events
+        Transport::Events
     } else {
-        Way::WebSocket
+        Transport::WebSocket
     }
 }

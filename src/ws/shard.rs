@@ -361,7 +361,7 @@ impl Shard {
         let (mut context, tally) = (Context::from_waker(waker), &mut self.tally);
         tally.work = 0;
         let step = catch_unwind(AssertUnwindSafe(|| {
-            session.poll(&mut context, audience.group.news(), tally)
+            session.poll(&mut context, audience.group.batches(), tally)
         }));
         let step = step.unwrap_or(ControlFlow::Break(CloseReason::Internal));
         bell.set_heavy(tally.work >= HEAVY);

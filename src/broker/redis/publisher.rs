@@ -28,7 +28,7 @@ use super::server::Server;
 use super::subscriber::is_elsewhere;
 use super::{Backoff, Redis, round_trips};
 use crate::channel::ChannelName;
-use crate::hub::{Channel, Inbox, Outgoing};
+use crate::hub::{Channel, Inbox, PendingBatch};
 use crate::message::{Digest, Kind, now_ns};
 
 /// A publisher holds one connection; the pool makes and checks it, and a second one is there while a
@@ -77,7 +77,7 @@ impl Load {
 
 /// A batch in a pipeline.
 pub(super) struct Sending {
-    pub(super) outgoing: Outgoing,
+    pub(super) pending: PendingBatch,
     envelope: Envelope,
     /// Tells a repetition from another message under the same key; `None` without a key.
     digest: Option<Digest>,
@@ -91,7 +91,7 @@ pub(super) struct Sending {
 fn bytes(sending: &[Sending]) -> usize {
     sending
         .iter()
-        .map(|it| it.outgoing.bytes + COMMAND_BYTES)
+        .map(|it| it.pending.bytes + COMMAND_BYTES)
         .sum()
 }
 
@@ -179,38 +179,38 @@ impl<'a> Publisher<'a> {
         let Load { sending, queue } = &mut self.load;
         let left: HashSet<ChannelName> = sending
             .iter()
-            .map(|it| it.outgoing.channel.name.clone())
+            .map(|it| it.pending.channel.name.clone())
             .collect();
         let mut sum = bytes(sending);
         while sum < self.pace.bytes()
-            && let Some(mut outgoing) = queue.next(&left)
+            && let Some(mut pending) = queue.next(&left)
         {
-            let batch = std::mem::take(&mut outgoing.batch);
+            let batch = std::mem::take(&mut pending.batch);
             sum += batch.bytes() + COMMAND_BYTES;
             self.link
                 .metrics
                 .batch_messages
-                .observe(outgoing.count as f64);
-            let traceparent = outgoing.trace("redis");
-            let digest = outgoing.key.as_ref().and_then(|_| batch.digest());
+                .observe(pending.count as f64);
+            let traceparent = pending.trace("redis");
+            let digest = pending.key.as_ref().and_then(|_| batch.digest());
             let said = batch
                 .into_messages()
                 .map(|(kind, payload, sender)| EnvelopeMessage {
                     binary: kind == Kind::Binary,
                     payload,
-                    key: outgoing.key.clone().unwrap_or_default(),
+                    key: pending.key.clone().unwrap_or_default(),
                     sender,
                 });
             let envelope = Envelope {
-                publisher_id: outgoing.channel.publisher_id.0,
-                sequence: outgoing.first.0,
+                publisher_id: pending.channel.publisher_id.0,
+                sequence: pending.first.0,
                 published_ns,
                 traceparent,
                 messages: said.collect(),
                 ..Envelope::default()
             };
             sending.push(Sending {
-                outgoing,
+                pending,
                 envelope,
                 digest,
                 unanswered: 0,
@@ -343,7 +343,7 @@ impl<'a> Publisher<'a> {
         let mut previous = HashMap::new();
         for sending in sending.iter_mut() {
             sending.unanswered += 1;
-            let before = previous.insert(sending.envelope.publisher_id(), sending.outgoing.last());
+            let before = previous.insert(sending.envelope.publisher_id(), sending.pending.last());
             self.redis
                 .add_publish(&mut pipeline, self.script.get_hash(), sending, before);
         }

@@ -108,7 +108,7 @@ fn arrange<'a>(
     }
     for Load { sending, mut queue } in left {
         for sending in sending {
-            load(map, publishers, stranded, &sending.outgoing.channel)
+            load(map, publishers, stranded, &sending.pending.channel)
                 .sending
                 .push(sending);
         }

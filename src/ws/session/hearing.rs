@@ -12,7 +12,7 @@ use super::{Answers, CloseReason, Closing, Control, Ended, Session, Shared, Stag
 use crate::budget::Part;
 use crate::hub::{Channel, Publication, Receipt};
 use crate::message::{Kind, Sequence, Shape};
-use crate::metrics::Way;
+use crate::metrics::Transport;
 use crate::telemetry;
 use crate::ws::frame::{self, Event, Limits, Sink, TOO_MANY_BYTES, Violation};
 use crate::ws::gate::Permit;
@@ -65,7 +65,7 @@ impl Session {
         if self.undecoded.is_none() && !self.socket.is_readable() {
             return ControlFlow::Continue(Poll::Pending);
         }
-        if self.way() == Way::Events {
+        if self.transport() == Transport::Events {
             return self.ignore_input();
         }
         let waits = self

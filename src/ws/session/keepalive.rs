@@ -6,15 +6,15 @@ use std::task::Context;
 use super::{CloseReason, Ended, Session, Stage, frame, v1};
 use crate::config::SlowClient;
 use crate::message::Shape;
-use crate::metrics::Way;
+use crate::metrics::Transport;
 
 impl Session {
     /// Does what is due when the pulse came by.
     pub(super) fn visit(&mut self, context: &Context<'_>) -> ControlFlow<Ended> {
-        let way = self.way();
+        let transport = self.transport();
         let seat = self
             .seat
-            .get_or_insert_with(|| self.shared.pulse(way).join(context.waker()));
+            .get_or_insert_with(|| self.shared.pulse(transport).join(context.waker()));
         let visits = seat.visits().min(1) as u16;
         if seat.is_cut_off() {
             return ControlFlow::Break(CloseReason::Drain);
@@ -25,7 +25,7 @@ impl Session {
         if seat.is_sent_away() {
             self.send_away();
         } else if visits > 0 {
-            self.look_after(way, visits);
+            self.look_after(transport, visits);
         }
         ControlFlow::Continue(())
     }
@@ -44,8 +44,8 @@ impl Session {
 
     /// Pings when that is due, and ends a session that keeps others from something or does not
     /// answer.
-    fn look_after(&mut self, way: Way, visits: u16) {
-        let rhythm = self.shared.pulse(way).rhythm();
+    fn look_after(&mut self, transport: Transport, visits: u16) {
+        let rhythm = self.shared.pulse(transport).rhythm();
         self.visits_since_ping += visits;
         let ping_is_due = self.visits_since_ping >= rhythm.ping_visits;
         if ping_is_due {
@@ -60,7 +60,7 @@ impl Session {
             self.begin_close(CloseReason::Slow, "too slow, come back");
             return;
         }
-        if way == Way::Events {
+        if transport == Transport::Events {
             if ping_is_due && self.control.waiting() == 0 {
                 // Proxies end streams that are silent.
                 self.control.push_framed(b":\n\n");

@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicU32;
 
 use crate::config::SlowClient;
 use crate::hub::Hub;
-use crate::metrics::{Metrics, Way};
+use crate::metrics::{Metrics, Transport};
 use crate::ws::frame::Limits;
 use crate::ws::pulse::Pulse;
 use crate::ws::rate::PublishLimits;
@@ -43,8 +43,8 @@ impl Shared {
         rand::random_range(500..1500)
     }
 
-    pub(super) fn pulse(&self, way: Way) -> &Arc<Pulse> {
-        if way == Way::Events {
+    pub(super) fn pulse(&self, transport: Transport) -> &Arc<Pulse> {
+        if transport == Transport::Events {
             &self.event_pulse
         } else {
             &self.pulse

@@ -5,7 +5,7 @@ use redis::Pipeline;
 
 use super::super::{META_OUTLIVES, Redis};
 use super::Sending;
-use crate::hub::{Channel, Outgoing};
+use crate::hub::{Channel, PendingBatch};
 use crate::message::{MessageId, Sequence, now_ns};
 
 impl Redis {
@@ -19,8 +19,8 @@ impl Redis {
         previous: Option<Sequence>,
     ) {
         let Sending {
-            outgoing:
-                Outgoing {
+            pending:
+                PendingBatch {
                     channel,
                     key,
                     count,
@@ -52,7 +52,7 @@ impl Redis {
             .arg(names.pubsub(name))
             .arg(envelope.publisher_id().to_string());
         pipeline
-            .arg(digits(sending.outgoing.last()))
+            .arg(digits(sending.pending.last()))
             .arg(previous.map(digits).unwrap_or_default())
             .arg(*count);
         pipeline
