@@ -68,6 +68,7 @@ pub mod message;
 pub mod feed;
 pub mod hub;
 pub mod broker;
+pub mod client;
 pub mod ws;
 pub mod http;
 pub mod metrics;

@@ -9,11 +9,11 @@ use axum::http::HeaderMap;
 use ipnet::IpNet;
 
 use super::forwarded;
+use crate::client::connection_limits::address::{Place, Source};
+use crate::client::connection_limits::{Full, Gate, Permit};
+use crate::client::rate::PublishRates;
 use crate::metrics::Way;
-use crate::ws::gate::address::{Place, Source};
-use crate::ws::gate::{Full, Gate, Permit};
 use crate::ws::handshake::Refusal;
-use crate::ws::rate::PublishRates;
 
 /// A connection to the public port, as its requests see it; in their extensions.
 #[derive(Debug)]

@@ -30,8 +30,8 @@ use super::handover::{Handover, Successor};
 use super::keep_alive::{self, HeadTimer, KeepAlive, Patience};
 use super::resets::Resets;
 use super::stream::Stream;
+use crate::client::connection_limits::Gate;
 use crate::metrics::Counter;
-use crate::ws::gate::Gate;
 
 /// A request's head has arrived within this time, or the connection is closed.
 const HEAD_PATIENCE: Duration = Duration::from_secs(10);

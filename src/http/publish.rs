@@ -19,11 +19,11 @@ use super::query::{self, BadParameter};
 use super::stream::LEAST_RATE;
 use crate::budget::{Charge, Part};
 use crate::channel::ChannelName;
+use crate::client::rate::PublishRates;
 use crate::hub::{Receipt, Unpublished};
 use crate::message::Kind;
 use crate::telemetry;
 use crate::ws::handshake::Refusal;
-use crate::ws::rate::PublishRates;
 use crate::ws::v1::MAX_KEY;
 
 /// How long a body may take to arrive, beside what its size allows.

@@ -12,14 +12,14 @@ use base64::engine::general_purpose::STANDARD;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use sha1::{Digest, Sha1};
 
-use super::close::CloseReason;
 use super::extension;
-use super::gate::{Full, Gate};
 use super::opening::Opening;
 use super::session::{Shared, Wishes};
 use super::shard::Shards;
 use super::v1;
 use crate::channel::ChannelName;
+use crate::client::close_reason::CloseReason;
+use crate::client::connection_limits::{Full, Gate};
 use crate::http::connection::Caller;
 use crate::http::query::BadParameter;
 use crate::http::stream::Stream;

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
+use crate::client::keepalive::Pulse;
+use crate::client::rate::PublishLimits;
 use crate::config::SlowClient;
 use crate::hub::Hub;
 use crate::metrics::{Metrics, Way};
 use crate::ws::frame::Limits;
-use crate::ws::pulse::Pulse;
-use crate::ws::rate::PublishLimits;
 
 /// The parts of a node that all its sessions use.
 #[derive(Debug)]

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Full;
-use crate::ws::rate::{PublishLimits, PublishRates, Rate};
+use crate::client::rate::{PublishLimits, PublishRates, Rate};
 
 /// Addresses without connections that are still known, at most: the one that left first is
 /// forgotten early.
