@@ -31,6 +31,7 @@ use crate::client::connection_limits::{
 use crate::client::keepalive::{Keepalive, PingSchedule};
 use crate::client::rate::PublishLimits;
 use crate::config::{Config, SlowClient, Switch};
+use crate::frame::Limits;
 use crate::http::bind::bind;
 use crate::http::connection::Proxies;
 use crate::http::keep_alive::KeepAlive;
@@ -40,7 +41,6 @@ use crate::http::{ops, public};
 use crate::hub::Hub;
 use crate::metrics::{LossCause, Metrics};
 use crate::shutdown::Shutdown;
-use crate::ws::frame::Limits;
 use crate::ws::handshake::{Door, Rejection};
 use crate::ws::session::Shared;
 use crate::ws::shard::Shards;

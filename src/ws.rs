@@ -10,4 +10,3 @@ mod socket;
 pub mod v1;
 mod outgoing;
 mod closing;
-pub mod frame;

@@ -12,11 +12,11 @@ use super::{Answers, CloseReason, Closing, Control, Ended, Session, Shared, Stag
 use crate::budget::Part;
 use crate::client::connection_limits::Permit;
 use crate::client::rate::PublishRates;
+use crate::frame::{self, Event, Limits, Sink, TOO_MANY_BYTES, Violation};
 use crate::hub::{Channel, Publication, Receipt};
 use crate::message::{Kind, Shape};
 use crate::metrics::Way;
 use crate::telemetry;
-use crate::ws::frame::{self, Event, Limits, Sink, TOO_MANY_BYTES, Violation};
 use crate::ws::v1::{self, Said, Unreadable};
 
 /// One read takes this much at most. The buffer is the worker thread's, not the session's.

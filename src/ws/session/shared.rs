@@ -6,9 +6,9 @@ use std::sync::atomic::AtomicU32;
 use crate::client::keepalive::Keepalive;
 use crate::client::rate::PublishLimits;
 use crate::config::SlowClient;
+use crate::frame::Limits;
 use crate::hub::Hub;
 use crate::metrics::{Metrics, Way};
-use crate::ws::frame::Limits;
 
 /// The parts of a node that all its sessions use.
 #[derive(Debug)]
