@@ -20,16 +20,8 @@ pub use self::id::{MessageId, NoId};
 pub use self::missed::Missed;
 pub use self::origin::{PublisherId, Sequence};
 use crate::budget::{Budget, Charge, Part};
-use crate::ws::frame;
-
-/// How a message was said, and so how it is heard.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Kind {
-    /// Valid UTF-8.
-    Text,
-    /// Any bytes.
-    Binary,
-}
+use crate::frame;
+pub use crate::frame::Kind;
 
 /// A batch closes to more messages at this size, in bytes of frames. It bounds what one slow reader
 /// can keep alive, and one Redis command; a single larger message is a batch of its own.

@@ -8,11 +8,11 @@ mod wire;
 
 use std::iter;
 
-use echocast::message::Kind;
-use echocast::ws::frame::{
+use echocast::frame::{
     Control, Decoder, Event, Limits, MAX_SERVER_HEADER, Violation, encode_control, encode_header,
     header_len,
 };
+use echocast::message::Kind;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::deflate::{DeflateWindow, deflated};
 use super::{Batch, Kind, MessageId, Missed};
-use crate::ws::frame;
+use crate::frame;
 
 /// A way in which messages are written to clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

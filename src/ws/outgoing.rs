@@ -7,8 +7,8 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use crate::feed::{Cursor, TAKE_BATCHES};
+use crate::frame;
 use crate::message::{Batch, Format, put_text};
-use crate::ws::frame;
 
 /// A ping without a payload.
 const PING: [u8; 2] = [0x89, 0];

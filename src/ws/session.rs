@@ -26,16 +26,16 @@ pub use self::shared::Shared;
 use self::stage::Stage;
 pub(super) use self::tally::Tally;
 use self::undecoded::Undecoded;
-use super::close::CloseReason;
 use super::closing::{Closing, Step};
-use super::frame::{self, Decoder};
-use super::gate::Permit;
 use super::outgoing::{Control, Outgoing, Reader};
-use super::pulse::Seat;
-use super::rate::PublishRates;
 use super::socket::Socket;
 use super::v1;
+use crate::client::close_reason::CloseReason;
+use crate::client::connection_limits::Permit;
+use crate::client::keepalive::Registration;
+use crate::client::rate::PublishRates;
 use crate::feed::{Cursor, Feed, GroupBatches, Taken};
+use crate::frame::{self, Decoder};
 use crate::hub::{Answer, Membership, Subscription};
 use crate::message::{Format, Sequence, Shape, now_ns};
 use crate::metrics::Transport;
@@ -72,7 +72,7 @@ pub struct Session {
     said: Sequence,
     /// See [`crate::hub::Inbox::may_read`].
     inbox_round: u64,
-    seat: Option<Seat>,
+    registration: Option<Registration>,
     visits_since_ping: u16,
     /// Visits since it lagged out in the middle of an item.
     stuck_visits: u8,
@@ -128,7 +128,7 @@ impl Session {
             .publish
             .any()
             .then(|| Box::new(PublishRates::new(shared.publish)));
-        let rhythm = shared.pulse(transport(format)).rhythm();
+        let schedule = shared.keepalive(transport(format)).schedule();
         // A client of an event stream has nothing more to say.
         let early = if transport(format) == Transport::Events {
             Bytes::new()
@@ -150,8 +150,8 @@ impl Session {
             undecoded: Undecoded::new(&early, 0, shared.hub.budget()),
             said: Sequence::default(),
             inbox_round: 0,
-            seat: None,
-            visits_since_ping: rhythm.before_first_ping(),
+            registration: None,
+            visits_since_ping: schedule.before_first_ping(),
             stuck_visits: 0,
             silent_visits: None,
             rates,

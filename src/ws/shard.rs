@@ -44,8 +44,8 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use self::audience::{Audience, Moved};
 use self::queue::{Bell, Due, Queue, Round, Told};
-use super::close::CloseReason;
 use super::session::{Session, Tally};
+use crate::client::close_reason::CloseReason;
 use crate::feed::Group;
 use crate::metrics::Metrics;
 

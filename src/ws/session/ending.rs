@@ -4,8 +4,8 @@ use std::ops::ControlFlow;
 use std::task::{Context, Poll};
 
 use super::{CloseReason, Closing, Ended, Session, Stage, Step};
+use crate::frame;
 use crate::metrics::Transport;
-use crate::ws::frame;
 
 impl Session {
     /// Begins an end with the reason's own close code.

@@ -10,13 +10,13 @@ use tokio::sync::mpsc::unbounded_channel;
 use super::undecoded::Undecoded;
 use super::{Answers, CloseReason, Closing, Control, Ended, Session, Shared, Stage, Step, Tally};
 use crate::budget::Part;
+use crate::client::connection_limits::Permit;
+use crate::client::rate::PublishRates;
+use crate::frame::{self, Event, Limits, Sink, TOO_MANY_BYTES, Violation};
 use crate::hub::{Channel, Publication, Receipt};
 use crate::message::{Kind, Sequence, Shape};
 use crate::metrics::Transport;
 use crate::telemetry;
-use crate::ws::frame::{self, Event, Limits, Sink, TOO_MANY_BYTES, Violation};
-use crate::ws::gate::Permit;
-use crate::ws::rate::PublishRates;
 use crate::ws::v1::{self, Said, Unreadable};
 
 /// One read takes this much at most. The buffer is the worker thread's, not the session's.

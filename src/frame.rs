@@ -17,7 +17,15 @@ pub use self::encode::{
 };
 use self::header::{Frame, MAX_CLIENT_HEADER, Opcode};
 pub use self::inflate::TOO_MANY_BYTES;
-use crate::message::Kind;
+
+/// The kind of a message: it is delivered as it was published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// Valid UTF-8.
+    Text,
+    /// Any bytes.
+    Binary,
+}
 
 /// What a client may make us hold.
 #[derive(Clone, Copy, Debug)]

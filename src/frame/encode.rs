@@ -3,7 +3,7 @@
 
 use bytes::BufMut;
 
-use crate::message::Kind;
+use super::Kind;
 
 /// The longest header of a frame we send, in bytes.
 pub const MAX_SERVER_HEADER: usize = 10;
