@@ -8,11 +8,13 @@ use std::task::{Context, Poll};
 use tokio::sync::mpsc::unbounded_channel;
 
 use super::undecoded::Undecoded;
-use super::{Answers, CloseReason, Closing, Control, Ended, Session, Shared, Stage, Step, Tally};
+use super::{
+    Answers, CloseReason, Closing, Ended, Session, Shared, Stage, Step, Tally, WriteBuffer,
+};
 use crate::budget::Part;
 use crate::client::connection_limits::Permit;
 use crate::client::rate::PublishRates;
-use crate::frame::{self, Event, Limits, Sink, TOO_MANY_BYTES, Violation};
+use crate::frame::{ControlFrame, Event, Limits, Sink, TOO_MANY_BYTES, Violation};
 use crate::hub::{Channel, Publication, Receipt};
 use crate::message::{Kind, Shape};
 use crate::metrics::Way;
@@ -58,7 +60,7 @@ impl Session {
     ) -> ControlFlow<Ended, Poll<()>> {
         if self.only_reads() {
             // Answers to what it says go nowhere, and must not keep it from being read.
-            (self.control, self.answers) = (Control::default(), None);
+            (self.write_buffer, self.answers) = (WriteBuffer::default(), None);
         } else if self.closing().is_some() {
             return self.discard();
         }
@@ -117,7 +119,7 @@ impl Session {
     /// Whether it is not read from because of answers and pongs that it has not taken.
     pub(super) fn leaves_its_answers(&self) -> bool {
         let answers = self.answers.as_ref();
-        self.control.held() >= CONTROL_BYTES
+        self.write_buffer.held() >= CONTROL_BYTES
             || answers
                 .is_some_and(|answers| !answers.receiver.is_empty() || answers.owed >= OWED_ANSWERS)
     }
@@ -221,27 +223,27 @@ impl Session {
             shared,
             membership,
             decoder,
-            control,
+            write_buffer,
             said,
             rates,
-            reader,
+            recipient,
             answers,
             permit,
             ..
         } = self;
         let mut limits = Limits {
-            deflate: reader.format.deflate.is_some(),
+            deflate: recipient.format.deflate.is_some(),
             ..shared.limits
         };
-        if reader.format.shape == Shape::V1 {
+        if recipient.format.shape == Shape::V1 {
             limits.max_message = v1::max_frame(limits.max_message);
         }
         let mut hearing = Hearing {
             shared,
             channel: membership.channel(),
-            shape: reader.format.shape,
-            sender: reader.sender,
-            control,
+            shape: recipient.format.shape,
+            sender: recipient.sender,
+            write_buffer,
             rates: rates.as_deref(),
             permit,
             answers,
@@ -265,11 +267,11 @@ impl Session {
         let Some(answers) = &mut self.answers else {
             return;
         };
-        while self.control.held() < CONTROL_BYTES
+        while self.write_buffer.held() < CONTROL_BYTES
             && let Poll::Ready(Some(answer)) = answers.receiver.poll_recv(context)
         {
             answers.owed -= 1;
-            self.control.push_text(v1::answer(answer).as_bytes());
+            self.write_buffer.push_text(v1::answer(answer).as_bytes());
         }
     }
 }
@@ -281,7 +283,7 @@ struct Hearing<'a> {
     channel: &'a Arc<Channel>,
     shape: Shape,
     sender: u32,
-    control: &'a mut Control,
+    write_buffer: &'a mut WriteBuffer,
     /// Its limits of messages and bytes a second.
     rates: Option<&'a PublishRates>,
     permit: &'a Permit,
@@ -314,7 +316,7 @@ impl Sink for Hearing<'_> {
         has_room
             && self.heard.end.is_none()
             && !self.tally.is_used_up()
-            && self.control.held() < CONTROL_BYTES
+            && self.write_buffer.held() < CONTROL_BYTES
             && self
                 .answers
                 .as_ref()
@@ -341,7 +343,7 @@ impl Sink for Hearing<'_> {
     fn take(&mut self, event: Event<'_>) {
         match event {
             Event::Message { kind, payload } => self.take_message(kind, payload),
-            Event::Ping(payload) => self.control.push(frame::Control::Pong(payload)),
+            Event::Ping(payload) => self.write_buffer.push(ControlFrame::Pong(payload)),
             Event::Pong(_) => {}
             Event::Close(given) => {
                 let (code, text) = given.unwrap_or((CloseReason::Client.code(), ""));
@@ -411,7 +413,7 @@ impl<'a> Hearing<'a> {
                 if !self.charge_bytes(frame.len().min(self.shared.limits.max_message)) {
                     return;
                 }
-                self.control
+                self.write_buffer
                     .push_text(v1::error(&why, reference.as_deref()).as_bytes());
             }
         }
