@@ -4,7 +4,7 @@
 //! bytes and holds no buffer.
 
 mod ending;
-mod hearing;
+mod input;
 mod keepalive;
 mod lagging;
 mod replay;

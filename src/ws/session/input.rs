@@ -78,7 +78,7 @@ impl Session {
             return ControlFlow::Continue(Poll::Pending);
         }
         if let Some(mut undecoded) = self.undecoded.take_if(|_| waits) {
-            let (taken, completed) = self.hear(&mut undecoded.bytes, tally);
+            let (taken, completed) = self.decode_and_publish(&mut undecoded.bytes, tally);
             if undecoded.advance(taken, self.decoder.held_bytes())
                 && (self.closing().is_none() || self.only_reads())
             {
@@ -97,7 +97,7 @@ impl Session {
                     .received_bytes
                     .inc_by(bytes as u64);
                 let read = &mut scratch[..bytes];
-                let (taken, completed) = self.hear(read, tally);
+                let (taken, completed) = self.decode_and_publish(read, tally);
                 self.keep(&read[taken..], completed);
                 ControlFlow::Continue(Poll::Ready(()))
             }
@@ -195,15 +195,15 @@ impl Session {
 
     /// Publishes the messages that these bytes complete, as far as the visit and the inbox allow.
     /// Returns how many bytes it has taken, and whether any message was complete.
-    fn hear(&mut self, bytes: &mut [u8], tally: &mut Tally) -> (usize, bool) {
+    fn decode_and_publish(&mut self, bytes: &mut [u8], tally: &mut Tally) -> (usize, bool) {
         self.silent_visits = None;
-        let (outcome, heard) = self.decode(bytes, tally);
-        self.said = heard.said;
+        let (outcome, decoded) = self.decode(bytes, tally);
+        self.said = decoded.said;
         self.shared
             .metrics
             .websocket
             .received
-            .inc_by(heard.messages);
+            .inc_by(decoded.messages);
         let (taken, violation) = match outcome {
             Ok(taken) => (taken, None),
             Err(bad) => (
@@ -211,14 +211,18 @@ impl Session {
                 Some((bad.into(), bad.close_code(), bad.to_string())),
             ),
         };
-        let end = heard.end.or(violation);
+        let end = decoded.end.or(violation);
         if let Some((reason, code, text)) = end.filter(|_| self.closing().is_none()) {
             self.begin_close_with(reason, code, text);
         }
-        (taken, heard.completed)
+        (taken, decoded.completed)
     }
 
-    fn decode(&mut self, bytes: &mut [u8], tally: &mut Tally) -> (Result<usize, Violation>, Heard) {
+    fn decode(
+        &mut self,
+        bytes: &mut [u8],
+        tally: &mut Tally,
+    ) -> (Result<usize, Violation>, Decoded) {
         let Self {
             shared,
             membership,
@@ -238,7 +242,7 @@ impl Session {
         if recipient.format.shape == Shape::V1 {
             limits.max_message = v1::max_frame(limits.max_message);
         }
-        let mut hearing = Hearing {
+        let mut input = Input {
             shared,
             channel: membership.channel(),
             shape: recipient.format.shape,
@@ -250,13 +254,13 @@ impl Session {
             tally,
             publication: None,
             charged: false,
-            heard: Heard {
+            decoded: Decoded {
                 said: *said,
-                ..Heard::default()
+                ..Decoded::default()
             },
         };
-        let outcome = decoder.decode_into(&limits, bytes, &mut hearing);
-        (outcome, hearing.heard)
+        let outcome = decoder.decode_into(&limits, bytes, &mut input);
+        (outcome, input.decoded)
     }
 
     /// Tells the client what became of its messages, unless it leaves too much unread.
@@ -278,7 +282,7 @@ impl Session {
 
 /// Takes what a client's bytes complete, in one go: messages are published under one lock, which is
 /// given up while something is inflated or parsed that may be large.
-struct Hearing<'a> {
+struct Input<'a> {
     shared: &'a Shared,
     channel: &'a Arc<Channel>,
     shape: Shape,
@@ -292,12 +296,12 @@ struct Hearing<'a> {
     publication: Option<Publication<'a>>,
     /// The next message has been held against the rates, before it was inflated.
     charged: bool,
-    heard: Heard,
+    decoded: Decoded,
 }
 
 /// The result of decoding a client's bytes.
 #[derive(Default)]
-struct Heard {
+struct Decoded {
     /// Number of the client's newest message on this channel.
     said: u64,
     /// Messages that were published.
@@ -307,14 +311,14 @@ struct Heard {
     end: Option<Ending>,
 }
 
-impl Sink for Hearing<'_> {
+impl Sink for Input<'_> {
     fn wants_more(&mut self) -> bool {
         let has_room = match &self.publication {
             Some(publication) => publication.has_room(),
             None => self.shared.hub.inbox().has_room_for(self.channel),
         };
         has_room
-            && self.heard.end.is_none()
+            && self.decoded.end.is_none()
             && !self.tally.is_used_up()
             && self.write_buffer.held() < CONTROL_BYTES
             && self
@@ -347,13 +351,13 @@ impl Sink for Hearing<'_> {
             Event::Pong(_) => {}
             Event::Close(given) => {
                 let (code, text) = given.unwrap_or((CloseReason::Client.code(), ""));
-                self.heard.end = Some((CloseReason::Client, code, text.to_owned()));
+                self.decoded.end = Some((CloseReason::Client, code, text.to_owned()));
             }
         }
     }
 }
 
-impl<'a> Hearing<'a> {
+impl<'a> Input<'a> {
     fn charge_message(&mut self) -> Result<(), Violation> {
         if !self.permit.allows_message() {
             return Err(Violation::Rate(TOO_MANY_OF_ADDRESS));
@@ -376,7 +380,7 @@ impl<'a> Hearing<'a> {
     }
 
     fn end_for(&mut self, bad: Violation) {
-        self.heard.end = Some((bad.into(), bad.close_code(), bad.to_string()));
+        self.decoded.end = Some((bad.into(), bad.close_code(), bad.to_string()));
     }
 
     fn take_message(&mut self, kind: Kind, payload: &[u8]) {
@@ -388,7 +392,7 @@ impl<'a> Hearing<'a> {
         if inflated || self.shape == Shape::V1 {
             self.tally.work += payload.len();
         }
-        self.heard.completed = true;
+        self.decoded.completed = true;
         match self.shape {
             Shape::V1 => self.take_json(kind, payload),
             _ => self.publish(kind, payload, None, None),
@@ -452,7 +456,7 @@ impl<'a> Hearing<'a> {
         let publication = self
             .publication
             .get_or_insert_with(|| channel.publish(inbox));
-        self.heard.messages += 1;
-        self.heard.said = publication.push_with(kind, payload, self.sender, key, receipt);
+        self.decoded.messages += 1;
+        self.decoded.said = publication.push_with(kind, payload, self.sender, key, receipt);
     }
 }
