@@ -1,72 +1,74 @@
-//! The connection limits: how many connections there may be, in all and from one address. Each kind
-//! of connection counts once, from when it is accepted until it is closed, whatever becomes of it
-//! in between.
+//! Connection limits: how many connections the node accepts, in all and from one address. A
+//! connection counts once, from accept to close, whatever it becomes in between.
 
 pub mod address;
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::sys::resource::{Resource, getrlimit};
 
-use self::address::{Address, AddressLimits, Addresses, Place, Source};
+use self::address::{Address, AddressLimits, AddressPermit, AddressRates, Addresses};
 use super::rate::{PublishLimits, PublishRates};
 use crate::metrics::{Metrics, Way};
 
-/// File descriptors that are not for public connections, or an eighth of all if those are few.
+/// File descriptors kept for everything but public connections. If the process has few, an eighth
+/// of them.
 const RESERVE: usize = 64;
 
-/// Connections beyond the limits that are told so at the same time; the others are reset.
-const TURNED_AWAY: usize = 32;
+/// Connections over the limits that are answered 429 at the same time. The others are reset.
+const REJECTIONS: usize = 32;
 
 /// The same for one address.
-const TURNED_AWAY_OF_ADDRESS: usize = 2;
+const REJECTIONS_OF_ADDRESS: usize = 2;
 
 /// Limits of a node.
 #[derive(Clone, Copy, Debug)]
-pub struct GateLimits {
+pub struct LimitSettings {
     /// `--max-connections`; `None` is no limit.
     pub connections: Option<usize>,
     /// Connections for which the node has file descriptors.
     pub descriptors: usize,
     /// Limits of one address.
     pub address: AddressLimits,
-    /// How fast one connection may publish by requests.
+    /// Limits of what one connection may publish by requests.
     pub publish: PublishLimits,
 }
 
-/// Counts connections and rejects those that are too many.
+/// Counts connections and rejects those over the limits.
 #[derive(Debug)]
-pub struct Gate {
-    limits: GateLimits,
+pub struct ConnectionLimits {
+    settings: LimitSettings,
+    /// Connections that hold a [`Permit`].
     open: AtomicUsize,
     /// `None` if nothing is limited by address.
     addresses: Option<Arc<Addresses>>,
-    /// Addresses of the connections that are being told that they are too many.
-    turned_away: Mutex<Vec<Address>>,
+    /// Addresses of the connections that hold a [`RejectionPermit`].
+    rejections: Mutex<Vec<Address>>,
     metrics: Arc<Metrics>,
 }
 
-/// One connection's place; given back when dropped. There are many: it is as small as it can be.
+/// One connection within the limits; given back when dropped. Every connection has one, so it is
+/// small.
 #[derive(Debug)]
 pub struct Permit {
-    gate: Arc<Gate>,
-    /// Its place among those of its address, if addresses are counted.
-    place: Option<Place>,
+    limits: Arc<ConnectionLimits>,
+    /// The client's share of its address's limit, if addresses are counted.
+    address: Option<AddressPermit>,
     way: Way,
 }
 
-/// A connection that is too many, while it is told so.
+/// Permission to answer a connection over the limits with 429; given back when dropped.
 #[derive(Debug)]
-pub struct TurnedAway {
-    gate: Arc<Gate>,
+pub struct RejectionPermit {
+    limits: Arc<ConnectionLimits>,
     address: Address,
 }
 
-/// Which limit was reached.
+/// The limit that a connection reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Full {
+pub enum LimitReached {
     /// `--max-connections`, or the node's file descriptors.
     #[error("too many connections to this node")]
     Node,
@@ -75,12 +77,12 @@ pub enum Full {
     Address,
 }
 
-impl Full {
-    /// The value of the label of the metric that counts what was refused.
+impl LimitReached {
+    /// Its label in the metric of rejected requests.
     pub const LABEL: &str = "too_many_connections";
 }
 
-/// How the file descriptors of this process are shared out.
+/// The file descriptors of this process, divided by use.
 #[derive(Clone, Copy, Debug)]
 pub struct Descriptors {
     /// For public connections.
@@ -89,7 +91,7 @@ pub struct Descriptors {
     pub reserve: usize,
 }
 
-/// The shares of as many file descriptors as this process may have now.
+/// Divides the file descriptors that this process may have now.
 pub fn descriptors() -> Descriptors {
     let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(now, _)| now);
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
@@ -100,140 +102,133 @@ pub fn descriptors() -> Descriptors {
     }
 }
 
-impl Gate {
-    /// A gate with these limits.
-    pub fn new(limits: GateLimits, metrics: Arc<Metrics>) -> Arc<Self> {
-        metrics.connections_limit.set(
-            limits
-                .connections
-                .unwrap_or(0)
-                .try_into()
-                .unwrap_or(i64::MAX),
-        );
-        let addresses = limits
-            .address
-            .any()
-            .then(|| Addresses::new(limits.address, limits.publish));
+impl ConnectionLimits {
+    /// No connections yet.
+    pub fn new(settings: LimitSettings, metrics: Arc<Metrics>) -> Arc<Self> {
+        let limit = settings.connections.unwrap_or(0);
+        let limit = limit.try_into().unwrap_or(i64::MAX);
+        metrics.connections_limit.set(limit);
+        let by_address = settings.address.any();
+        let addresses = by_address.then(|| Addresses::new(settings.address, settings.publish));
         Arc::new(Self {
-            limits,
+            settings,
             open: AtomicUsize::new(0),
             addresses,
-            turned_away: Mutex::default(),
+            rejections: Mutex::default(),
             metrics,
         })
     }
 
     /// Connections that may be open at once.
     pub fn most(&self) -> usize {
-        self.limits
-            .descriptors
-            .min(self.limits.connections.unwrap_or(usize::MAX))
+        let limit = self.settings.connections.unwrap_or(usize::MAX);
+        self.settings.descriptors.min(limit)
     }
 
-    /// Counts a connection that was accepted, or says which limit was reached. One of a `proxy` is
-    /// not counted by its address: there [`Gate::place`] counts that of the client.
-    pub fn accept(self: &Arc<Self>, ip: IpAddr, proxy: bool) -> Result<Permit, Full> {
-        let place = self
-            .addresses
-            .as_ref()
-            .filter(|_| !proxy)
-            .map(|addresses| addresses.enter(ip.into()));
-        let place = place.transpose()?;
+    /// Counts a connection that was accepted from `ip`.
+    ///
+    /// # Errors
+    /// If a limit is reached.
+    pub fn accept(self: &Arc<Self>, ip: IpAddr, is_proxy: bool) -> Result<Permit, LimitReached> {
+        // A proxy's connections belong to many clients. Each request counts by its client's address
+        // instead, see `permit_address`.
+        let address = if is_proxy {
+            None
+        } else {
+            self.permit_address(ip)?
+        };
         if self.open.fetch_add(1, Relaxed) >= self.most() {
             self.open.fetch_sub(1, Relaxed);
-            return Err(Full::Node);
+            return Err(LimitReached::Node);
         }
         self.metrics.of(Way::Http).connections.inc();
         Ok(Permit {
-            gate: self.clone(),
-            place,
+            limits: self.clone(),
+            address,
             way: Way::Http,
         })
     }
 
-    /// Whether a connection that is too many can be told so, or has to be reset: that takes a
-    /// descriptor and time.
-    pub fn turn_away(self: &Arc<Self>, ip: IpAddr) -> Option<TurnedAway> {
-        let address = Address::from(ip);
-        let mut turned_away = self
-            .turned_away
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let own = turned_away
-            .iter()
-            .filter(|other| **other == address)
-            .count();
-        let descriptors = self.open.load(Relaxed) + turned_away.len();
-        if turned_away.len() >= TURNED_AWAY
-            || own >= TURNED_AWAY_OF_ADDRESS
-            || descriptors >= self.limits.descriptors
-        {
-            return None;
-        }
-        turned_away.push(address);
-        Some(TurnedAway {
-            gate: self.clone(),
-            address,
-        })
-    }
-
-    /// A client's place among those of its address, if addresses are counted: for clients of
-    /// proxies.
-    pub fn place(&self, ip: IpAddr) -> Result<Option<Place>, Full> {
-        self.addresses
-            .as_ref()
+    /// Counts one more connection or request of this address, if addresses are counted.
+    ///
+    /// # Errors
+    /// If the address has reached its limit.
+    pub fn permit_address(&self, ip: IpAddr) -> Result<Option<AddressPermit>, LimitReached> {
+        let addresses = self.addresses.as_ref();
+        addresses
             .map(|addresses| addresses.enter(ip.into()))
             .transpose()
     }
 
-    /// How fast one connection may publish by requests, as its own buckets.
+    /// Whether a connection over the limits can be answered 429. Otherwise it has to be reset,
+    /// because an answer takes a descriptor and time.
+    pub fn permit_rejection(self: &Arc<Self>, ip: IpAddr) -> Option<RejectionPermit> {
+        let address = Address::from(ip);
+        let mut rejections = self.lock_rejections();
+        let own = rejections.iter().filter(|other| **other == address).count();
+        let descriptors = self.open.load(Relaxed) + rejections.len();
+        if rejections.len() >= REJECTIONS
+            || own >= REJECTIONS_OF_ADDRESS
+            || descriptors >= self.settings.descriptors
+        {
+            return None;
+        }
+        rejections.push(address);
+        Some(RejectionPermit {
+            limits: self.clone(),
+            address,
+        })
+    }
+
+    /// Full token buckets for what one connection publishes by requests.
     pub fn publish_rates(&self) -> PublishRates {
-        PublishRates::new(self.limits.publish)
+        PublishRates::new(self.settings.publish)
+    }
+
+    fn lock_rejections(&self) -> MutexGuard<'_, Vec<Address>> {
+        self.rejections
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Permit {
-    /// Whether its address may send one more request or message now; if so, that is counted.
+    /// Counts one more request or message of its address; false if that is over the limit.
     pub fn allows_message(&self) -> bool {
-        self.source().is_none_or(|source| source.allows_message())
+        self.address_rates()
+            .is_none_or(|rates| rates.allows_message())
     }
 
-    /// Its address' limits, if anything is limited by address.
-    pub fn source(&self) -> Option<&Arc<Source>> {
-        self.place.as_ref().map(Place::source)
+    /// Its address's rate limits, if anything is limited by address.
+    pub fn address_rates(&self) -> Option<&Arc<AddressRates>> {
+        self.address.as_ref().map(AddressPermit::rates)
     }
 
-    /// The connection has become something else; if it is a proxy's, it has a place of the client's
-    /// address now.
-    pub fn become_client(&mut self, way: Way, place: Option<Place>) {
-        self.gate.metrics.of(self.way).connections.dec();
+    /// Counts the connection as another transport from now on. `address` is the client's, if the
+    /// connection is a proxy's.
+    pub fn become_client(&mut self, way: Way, address: Option<AddressPermit>) {
+        self.limits.metrics.of(self.way).connections.dec();
         self.way = way;
-        self.gate.metrics.of(self.way).connections.inc();
-        if place.is_some() {
-            self.place = place;
+        self.limits.metrics.of(self.way).connections.inc();
+        if address.is_some() {
+            self.address = address;
         }
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.gate.metrics.of(self.way).connections.dec();
-        self.gate.open.fetch_sub(1, Relaxed);
+        self.limits.metrics.of(self.way).connections.dec();
+        self.limits.open.fetch_sub(1, Relaxed);
     }
 }
 
-impl Drop for TurnedAway {
+impl Drop for RejectionPermit {
     fn drop(&mut self) {
-        let mut turned_away = self
-            .gate
-            .turned_away
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Some(index) = turned_away
-            .iter()
-            .position(|address| *address == self.address)
-        {
-            turned_away.swap_remove(index);
+        let mut rejections = self.limits.lock_rejections();
+        let own = rejections.iter().position(|other| *other == self.address);
+        if let Some(own) = own {
+            rejections.swap_remove(own);
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::channel::ChannelName;
 use crate::feed::{Cursor, Lagged, Start, Taken};
 use crate::hub::Subscription;
 use crate::message::{Batch, put_json};
-use crate::ws::handshake::Refusal;
+use crate::ws::handshake::Rejection;
 
 /// Bytes of messages in one answer; what came after has to be asked for again.
 const ANSWER_BYTES: usize = 1024 * 1024;
@@ -27,7 +27,7 @@ pub(super) async fn snapshot(
     public: &Public,
     name: &ChannelName,
     request: Request,
-) -> Result<Response, Refusal> {
+) -> Result<Response, Rejection> {
     public.door.admit(&Method::GET, request.headers())?;
     let start =
         query::subscribe_options(request.uri().query().unwrap_or_default(), request.headers())?
@@ -43,7 +43,7 @@ pub(super) async fn snapshot(
     let mut charge = hub.budget().charge(Part::Answers, reserved);
     if !hub.budget().has_room() || hub.budget().is_crowded(Part::Answers) {
         hub.make_room();
-        return Err(Refusal::Memory);
+        return Err(Rejection::Memory);
     }
     let subscription = hub.join(name)?.subscribe(start).await?;
     let mut answer = json!({
@@ -135,7 +135,7 @@ impl List {
         &mut self,
         mut subscription: Subscription,
         collecting: &Semaphore,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), Rejection> {
         while let Some(older) = subscription.older().await? {
             // Not while it waits for the broker: one slow history must not keep all others waiting.
             let _turn = collecting.acquire().await;

@@ -32,7 +32,7 @@ use super::socket::Socket;
 use super::v1;
 use crate::client::close_reason::CloseReason;
 use crate::client::connection_limits::Permit;
-use crate::client::keepalive::Seat;
+use crate::client::keepalive::Registration;
 use crate::client::rate::PublishRates;
 use crate::feed::{Cursor, Feed, News, Taken};
 use crate::frame::Decoder;
@@ -72,7 +72,7 @@ pub struct Session {
     said: u64,
     /// See [`crate::hub::Inbox::may_read`].
     inbox_round: u64,
-    seat: Option<Seat>,
+    registration: Option<Registration>,
     visits_since_ping: u16,
     /// Visits since it lagged out in the middle of an item.
     stuck_visits: u8,
@@ -128,7 +128,7 @@ impl Session {
             .publish
             .any()
             .then(|| Box::new(PublishRates::new(shared.publish)));
-        let rhythm = shared.pulse(way(format)).rhythm();
+        let schedule = shared.keepalive(way(format)).schedule();
         // A client of an event stream has nothing more to say.
         let early = if way(format) == Way::Events {
             Bytes::new()
@@ -150,8 +150,8 @@ impl Session {
             undecoded: Undecoded::new(&early, 0, shared.hub.budget()),
             said: 0,
             inbox_round: 0,
-            seat: None,
-            visits_since_ping: rhythm.before_first_ping(),
+            registration: None,
+            visits_since_ping: schedule.before_first_ping(),
             stuck_visits: 0,
             silent_visits: None,
             rates,

@@ -1,4 +1,4 @@
-//! The visits of the pulse: pings, comments in event streams, and the ends that come with time.
+//! The visits of the keepalive: pings, comments in event streams, and the ends that come with time.
 
 use std::ops::ControlFlow;
 use std::task::Context;
@@ -10,28 +10,28 @@ use crate::message::Shape;
 use crate::metrics::Way;
 
 impl Session {
-    /// Does what is due when the pulse came by.
+    /// Does what is due when the keepalive came by.
     pub(super) fn visit(&mut self, context: &Context<'_>) -> ControlFlow<Ended> {
         let way = self.way();
-        let seat = self
-            .seat
-            .get_or_insert_with(|| self.shared.pulse(way).join(context.waker()));
-        let visits = seat.visits().min(1) as u16;
-        if seat.is_cut_off() {
+        let registration = self
+            .registration
+            .get_or_insert_with(|| self.shared.keepalive(way).join(context.waker()));
+        let visits = registration.visits().min(1) as u16;
+        if registration.is_cut_off() {
             return ControlFlow::Break(CloseReason::Drain);
         }
         if self.stage.as_deref().and_then(Stage::closing).is_some() {
             return ControlFlow::Continue(());
         }
-        if seat.is_sent_away() {
-            self.send_away();
+        if registration.must_leave() {
+            self.drain();
         } else if visits > 0 {
             self.look_after(way, visits);
         }
         ControlFlow::Continue(())
     }
 
-    fn send_away(&mut self) {
+    fn drain(&mut self) {
         let retry_ms = self.shared.retry_ms();
         match self.recipient.format.shape {
             Shape::V1 => self.write_buffer.push_text(v1::drain(retry_ms).as_bytes()),
@@ -46,9 +46,9 @@ impl Session {
     /// Pings when that is due, and ends a session that keeps others from something or does not
     /// answer.
     fn look_after(&mut self, way: Way, visits: u16) {
-        let rhythm = self.shared.pulse(way).rhythm();
+        let schedule = self.shared.keepalive(way).schedule();
         self.visits_since_ping += visits;
-        let ping_is_due = self.visits_since_ping >= rhythm.ping_visits;
+        let ping_is_due = self.visits_since_ping >= schedule.ping_visits;
         if ping_is_due {
             self.visits_since_ping = 0;
         }
@@ -87,11 +87,11 @@ impl Session {
         }
         if self
             .silent_visits
-            .is_some_and(|silent| silent >= rhythm.dead_visits)
+            .is_some_and(|silent| silent >= schedule.dead_visits)
         {
             if !self
                 .socket
-                .is_being_taken(rhythm.period * u32::from(rhythm.dead_visits))
+                .is_being_taken(schedule.period * u32::from(schedule.dead_visits))
             {
                 self.end_silent();
                 return;

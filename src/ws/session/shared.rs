@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
-use crate::client::keepalive::Pulse;
+use crate::client::keepalive::Keepalive;
 use crate::client::rate::PublishLimits;
 use crate::config::SlowClient;
 use crate::frame::Limits;
@@ -18,9 +18,9 @@ pub struct Shared {
     /// Where things are counted.
     pub metrics: Arc<Metrics>,
     /// Wakes WebSockets to ping and to leave.
-    pub pulse: Arc<Pulse>,
+    pub keepalive: Arc<Keepalive>,
     /// Wakes event streams to comment and to leave.
-    pub event_pulse: Arc<Pulse>,
+    pub event_keepalive: Arc<Keepalive>,
     /// Bounds of a client's messages.
     pub limits: Limits,
     /// How fast a client may publish.
@@ -43,11 +43,11 @@ impl Shared {
         rand::random_range(500..1500)
     }
 
-    pub(super) fn pulse(&self, way: Way) -> &Arc<Pulse> {
+    pub(super) fn keepalive(&self, way: Way) -> &Arc<Keepalive> {
         if way == Way::Events {
-            &self.event_pulse
+            &self.event_keepalive
         } else {
-            &self.pulse
+            &self.keepalive
         }
     }
 }
