@@ -55,7 +55,7 @@ impl Opening {
                     permit,
                     &greeting,
                 );
-                shards.take_in(session, shutdown.sessions.token());
+                shards.add(session, shutdown.sessions.token());
             }
             Err(error) => {
                 tracing::error!("cannot take over a socket: {error}");

@@ -3,8 +3,9 @@
 use std::ops::ControlFlow;
 use std::task::Context;
 
-use super::{CloseReason, Ended, Session, Stage, frame, v1};
+use super::{CloseReason, Ended, Session, Stage, v1};
 use crate::config::SlowClient;
+use crate::frame::ControlFrame;
 use crate::message::Shape;
 use crate::metrics::Transport;
 
@@ -32,10 +33,10 @@ impl Session {
 
     fn drain(&mut self) {
         let retry_ms = self.shared.retry_ms();
-        match self.reader.format.shape {
-            Shape::V1 => self.control.push_text(v1::drain(retry_ms).as_bytes()),
+        match self.recipient.format.shape {
+            Shape::V1 => self.write_buffer.push_text(v1::drain(retry_ms).as_bytes()),
             Shape::Events => self
-                .control
+                .write_buffer
                 .push_framed(format!("retry: {retry_ms}\n\n").as_bytes()),
             Shape::Raw => {}
         }
@@ -61,9 +62,9 @@ impl Session {
             return;
         }
         if transport == Transport::Events {
-            if ping_is_due && self.control.waiting() == 0 {
+            if ping_is_due && self.write_buffer.waiting() == 0 {
                 // Proxies end streams that are silent.
-                self.control.push_framed(b":\n\n");
+                self.write_buffer.push_framed(b":\n\n");
             }
             return;
         }
@@ -103,8 +104,8 @@ impl Session {
             self.silent_visits.get_or_insert(0);
             // One that waits already is enough for a client that takes nothing: others would only
             // add to what it leaves.
-            if !self.control.ends_with_ping() {
-                self.control.push(frame::Control::Ping(&[]));
+            if !self.write_buffer.ends_with_ping() {
+                self.write_buffer.push(ControlFrame::Ping(&[]));
             }
         }
     }
