@@ -15,9 +15,9 @@ use smallvec::SmallVec;
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::{CloseReason, Ended, Outgoing, Session, Stage, Tally};
+use crate::client::rate::LEAST_RATE;
 use crate::config::SlowClient;
 use crate::feed::{Cursor, TAKE_BATCHES};
-use crate::http::stream::LEAST_RATE;
 use crate::hub::{BrokerAway, Older, Subscription};
 use crate::message::{Batch, put_gap};
 
