@@ -18,7 +18,7 @@ use crate::message::Format;
 use crate::metrics::Way;
 use crate::ws::handshake::Rejection;
 use crate::ws::opening::Opening;
-use crate::ws::session::Wishes;
+use crate::ws::session::SessionOptions;
 
 pub(super) async fn events(
     public: &Public,
@@ -57,9 +57,10 @@ pub(super) async fn events(
         shards: door.shards.clone(),
         shutdown: door.shutdown.clone(),
         subscription,
-        wishes: Wishes {
+        options: SessionOptions {
             format: Format::EVENTS,
             echo: true,
+            client_history: None,
         },
         permit,
         greeting,

@@ -14,7 +14,7 @@ use sha1::{Digest, Sha1};
 
 use super::extension;
 use super::opening::Opening;
-use super::session::{Shared, Wishes};
+use super::session::{SessionOptions, Shared};
 use super::shard::Shards;
 use super::v1;
 use crate::channel::ChannelName;
@@ -285,11 +285,15 @@ impl Door {
             query::subscribe_options(request.uri().query().unwrap_or_default(), request.headers())?;
         let (shape, protocol) = protocol(request.headers())?;
         let offers = values(request.headers(), header::SEC_WEBSOCKET_EXTENSIONS);
-        let agreement = extension::negotiate(offers).filter(|_| self.deflate);
-        let deflate = agreement.map(|agreement| agreement.window);
-        let wishes = Wishes {
+        let agreement = extension::negotiate(offers, is_browser(request.headers(), false))
+            .filter(|_| self.deflate);
+        let deflate = agreement.as_ref().map(|agreement| agreement.window);
+        let session_options = SessionOptions {
             format: Format { shape, deflate },
             echo: options.echo,
+            client_history: agreement
+                .as_ref()
+                .and_then(|agreement| agreement.client_history),
         };
         let upgrade = request.extensions_mut().remove::<OnUpgrade>();
         let upgrade = upgrade.ok_or(Rejection::Malformed("this connection cannot be upgraded"))?;
@@ -311,7 +315,7 @@ impl Door {
             shards: self.shards.clone(),
             shutdown: self.shutdown.clone(),
             subscription,
-            wishes,
+            options: session_options,
             permit,
             greeting,
         };
@@ -327,10 +331,7 @@ impl Door {
         // subprotocol, too.
         headers.insert(VERSION, HeaderValue::from_static(crate::VERSION));
         if let Some(agreement) = agreement {
-            headers.insert(
-                header::SEC_WEBSOCKET_EXTENSIONS,
-                HeaderValue::from_static(agreement.answer),
-            );
+            headers.insert(header::SEC_WEBSOCKET_EXTENSIONS, agreement.answer);
         }
         if let Some(protocol) = protocol {
             headers.insert(header::SEC_WEBSOCKET_PROTOCOL, protocol);
