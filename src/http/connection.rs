@@ -12,7 +12,7 @@ use super::forwarded;
 use crate::client::connection_limits::address::{AddressPermit, AddressRates};
 use crate::client::connection_limits::{ConnectionLimits, LimitReached, Permit};
 use crate::client::rate::PublishRates;
-use crate::metrics::Way;
+use crate::metrics::Transport;
 use crate::ws::handshake::Rejection;
 
 /// A connection to the public port, as its requests see it; in their extensions.
@@ -159,13 +159,13 @@ impl Caller {
     }
 
     /// The connection's place, as it becomes something else than HTTP.
-    pub fn into_permit(self, way: Way) -> Result<Permit, Rejection> {
+    pub fn into_permit(self, transport: Transport) -> Result<Permit, Rejection> {
         let permit = self.connection.permit.as_ref().ok();
         let permit =
             permit.and_then(|permit| permit.lock().unwrap_or_else(PoisonError::into_inner).take());
         let mut permit =
             permit.ok_or(Rejection::Malformed("this connection cannot be upgraded"))?;
-        permit.become_client(way, self.place);
+        permit.become_client(transport, self.place);
         Ok(permit)
     }
 }

@@ -15,7 +15,7 @@ use super::query;
 use crate::channel::ChannelName;
 use crate::feed::Start;
 use crate::message::Format;
-use crate::metrics::Way;
+use crate::metrics::Transport;
 use crate::ws::handshake::Rejection;
 use crate::ws::opening::Opening;
 use crate::ws::session::SessionOptions;
@@ -35,9 +35,14 @@ pub(super) async fn events(
     let ip = caller.ip;
     let options =
         query::subscribe_options(request.uri().query().unwrap_or_default(), request.headers())?;
-    let subscription = door.shared.hub.join(name)?.subscribe(options.start).await?;
+    let subscription = door
+        .shared
+        .hub
+        .join_as_subscriber(name)?
+        .subscribe(options.start)
+        .await?;
     // Not before: a connection whose request is refused stays what it is, and counts.
-    let permit = caller.into_permit(Way::Events)?;
+    let permit = caller.into_permit(Transport::Events)?;
     tracing::debug!(channel = name.as_str(), %ip, "event stream");
 
     let mut response = head();

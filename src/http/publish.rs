@@ -20,7 +20,7 @@ use super::stream::LEAST_RATE;
 use crate::budget::{Charge, Part};
 use crate::channel::ChannelName;
 use crate::client::rate::PublishRates;
-use crate::hub::{Receipt, Unpublished};
+use crate::hub::{PublishError, Receipt};
 use crate::message::Kind;
 use crate::telemetry;
 use crate::ws::handshake::Rejection;
@@ -79,7 +79,7 @@ pub(super) async fn publish(
     // Again: a body may take a while. And first, because a channel that comes to be may take the
     // place of another's history.
     check_node(public)?;
-    let visit = shared.hub.visit(name)?;
+    let visit = shared.hub.join_as_publisher(name)?;
     if !shared.hub.inbox().has_room_for(visit.channel()) {
         return Err(Rejection::Busy(INBOX_FULL.to_owned()));
     }
@@ -106,8 +106,8 @@ pub(super) async fn publish(
     match timeout(BROKER_PATIENCE, answered.recv()).await {
         Ok(Some(answer)) => match answer.outcome {
             Ok(id) => Ok(Json(json!({ "id": id.map(|id| id.to_string()) })).into_response()),
-            Err(Unpublished::Refused(why)) => Err(Rejection::Busy(why)),
-            Err(Unpublished::KeyTaken) => Err(Rejection::KeyTaken),
+            Err(PublishError::Rejected(why)) => Err(Rejection::Busy(why)),
+            Err(PublishError::KeyTaken) => Err(Rejection::KeyTaken),
         },
         Ok(None) | Err(_) => Err(Rejection::Unconfirmed),
     }

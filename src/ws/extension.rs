@@ -10,7 +10,7 @@ use std::num::NonZeroU8;
 
 use axum::http::HeaderValue;
 
-use crate::message::Window;
+use crate::message::DeflateWindow;
 
 const NAME: &str = "permessage-deflate";
 
@@ -25,7 +25,7 @@ const MAX_WINDOW_BITS: u8 = 15;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Agreement {
     /// How far back our messages may refer within themselves.
-    pub(super) window: Window,
+    pub(super) window: DeflateWindow,
     /// How much of its earlier messages the client may refer to, as a power of two.
     pub(super) client_history: Option<NonZeroU8>,
     /// The value of the header that answers the offer.
@@ -96,9 +96,12 @@ impl Offer {
         self.client_no_context |= is_browser;
         // A client that asks for a window must be answered with one.
         let (window, server_window) = match self.server_window {
-            None => (Window::Full, None),
-            Some(MAX_WINDOW_BITS) => (Window::Full, Some(MAX_WINDOW_BITS)),
-            Some(9..MAX_WINDOW_BITS) => (Window::Least, Some(Window::Least.bits())),
+            None => (DeflateWindow::Full, None),
+            Some(MAX_WINDOW_BITS) => (DeflateWindow::Full, Some(MAX_WINDOW_BITS)),
+            Some(9..MAX_WINDOW_BITS) => (
+                DeflateWindow::Smallest,
+                Some(DeflateWindow::Smallest.bits()),
+            ),
             // No library deflates with a window of 256 bytes.
             Some(_) => return None,
         };
@@ -169,7 +172,7 @@ fn window_bits(text: &str) -> Option<u8> {
 mod tests {
     use super::*;
 
-    fn negotiated(offers: &[&str]) -> Option<Window> {
+    fn negotiated(offers: &[&str]) -> Option<DeflateWindow> {
         negotiate(offers.iter().copied(), true).map(|agreement| agreement.window)
     }
 
@@ -177,23 +180,23 @@ mod tests {
     fn the_first_offer_that_can_be_accepted_is() {
         assert_eq!(
             negotiated(&["permessage-deflate; client_max_window_bits"]),
-            Some(Window::Full)
+            Some(DeflateWindow::Full)
         );
         assert_eq!(
             negotiated(&["x-webkit-deflate-frame, permessage-deflate"]),
-            Some(Window::Full)
+            Some(DeflateWindow::Full)
         );
         assert_eq!(
             negotiated(&["permessage-deflate; server_max_window_bits=8, permessage-deflate"]),
-            Some(Window::Full)
+            Some(DeflateWindow::Full)
         );
         assert_eq!(
             negotiated(&["permessage-deflate; server_max_window_bits=\"10\""]),
-            Some(Window::Least)
+            Some(DeflateWindow::Smallest)
         );
         assert_eq!(
             negotiated(&["other", "permessage-deflate;server_max_window_bits=15"]),
-            Some(Window::Full)
+            Some(DeflateWindow::Full)
         );
         assert_eq!(negotiated(&[]), None);
     }

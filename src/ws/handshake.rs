@@ -26,7 +26,7 @@ use crate::http::stream::Stream;
 use crate::http::{head, query};
 use crate::hub::{BrokerAway, TooManyChannels};
 use crate::message::{Format, Shape, put_text};
-use crate::metrics::Way;
+use crate::metrics::Transport;
 use crate::shutdown::Shutdown;
 
 /// What RFC 6455 appends to a client's key.
@@ -298,9 +298,14 @@ impl Door {
         let upgrade = request.extensions_mut().remove::<OnUpgrade>();
         let upgrade = upgrade.ok_or(Rejection::Malformed("this connection cannot be upgraded"))?;
         let ip = caller.ip;
-        let subscription = self.shared.hub.join(name)?.subscribe(options.start).await?;
+        let subscription = self
+            .shared
+            .hub
+            .join_as_subscriber(name)?
+            .subscribe(options.start)
+            .await?;
         // Not before: a connection whose request is refused stays what it is, and counts.
-        let permit = caller.into_permit(Way::WebSocket)?;
+        let permit = caller.into_permit(Transport::WebSocket)?;
         tracing::debug!(channel = name.as_str(), %ip, "connected");
         self.shared.metrics.websocket.opened.inc();
         let mut greeting = Vec::new();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::net::TcpStream;
 
-use super::session::{Session, SessionOptions, Shared, way};
+use super::session::{Session, SessionOptions, Shared, transport};
 use super::shard::Shards;
 use super::socket::Socket;
 use crate::client::close_reason::CloseReason;
@@ -61,7 +61,7 @@ impl Opening {
                 tracing::error!("cannot take over a socket: {error}");
                 shared
                     .metrics
-                    .of(way(options.format))
+                    .of(transport(options.format))
                     .closed(CloseReason::Internal.label());
             }
         }

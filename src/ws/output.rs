@@ -114,6 +114,7 @@ const FEW: usize = 8;
 
 impl<'a> Output<'a> {
     /// Everything in `taken`, as far as it fits.
+    #[inline(always)] // once a write, like all of these; pages are written by another caller
     pub(super) fn all(
         taken: &'a [Arc<Batch>],
         cursor: &Cursor,
@@ -212,6 +213,7 @@ impl<'a> Output<'a> {
 
     /// Adds what this client hears of a batch from an item's beginning, or from inside one that it
     /// hears.
+    #[inline(always)]
     fn add(&mut self, index: usize, batch: &Batch, mut from: usize, to: usize) {
         let Recipient { format, sender } = self.recipient;
         if sender == 0 || !batch.has_any_from(sender) {
@@ -226,6 +228,7 @@ impl<'a> Output<'a> {
         self.push(index, from, to);
     }
 
+    #[inline(always)]
     fn push(&mut self, batch: usize, from: usize, to: usize) {
         if from < to && self.parts.len() < PARTS {
             self.parts.push(Part { batch, from, to });
@@ -236,6 +239,7 @@ impl<'a> Output<'a> {
         self.parts.is_empty() && self.own.is_empty()
     }
 
+    #[inline(always)]
     pub(super) fn slices(&self) -> SmallVec<[IoSlice<'a>; FEW + 1]> {
         let mut slices = SmallVec::new();
         for (index, part) in self.parts.iter().enumerate() {
@@ -286,6 +290,7 @@ impl<'a> Output<'a> {
         }
     }
 
+    #[inline(always)]
     fn messages(&self, batch: usize, from: usize, to: usize) -> u64 {
         let (batch, format) = (&self.taken[batch], self.recipient.format);
         if batch.is_empty() {
@@ -336,7 +341,7 @@ mod tests {
 
     use super::*;
     use crate::feed::{Feed, Retention, Taken};
-    use crate::message::{BatchBuilder, Kind};
+    use crate::message::{BatchBuilder, Kind, Missed};
 
     const OWN: u32 = 7;
     const PING: &[u8] = &[0x89, 3, b'1', b'2', b'3'];
@@ -359,7 +364,7 @@ mod tests {
             }
             feed.append(batch.build(0), None);
             if rand::random_bool(0.1) {
-                feed.mark_gap(Some(3));
+                feed.mark_gap(Missed::Exactly(3));
             }
         }
         let (mut batches, mut taken) = (Vec::new(), Taken::new());

@@ -35,11 +35,11 @@ use crate::client::close_reason::CloseReason;
 use crate::client::connection_limits::Permit;
 use crate::client::keepalive::Registration;
 use crate::client::rate::PublishRates;
-use crate::feed::{Cursor, Feed, News, Taken};
+use crate::feed::{Cursor, Feed, GroupBatches, Taken};
 use crate::frame::Decoder;
 use crate::hub::{Answer, Membership, Subscription};
-use crate::message::{Format, Shape, now_ns};
-use crate::metrics::Way;
+use crate::message::{Format, Sequence, Shape, now_ns};
+use crate::metrics::Transport;
 
 /// Rounds of reading and writing before other sessions get their turn.
 const ROUNDS: usize = 8;
@@ -72,7 +72,7 @@ pub struct Session {
     /// Bytes that the client sent and that are not decoded, if there are any.
     undecoded: Option<Box<Undecoded>>,
     /// The number of the newest message this client said.
-    said: u64,
+    said: Sequence,
     /// See [`crate::hub::Inbox::may_read`].
     inbox_round: u64,
     registration: Option<Registration>,
@@ -135,9 +135,9 @@ impl Session {
             .publish
             .any()
             .then(|| Box::new(PublishRates::new(shared.publish)));
-        let schedule = shared.keepalive(way(format)).schedule();
+        let schedule = shared.keepalive(transport(format)).schedule();
         // A client of an event stream has nothing more to say.
-        let early = if way(format) == Way::Events {
+        let early = if transport(format) == Transport::Events {
             Bytes::new()
         } else {
             early
@@ -155,7 +155,7 @@ impl Session {
             decoder: Decoder::with_history(client_history),
             write_buffer: WriteBuffer::framed(greeting),
             undecoded: Undecoded::new(&early, 0, shared.hub.budget()),
-            said: 0,
+            said: Sequence::default(),
             inbox_round: 0,
             registration: None,
             visits_since_ping: schedule.before_first_ping(),
@@ -170,12 +170,12 @@ impl Session {
         }
     }
 
-    /// Does what can be done now; the waker rings when there is more. `news` are those of its
-    /// channel's group.
+    /// Does what can be done now; the waker rings when there is more. `group_batches` are
+    /// those of its channel's group.
     pub(super) fn poll(
         &mut self,
         context: &mut Context<'_>,
-        news: News<'_>,
+        group_batches: GroupBatches<'_>,
         tally: &mut Tally,
     ) -> ControlFlow<Ended> {
         let mut idle = false;
@@ -186,7 +186,7 @@ impl Session {
                 self.visit(context)?;
             }
             self.pass_answers(context);
-            let written = self.write(context, news, tally)?;
+            let written = self.write(context, group_batches, tally)?;
             self.close_on(context)?;
             idle = read.is_pending() && written.is_pending();
             if idle || tally.is_used_up() {
@@ -196,9 +196,9 @@ impl Session {
         if !idle {
             context.waker().wake_by_ref();
         }
-        if self.rests() && self.cursor.position() < news.end() {
+        if self.rests() && self.cursor.position() < group_batches.end() {
             // The group does not wait for it.
-            self.cursor.fall_behind(context.waker());
+            self.cursor.leave_group(context.waker());
         }
         ControlFlow::Continue(())
     }
@@ -207,13 +207,13 @@ impl Session {
     fn write(
         &mut self,
         context: &mut Context<'_>,
-        news: News<'_>,
+        group_batches: GroupBatches<'_>,
         tally: &mut Tally,
     ) -> ControlFlow<Ended, Poll<()>> {
         let mut own = Taken::new();
         let mut taken: &[_] = &[];
         let mut frame_end = None;
-        let mut news_end = false;
+        let mut reaches_end = false;
         if !self.reads_on() {
             if self.closing().is_none() {
                 return self.write_older(context, tally);
@@ -225,10 +225,14 @@ impl Session {
                 own.push(batch);
                 (taken, frame_end) = (&own, Some(end));
             }
-        } else if let Some(batches) = self.cursor.news(news) {
+        } else if let Some(batches) = self.cursor.unread(group_batches) {
             taken = batches;
-            news_end = self.cursor.position() + taken.len() as u64 >= news.end();
-        } else if self.cursor.take_or_rest(context.waker(), &mut own).is_ok() {
+            reaches_end = self.cursor.position() + taken.len() as u64 >= group_batches.end();
+        } else if self
+            .cursor
+            .take_or_join_group(context.waker(), &mut own)
+            .is_ok()
+        {
             taken = &own;
         } else {
             frame_end = self.lagged(&mut own);
@@ -275,7 +279,7 @@ impl Session {
             &mut self.write_buffer,
             self.recipient,
         );
-        let sent = tally.sent(self.way());
+        let sent = tally.sent(self.transport());
         sent.bytes += written as u64;
         sent.messages += progress.messages;
         if let Some(batch) = taken.first().filter(|_| live && progress.batch > 0) {
@@ -287,17 +291,17 @@ impl Session {
             }
             self.writes += 1;
         }
-        let all = news_end && progress.batch == taken.len() && !had_control;
+        let all = reaches_end && progress.batch == taken.len() && !had_control;
         ControlFlow::Continue(if all { Poll::Pending } else { Poll::Ready(()) })
     }
 
     /// Whether its group brings what comes.
     pub(super) fn rests(&self) -> bool {
-        self.reads_on() && self.cursor.rests()
+        self.reads_on() && self.cursor.is_in_group()
     }
 
     /// The number of the newest message this client said.
-    pub(super) fn said(&self) -> u64 {
+    pub(super) fn said(&self) -> Sequence {
         self.said
     }
 
@@ -311,8 +315,8 @@ impl Session {
         &self.membership.channel().feed
     }
 
-    fn way(&self) -> Way {
-        way(self.recipient.format)
+    fn transport(&self) -> Transport {
+        transport(self.recipient.format)
     }
 
     pub(super) fn socket(&mut self) -> &mut Socket {
@@ -320,10 +324,10 @@ impl Session {
     }
 }
 
-pub(super) fn way(format: Format) -> Way {
+pub(super) fn transport(format: Format) -> Transport {
     if format.shape == Shape::Events {
-        Way::Events
+        Transport::Events
     } else {
-        Way::WebSocket
+        Transport::WebSocket
     }
 }

@@ -361,7 +361,7 @@ impl Shard {
         let (mut context, tally) = (Context::from_waker(waker), &mut self.tally);
         tally.work = 0;
         let step = catch_unwind(AssertUnwindSafe(|| {
-            session.poll(&mut context, group.feed.news(), tally)
+            session.poll(&mut context, group.feed.batches(), tally)
         }));
         let step = step.unwrap_or(ControlFlow::Break(CloseReason::Internal));
         ready.set_heavy(tally.work >= HEAVY);

@@ -5,7 +5,7 @@ use std::task::{Context, Poll};
 
 use super::{CloseReason, Closing, Ended, Session, Stage, Step};
 use crate::frame::ControlFrame;
-use crate::metrics::Way;
+use crate::metrics::Transport;
 
 impl Session {
     /// Begins an end with the reason's own close code.
@@ -23,9 +23,9 @@ impl Session {
 
     /// Puts the close frame behind the frame that was begun; no message follows.
     pub(super) fn say_close(&mut self) {
-        let way = self.way();
+        let transport = self.transport();
         if let Some(closing) = self.stage.as_deref_mut().and_then(Stage::closing_mut) {
-            if way == Way::WebSocket {
+            if transport == Transport::WebSocket {
                 self.write_buffer
                     .push(ControlFrame::Close(Some((closing.code, &closing.text))));
             }
@@ -97,7 +97,10 @@ impl Session {
 
     /// Counts the reason for which it ended.
     pub(in crate::ws) fn end(&self, reason: CloseReason) {
-        self.shared.metrics.of(self.way()).closed(reason.label());
+        self.shared
+            .metrics
+            .of(self.transport())
+            .closed(reason.label());
         tracing::debug!(reason = reason.label(), "disconnected");
     }
 }

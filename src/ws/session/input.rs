@@ -16,8 +16,8 @@ use crate::client::connection_limits::Permit;
 use crate::client::rate::PublishRates;
 use crate::frame::{ControlFrame, Event, Limits, Sink, TOO_MANY_BYTES, Violation};
 use crate::hub::{Channel, Publication, Receipt};
-use crate::message::{Kind, Shape};
-use crate::metrics::Way;
+use crate::message::{Kind, Sequence, Shape};
+use crate::metrics::Transport;
 use crate::telemetry;
 use crate::ws::v1::{self, Said, Unreadable};
 
@@ -67,7 +67,7 @@ impl Session {
         if self.undecoded.is_none() && !self.socket.is_readable() {
             return ControlFlow::Continue(Poll::Pending);
         }
-        if self.way() == Way::Events {
+        if self.transport() == Transport::Events {
             return self.ignore_input();
         }
         let waits = self
@@ -309,7 +309,7 @@ struct Input<'a> {
 #[derive(Default)]
 struct Decoded {
     /// Number of the client's newest message on this channel.
-    said: u64,
+    said: Sequence,
     /// Messages that were published.
     messages: u64,
     /// A message was complete, whatever became of it.

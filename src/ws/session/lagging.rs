@@ -35,7 +35,7 @@ impl Session {
             let missed = self.cursor.skip_to_newest();
             self.shared
                 .metrics
-                .lost(LossCause::SlowClient, missed.unwrap_or(0));
+                .lost(LossCause::SlowClient, missed.count().unwrap_or(0));
             let mut mark = Vec::new();
             put_gap(self.recipient.format, missed, &mut mark);
             self.write_buffer.push_framed(&mark);

@@ -18,7 +18,7 @@ use super::{CloseReason, Ended, Output, Session, Stage, Tally};
 use crate::config::SlowClient;
 use crate::feed::{Cursor, TAKE_BATCHES};
 use crate::http::stream::LEAST_RATE;
-use crate::hub::{BrokerAway, Older, Subscription};
+use crate::hub::{BrokerAway, ReplayPage, Subscription};
 use crate::message::{Batch, put_gap};
 
 /// How long a client may take nothing of what it is sent.
@@ -40,7 +40,7 @@ pub(in crate::ws) struct Replay {
 }
 
 /// A page, or `None` if the live feed comes next, and its subscription again.
-type Fetched = Result<(Option<Older>, Subscription), BrokerAway>;
+type Fetched = Result<(Option<ReplayPage>, Subscription), BrokerAway>;
 
 impl Replay {
     pub(in crate::ws) fn new(subscription: Subscription) -> Self {
@@ -55,11 +55,11 @@ impl Replay {
         self.next
             .as_mut()
             .poll(context)
-            .map_ok(|(older, subscription)| match older {
+            .map_ok(|(page, subscription)| match page {
                 None => Next::Live(subscription),
-                Some(older) => {
+                Some(page) => {
                     self.next = Box::pin(fetch(subscription));
-                    Next::Older(older)
+                    Next::Page(page)
                 }
             })
     }
@@ -67,13 +67,13 @@ impl Replay {
 
 /// The next thing that a replay brings.
 enum Next {
-    Older(Older),
+    Page(ReplayPage),
     Live(Subscription),
 }
 
 async fn fetch(mut subscription: Subscription) -> Fetched {
-    let older = subscription.older().await?;
-    Ok((older, subscription))
+    let page = subscription.next_replay_page().await?;
+    Ok((page, subscription))
 }
 
 impl Session {
@@ -100,17 +100,17 @@ impl Session {
                     (self.cursor, self.stage) = (cursor, None);
                     return ControlFlow::Continue(Poll::Ready(()));
                 }
-                Poll::Ready(Ok(Next::Older(older))) => self.turn_page(older),
+                Poll::Ready(Ok(Next::Page(page))) => self.turn_page(page),
             }
         }
         self.write_page(context, tally)
     }
 
-    fn turn_page(&mut self, older: Older) {
+    fn turn_page(&mut self, page: ReplayPage) {
         let Some(Stage::Replay(replay)) = self.stage.as_deref_mut() else {
             return;
         };
-        let (gap, batches, skip) = older.into_parts();
+        let (gap, batches, skip) = page.into_parts();
         if let Some(missed) = gap {
             let mut mark = Vec::new();
             put_gap(self.recipient.format, missed, &mut mark);
@@ -160,7 +160,7 @@ impl Session {
         );
         replay.page.drain(..progress.batch);
         replay.patience.earn(written);
-        let sent = tally.sent(self.way());
+        let sent = tally.sent(self.transport());
         sent.bytes += written as u64;
         sent.messages += progress.messages;
         ControlFlow::Continue(Poll::Ready(()))
