@@ -15,7 +15,7 @@ use crate::client::rejection::Rejection;
 use crate::hub::Subscription;
 use crate::shutdown::Shutdown;
 use crate::ws::opening::Opening;
-use crate::ws::session::{Shared, Wishes};
+use crate::ws::session::{SessionOptions, Shared};
 use crate::ws::shard::Shards;
 
 /// How long a request may take, beside the time that its body may take to arrive.
@@ -70,7 +70,7 @@ impl Context {
     pub(super) fn opening(
         &self,
         subscription: Subscription,
-        wishes: Wishes,
+        options: SessionOptions,
         permit: Permit,
         greeting: Vec<u8>,
     ) -> Opening {
@@ -79,7 +79,7 @@ impl Context {
             shards: self.shards.clone(),
             shutdown: self.shutdown.clone(),
             subscription,
-            wishes,
+            options,
             permit,
             greeting,
         }

@@ -18,7 +18,7 @@ use crate::client::rejection::Rejection;
 use crate::feed::Start;
 use crate::message::Format;
 use crate::metrics::Transport;
-use crate::ws::session::Wishes;
+use crate::ws::session::SessionOptions;
 
 pub(super) async fn events(
     context: &Context,
@@ -56,11 +56,12 @@ pub(super) async fn events(
         // here.
         greeting.extend(format!("id: {id}\n\n").bytes());
     }
-    let wishes = Wishes {
+    let options = SessionOptions {
         format: Format::EVENTS,
         echo: true,
+        client_history: None,
     };
-    let opening = context.opening(subscription, wishes, permit, greeting);
+    let opening = context.opening(subscription, options, permit, greeting);
     let run = |stream, early| {
         opening.shared.metrics.events.opened.inc();
         opening.begin(stream, early);

@@ -44,7 +44,7 @@ pub(super) async fn websocket(
     shared.metrics.websocket.opened.inc();
 
     let greeting = handshake.greeting(&subscription, shared.node);
-    let opening = context.opening(subscription, handshake.wishes(), permit, greeting);
+    let opening = context.opening(subscription, handshake.session_options(), permit, greeting);
     let sessions = &context.shutdown.sessions;
     sessions.spawn(begin(upgrade, opening));
     Ok(handshake.into_response())

@@ -10,10 +10,10 @@ use base64::engine::general_purpose::STANDARD;
 use sha1::{Digest, Sha1};
 
 use super::extension::{self, Agreement};
-use super::session::Wishes;
+use super::session::SessionOptions;
 use super::v1;
 use crate::client::header_list;
-use crate::client::origin::is_handshake;
+use crate::client::origin::{is_browser, is_handshake};
 use crate::client::query::{self, BadParameter, SubscribeOptions};
 use crate::client::rejection::Rejection;
 use crate::hub::Subscription;
@@ -60,7 +60,8 @@ impl Handshake {
         let options = query::subscribe_options(query, headers)?;
         let (shape, protocol) = protocol(headers)?;
         let offers = header_list::lines(headers, header::SEC_WEBSOCKET_EXTENSIONS);
-        let deflate = extension::negotiate(offers).filter(|_| allows_deflate);
+        let deflate =
+            extension::negotiate(offers, is_browser(headers, false)).filter(|_| allows_deflate);
         Ok(Self {
             accept,
             options,
@@ -71,14 +72,15 @@ impl Handshake {
     }
 
     /// The session's options.
-    pub fn wishes(&self) -> Wishes {
-        let deflate = self.deflate.map(|agreement| agreement.window);
-        Wishes {
+    pub fn session_options(&self) -> SessionOptions {
+        let agreement = self.deflate.as_ref();
+        SessionOptions {
             format: Format {
                 shape: self.shape,
-                deflate,
+                deflate: agreement.map(|agreement| agreement.window),
             },
             echo: self.options.echo,
+            client_history: agreement.and_then(|agreement| agreement.client_history),
         }
     }
 
@@ -103,8 +105,7 @@ impl Handshake {
         // subprotocol, too.
         headers.insert(VERSION, HeaderValue::from_static(crate::VERSION));
         if let Some(agreement) = self.deflate {
-            let answer = HeaderValue::from_static(agreement.answer);
-            headers.insert(header::SEC_WEBSOCKET_EXTENSIONS, answer);
+            headers.insert(header::SEC_WEBSOCKET_EXTENSIONS, agreement.answer);
         }
         if let Some(protocol) = self.protocol {
             headers.insert(header::SEC_WEBSOCKET_PROTOCOL, protocol);
