@@ -2,12 +2,12 @@
 //! and follow through it; the broker empties its inbox and learns from it which channels have
 //! clients here.
 
+mod in_flight;
 mod inbox;
 mod keys;
 mod memory;
 mod receipt;
 mod subscription;
-mod in_flight;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::*};
@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc};
 
-pub use self::in_flight::{InFlight, InFlightMessage};
+pub use self::in_flight::{Acknowledged, InFlight};
 pub use self::inbox::{INBOX_BYTES, INBOX_MESSAGES, Inbox, PendingBatch, Publication};
 use self::inbox::{Outbox, Parked};
 pub use self::keys::{KeyTaken, Keys};
@@ -27,6 +27,7 @@ pub use self::subscription::{
 use crate::budget::{Budget, Charge, Part};
 use crate::channel::ChannelName;
 use crate::feed::{Feed, Retention};
+use crate::message::PublisherId;
 use crate::metrics::Metrics;
 
 /// Bytes that a channel costs beside its feed: measured with one message each, in channels by the
@@ -91,10 +92,9 @@ pub struct Channel {
     pub name: ChannelName,
     /// What its clients here read.
     pub feed: Arc<Feed>,
-    /// Who publishes: this node, as long as this object lives. Drawn at random, so that a channel
-    /// that went and came again does not look like one that repeats itself.
-    pub publisher: u64,
-    /// Messages that Redis has acknowledged and this node has not received back.
+    /// This node's identity as a publisher of the channel, for as long as this object lives.
+    pub publisher_id: PublisherId,
+    /// Its messages that the broker has acknowledged and not delivered back yet.
     pub in_flight: InFlight,
     outbox: Mutex<Outbox>,
     /// Held while a page of its history is read: one at a time, so that other channels' pages come
@@ -391,7 +391,7 @@ impl Channel {
             waiting: AtomicUsize::new(0),
             parked: Mutex::default(),
             _charge: budget.charge(Part::Feeds, CHANNEL_BYTES),
-            publisher: rand::random(),
+            publisher_id: PublisherId::random(),
             in_flight: InFlight::default(),
             outbox: Mutex::default(),
             live: AtomicBool::new(false),

@@ -4,6 +4,8 @@
 mod deflate;
 mod encoding;
 mod id;
+mod missed;
+mod origin;
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
@@ -15,17 +17,11 @@ pub use self::deflate::DeflateWindow;
 use self::encoding::{Encoded, OTHERS};
 pub use self::encoding::{Format, Shape, put_gap, put_json, put_text};
 pub use self::id::{MessageId, NoId};
+pub use self::missed::Missed;
+pub use self::origin::{PublisherId, Sequence};
 use crate::budget::{Budget, Charge, Part};
-use crate::ws::frame;
-
-/// How a message was said, and so how it is heard.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Kind {
-    /// Valid UTF-8.
-    Text,
-    /// Any bytes.
-    Binary,
-}
+use crate::frame;
+pub use crate::frame::Kind;
 
 /// A batch closes to more messages at this size, in bytes of frames. It bounds what one slow reader
 /// can keep alive, and one Redis command; a single larger message is a batch of its own.
@@ -38,25 +34,6 @@ pub type Digest = [u8; 20];
 /// A batch of so many bytes is worth a copy that takes no more memory than it needs.
 const LARGE_BATCH: usize = 4 * 1024;
 
-/// How many messages are missing in a gap.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Missed {
-    /// So many.
-    Exactly(u64),
-    /// Some, or perhaps none: the offsets do not tell.
-    Unknown,
-}
-
-impl Missed {
-    /// The number, if it is known.
-    pub fn count(self) -> Option<u64> {
-        match self {
-            Self::Exactly(messages) => Some(messages),
-            Self::Unknown => None,
-        }
-    }
-}
-
 /// Messages that travel together, in order: what had piled up on a channel while the broker was
 /// busy. Or none of them: then it marks a place where messages are missing.
 #[derive(Debug)]
@@ -67,7 +44,7 @@ pub struct Batch {
     pub offset: u64,
     /// How many offsets it takes: as many as messages, but none for what did not come from a node.
     pub span: u64,
-    /// Messages that are missing here, if this batch marks a gap.
+    /// If messages are missing here: how many.
     pub gap: Option<Missed>,
     /// When the publishing node handed it to its broker, in nanoseconds since 1970.
     pub published_ns: u64,

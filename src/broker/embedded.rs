@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Broker, Link};
 use crate::hub::{Change, Channel, Hub, Inbox, KeyTaken, PendingBatch, PublishError};
-use crate::message::{MessageId, now_ns};
+use crate::message::{MessageId, PublisherId, now_ns};
 use crate::metrics::LossCause;
 use crate::telemetry;
 
@@ -20,8 +20,8 @@ const SYSTEM: &str = "echocast";
 /// Needs nothing and is always up.
 #[derive(Debug, Default)]
 pub struct Embedded {
-    /// Channels that pause, by [`Channel::publisher`].
-    paused: HashMap<u64, Paused>,
+    /// Channels that pause, by [`Channel::publisher_id`].
+    paused: HashMap<PublisherId, Paused>,
 }
 
 /// A channel whose readers have their turn before more is appended to its feed. Its messages wait
@@ -86,7 +86,7 @@ impl Embedded {
 
     /// Delivers what the inbox has of a channel; returns the channel if it is to pause.
     fn deliver_queued(&mut self, link: &Link, channel: Arc<Channel>) -> Option<Arc<Channel>> {
-        if let Some(paused) = self.paused.get_mut(&channel.publisher) {
+        if let Some(paused) = self.paused.get_mut(&channel.publisher_id) {
             paused.has_more = true;
             return None;
         }
@@ -98,7 +98,7 @@ impl Embedded {
     fn resume(&mut self, link: &Link, channel: Arc<Channel>) -> Option<Arc<Channel>> {
         let Paused {
             mut rest, has_more, ..
-        } = self.paused.remove(&channel.publisher)?;
+        } = self.paused.remove(&channel.publisher_id)?;
         if has_more {
             rest.extend(Inbox::take_from(vec![channel.clone()]));
         }
@@ -115,7 +115,7 @@ impl Embedded {
             if channel.feed.is_ahead() {
                 rest.push_front(pending);
                 self.paused.insert(
-                    channel.publisher,
+                    channel.publisher_id,
                     Paused {
                         channel: channel.clone(),
                         rest,

@@ -6,7 +6,7 @@ use std::task::{Context, Poll, Waker};
 use smallvec::SmallVec;
 
 use super::{Feed, GroupBatches, SeatState, Window};
-use crate::message::{Batch, Format, Missed};
+use crate::message::{Batch, Format, Missed, Sequence};
 
 /// Batches one visit takes at most: as many as fit a `writev` beside control frames.
 pub const TAKE_BATCHES: usize = 60;
@@ -246,8 +246,8 @@ impl Cursor {
         }
     }
 
-    /// Goes on with the newest batch; returns how many messages are left out. An item that was begun
-    /// must be ended before.
+    /// Goes on with the newest batch; returns how many messages are left out. An
+    /// item that was begun must be ended before.
     pub fn skip_to_newest(&mut self) -> Missed {
         let mut window = self.feed.lock();
         let newest = window
@@ -270,11 +270,11 @@ impl Cursor {
         missed
     }
 
-    /// Whether message `number` of those that this node published has come back, and if so where
+    /// Whether this message, of those that this node published, has come back, and if so where
     /// the feed ends now: a reader whose [`Self::position`] is there has everything up to it.
-    pub fn confirmed(&self, number: u64) -> Option<u64> {
+    pub fn confirmed(&self, sequence: Sequence) -> Option<u64> {
         let window = self.feed.lock();
-        (window.confirmed >= number).then(|| window.end())
+        (window.confirmed >= sequence).then(|| window.end())
     }
 
     /// Whether the batch that is read next was there before this reader.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::Waker;
 
 use super::{Feed, SeatState, Window};
-use crate::message::Batch;
+use crate::message::{Batch, Sequence};
 
 /// Readers that wait together. A [`super::Cursor`] joins them by [`super::Cursor::take_or_join_group`],
 /// which must not happen before the group exists nor at the same time as it takes: then it never
@@ -23,7 +23,7 @@ pub struct Group {
     /// shown.
     shown: u64,
     /// The newest message of this node that was known to have come back then.
-    confirmed: u64,
+    confirmed: Sequence,
 }
 
 /// What a group has taken and its readers have perhaps not seen.
@@ -45,7 +45,7 @@ impl Group {
             first,
             batches: Vec::new(),
             shown: first,
-            confirmed: 0,
+            confirmed: Sequence::default(),
         }
     }
 

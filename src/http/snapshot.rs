@@ -15,7 +15,7 @@ use crate::channel::ChannelName;
 use crate::feed::{Cursor, Lagged, Start, Taken};
 use crate::hub::Subscription;
 use crate::message::{Batch, Missed, put_json};
-use crate::ws::handshake::Refusal;
+use crate::ws::handshake::Rejection;
 
 /// Bytes of messages in one answer; what came after has to be asked for again.
 const ANSWER_BYTES: usize = 1024 * 1024;
@@ -27,7 +27,7 @@ pub(super) async fn snapshot(
     public: &Public,
     name: &ChannelName,
     request: Request,
-) -> Result<Response, Refusal> {
+) -> Result<Response, Rejection> {
     public.door.admit(&Method::GET, request.headers())?;
     let start =
         query::subscribe_options(request.uri().query().unwrap_or_default(), request.headers())?
@@ -43,7 +43,7 @@ pub(super) async fn snapshot(
     let mut charge = hub.budget().charge(Part::Answers, reserved);
     if !hub.budget().has_room() || hub.budget().is_crowded(Part::Answers) {
         hub.make_room();
-        return Err(Refusal::Memory);
+        return Err(Rejection::Memory);
     }
     let subscription = hub.join_as_subscriber(name)?.subscribe(start).await?;
     let mut answer = json!({
@@ -57,12 +57,12 @@ pub(super) async fn snapshot(
             json: Vec::new(),
             messages: 0,
             gave_way: 0,
-            missed: Some(0),
+            missed: Missed::Exactly(0),
             lagged: false,
         };
         answer["recovered"] = subscription.recovered.into();
         list.collect(subscription, &public.collecting).await?;
-        answer["missed"] = list.missed.map_or(Value::Null, Value::from);
+        answer["missed"] = list.missed.count().map_or(Value::Null, Value::from);
         answer["more"] = (list.is_full() || list.lagged).into();
         public
             .door
@@ -123,8 +123,8 @@ struct List {
     messages: u64,
     /// Bytes it had when other tasks had their turn.
     gave_way: usize,
-    /// How many messages are missing in it; `None` if nobody knows.
-    missed: Option<u64>,
+    /// How many messages are missing in it.
+    missed: Missed,
     /// The feed went on faster than it was collected.
     lagged: bool,
 }
@@ -135,7 +135,7 @@ impl List {
         &mut self,
         mut subscription: Subscription,
         collecting: &Semaphore,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), Rejection> {
         while let Some(page) = subscription.next_replay_page().await? {
             // Not while it waits for the broker: one slow history must not keep all others waiting.
             let _turn = collecting.acquire().await;
@@ -207,10 +207,7 @@ impl List {
 
     fn miss(&mut self, gap: Option<Missed>) {
         if let Some(missed) = gap {
-            self.missed = self
-                .missed
-                .zip(missed.count())
-                .map(|(before, more)| before + more);
+            self.missed = self.missed + missed;
         }
     }
 

@@ -1,57 +1,57 @@
-//! Messages in flight: Redis has acknowledged them, and this node has not received them back. If
-//! Redis loses them now, perhaps no other node knows that they existed.
+//! Messages in flight: the broker has acknowledged them and has not delivered them back yet. If the
+//! broker loses one, perhaps only this node knows.
 
 use std::sync::Mutex;
 use std::time::Instant;
 
 use super::lock;
-use crate::message::MessageId;
+use crate::message::{MessageId, Sequence};
 
-/// The newest message in flight of one channel.
+/// Remembers the newest message in flight of one channel.
 #[derive(Debug, Default)]
 pub struct InFlight(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    newest: Option<InFlightMessage>,
-    /// Number of the newest message received back.
-    received: u64,
+    newest: Option<Acknowledged>,
+    /// The newest message that was received back.
+    received: Sequence,
 }
 
-/// A message that Redis has acknowledged.
+/// A message that the broker has acknowledged.
 #[derive(Clone, Copy, Debug)]
-pub struct InFlightMessage {
-    /// Its number among those of its channel's publisher.
-    pub number: u64,
-    /// The id that Redis gave it.
+pub struct Acknowledged {
+    /// Its number among those of its publisher.
+    pub sequence: Sequence,
+    /// Its id in the channel's history.
     pub id: MessageId,
-    /// When the acknowledgement arrived.
+    /// When the acknowledgement came.
     pub since: Instant,
 }
 
 impl InFlight {
-    /// Redis has acknowledged this message.
-    pub fn acknowledged(&self, number: u64, id: MessageId) {
+    /// The broker has acknowledged this message. It may have delivered it back before.
+    pub fn acknowledged(&self, sequence: Sequence, id: MessageId) {
         let mut state = lock(&self.0);
-        // Pub/sub may be faster than the acknowledgement: then nothing is in flight.
-        if number > state.received {
-            state.newest = Some(InFlightMessage {
-                number,
+        if sequence > state.received {
+            state.newest = Some(Acknowledged {
+                sequence,
                 id,
                 since: Instant::now(),
             });
         }
     }
 
-    /// This node has received the message. All earlier ones have arrived, too, or never will.
-    pub fn received(&self, number: u64) {
+    /// This message was received back. The broker keeps the order of one publisher, so no earlier
+    /// message is in flight any more.
+    pub fn received(&self, sequence: Sequence) {
         let mut state = lock(&self.0);
-        state.received = state.received.max(number);
-        state.newest.take_if(|message| message.number <= number);
+        state.received = state.received.max(sequence);
+        state.newest.take_if(|newest| newest.sequence <= sequence);
     }
 
-    /// The newest message in flight, if there is one.
-    pub fn newest(&self) -> Option<InFlightMessage> {
+    /// The newest message in flight.
+    pub fn newest(&self) -> Option<Acknowledged> {
         lock(&self.0).newest
     }
 }

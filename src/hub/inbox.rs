@@ -12,7 +12,7 @@ use tracing::Span;
 use super::receipt::{PublishError, Receipt};
 use super::{Channel, lock};
 use crate::budget::{Budget, Part};
-use crate::message::{BatchBuilder, Kind, MessageId};
+use crate::message::{BatchBuilder, Kind, MessageId, Sequence};
 use crate::metrics::Metrics;
 use crate::telemetry;
 
@@ -65,7 +65,7 @@ impl<'a> Publication<'a> {
 
     /// Adds a message; returns its number, to wait for its coming back. `sender` is the connection
     /// that does not want to hear it back; 0 is none.
-    pub fn push(&mut self, kind: Kind, payload: &[u8], sender: u32) -> u64 {
+    pub fn push(&mut self, kind: Kind, payload: &[u8], sender: u32) -> Sequence {
         self.push_with(kind, payload, sender, None, None)
     }
 
@@ -78,7 +78,7 @@ impl<'a> Publication<'a> {
         sender: u32,
         key: Option<String>,
         receipt: Option<Receipt>,
-    ) -> u64 {
+    ) -> Sequence {
         let traceparent = self.traceparent.take();
         let last = self.outbox.drafts.back();
         let alone = key.is_some() || traceparent.is_some();
@@ -112,8 +112,8 @@ impl<'a> Publication<'a> {
             self.bytes += more;
         }
         self.messages += 1;
-        self.outbox.said += 1;
-        self.outbox.said
+        self.outbox.newest = self.outbox.newest.next();
+        self.outbox.newest
     }
 
     /// Messages pushed so far.
@@ -143,8 +143,8 @@ impl Drop for Publication<'_> {
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
     drafts: VecDeque<Draft>,
-    /// Number of the newest message said here; the first is 1.
-    said: u64,
+    /// The newest message published here.
+    newest: Sequence,
     queued: bool,
 }
 
@@ -175,9 +175,8 @@ impl Draft {
 pub struct PendingBatch {
     /// Where they were said.
     pub channel: Arc<Channel>,
-    /// Number of the batch's first message among those of its channel's [`Channel::publisher`],
-    /// from 1.
-    pub number: u64,
+    /// The batch's first message among those of its channel's [`Channel::publisher_id`].
+    pub first: Sequence,
     /// How many messages there are.
     pub count: usize,
     /// What they take in the inbox, to be settled.
@@ -195,9 +194,9 @@ pub struct PendingBatch {
 }
 
 impl PendingBatch {
-    /// Number of the batch's last message.
-    pub fn last(&self) -> u64 {
-        self.number + self.count as u64 - 1
+    /// The batch's last message.
+    pub fn last(&self) -> Sequence {
+        self.first.last_of(self.count)
     }
 
     /// Whether somebody waits for what becomes of it.
@@ -332,11 +331,8 @@ impl Inbox {
             let mut outbox = lock(&channel.outbox);
             outbox.queued = false;
             let drafts = std::mem::take(&mut outbox.drafts);
-            let mut number = outbox.said + 1
-                - drafts
-                    .iter()
-                    .map(|draft| draft.batch.len() as u64)
-                    .sum::<u64>();
+            let messages = drafts.iter().map(|draft| draft.batch.len()).sum::<usize>();
+            let mut first = Sequence(outbox.newest.0 + 1 - messages as u64);
             drop(outbox);
             for Draft {
                 batch,
@@ -349,7 +345,7 @@ impl Inbox {
                 let (channel, count, span) = (channel.clone(), batch.len(), Span::none());
                 taken.push(PendingBatch {
                     channel,
-                    number,
+                    first,
                     count,
                     bytes,
                     batch,
@@ -358,7 +354,7 @@ impl Inbox {
                     span,
                     receipts,
                 });
-                number += count as u64;
+                first = first.last_of(count).next();
             }
         }
         taken

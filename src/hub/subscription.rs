@@ -84,7 +84,7 @@ enum Place {
 /// Something that comes before the live feed.
 #[derive(Debug, Default)]
 pub struct ReplayPage {
-    /// If messages are missing before these: how many, if that is known.
+    /// If messages are missing before these: how many.
     pub gap: Option<Missed>,
     batches: Vec<Arc<Batch>>,
     /// Messages of the first batch that are not wanted.

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::deflate::{DeflateWindow, deflated};
 use super::{Batch, Kind, MessageId, Missed};
-use crate::ws::frame;
+use crate::frame;
 
 /// A way in which messages are written to clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -151,21 +151,18 @@ pub fn put_text(text: &[u8], out: &mut Vec<u8>) {
 
 /// Writes that messages are missing here.
 pub fn put_gap(format: Format, missed: Missed, out: &mut Vec<u8>) {
+    let missed = missed.count();
     match format.shape {
         Shape::Raw => {}
         Shape::V1 => put_text(
-            json!({ "event": "gap", "missed": missed.count() })
+            json!({ "event": "gap", "missed": missed })
                 .to_string()
                 .as_bytes(),
             out,
         ),
-        Shape::Events => out.extend(
-            format!(
-                "event: gap\ndata: {}\n\n",
-                json!({ "missed": missed.count() })
-            )
-            .bytes(),
-        ),
+        Shape::Events => {
+            out.extend(format!("event: gap\ndata: {}\n\n", json!({ "missed": missed })).bytes())
+        }
     }
 }
 

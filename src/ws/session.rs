@@ -4,7 +4,7 @@
 //! bytes and holds no buffer.
 
 mod ending;
-mod hearing;
+mod input;
 mod keepalive;
 mod lagging;
 mod replay;
@@ -26,18 +26,18 @@ pub use self::shared::Shared;
 use self::stage::Stage;
 pub(super) use self::tally::Tally;
 use self::undecoded::Undecoded;
-use super::close::CloseReason;
 use super::closing::{Closing, Step};
-use super::frame::{self, Decoder};
-use super::gate::Permit;
-use super::outgoing::{Control, Outgoing, Reader};
-use super::pulse::Seat;
-use super::rate::PublishRates;
+use super::output::{Output, Recipient, WriteBuffer};
 use super::socket::Socket;
 use super::v1;
+use crate::client::close_reason::CloseReason;
+use crate::client::connection_limits::Permit;
+use crate::client::keepalive::Registration;
+use crate::client::rate::PublishRates;
 use crate::feed::{Cursor, Feed, GroupBatches, Taken};
+use crate::frame::Decoder;
 use crate::hub::{Answer, Membership, Subscription};
-use crate::message::{Format, Shape, now_ns};
+use crate::message::{Format, Sequence, Shape, now_ns};
 use crate::metrics::Transport;
 
 /// Rounds of reading and writing before other sessions get their turn.
@@ -63,16 +63,16 @@ pub struct Session {
     shared: Arc<Shared>,
     membership: Membership,
     cursor: Cursor,
-    reader: Reader,
+    recipient: Recipient,
     decoder: Decoder,
-    control: Control,
+    write_buffer: WriteBuffer,
     /// Bytes that the client sent and that are not decoded, if there are any.
     undecoded: Option<Box<Undecoded>>,
     /// The number of the newest message this client said.
-    said: u64,
+    said: Sequence,
     /// See [`crate::hub::Inbox::may_read`].
     inbox_round: u64,
-    seat: Option<Seat>,
+    registration: Option<Registration>,
     visits_since_ping: u16,
     /// Visits since it lagged out in the middle of an item.
     stuck_visits: u8,
@@ -128,7 +128,7 @@ impl Session {
             .publish
             .any()
             .then(|| Box::new(PublishRates::new(shared.publish)));
-        let rhythm = shared.pulse(transport(format)).rhythm();
+        let schedule = shared.keepalive(transport(format)).schedule();
         // A client of an event stream has nothing more to say.
         let early = if transport(format) == Transport::Events {
             Bytes::new()
@@ -144,14 +144,14 @@ impl Session {
             socket,
             membership,
             cursor,
-            reader: Reader { format, sender },
+            recipient: Recipient { format, sender },
             decoder: Decoder::new(),
-            control: Control::framed(greeting),
+            write_buffer: WriteBuffer::framed(greeting),
             undecoded: Undecoded::new(&early, 0, shared.hub.budget()),
-            said: 0,
+            said: Sequence::default(),
             inbox_round: 0,
-            seat: None,
-            visits_since_ping: rhythm.before_first_ping(),
+            registration: None,
+            visits_since_ping: schedule.before_first_ping(),
             stuck_visits: 0,
             silent_visits: None,
             rates,
@@ -214,7 +214,7 @@ impl Session {
             if self.only_reads() {
                 return ControlFlow::Continue(Poll::Pending);
             }
-            if let Some((batch, end)) = self.cursor.unfinished_item(self.reader.format) {
+            if let Some((batch, end)) = self.cursor.unfinished_item(self.recipient.format) {
                 own.push(batch);
                 (taken, frame_end) = (&own, Some(end));
             }
@@ -234,36 +234,44 @@ impl Session {
             }
             taken = &own;
         }
-        let outgoing = match frame_end {
-            Some(end) => Outgoing::last(taken, end, &self.cursor, &self.control, self.reader),
-            None => Outgoing::all(taken, &self.cursor, &self.control, self.reader),
+        let output = match frame_end {
+            Some(end) => Output::last(taken, end, &self.cursor, &self.write_buffer, self.recipient),
+            None => Output::all(taken, &self.cursor, &self.write_buffer, self.recipient),
         };
-        if outgoing.encoded > 0 {
-            tally.work += outgoing.encoded;
+        if output.encoded > 0 {
+            tally.work += output.encoded;
             self.cursor.account(taken);
             self.shared.hub.make_room();
         }
-        if outgoing.is_empty() {
+        if output.is_empty() {
             if taken.is_empty() {
                 return ControlFlow::Continue(Poll::Pending);
             }
             // Marks that this format does not show, or its own messages.
-            outgoing
-                .progress(0)
-                .apply(&mut self.cursor, taken, &mut self.control, self.reader);
+            output.progress(0).apply(
+                &mut self.cursor,
+                taken,
+                &mut self.write_buffer,
+                self.recipient,
+            );
             return ControlFlow::Continue(Poll::Ready(()));
         }
-        let written = self.socket.write(&outgoing.slices());
+        let written = self.socket.write(&output.slices());
         let written = match written {
             Poll::Ready(Ok(written)) if written > 0 => written,
             Poll::Ready(_) => return self.write_failed(),
             Poll::Pending => return ControlFlow::Continue(Poll::Pending),
         };
-        let progress = outgoing.progress(written);
+        let progress = output.progress(written);
         // While these waited it may not have read: it looks again once they are written.
-        let had_control = self.control.waiting() > 0;
+        let had_control = self.write_buffer.waiting() > 0;
         let live = !self.cursor.is_replaying();
-        progress.apply(&mut self.cursor, taken, &mut self.control, self.reader);
+        progress.apply(
+            &mut self.cursor,
+            taken,
+            &mut self.write_buffer,
+            self.recipient,
+        );
         let sent = tally.sent(self.transport());
         sent.bytes += written as u64;
         sent.messages += progress.messages;
@@ -286,13 +294,13 @@ impl Session {
     }
 
     /// The number of the newest message this client said.
-    pub(super) fn said(&self) -> u64 {
+    pub(super) fn said(&self) -> Sequence {
         self.said
     }
 
     /// Whether its first visit may be expensive: what was said before has to be encoded for it.
     pub(super) fn begins_heavy(&self) -> bool {
-        self.reader.format != Format::RAW && self.cursor.is_replaying()
+        self.recipient.format != Format::RAW && self.cursor.is_replaying()
     }
 
     /// The feed it reads.
@@ -301,7 +309,7 @@ impl Session {
     }
 
     fn transport(&self) -> Transport {
-        transport(self.reader.format)
+        transport(self.recipient.format)
     }
 
     pub(super) fn socket(&mut self) -> &mut Socket {

@@ -15,7 +15,7 @@ use super::super::window::FIRST;
 use super::*;
 use crate::feed::walk::Walk;
 use crate::feed::{Cursor, Found, Lagged, Retention, SeatState, Start, Taken};
-use crate::message::{BatchBuilder, Format, Kind, Missed};
+use crate::message::{BatchBuilder, Format, Kind, Missed, Sequence};
 
 /// The walk that follows an append.
 const APPENDS: usize = 0;
@@ -44,7 +44,7 @@ struct Member {
     /// How much of what was said it has heard or left out.
     heard: usize,
     /// The newest confirmation that it knows of.
-    confirmed: u64,
+    confirmed: Sequence,
 }
 
 /// A feed, one group, and what a shard does with them.
@@ -62,7 +62,7 @@ struct Shard {
     said: Vec<u8>,
     /// Where each batch begins there, and what it weighs.
     batches: Vec<(usize, usize)>,
-    confirmed: u64,
+    confirmed: Sequence,
     /// Of the broker's thread that appends, and of the one that confirms.
     walks: [Option<Walk>; 2],
 }
@@ -91,7 +91,7 @@ impl Shard {
             calm: false,
             said,
             batches,
-            confirmed: 0,
+            confirmed: Sequence::default(),
             walks,
         }
     }
@@ -132,8 +132,11 @@ impl Shard {
                 0,
             );
         }
-        let confirms = self.random.random_bool(0.3).then_some(self.confirmed + 1);
-        self.confirmed += u64::from(confirms.is_some());
+        let confirms = self
+            .random
+            .random_bool(0.3)
+            .then_some(self.confirmed.next());
+        self.confirmed = self.confirmed.max(confirms.unwrap_or_default());
         self.finish(APPENDS);
         self.pushed(|feed| _ = feed.add_next(batch.build(0), confirms));
         self.walks[APPENDS] = Some(Walk::begin(&mut self.feed.lock()));
@@ -141,7 +144,7 @@ impl Shard {
 
     fn confirm(&mut self) {
         self.finish(CONFIRMS);
-        self.confirmed += 1;
+        self.confirmed = self.confirmed.next();
         assert!(self.feed.lock().confirm(self.confirmed));
         self.walks[CONFIRMS] = Some(Walk::begin(&mut self.feed.lock()));
     }
@@ -195,7 +198,7 @@ impl Shard {
                 bell,
                 full: false,
                 heard,
-                confirmed: 0,
+                confirmed: Sequence::default(),
             },
         );
     }

@@ -14,7 +14,7 @@ use std::time::Duration;
 use smallvec::SmallVec;
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::{CloseReason, Ended, Outgoing, Session, Stage, Tally};
+use super::{CloseReason, Ended, Output, Session, Stage, Tally};
 use crate::config::SlowClient;
 use crate::feed::{Cursor, TAKE_BATCHES};
 use crate::http::stream::LEAST_RATE;
@@ -113,8 +113,8 @@ impl Session {
         let (gap, batches, skip) = page.into_parts();
         if let Some(missed) = gap {
             let mut mark = Vec::new();
-            put_gap(self.reader.format, missed, &mut mark);
-            self.control.push_framed(&mark);
+            put_gap(self.recipient.format, missed, &mut mark);
+            self.write_buffer.push_framed(&mark);
         }
         self.cursor = Cursor::detached(self.membership.channel().feed.clone(), skip);
         replay.page = batches;
@@ -130,31 +130,34 @@ impl Session {
             return ControlFlow::Continue(Poll::Pending);
         };
         let taken = &replay.page[..replay.page.len().min(TAKE_BATCHES)];
-        let outgoing = Outgoing::all(taken, &self.cursor, &self.control, self.reader);
-        if outgoing.encoded > 0 {
-            tally.work += outgoing.encoded;
+        let output = Output::all(taken, &self.cursor, &self.write_buffer, self.recipient);
+        if output.encoded > 0 {
+            tally.work += output.encoded;
             self.shared.hub.make_room();
         }
-        if outgoing.is_empty() && taken.is_empty() {
+        if output.is_empty() && taken.is_empty() {
             return ControlFlow::Continue(Poll::Pending);
         }
-        let written = match outgoing.is_empty() {
+        let written = match output.is_empty() {
             // Marks that this format does not show, or its own messages.
             true => Poll::Ready(Ok(0)),
-            false => self
-                .socket
-                .write(&beginning(&outgoing.slices(), WRITE_BYTES)),
+            false => self.socket.write(&beginning(&output.slices(), WRITE_BYTES)),
         };
         let written = match written {
-            Poll::Ready(Ok(written)) if written > 0 || outgoing.is_empty() => written,
+            Poll::Ready(Ok(written)) if written > 0 || output.is_empty() => written,
             Poll::Ready(_) => return self.write_failed(),
             Poll::Pending if !taken.is_empty() && replay.patience.is_over(context) => {
                 return self.stalled();
             }
             Poll::Pending => return ControlFlow::Continue(Poll::Pending),
         };
-        let progress = outgoing.progress(written);
-        progress.apply(&mut self.cursor, taken, &mut self.control, self.reader);
+        let progress = output.progress(written);
+        progress.apply(
+            &mut self.cursor,
+            taken,
+            &mut self.write_buffer,
+            self.recipient,
+        );
         replay.page.drain(..progress.batch);
         replay.patience.earn(written);
         let sent = tally.sent(self.transport());
@@ -183,9 +186,9 @@ impl Session {
         {
             return;
         }
-        let format = self.reader.format;
+        let format = self.recipient.format;
         if let Some((batch, end)) = self.cursor.unfinished_item(format) {
-            self.control
+            self.write_buffer
                 .push_first(&batch.bytes(format)[self.cursor.sent(&batch, format)..end]);
         }
         self.cursor = Cursor::detached(self.membership.channel().feed.clone(), 0);

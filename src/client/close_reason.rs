@@ -1,0 +1,85 @@
+//! Every reason a connection ends: what the client is told and how it is counted.
+
+use crate::frame::Violation;
+
+/// Why a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CloseReason {
+    /// The client said so; its code is echoed.
+    Client,
+    /// The socket ended without a close.
+    Disconnected,
+    /// The client did not speak the protocol.
+    Protocol,
+    /// The client said text that is none.
+    NotUtf8,
+    /// The client said more at once than it may.
+    TooBig,
+    /// The client said more a second than it may.
+    Rate,
+    /// The client read too slowly.
+    Slow,
+    /// The client did not answer a ping.
+    PingTimeout,
+    /// The node is going.
+    Drain,
+    /// The node failed.
+    Internal,
+}
+
+impl CloseReason {
+    /// All of them, in order.
+    pub const ALL: [Self; 10] = [
+        Self::Client,
+        Self::Disconnected,
+        Self::Protocol,
+        Self::NotUtf8,
+        Self::TooBig,
+        Self::Rate,
+        Self::Slow,
+        Self::PingTimeout,
+        Self::Drain,
+        Self::Internal,
+    ];
+
+    /// The value of the metric's label.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Disconnected => "disconnected",
+            Self::Protocol => "protocol",
+            Self::NotUtf8 => "not_utf8",
+            Self::TooBig => "too_big",
+            Self::Rate => "rate",
+            Self::Slow => "slow",
+            Self::PingTimeout => "ping_timeout",
+            Self::Drain => "drain",
+            Self::Internal => "internal",
+        }
+    }
+
+    /// The code a close that we begin carries.
+    pub fn code(self) -> u16 {
+        match self {
+            Self::Client | Self::Disconnected => 1000,
+            Self::Protocol | Self::PingTimeout => 1002,
+            Self::NotUtf8 => 1007,
+            Self::Rate => 1008,
+            Self::TooBig => 1009,
+            Self::Internal => 1011,
+            Self::Drain => 1012,
+            Self::Slow => 1013,
+        }
+    }
+}
+
+impl From<Violation> for CloseReason {
+    fn from(violation: Violation) -> Self {
+        match violation {
+            Violation::Protocol(_) => Self::Protocol,
+            Violation::Rate(_) => Self::Rate,
+            Violation::NotUtf8 | Violation::Deflated => Self::NotUtf8,
+            Violation::TooBig { .. } | Violation::TooManyFragments { .. } => Self::TooBig,
+        }
+    }
+}

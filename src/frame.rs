@@ -1,0 +1,383 @@
+//! WebSocket frames as a server reads and writes them (RFC 6455): bytes in, events out, and back.
+//! Pure and synchronous. It decides what is well-formed and within the limits; when to read, what
+//! to answer and how long to wait for the rest of a message is the session's.
+
+mod assembly;
+mod encode;
+mod header;
+mod inflate;
+mod mask;
+mod utf8;
+
+use std::mem;
+
+use self::assembly::Assembly;
+pub use self::encode::{
+    ControlFrame, DEFLATED, MAX_CONTROL, MAX_SERVER_HEADER, encode_control, encode_header,
+    header_len,
+};
+use self::header::{Frame, MAX_CLIENT_HEADER, Opcode};
+pub use self::inflate::TOO_MANY_BYTES;
+
+/// The kind of a message: it is delivered as it was published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// Valid UTF-8.
+    Text,
+    /// Any bytes.
+    Binary,
+}
+
+/// What a client may make us hold.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Bytes of payload in one message, over all its fragments.
+    pub max_message: usize,
+    /// Frames in one message, empty ones included. Without it a client keeps a message open for
+    /// ever at no cost.
+    pub max_fragments: u32,
+    /// Whether messages may be deflated, each by itself.
+    pub deflate: bool,
+}
+
+/// Something a client has said in full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event<'a> {
+    /// A text or binary message, put together from its fragments.
+    Message {
+        /// How it was said.
+        kind: Kind,
+        /// Its bytes: valid UTF-8 if it is text.
+        payload: &'a [u8],
+    },
+    /// To be answered by a pong with the same payload.
+    Ping(&'a [u8]),
+    /// An answer to a ping, or unasked.
+    Pong(&'a [u8]),
+    /// The last thing a client says: a code and a reason, if it gave them.
+    Close(Option<(u16, &'a str)>),
+}
+
+/// Takes what a decoder finds in a client's bytes, and says how much of that may be found now.
+pub trait Sink {
+    /// Whether another frame may be decoded now. If not, decoding stops before it.
+    fn wants_more(&mut self) -> bool {
+        true
+    }
+
+    /// A message is about to be inflated; returns how many bytes it may become, beside
+    /// [`Limits::max_message`].
+    ///
+    /// # Errors
+    /// If it may not be inflated at all.
+    fn inflating(&mut self) -> Result<usize, Violation> {
+        Ok(usize::MAX)
+    }
+
+    /// Something is complete.
+    fn take(&mut self, event: Event<'_>);
+}
+
+impl<F: FnMut(Event<'_>)> Sink for F {
+    fn take(&mut self, event: Event<'_>) {
+        self(event);
+    }
+}
+
+/// Why a connection has to be failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Violation {
+    /// Not the WebSocket protocol.
+    #[error("{0}")]
+    Protocol(&'static str),
+    /// A deflated message that does not inflate.
+    #[error("message does not inflate")]
+    Deflated,
+    /// A text message or a close reason that is not text.
+    #[error("text is not valid UTF-8")]
+    NotUtf8,
+    /// A message longer than [`Limits::max_message`].
+    #[error("message is longer than {limit} bytes")]
+    TooBig {
+        /// The limit it broke, in bytes.
+        limit: usize,
+    },
+    /// More than the client may send a second; said by a [`Sink`].
+    #[error("{0}")]
+    Rate(&'static str),
+    /// A message of more frames than [`Limits::max_fragments`].
+    #[error("message has more than {limit} fragments")]
+    TooManyFragments {
+        /// The limit it broke, in frames.
+        limit: u32,
+    },
+}
+
+impl Violation {
+    /// The code to close with. Too many fragments are 1009 like too many bytes, not 1008: both say
+    /// "too big for me to put together", and the cure is the same, while 1008 is kept for what a
+    /// client is not allowed to do.
+    pub fn close_code(self) -> u16 {
+        match self {
+            Self::Protocol(_) => 1002,
+            Self::NotUtf8 | Self::Deflated => 1007,
+            Self::Rate(_) => 1008,
+            Self::TooBig { .. } | Self::TooManyFragments { .. } => 1009,
+        }
+    }
+}
+
+/// Reads one client's frames. Frames that arrive whole are handed out where they lie; only what is
+/// unfinished is kept, so that an idle connection costs two words.
+#[derive(Debug, Default)]
+pub struct Decoder {
+    unfinished: Option<Box<Unfinished>>,
+    /// A close or a violation was seen: nothing after it means anything.
+    ended: bool,
+}
+
+/// What has to wait for more bytes. At most one of a header and a frame, beside at most one
+/// message.
+#[derive(Debug, Default)]
+struct Unfinished {
+    /// The first bytes of a header.
+    header: [u8; MAX_CLIENT_HEADER],
+    /// How many of them there are.
+    header_len: usize,
+    /// The frame whose payload is arriving.
+    frame: Option<Frame>,
+    /// What has arrived of that payload, if it is a control frame.
+    control: Vec<u8>,
+    /// The message that is being put together.
+    message: Option<Assembly>,
+}
+
+impl Decoder {
+    /// A decoder at the beginning of a connection.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// [`Self::decode_into`] for a caller that takes everything.
+    ///
+    /// # Errors
+    /// The first violation.
+    pub fn decode(
+        &mut self,
+        limits: &Limits,
+        input: &mut [u8],
+        mut on: impl FnMut(Event<'_>),
+    ) -> Result<(), Violation> {
+        self.decode_into(limits, input, &mut on).map(drop)
+    }
+
+    /// Takes bytes as they were read from the socket and gives `on` everything they complete, in
+    /// order. Returns how many bytes it has taken: all of them, unless `on` wants no more. These
+    /// are unmasked in place and can be thrown away; the others are as they were. After a close or
+    /// a violation all input is ignored.
+    ///
+    /// # Errors
+    /// The first violation. What was complete before it has been handed out, the same however the
+    /// input was split.
+    pub fn decode_into(
+        &mut self,
+        limits: &Limits,
+        input: &mut [u8],
+        on: &mut impl Sink,
+    ) -> Result<usize, Violation> {
+        let outcome = self.read_frames(limits, input, on);
+        self.ended |= outcome.is_err();
+        if self.ended || self.unfinished.as_deref().is_some_and(Unfinished::is_empty) {
+            self.unfinished = None;
+        }
+        outcome
+    }
+
+    /// Whether the client owes the rest of a header, a frame or a message.
+    pub fn is_mid_message(&self) -> bool {
+        self.unfinished.is_some()
+    }
+
+    /// Bytes of memory held beside the decoder itself.
+    pub fn held_bytes(&self) -> usize {
+        self.unfinished.as_deref().map_or(0, |unfinished| {
+            let message = unfinished.message.as_ref().map_or(0, Assembly::capacity);
+            size_of::<Unfinished>() + unfinished.control.capacity() + message
+        })
+    }
+
+    fn read_frames(
+        &mut self,
+        limits: &Limits,
+        mut input: &mut [u8],
+        on: &mut impl Sink,
+    ) -> Result<usize, Violation> {
+        let length = input.len();
+        while !input.is_empty() && !self.ended {
+            let (mut frame, rest) = match self
+                .unfinished
+                .as_mut()
+                .and_then(|unfinished| unfinished.frame.take())
+            {
+                Some(frame) => (frame, input),
+                None if !on.wants_more() => return Ok(length - input.len()),
+                None => match self.read_header(limits, input)? {
+                    Some(begun) => begun,
+                    None => break,
+                },
+            };
+            let (payload, rest) = rest.split_at_mut(frame.missing.min(rest.len()));
+            frame.missing -= payload.len();
+            frame.key = mask::unmask(payload, frame.key);
+            match frame.opcode {
+                Opcode::Data(kind) => self.take_data(limits, frame, kind, payload, on)?,
+                _ => self.take_control(frame, payload, on)?,
+            }
+            input = rest;
+        }
+        Ok(length)
+    }
+
+    /// The next frame and the input after its header; `None` if the input ends within the header,
+    /// which is then kept.
+    // Inlined for the same reason as `Frame::parse`.
+    #[inline(always)]
+    fn read_header<'a>(
+        &mut self,
+        limits: &Limits,
+        input: &'a mut [u8],
+    ) -> Result<Option<(Frame, &'a mut [u8])>, Violation> {
+        if let Some(unfinished) = self.unfinished.as_deref_mut()
+            && unfinished.header_len > 0
+        {
+            let before = unfinished.header_len;
+            let space = &mut unfinished.header[before..];
+            let more = space.len().min(input.len());
+            space[..more].copy_from_slice(&input[..more]);
+            unfinished.header_len += more;
+            let header = &unfinished.header[..unfinished.header_len];
+            let Some((frame, len)) = Frame::parse(limits, header, unfinished.message.as_ref())?
+            else {
+                return Ok(None);
+            };
+            unfinished.header_len = 0;
+            return Ok(Some((frame, &mut input[len - before..])));
+        }
+        let message = self
+            .unfinished
+            .as_deref()
+            .and_then(|unfinished| unfinished.message.as_ref());
+        let Some((frame, len)) = Frame::parse(limits, input, message)? else {
+            let unfinished = self.unfinished.get_or_insert_default();
+            unfinished.header[..input.len()].copy_from_slice(input);
+            unfinished.header_len = input.len();
+            return Ok(None);
+        };
+        Ok(Some((frame, &mut input[len..])))
+    }
+
+    /// Takes what has arrived of a text, binary or continuation frame.
+    fn take_data(
+        &mut self,
+        limits: &Limits,
+        frame: Frame,
+        kind: Kind,
+        payload: &[u8],
+        on: &mut impl Sink,
+    ) -> Result<(), Violation> {
+        let is_last = frame.fin && frame.missing == 0;
+        if is_last
+            && self
+                .unfinished
+                .as_deref()
+                .is_none_or(|unfinished| unfinished.message.is_none())
+        {
+            if frame.deflated {
+                return inflate(payload, limits, kind, on);
+            }
+            return take_whole(kind, payload, on);
+        }
+        let unfinished = self.unfinished.get_or_insert_default();
+        let message = unfinished
+            .message
+            .get_or_insert_with(|| Assembly::new(kind, frame.deflated));
+        message.append(payload, limits)?;
+        if frame.missing > 0 {
+            unfinished.frame = Some(frame);
+        } else if !frame.fin {
+            message.end_fragment();
+        } else {
+            let payload = message.finish()?;
+            if message.is_deflated() {
+                inflate(payload, limits, kind, on)?;
+            } else {
+                on.take(Event::Message { kind, payload });
+            }
+            unfinished.message = None;
+        }
+        Ok(())
+    }
+
+    /// Takes what has arrived of a ping, pong or close.
+    fn take_control(
+        &mut self,
+        frame: Frame,
+        payload: &[u8],
+        on: &mut impl Sink,
+    ) -> Result<(), Violation> {
+        if frame.missing > 0 {
+            let unfinished = self.unfinished.get_or_insert_default();
+            unfinished.control.extend_from_slice(payload);
+            unfinished.frame = Some(frame);
+            return Ok(());
+        }
+        let begun = self
+            .unfinished
+            .as_deref_mut()
+            .map(|unfinished| mem::take(&mut unfinished.control));
+        let mut control = begun.unwrap_or_default();
+        let payload = if control.is_empty() {
+            payload
+        } else {
+            control.extend_from_slice(payload);
+            &control
+        };
+        match frame.opcode {
+            Opcode::Ping => on.take(Event::Ping(payload)),
+            Opcode::Pong => on.take(Event::Pong(payload)),
+            _ => {
+                on.take(Event::Close(header::parse_close(payload)?));
+                self.ended = true;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Takes a message that has been checked for nothing.
+fn take_whole(kind: Kind, payload: &[u8], on: &mut impl Sink) -> Result<(), Violation> {
+    if kind == Kind::Text && utf8::text(payload).is_none() {
+        return Err(Violation::NotUtf8);
+    }
+    on.take(Event::Message { kind, payload });
+    Ok(())
+}
+
+/// Inflates a message as far as it may become, and takes it.
+fn inflate(
+    payload: &[u8],
+    limits: &Limits,
+    kind: Kind,
+    on: &mut impl Sink,
+) -> Result<(), Violation> {
+    let most = on.inflating()?;
+    inflate::inflated(payload, limits.max_message, most, |payload| {
+        take_whole(kind, payload, on)
+    })
+}
+
+impl Unfinished {
+    fn is_empty(&self) -> bool {
+        self.header_len == 0 && self.frame.is_none() && self.message.is_none()
+    }
+}
