@@ -21,7 +21,7 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 
 pub use self::cursor::{Cursor, Lagged, TAKE_BATCHES, Taken};
-pub use self::group::{Group, News};
+pub use self::group::{Group, GroupBatches};
 use self::walk::Walk;
 use self::window::{Seat, SeatState, Window};
 use crate::budget::{Budget, Part};

@@ -18,12 +18,14 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc};
 
 pub use self::in_flight::{Acknowledged, InFlight};
-pub use self::inbox::{INBOX_BYTES, INBOX_MESSAGES, Inbox, Outgoing, Publication};
+pub use self::inbox::{INBOX_BYTES, INBOX_MESSAGES, Inbox, PendingBatch, Publication};
 use self::inbox::{Outbox, Parked};
 pub use self::keys::{KeyTaken, Keys};
-pub use self::receipt::{Answer, Outcome, Receipt, Unpublished};
+pub use self::receipt::{Answer, Outcome, PublishError, Receipt};
 pub use self::skipped::Skipped;
-pub use self::subscription::{BrokerAway, Older, Page, Reading, Subscription, Wanted};
+pub use self::subscription::{
+    BrokerAway, HistoryPage, HistoryQuery, HistoryRequest, ReplayPage, Subscription,
+};
 use crate::budget::{Budget, Charge, Part};
 use crate::channel::ChannelName;
 use crate::feed::{Feed, Retention};
@@ -44,9 +46,9 @@ pub struct Hub {
     channels: Mutex<Channels>,
     inbox: Inbox,
     interest: Interest,
-    readings: mpsc::UnboundedSender<Reading>,
+    history_requests: mpsc::UnboundedSender<HistoryRequest>,
     /// Until the broker takes it.
-    requested: Mutex<Option<mpsc::UnboundedReceiver<Reading>>>,
+    history_intake: Mutex<Option<mpsc::UnboundedReceiver<HistoryRequest>>>,
     retention: Retention,
     keep_idle: bool,
     /// `--max-channels`; `None` is no limit.
@@ -78,7 +80,7 @@ struct Entry {
     channel: Arc<Channel>,
     members: usize,
     /// Those of them that hear.
-    followers: usize,
+    subscribers: usize,
     /// Somebody wants to hear it, and the broker knows.
     wanted: bool,
     due: Option<Due>,
@@ -124,13 +126,13 @@ impl Hub {
         metrics: Arc<Metrics>,
     ) -> Self {
         let inbox = Inbox::new(budget.clone(), metrics.clone());
-        let (readings, requested) = mpsc::unbounded_channel();
+        let (history_requests, history_intake) = mpsc::unbounded_channel();
         Self {
             channels: Mutex::default(),
             inbox,
             interest: Interest::default(),
-            readings,
-            requested: Mutex::new(Some(requested)),
+            history_requests,
+            history_intake: Mutex::new(Some(history_intake)),
             retention,
             keep_idle,
             max_channels,
@@ -144,7 +146,10 @@ impl Hub {
     ///
     /// # Errors
     /// If it would be one more than `--max-channels`.
-    pub fn join(self: &Arc<Self>, name: &ChannelName) -> Result<Membership, TooManyChannels> {
+    pub fn join_as_subscriber(
+        self: &Arc<Self>,
+        name: &ChannelName,
+    ) -> Result<Membership, TooManyChannels> {
         self.enter(name, true)
     }
 
@@ -152,14 +157,17 @@ impl Hub {
     ///
     /// # Errors
     /// If it would be one more than `--max-channels`.
-    pub fn visit(self: &Arc<Self>, name: &ChannelName) -> Result<Membership, TooManyChannels> {
+    pub fn join_as_publisher(
+        self: &Arc<Self>,
+        name: &ChannelName,
+    ) -> Result<Membership, TooManyChannels> {
         self.enter(name, false)
     }
 
     fn enter(
         self: &Arc<Self>,
         name: &ChannelName,
-        to_hear: bool,
+        subscribes: bool,
     ) -> Result<Membership, TooManyChannels> {
         let mut channels = lock(&self.channels);
         if !channels.by_name.contains_key(name) {
@@ -189,7 +197,7 @@ impl Hub {
                 Entry {
                     channel,
                     members: 0,
-                    followers: 0,
+                    subscribers: 0,
                     wanted: false,
                     due: None,
                 },
@@ -200,8 +208,8 @@ impl Hub {
             .get_mut(name)
             .expect("it was there or has just been inserted");
         entry.members += 1;
-        entry.followers += usize::from(to_hear);
-        if to_hear && !std::mem::replace(&mut entry.wanted, true) {
+        entry.subscribers += usize::from(subscribes);
+        if subscribes && !std::mem::replace(&mut entry.wanted, true) {
             self.interest.tell(Change::New(entry.channel.clone()));
         }
         if let Some(due) = entry.due.take() {
@@ -210,7 +218,7 @@ impl Hub {
         Ok(Membership {
             channel: entry.channel.clone(),
             hub: self.clone(),
-            hears: to_hear,
+            subscribes,
         })
     }
 
@@ -257,11 +265,11 @@ impl Hub {
     }
 
     /// How many hear a channel on this node.
-    pub fn followers(&self, name: &ChannelName) -> usize {
+    pub fn subscribers(&self, name: &ChannelName) -> usize {
         lock(&self.channels)
             .by_name
             .get(name)
-            .map_or(0, |entry| entry.followers)
+            .map_or(0, |entry| entry.subscribers)
     }
 
     /// Messages that a channel keeps.
@@ -271,8 +279,8 @@ impl Hub {
 
     /// Requests to read from histories, for the broker; there is one taker. Who keeps no history
     /// drops them.
-    pub fn readings(&self) -> Option<mpsc::UnboundedReceiver<Reading>> {
-        lock(&self.requested).take()
+    pub fn take_history_requests(&self) -> Option<mpsc::UnboundedReceiver<HistoryRequest>> {
+        lock(&self.history_intake).take()
     }
 
     /// The memory that messages take.
@@ -314,7 +322,7 @@ impl Hub {
         true
     }
 
-    fn left(&self, channel: &Channel, heard: bool) {
+    fn left(&self, channel: &Channel, subscribed: bool) {
         let mut channels = lock(&self.channels);
         let Channels {
             by_name,
@@ -325,7 +333,7 @@ impl Hub {
             return;
         };
         entry.members -= 1;
-        entry.followers -= usize::from(heard);
+        entry.subscribers -= usize::from(subscribed);
         if entry.members > 0 {
             return;
         }
@@ -345,7 +353,7 @@ impl Hub {
 pub struct Membership {
     channel: Arc<Channel>,
     hub: Arc<Hub>,
-    hears: bool,
+    subscribes: bool,
 }
 
 impl Membership {
@@ -354,12 +362,12 @@ impl Membership {
         let mut channels = lock(&self.hub.channels);
         if let Some(entry) = channels.by_name.get_mut(&self.channel.name) {
             entry.members += 1;
-            entry.followers += usize::from(self.hears);
+            entry.subscribers += usize::from(self.subscribes);
         }
         Self {
             channel: self.channel.clone(),
             hub: self.hub.clone(),
-            hears: self.hears,
+            subscribes: self.subscribes,
         }
     }
 
@@ -371,7 +379,7 @@ impl Membership {
 
 impl Drop for Membership {
     fn drop(&mut self) {
-        self.hub.left(&self.channel, self.hears);
+        self.hub.left(&self.channel, self.subscribes);
     }
 }
 

@@ -20,7 +20,7 @@
 //! | it is in | bound | when full or broken |
 //! |---|---|---|
 //! | the sender's socket | the kernel's buffers | TCP slows the sender |
-//! | [`ws::frame`], unfinished | `--max-message` | close 1009; 1002 and 1007 for malformed ones |
+//! | [`frame`], unfinished | `--max-message` | close 1009; 1002 and 1007 for malformed ones |
 //! | its session, not decoded | a read of 64 KiB | the session decodes on when it has its turn and the inbox has room |
 //! | the [`hub`]'s inbox | [`hub::INBOX_BYTES`], [`hub::INBOX_MESSAGES`] | sockets are not read, so TCP slows the senders |
 //! | on its way to Redis | the inbox's bound | sent again until Redis has it, which keeps it once |
@@ -65,9 +65,11 @@ pub mod node;
 pub mod channel;
 pub mod budget;
 pub mod message;
+pub mod frame;
 pub mod feed;
 pub mod hub;
 pub mod broker;
+pub mod client;
 pub mod ws;
 pub mod http;
 pub mod metrics;

@@ -13,23 +13,15 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use sha1::Digest as _;
 
-pub use self::deflate::Window;
+pub use self::deflate::DeflateWindow;
 use self::encoding::{Encoded, OTHERS};
 pub use self::encoding::{Format, Shape, put_gap, put_json, put_text};
 pub use self::id::{MessageId, NoId};
 pub use self::missed::Missed;
 pub use self::origin::{PublisherId, Sequence};
 use crate::budget::{Budget, Charge, Part};
-use crate::ws::frame;
-
-/// How a message was said, and so how it is heard.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Kind {
-    /// Valid UTF-8.
-    Text,
-    /// Any bytes.
-    Binary,
-}
+use crate::frame;
+pub use crate::frame::Kind;
 
 /// A batch closes to more messages at this size, in bytes of frames. It bounds what one slow reader
 /// can keep alive, and one Redis command; a single larger message is a batch of its own.

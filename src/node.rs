@@ -23,7 +23,15 @@ use tracing::{error, info, warn};
 use self::parts::{Ended, Parts};
 use crate::broker::{self, Broker, Embedded, Link, Status};
 use crate::budget::{self, Budget};
+use crate::client::close_reason::CloseReason;
+use crate::client::connection_limits::address::AddressLimits;
+use crate::client::connection_limits::{
+    ConnectionLimits, LimitReached, LimitSettings, descriptors,
+};
+use crate::client::keepalive::{Keepalive, PingSchedule};
+use crate::client::rate::PublishLimits;
 use crate::config::{Config, SlowClient, Switch};
+use crate::frame::Limits;
 use crate::http::bind::bind;
 use crate::http::connection::Proxies;
 use crate::http::keep_alive::KeepAlive;
@@ -33,13 +41,7 @@ use crate::http::{ops, public};
 use crate::hub::Hub;
 use crate::metrics::{LossCause, Metrics};
 use crate::shutdown::Shutdown;
-use crate::ws::close::CloseReason;
-use crate::ws::frame::Limits;
-use crate::ws::gate::address::AddressLimits;
-use crate::ws::gate::{Full, Gate, GateLimits, descriptors};
-use crate::ws::handshake::{Door, Refusal};
-use crate::ws::pulse::{Pulse, Rhythm};
-use crate::ws::rate::PublishLimits;
+use crate::ws::handshake::{Door, Rejection};
 use crate::ws::session::Shared;
 use crate::ws::shard::Shards;
 
@@ -80,7 +82,7 @@ impl Node {
         let closed = CloseReason::ALL.map(CloseReason::label);
         let metrics = Arc::new(Metrics::new(
             &closed,
-            &Refusal::LABELS,
+            &Rejection::LABELS,
             &SlowClient::LABELS,
         )?);
         let (shards, sharding) =
@@ -161,9 +163,9 @@ impl Node {
             budget,
             metrics.clone(),
         ));
-        let pulses = [
-            Pulse::new(Rhythm::new(config.ping_interval, config.ping_timeout)),
-            Pulse::new(Rhythm::new(COMMENT_INTERVAL, COMMENT_INTERVAL)),
+        let keepalives = [
+            Keepalive::new(PingSchedule::new(config.ping_interval, config.ping_timeout)),
+            Keepalive::new(PingSchedule::new(COMMENT_INTERVAL, COMMENT_INTERVAL)),
         ];
         let link = Link {
             hub: hub.clone(),
@@ -171,33 +173,33 @@ impl Node {
             status: status.clone(),
         };
         let mut broker = tokio::spawn(broker.run(link, shutdown.broker.clone()));
-        let [pulse, event_pulse] = pulses.clone();
+        let [keepalive, event_keepalive] = keepalives.clone();
         let mut parts = Parts::default();
         parts.spawn("sweep", sweep(hub.clone()));
         parts.spawn("memory watch", wake_readers(hub.clone()));
-        parts.spawn("keepalive", beat(pulse));
-        parts.spawn("keepalive of event streams", beat(event_pulse));
+        parts.spawn("keepalive", beat(keepalive));
+        parts.spawn("keepalive of event streams", beat(event_keepalive));
 
         let refused = |label| metrics.handshakes_refused.with_label_values(&[label]);
-        let too_many = refused(Full::LABEL);
+        let too_many = refused(LimitReached::LABEL);
         let slow = metrics
             .slow_clients
             .with_label_values(&[SlowClient::Disconnect.label()]);
         let unheard = Unheard {
-            timeout: refused(Refusal::TIMEOUT),
-            no_http: refused(Refusal::NO_HTTP),
+            timeout: refused(Rejection::TIMEOUT),
+            no_http: refused(Rejection::NO_HTTP),
         };
-        let gate = Gate::new(
-            gate_limits(&config, descriptors().connections),
+        let limits = ConnectionLimits::new(
+            limit_settings(&config, descriptors().connections),
             metrics.clone(),
         );
         let proxies = Arc::new(Proxies::new(config.trusted_proxy.clone()));
-        info!(connections = gate.most(), "public connections at most");
+        info!(connections = limits.most(), "public connections at most");
         let public = public::router(public::Public {
             door: Door {
-                shared: Arc::new(shared(&config, hub, metrics.clone(), &pulses)),
+                shared: Arc::new(shared(&config, hub, metrics.clone(), &keepalives)),
                 shards,
-                gate: gate.clone(),
+                limits: limits.clone(),
                 deflate: config.deflate,
                 allow_origin: config.allow_origin.clone(),
                 shutdown: shutdown.clone(),
@@ -216,7 +218,7 @@ impl Node {
         let serve_public = Server {
             router: public,
             admission: Some(Admission {
-                gate,
+                limits,
                 proxies,
                 unheard,
                 too_many,
@@ -254,7 +256,7 @@ impl Node {
                 Err(anyhow::Error::new(error).context("sessions failed"))
             }
         };
-        drain(&config, &shutdown, &pulses, &metrics, serving, broker).await;
+        drain(&config, &shutdown, &keepalives, &metrics, serving, broker).await;
         shutdown.ops.cancel();
         let _ = ops_serving.await;
         outcome
@@ -269,14 +271,14 @@ fn publish_limits(config: &Config) -> PublishLimits {
     }
 }
 
-fn gate_limits(config: &Config, descriptors: usize) -> GateLimits {
+fn limit_settings(config: &Config, descriptors: usize) -> LimitSettings {
     let publish = publish_limits(config);
     let address = AddressLimits {
         connections: config.address_connections,
         rate: config.address_rate,
         publish: !config.trusted_proxy.is_empty() && publish.any(),
     };
-    GateLimits {
+    LimitSettings {
         connections: config.max_connections,
         descriptors,
         address,
@@ -288,14 +290,14 @@ fn shared(
     config: &Config,
     hub: Arc<Hub>,
     metrics: Arc<Metrics>,
-    pulses: &[Arc<Pulse>; 2],
+    keepalives: &[Arc<Keepalive>; 2],
 ) -> Shared {
-    let [pulse, event_pulse] = pulses.clone();
+    let [keepalive, event_keepalive] = keepalives.clone();
     Shared {
         hub,
         metrics,
-        pulse,
-        event_pulse,
+        keepalive,
+        event_keepalive,
         limits: Limits {
             max_message: config.max_message,
             max_fragments: MAX_FRAGMENTS,
@@ -317,7 +319,7 @@ fn shared(
 async fn drain(
     config: &Config,
     shutdown: &Shutdown,
-    pulses: &[Arc<Pulse>; 2],
+    keepalives: &[Arc<Keepalive>; 2],
     metrics: &Metrics,
     serving: Ended,
     broker: tokio::task::JoinHandle<()>,
@@ -335,7 +337,7 @@ async fn drain(
     let period = config.drain_period.min(LEAVE_APART * sessions);
     info!(sessions, period_ms = period.as_millis() as u64, "draining");
     let leaving = async {
-        join_all(pulses.iter().map(|pulse| pulse.send_away(period))).await;
+        join_all(keepalives.iter().map(|keepalive| keepalive.drain(period))).await;
         shutdown.sessions.wait().await;
     };
     let all_left = timeout_at(end - BROKER_SHARE.min(config.shutdown_grace / 4), async {
@@ -350,7 +352,7 @@ async fn drain(
             sessions = shutdown.sessions.len(),
             "grace is nearly over, cutting off who is left"
         );
-        pulses.iter().for_each(|pulse| pulse.cut_off());
+        keepalives.iter().for_each(|keepalive| keepalive.cut_off());
     }
     shutdown.broker.cancel();
     let stop_broker = broker.abort_handle();
@@ -391,8 +393,8 @@ async fn wake_readers(hub: Arc<Hub>) {
     }
 }
 
-async fn beat(pulse: Arc<Pulse>) {
-    pulse.beat().await;
+async fn beat(keepalive: Arc<Keepalive>) {
+    keepalive.run().await;
 }
 
 /// A part of the node has ended as it was told to, or panicked.

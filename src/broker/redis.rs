@@ -116,7 +116,7 @@ impl Broker for Redis {
             kept_for,
             requests,
         ));
-        let Some(readings) = link.hub.readings() else {
+        let Some(history_requests) = link.hub.take_history_requests() else {
             return tracing::error!("this hub has a broker already");
         };
         let (gone, left) = tokio::sync::mpsc::unbounded_channel();
@@ -129,9 +129,9 @@ impl Broker for Redis {
         let (of_topology, status) = (redis.clone(), link.status.clone());
         tasks.spawn(async move { of_topology.topology.keep(&status).await });
         let (of_catch_up, of_relay) = (redis.clone(), receivers.clone());
-        tasks.spawn(
-            async move { catch_up::run(&of_catch_up, &of_relay, requested, readings).await },
-        );
+        tasks.spawn(async move {
+            catch_up::run(&of_catch_up, &of_relay, requested, history_requests).await
+        });
         let (of_publishing, of_link, all_published) =
             (redis.clone(), link.clone(), published.clone());
         tasks.spawn(async move {

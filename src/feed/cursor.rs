@@ -5,7 +5,7 @@ use std::task::{Context, Poll, Waker};
 
 use smallvec::SmallVec;
 
-use super::{Feed, News, SeatState, Window};
+use super::{Feed, GroupBatches, SeatState, Window};
 use crate::message::{Batch, Format, Missed, Sequence};
 
 /// Batches one visit takes at most: as many as fit a `writev` beside control frames.
@@ -109,7 +109,7 @@ impl Cursor {
     ///
     /// # Errors
     /// If it has lagged out.
-    pub fn take_or_rest(&mut self, waker: &Waker, taken: &mut Taken) -> Result<(), Lagged> {
+    pub fn take_or_join_group(&mut self, waker: &Waker, taken: &mut Taken) -> Result<(), Lagged> {
         let mut window = self.feed.lock();
         let seat = take(
             &self.feed,
@@ -128,9 +128,9 @@ impl Cursor {
 
     /// What its group has taken and it has not seen, up to a bound, if it rests and nothing is
     /// missing.
-    pub fn news<'a>(&self, news: News<'a>) -> Option<&'a [Arc<Batch>]> {
-        let batches = if self.rests() {
-            news.since(self.position)?
+    pub fn unread<'a>(&self, group: GroupBatches<'a>) -> Option<&'a [Arc<Batch>]> {
+        let batches = if self.is_in_group() {
+            group.since(self.position)?
         } else {
             return None;
         };
@@ -138,14 +138,14 @@ impl Cursor {
     }
 
     /// Whether its group brings what comes.
-    pub fn rests(&self) -> bool {
+    pub fn is_in_group(&self) -> bool {
         self.seat.is_none()
     }
 
     /// It cannot keep up with its group: from now on it takes for itself. Only lagging out wakes
     /// it.
-    pub fn fall_behind(&mut self, waker: &Waker) {
-        if self.rests() {
+    pub fn leave_group(&mut self, waker: &Waker) {
+        if self.is_in_group() {
             self.seat = Some(self.feed.lock().sit_down(
                 waker.clone(),
                 SeatState::Behind,
@@ -368,24 +368,24 @@ mod tests {
         let waker = wakes.clone().into();
         let mut group = Group::new(&feed, rings.clone().into());
         let (mut reader, mut taken) = (feed.follow(), Taken::new());
-        assert_eq!(reader.take_or_rest(&waker, &mut taken), Ok(()));
-        assert!(taken.is_empty() && reader.rests());
+        assert_eq!(reader.take_or_join_group(&waker, &mut taken), Ok(()));
+        assert!(taken.is_empty() && reader.is_in_group());
         (0..3).for_each(|_| append(&feed));
         assert_eq!(rings.0.load(Relaxed), 1, "one for all");
         group.begin();
-        let news = reader.news(group.news()).expect("nothing is missing");
-        assert_eq!(news.len(), 3);
+        let unread = reader.unread(group.batches()).expect("nothing is missing");
+        assert_eq!(unread.len(), 3);
         // It gets one of them out.
-        reader.advance(news, Format::RAW, 1, 0);
-        reader.fall_behind(&waker);
+        reader.advance(unread, Format::RAW, 1, 0);
+        reader.leave_group(&waker);
         assert!(!group.settle());
         append(&feed);
-        assert_eq!(reader.take_or_rest(&waker, &mut taken), Ok(()));
+        assert_eq!(reader.take_or_join_group(&waker, &mut taken), Ok(()));
         assert_eq!(taken.len(), 3);
         (0..10).for_each(|_| append(&feed));
         assert_eq!(wakes.0.load(Relaxed), 0);
         (0..100).for_each(|_| append(&feed));
         assert_eq!(wakes.0.load(Relaxed), 1, "it has lagged");
-        assert_eq!(reader.take_or_rest(&waker, &mut taken), Err(Lagged));
+        assert_eq!(reader.take_or_join_group(&waker, &mut taken), Err(Lagged));
     }
 }

@@ -7,7 +7,7 @@ use std::task::Waker;
 use super::{Feed, SeatState, Window};
 use crate::message::{Batch, Sequence};
 
-/// Readers that wait together. A [`super::Cursor`] joins them by [`super::Cursor::take_or_rest`],
+/// Readers that wait together. A [`super::Cursor`] joins them by [`super::Cursor::take_or_join_group`],
 /// which must not happen before the group exists nor at the same time as it takes: then it never
 /// rests behind the group.
 ///
@@ -28,7 +28,7 @@ pub struct Group {
 
 /// What a group has taken and its readers have perhaps not seen.
 #[derive(Clone, Copy, Debug)]
-pub struct News<'a> {
+pub struct GroupBatches<'a> {
     first: u64,
     batches: &'a [Arc<Batch>],
 }
@@ -50,8 +50,8 @@ impl Group {
     }
 
     /// What it has taken.
-    pub fn news(&self) -> News<'_> {
-        News {
+    pub fn batches(&self) -> GroupBatches<'_> {
+        GroupBatches {
             first: self.first,
             batches: &self.batches,
         }
@@ -71,7 +71,7 @@ impl Group {
         *confirmed = window.confirmed;
         take(&mut window, *seat, first, batches);
         drop(window);
-        self.shown = self.news().end();
+        self.shown = self.batches().end();
     }
 
     /// Takes what has come meanwhile, for those who have not had their turn.
@@ -129,7 +129,7 @@ impl Drop for Group {
     }
 }
 
-impl<'a> News<'a> {
+impl<'a> GroupBatches<'a> {
     /// Where they end: whoever is there has seen them.
     pub fn end(&self) -> u64 {
         self.first + self.batches.len() as u64

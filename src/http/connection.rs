@@ -9,11 +9,11 @@ use axum::http::HeaderMap;
 use ipnet::IpNet;
 
 use super::forwarded;
-use crate::metrics::Way;
-use crate::ws::gate::address::{Place, Source};
-use crate::ws::gate::{Full, Gate, Permit};
-use crate::ws::handshake::Refusal;
-use crate::ws::rate::PublishRates;
+use crate::client::connection_limits::address::{AddressPermit, AddressRates};
+use crate::client::connection_limits::{ConnectionLimits, LimitReached, Permit};
+use crate::client::rate::PublishRates;
+use crate::metrics::Transport;
+use crate::ws::handshake::Rejection;
 
 /// A connection to the public port, as its requests see it; in their extensions.
 #[derive(Debug)]
@@ -21,9 +21,9 @@ pub struct Connection {
     peer: SocketAddr,
     /// Its one place, until it becomes something else than HTTP; an error if it is one too many and
     /// only waits for its 429.
-    permit: Result<Mutex<Option<Permit>>, Full>,
+    permit: Result<Mutex<Option<Permit>>, LimitReached>,
     /// Its address' limits, if anything is limited by address and it is no proxy's.
-    source: Option<Arc<Source>>,
+    source: Option<Arc<AddressRates>>,
     publish: PublishRates,
 }
 
@@ -38,12 +38,12 @@ pub struct Caller {
     pub ip: IpAddr,
     connection: Arc<Connection>,
     /// Its place among those of its address, if it came through a proxy.
-    place: Option<Place>,
+    place: Option<AddressPermit>,
 }
 
 impl Connection {
     pub(super) fn admitted(peer: SocketAddr, permit: Permit, publish: PublishRates) -> Self {
-        let source = permit.source().cloned();
+        let source = permit.address_rates().cloned();
         Self {
             peer,
             permit: Ok(Mutex::new(Some(permit))),
@@ -52,10 +52,10 @@ impl Connection {
         }
     }
 
-    pub(super) fn turned_away(peer: SocketAddr, full: Full) -> Self {
+    pub(super) fn over_limit(peer: SocketAddr, limit: LimitReached) -> Self {
         Self {
             peer,
-            permit: Err(full),
+            permit: Err(limit),
             source: None,
             publish: PublishRates::new(Default::default()),
         }
@@ -107,15 +107,20 @@ fn canonical(network: IpNet) -> IpNet {
 impl Caller {
     /// The sender of this request, if it may be answered: its connection is one of those allowed,
     /// and its address is below its limits. The request counts.
-    pub(super) fn of(request: &Request, proxies: &Proxies, gate: &Gate) -> Result<Self, Refusal> {
+    pub(super) fn of(
+        request: &Request,
+        proxies: &Proxies,
+        limits: &ConnectionLimits,
+    ) -> Result<Self, Rejection> {
         let connection = request.extensions().get::<Arc<Connection>>().cloned();
-        let connection = connection.ok_or(Refusal::Unreadable("a request without a connection"))?;
+        let connection =
+            connection.ok_or(Rejection::Unreadable("a request without a connection"))?;
         let ip = proxies.client(connection.peer.ip(), request.headers());
-        if let Err(full) = connection.permit {
-            return Err(Refusal::TurnedAway(full));
+        if let Err(limit) = connection.permit {
+            return Err(Rejection::ConnectionLimit(limit));
         }
         let place = if proxies.has(connection.peer.ip()) && !proxies.has(ip) {
-            gate.place(ip)?
+            limits.permit_address(ip)?
         } else {
             None
         };
@@ -128,7 +133,7 @@ impl Caller {
             .source()
             .is_some_and(|source| !source.allows_message())
         {
-            return Err(Refusal::Rate(
+            return Err(Rejection::Rate(
                 "too many requests and messages a second from your address",
             ));
         }
@@ -136,10 +141,10 @@ impl Caller {
     }
 
     /// The limits of the client's address, if anything is limited by address.
-    fn source(&self) -> Option<&Arc<Source>> {
+    fn source(&self) -> Option<&Arc<AddressRates>> {
         self.place
             .as_ref()
-            .map(Place::source)
+            .map(AddressPermit::rates)
             .or(self.connection.source.as_ref())
     }
 
@@ -149,17 +154,18 @@ impl Caller {
         self.place
             .as_ref()
             .map_or(&self.connection.publish, |place| {
-                place.source().publish_rates()
+                place.rates().publish_rates()
             })
     }
 
     /// The connection's place, as it becomes something else than HTTP.
-    pub fn into_permit(self, way: Way) -> Result<Permit, Refusal> {
+    pub fn into_permit(self, transport: Transport) -> Result<Permit, Rejection> {
         let permit = self.connection.permit.as_ref().ok();
         let permit =
             permit.and_then(|permit| permit.lock().unwrap_or_else(PoisonError::into_inner).take());
-        let mut permit = permit.ok_or(Refusal::Malformed("this connection cannot be upgraded"))?;
-        permit.become_client(way, self.place);
+        let mut permit =
+            permit.ok_or(Rejection::Malformed("this connection cannot be upgraded"))?;
+        permit.become_client(transport, self.place);
         Ok(permit)
     }
 }

@@ -15,8 +15,8 @@ use super::query;
 use crate::channel::ChannelName;
 use crate::feed::Start;
 use crate::message::Format;
-use crate::metrics::Way;
-use crate::ws::handshake::Refusal;
+use crate::metrics::Transport;
+use crate::ws::handshake::Rejection;
 use crate::ws::opening::Opening;
 use crate::ws::session::Wishes;
 
@@ -25,19 +25,24 @@ pub(super) async fn events(
     name: &ChannelName,
     caller: Caller,
     mut request: Request,
-) -> Result<Response, Refusal> {
+) -> Result<Response, Rejection> {
     let door = &public.door;
     door.admit(request.method(), request.headers())?;
     let handover = request.extensions_mut().remove::<Handover>();
-    let handover = handover.ok_or(Refusal::Malformed(
+    let handover = handover.ok_or(Rejection::Malformed(
         "this connection cannot become an event stream",
     ))?;
     let ip = caller.ip;
     let options =
         query::subscribe_options(request.uri().query().unwrap_or_default(), request.headers())?;
-    let subscription = door.shared.hub.join(name)?.subscribe(options.start).await?;
+    let subscription = door
+        .shared
+        .hub
+        .join_as_subscriber(name)?
+        .subscribe(options.start)
+        .await?;
     // Not before: a connection whose request is refused stays what it is, and counts.
-    let permit = caller.into_permit(Way::Events)?;
+    let permit = caller.into_permit(Transport::Events)?;
     tracing::debug!(channel = name.as_str(), %ip, "event stream");
 
     let mut response = head();
@@ -74,7 +79,7 @@ pub(super) async fn events(
 }
 
 /// The answer to a HEAD: that to the same GET, without its events.
-pub(super) fn answer_head(request: &Request) -> Result<Response, Refusal> {
+pub(super) fn answer_head(request: &Request) -> Result<Response, Rejection> {
     query::subscribe_options(request.uri().query().unwrap_or_default(), request.headers())?;
     Ok(head())
 }
@@ -99,7 +104,7 @@ fn head() -> Response {
 
 /// An empty stream that ends at once, for a rejection that may pass soon. `EventSource` never
 /// reconnects after a status other than 200, but it does after the end of a stream.
-pub(super) fn come_back(public: &Public, rejection: &Refusal) -> Response {
+pub(super) fn come_back(public: &Public, rejection: &Rejection) -> Response {
     let mut response = head();
     let retry_ms = public.door.shared.retry_ms();
     *response.body_mut() = Body::from(format!("retry: {retry_ms}\n: {rejection}\n\n"));

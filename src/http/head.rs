@@ -5,25 +5,25 @@ use axum::extract::Request;
 use axum::http::uri::Authority;
 use axum::http::{Version, header};
 
-use crate::ws::handshake::Refusal;
+use crate::ws::handshake::Rejection;
 
 /// A head is at most this long, in bytes: request line, header lines and the empty line, each with
 /// its CRLF, written as `name: value`.
 pub const HEAD_BYTES: usize = 32 * 1024;
 
 /// Checks them.
-pub(super) fn check(request: &Request) -> Result<(), Refusal> {
+pub(super) fn check(request: &Request) -> Result<(), Rejection> {
     if length(request) > HEAD_BYTES {
-        return Err(Refusal::HeadTooLarge(HEAD_BYTES));
+        return Err(Rejection::HeadTooLarge(HEAD_BYTES));
     }
     let mut hosts = request.headers().get_all(header::HOST).iter();
     match (hosts.next(), hosts.next()) {
-        (_, Some(_)) => Err(Refusal::Unreadable("more than one Host header")),
+        (_, Some(_)) => Err(Rejection::Unreadable("more than one Host header")),
         (None, _) if request.version() == Version::HTTP_11 => {
-            Err(Refusal::Unreadable("no Host header"))
+            Err(Rejection::Unreadable("no Host header"))
         }
         (Some(host), None) if !is_host(host.as_bytes()) => {
-            Err(Refusal::Unreadable("the Host header names no host"))
+            Err(Rejection::Unreadable("the Host header names no host"))
         }
         _ => Ok(()),
     }

@@ -30,8 +30,8 @@ use super::handover::{Handover, Successor};
 use super::keep_alive::{self, HeadTimer, KeepAlive, Patience};
 use super::resets::Resets;
 use super::stream::Stream;
+use crate::client::connection_limits::ConnectionLimits;
 use crate::metrics::Counter;
-use crate::ws::gate::Gate;
 
 /// A request's head has arrived within this time, or the connection is closed.
 const HEAD_PATIENCE: Duration = Duration::from_secs(10);
@@ -80,7 +80,7 @@ pub struct Server {
 #[derive(Clone, Debug)]
 pub struct Admission {
     /// How many may be open.
-    pub gate: Arc<Gate>,
+    pub limits: Arc<ConnectionLimits>,
     /// Networks of trusted proxies, whose address is not that of their clients.
     pub proxies: Arc<Proxies>,
     /// Counters of connections without a request.
@@ -147,7 +147,7 @@ impl Server {
     /// Serves a connection, tells it that it is too many, or resets it.
     fn take_in(&self, stream: TcpStream, peer: SocketAddr) {
         let Some(Admission {
-            gate,
+            limits,
             proxies,
             too_many,
             resets,
@@ -158,22 +158,22 @@ impl Server {
                 .spawn(Served::new(self, None, self.patience()).run(stream));
             return;
         };
-        match gate.accept(peer.ip(), proxies.has(peer.ip())) {
+        match limits.accept(peer.ip(), proxies.has(peer.ip())) {
             Ok(permit) => {
-                let connection = Connection::admitted(peer, permit, gate.publish_rates());
+                let connection = Connection::admitted(peer, permit, limits.publish_rates());
                 self.connections
                     .spawn(Served::new(self, Some(connection), self.patience()).run(stream));
             }
-            Err(full) => {
+            Err(limit) => {
                 too_many.inc();
-                tracing::debug!(%peer, "refused: {full}");
-                let Some(turned_away) = gate.turn_away(peer.ip()) else {
+                tracing::debug!(%peer, "refused: {limit}");
+                let Some(rejection_permit) = limits.permit_rejection(peer.ip()) else {
                     return resets.push(stream);
                 };
-                let connection = Connection::turned_away(peer, full);
+                let connection = Connection::over_limit(peer, limit);
                 let served = Served::new(self, Some(connection), FAREWELL);
                 self.connections.spawn(async move {
-                    let _turned_away = turned_away;
+                    let _turned_away = rejection_permit;
                     let _ = timeout(2 * FAREWELL_PATIENCE, served.run(stream)).await;
                 });
             }

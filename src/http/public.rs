@@ -17,7 +17,7 @@ use super::stream::LEAST_RATE;
 use super::{events, head, page, percent, publish, snapshot};
 use crate::broker::Status;
 use crate::channel::{BadName, ChannelName};
-use crate::ws::handshake::{self, Door, Refusal};
+use crate::ws::handshake::{self, Door, Rejection};
 
 /// How long a request may take, beside the time that its body may take to arrive.
 const REQUEST_PATIENCE: Duration = Duration::from_secs(60);
@@ -57,13 +57,13 @@ async fn any(State(public): State<Arc<Public>>, request: Request) -> Response {
         request.method() == Method::GET && Wanted::of(request.headers()) == Wanted::Events;
     let answered = timeout(public.patience(), public.answer(request)).await;
     let mut response = answered
-        .unwrap_or(Err(Refusal::BrokerAway))
-        .unwrap_or_else(|refusal| {
-            public.count(&refusal);
-            if wants_events && refusal.is_temporary() {
-                events::come_back(&public, &refusal)
+        .unwrap_or(Err(Rejection::BrokerAway))
+        .unwrap_or_else(|rejection| {
+            public.count(&rejection);
+            if wants_events && rejection.is_temporary() {
+                events::come_back(&public, &rejection)
             } else {
-                refusal.response()
+                rejection.response()
             }
         });
     public.share(&mut response, sharing);
@@ -96,8 +96,8 @@ impl Public {
             + Duration::from_secs(self.door.shared.limits.max_message as u64 / LEAST_RATE)
     }
 
-    async fn answer(&self, request: Request) -> Result<Response, Refusal> {
-        let caller = Caller::of(&request, &self.proxies, &self.door.gate)?;
+    async fn answer(&self, request: Request) -> Result<Response, Rejection> {
+        let caller = Caller::of(&request, &self.proxies, &self.door.limits)?;
         head::check(&request)?;
         // Before it is looked at: a name is the same however it is encoded.
         let path = percent::decoded(request.uri().path()).ok_or(BadName::Encoding)?;
@@ -113,12 +113,12 @@ impl Public {
         name: &ChannelName,
         caller: Caller,
         request: Request,
-    ) -> Result<Response, Refusal> {
+    ) -> Result<Response, Rejection> {
         if handshake::is_meant(request.headers()) {
             return self.door.enter(name, caller, request).await;
         }
         if handshake::is_stripped(request.headers()) {
-            return Err(Refusal::NoUpgrade);
+            return Err(Rejection::NoUpgrade);
         }
         match (request.method(), Wanted::of(request.headers())) {
             (&Method::POST, _) => publish::publish(self, name, &caller, request).await,
@@ -147,15 +147,15 @@ impl Public {
         }
     }
 
-    fn count(&self, refusal: &Refusal) {
-        tracing::debug!(reason = refusal.label(), "refused: {refusal}");
+    fn count(&self, rejection: &Rejection) {
+        tracing::debug!(reason = rejection.label(), "refused: {rejection}");
         // One that is turned away has been counted when it was accepted.
-        if !matches!(refusal, Refusal::TurnedAway(_)) {
+        if !matches!(rejection, Rejection::ConnectionLimit(_)) {
             self.door
                 .shared
                 .metrics
                 .handshakes_refused
-                .with_label_values(&[refusal.label()])
+                .with_label_values(&[rejection.label()])
                 .inc();
         }
     }

@@ -19,11 +19,11 @@ use super::query::{self, BadParameter};
 use super::stream::LEAST_RATE;
 use crate::budget::{Charge, Part};
 use crate::channel::ChannelName;
-use crate::hub::{Receipt, Unpublished};
+use crate::client::rate::PublishRates;
+use crate::hub::{PublishError, Receipt};
 use crate::message::Kind;
 use crate::telemetry;
-use crate::ws::handshake::Refusal;
-use crate::ws::rate::PublishRates;
+use crate::ws::handshake::Rejection;
 use crate::ws::v1::MAX_KEY;
 
 /// How long a body may take to arrive, beside what its size allows.
@@ -33,7 +33,7 @@ const BODY_PATIENCE: Duration = Duration::from_secs(10);
 const BROKER_PATIENCE: Duration = Duration::from_secs(10);
 
 /// More than `--byte-rate`.
-const TOO_MANY_BYTES: Refusal = Refusal::Rate("too many bytes a second on one connection");
+const TOO_MANY_BYTES: Rejection = Rejection::Rate("too many bytes a second on one connection");
 
 /// Why a message is refused that the inbox has no room for.
 const INBOX_FULL: &str = "too much is waiting to be published";
@@ -53,7 +53,7 @@ pub(super) async fn publish(
     name: &ChannelName,
     caller: &Caller,
     request: Request,
-) -> Result<Response, Refusal> {
+) -> Result<Response, Rejection> {
     public.door.admit(request.method(), request.headers())?;
     let shared = &public.door.shared;
     let (parts, body) = request.into_parts();
@@ -63,7 +63,7 @@ pub(super) async fn publish(
     let key = key(&parts.headers)?;
     let kind = kind(&parts.headers)?;
     if !caller.publish_rates().allows_message() {
-        return Err(Refusal::Rate(
+        return Err(Rejection::Rate(
             "too many messages a second on one connection",
         ));
     }
@@ -79,9 +79,9 @@ pub(super) async fn publish(
     // Again: a body may take a while. And first, because a channel that comes to be may take the
     // place of another's history.
     check_node(public)?;
-    let visit = shared.hub.visit(name)?;
+    let visit = shared.hub.join_as_publisher(name)?;
     if !shared.hub.inbox().has_room_for(visit.channel()) {
-        return Err(Refusal::Busy(INBOX_FULL.to_owned()));
+        return Err(Rejection::Busy(INBOX_FULL.to_owned()));
     }
 
     if shared.log_messages {
@@ -106,37 +106,37 @@ pub(super) async fn publish(
     match timeout(BROKER_PATIENCE, answered.recv()).await {
         Ok(Some(answer)) => match answer.outcome {
             Ok(id) => Ok(Json(json!({ "id": id.map(|id| id.to_string()) })).into_response()),
-            Err(Unpublished::Refused(why)) => Err(Refusal::Busy(why)),
-            Err(Unpublished::KeyTaken) => Err(Refusal::KeyTaken),
+            Err(PublishError::Rejected(why)) => Err(Rejection::Busy(why)),
+            Err(PublishError::KeyTaken) => Err(Rejection::KeyTaken),
         },
-        Ok(None) | Err(_) => Err(Refusal::Unconfirmed),
+        Ok(None) | Err(_) => Err(Rejection::Unconfirmed),
     }
 }
 
 /// Whether this node could publish a message now.
-fn check_node(public: &Public) -> Result<(), Refusal> {
+fn check_node(public: &Public) -> Result<(), Rejection> {
     let hub = &public.door.shared.hub;
     if !public.status.is_up() {
-        return Err(Refusal::BrokerAway);
+        return Err(Rejection::BrokerAway);
     }
     if !hub.budget().has_room() {
         hub.make_room();
-        return Err(Refusal::Memory);
+        return Err(Rejection::Memory);
     }
     Ok(())
 }
 
 /// Whether this channel could take a message now, without making it.
-fn check_channel(public: &Public, name: &ChannelName) -> Result<(), Refusal> {
+fn check_channel(public: &Public, name: &ChannelName) -> Result<(), Rejection> {
     let hub = &public.door.shared.hub;
     if !hub.has_place_for(name) {
-        return Err(Refusal::Channels);
+        return Err(Rejection::Channels);
     }
     if hub
         .find(name)
         .is_some_and(|channel| !hub.inbox().has_room_for(&channel))
     {
-        return Err(Refusal::Busy(INBOX_FULL.to_owned()));
+        return Err(Rejection::Busy(INBOX_FULL.to_owned()));
     }
     Ok(())
 }
@@ -153,10 +153,10 @@ struct Announced<'a> {
 
 impl<'a> Announced<'a> {
     /// Of one whose length is known, that decides.
-    fn new(body: Body, limit: usize, rates: &'a PublishRates) -> Result<Self, Refusal> {
+    fn new(body: Body, limit: usize, rates: &'a PublishRates) -> Result<Self, Rejection> {
         let length = body.size_hint();
         if length.lower() > limit as u64 {
-            return Err(Refusal::TooLarge(limit));
+            return Err(Rejection::TooLarge(limit));
         }
         let counted = length.exact().is_some();
         if !rates.allows_bytes(length.lower() as usize) {
@@ -172,7 +172,7 @@ impl<'a> Announced<'a> {
 
     /// The body, as far as it arrives in time and within its limits: a client sends at least
     /// [`LEAST_RATE`] on average.
-    async fn whole(self, charge: &mut Charge) -> Result<Bytes, Refusal> {
+    async fn whole(self, charge: &mut Charge) -> Result<Bytes, Rejection> {
         let Self {
             body,
             limit,
@@ -188,12 +188,12 @@ impl<'a> Announced<'a> {
                 Ok(None) => return Ok(whole.freeze()),
                 Ok(Some(Ok(frame))) => frame.into_data().unwrap_or_default(),
                 Ok(Some(Err(error))) if error.is::<LengthLimitError>() => {
-                    return Err(Refusal::TooLarge(limit));
+                    return Err(Rejection::TooLarge(limit));
                 }
                 Ok(Some(Err(_))) => {
-                    return Err(Refusal::Unreadable("the body did not arrive whole"));
+                    return Err(Rejection::Unreadable("the body did not arrive whole"));
                 }
-                Err(_) => return Err(Refusal::Unreadable("the body did not arrive in time")),
+                Err(_) => return Err(Rejection::Unreadable("the body did not arrive in time")),
             };
             if !counted && !rates.allows_bytes(bytes.len()) {
                 return Err(TOO_MANY_BYTES);
@@ -201,7 +201,7 @@ impl<'a> Announced<'a> {
             whole.extend_from_slice(&bytes);
             charge.set(whole.capacity());
             if !charge.has_room() {
-                return Err(Refusal::Memory);
+                return Err(Rejection::Memory);
             }
         }
     }

@@ -15,7 +15,7 @@ use crate::channel::ChannelName;
 use crate::feed::{Cursor, Lagged, Start, Taken};
 use crate::hub::Subscription;
 use crate::message::{Batch, Missed, put_json};
-use crate::ws::handshake::Refusal;
+use crate::ws::handshake::Rejection;
 
 /// Bytes of messages in one answer; what came after has to be asked for again.
 const ANSWER_BYTES: usize = 1024 * 1024;
@@ -27,13 +27,13 @@ pub(super) async fn snapshot(
     public: &Public,
     name: &ChannelName,
     request: Request,
-) -> Result<Response, Refusal> {
+) -> Result<Response, Rejection> {
     public.door.admit(&Method::GET, request.headers())?;
     let start =
         query::subscribe_options(request.uri().query().unwrap_or_default(), request.headers())?
             .start;
     let hub = &public.door.shared.hub;
-    let subscribers = hub.followers(name);
+    let subscribers = hub.subscribers(name);
     // Reserved before it is collected: many answers may be collected at the same time.
     let reserved = if start == Start::Newest {
         0
@@ -43,9 +43,9 @@ pub(super) async fn snapshot(
     let mut charge = hub.budget().charge(Part::Answers, reserved);
     if !hub.budget().has_room() || hub.budget().is_crowded(Part::Answers) {
         hub.make_room();
-        return Err(Refusal::Memory);
+        return Err(Rejection::Memory);
     }
-    let subscription = hub.join(name)?.subscribe(start).await?;
+    let subscription = hub.join_as_subscriber(name)?.subscribe(start).await?;
     let mut answer = json!({
         "channel": name.as_str(),
         "subscribers": subscribers,
@@ -135,12 +135,12 @@ impl List {
         &mut self,
         mut subscription: Subscription,
         collecting: &Semaphore,
-    ) -> Result<(), Refusal> {
-        while let Some(older) = subscription.older().await? {
+    ) -> Result<(), Rejection> {
+        while let Some(page) = subscription.next_replay_page().await? {
             // Not while it waits for the broker: one slow history must not keep all others waiting.
             let _turn = collecting.acquire().await;
-            self.miss(older.gap);
-            for (batch, index) in older.messages() {
+            self.miss(page.gap);
+            for (batch, index) in page.messages() {
                 self.add(batch, index).await;
                 if self.is_full() {
                     return Ok(());

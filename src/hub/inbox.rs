@@ -9,7 +9,7 @@ use std::task::{Context, Waker};
 use tokio::sync::Notify;
 use tracing::Span;
 
-use super::receipt::{Receipt, Unpublished};
+use super::receipt::{PublishError, Receipt};
 use super::{Channel, lock};
 use crate::budget::{Budget, Part};
 use crate::message::{BatchBuilder, Kind, MessageId, Sequence};
@@ -178,7 +178,7 @@ impl Draft {
 
 /// Messages of one channel, taken from the inbox together.
 #[derive(Debug)]
-pub struct Outgoing {
+pub struct PendingBatch {
     /// Where they were said.
     pub channel: Arc<Channel>,
     /// The batch's first message among those of its channel's [`Channel::publisher_id`].
@@ -199,7 +199,7 @@ pub struct Outgoing {
     receipts: Vec<(usize, Receipt)>,
 }
 
-impl Outgoing {
+impl PendingBatch {
     /// The batch's last message.
     pub fn last(&self) -> Sequence {
         self.first.last_of(self.count)
@@ -219,7 +219,7 @@ impl Outgoing {
     }
 
     /// The broker holds it. `last` is what its last message is called, if it can be found again.
-    pub fn held(&mut self, last: Option<MessageId>) {
+    pub fn acknowledge(&mut self, last: Option<MessageId>) {
         let count = self.count;
         for (index, receipt) in self.receipts.drain(..) {
             let id = last.map(|id| MessageId {
@@ -231,7 +231,7 @@ impl Outgoing {
     }
 
     /// The broker will never hold it.
-    pub fn refuse(&mut self, why: &Unpublished) {
+    pub fn reject(&mut self, why: &PublishError) {
         telemetry::failed(&self.span, &why.to_string());
         self.receipts
             .drain(..)
@@ -303,12 +303,12 @@ impl Inbox {
 
     /// Waits until something was said, then takes all of it; what comes meanwhile is the next
     /// taking. Cancellation-safe.
-    pub async fn take(&self) -> Vec<Outgoing> {
+    pub async fn take(&self) -> Vec<PendingBatch> {
         Self::take_from(self.queued().await)
     }
 
     /// Takes what there is.
-    pub fn try_take(&self) -> Vec<Outgoing> {
+    pub fn try_take(&self) -> Vec<PendingBatch> {
         Self::take_from(self.try_queued())
     }
 
@@ -331,7 +331,7 @@ impl Inbox {
     }
 
     /// Takes what was said on these channels.
-    pub fn take_from(queued: Vec<Arc<Channel>>) -> Vec<Outgoing> {
+    pub fn take_from(queued: Vec<Arc<Channel>>) -> Vec<PendingBatch> {
         let mut taken = Vec::with_capacity(queued.len());
         for channel in queued {
             let mut outbox = lock(&channel.outbox);
@@ -349,7 +349,7 @@ impl Inbox {
             } in drafts
             {
                 let (channel, count, span) = (channel.clone(), batch.len(), Span::none());
-                taken.push(Outgoing {
+                taken.push(PendingBatch {
                     channel,
                     first,
                     count,
@@ -367,13 +367,13 @@ impl Inbox {
     }
 
     /// The broker holds these messages, or never will: there is room for as many.
-    pub fn settle(&self, outgoing: &Outgoing) {
-        let Outgoing {
+    pub fn settle(&self, pending: &PendingBatch) {
+        let PendingBatch {
             channel,
             count,
             bytes,
             ..
-        } = outgoing;
+        } = pending;
         let waiting = channel.waiting.fetch_sub(*bytes, Relaxed) - *bytes;
         self.messages.fetch_sub(*count, Relaxed);
         let held = self.bytes.fetch_sub(*bytes, Relaxed);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::close::CloseReason;
+use crate::client::close_reason::CloseReason;
 
 /// How long a close may wait for what was said before it, and then how long for the client to hang
 /// up.

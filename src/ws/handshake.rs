@@ -12,21 +12,21 @@ use base64::engine::general_purpose::STANDARD;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use sha1::{Digest, Sha1};
 
-use super::close::CloseReason;
 use super::extension;
-use super::gate::{Full, Gate};
 use super::opening::Opening;
 use super::session::{Shared, Wishes};
 use super::shard::Shards;
 use super::v1;
 use crate::channel::ChannelName;
+use crate::client::close_reason::CloseReason;
+use crate::client::connection_limits::{ConnectionLimits, LimitReached};
 use crate::http::connection::Caller;
 use crate::http::query::BadParameter;
 use crate::http::stream::Stream;
 use crate::http::{head, query};
 use crate::hub::{BrokerAway, TooManyChannels};
 use crate::message::{Format, Shape, put_text};
-use crate::metrics::Way;
+use crate::metrics::Transport;
 use crate::shutdown::Shutdown;
 
 /// What RFC 6455 appends to a client's key.
@@ -43,7 +43,7 @@ pub struct Door {
     /// The tasks that poll the sessions.
     pub shards: Arc<Shards>,
     /// How many may enter.
-    pub gate: Arc<Gate>,
+    pub limits: Arc<ConnectionLimits>,
     /// Whether permessage-deflate is negotiated.
     pub deflate: bool,
     /// Origins that may enter; `None` is any.
@@ -55,7 +55,7 @@ pub struct Door {
 /// Why a request did not become a session.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[expect(missing_docs, reason = "each says itself what it means")]
-pub enum Refusal {
+pub enum Rejection {
     #[error("{0}")]
     BadChannel(#[from] crate::channel::BadName),
     #[error("{0}")]
@@ -91,9 +91,9 @@ pub enum Refusal {
     #[error("this Idempotency-Key belongs to another message; it was not published")]
     KeyTaken,
     #[error("{0}")]
-    Full(#[from] Full),
+    AddressLimit(#[from] LimitReached),
     #[error("{0}")]
-    TurnedAway(Full),
+    ConnectionLimit(LimitReached),
     #[error("{0}")]
     Rate(&'static str),
     #[error("this node holds as many channels as it may; come back, or use one of them")]
@@ -106,19 +106,19 @@ pub enum Refusal {
     BrokerAway,
 }
 
-impl From<TooManyChannels> for Refusal {
+impl From<TooManyChannels> for Rejection {
     fn from(TooManyChannels: TooManyChannels) -> Self {
         Self::Channels
     }
 }
 
-impl From<BrokerAway> for Refusal {
+impl From<BrokerAway> for Rejection {
     fn from(BrokerAway: BrokerAway) -> Self {
         Self::BrokerAway
     }
 }
 
-impl Refusal {
+impl Rejection {
     /// What is counted of requests that never came to be: the HTTP server itself ends them.
     pub const TIMEOUT: &str = "timeout";
     /// The same for what is no HTTP, or has too long a head.
@@ -133,7 +133,7 @@ impl Refusal {
         "version",
         "origin",
         "method",
-        Full::LABEL,
+        LimitReached::LABEL,
         "rate",
         "head_too_large",
         "too_many_channels",
@@ -160,7 +160,7 @@ impl Refusal {
             Self::Origin(_) | Self::Host(_) => "origin",
             Self::HeadTooLarge(_) => "head_too_large",
             Self::Method => "method",
-            Self::Full(_) | Self::TurnedAway(_) => Full::LABEL,
+            Self::AddressLimit(_) | Self::ConnectionLimit(_) => LimitReached::LABEL,
             Self::Rate(_) => "rate",
             Self::Channels => "too_many_channels",
             Self::Memory => "memory",
@@ -196,8 +196,8 @@ impl Refusal {
             | Self::TooLarge(_)
             | Self::Unreadable(_)
             | Self::KeyTaken
-            | Self::Full(_)
-            | Self::TurnedAway(_) => false,
+            | Self::AddressLimit(_)
+            | Self::ConnectionLimit(_) => false,
         }
     }
 
@@ -219,7 +219,7 @@ impl Refusal {
             Self::Origin(_) | Self::Host(_) => (StatusCode::FORBIDDEN, None),
             Self::HeadTooLarge(_) => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, None),
             Self::Method => (StatusCode::METHOD_NOT_ALLOWED, Some((header::ALLOW, "GET"))),
-            Self::Full(_) | Self::TurnedAway(_) => (
+            Self::AddressLimit(_) | Self::ConnectionLimit(_) => (
                 StatusCode::TOO_MANY_REQUESTS,
                 Some((header::RETRY_AFTER, "5")),
             ),
@@ -241,7 +241,7 @@ impl Refusal {
         };
         let mut response = Response::new(Body::from(format!("{self}\n")));
         *response.status_mut() = status;
-        if matches!(self, Self::TurnedAway(_)) {
+        if matches!(self, Self::ConnectionLimit(_)) {
             response
                 .headers_mut()
                 .insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -278,7 +278,7 @@ impl Door {
         name: &ChannelName,
         caller: Caller,
         mut request: Request,
-    ) -> Result<Response, Refusal> {
+    ) -> Result<Response, Rejection> {
         let accept = check(&request)?;
         self.admit(request.method(), request.headers())?;
         let options =
@@ -292,11 +292,16 @@ impl Door {
             echo: options.echo,
         };
         let upgrade = request.extensions_mut().remove::<OnUpgrade>();
-        let upgrade = upgrade.ok_or(Refusal::Malformed("this connection cannot be upgraded"))?;
+        let upgrade = upgrade.ok_or(Rejection::Malformed("this connection cannot be upgraded"))?;
         let ip = caller.ip;
-        let subscription = self.shared.hub.join(name)?.subscribe(options.start).await?;
+        let subscription = self
+            .shared
+            .hub
+            .join_as_subscriber(name)?
+            .subscribe(options.start)
+            .await?;
         // Not before: a connection whose request is refused stays what it is, and counts.
-        let permit = caller.into_permit(Way::WebSocket)?;
+        let permit = caller.into_permit(Transport::WebSocket)?;
         tracing::debug!(channel = name.as_str(), %ip, "connected");
         self.shared.metrics.websocket.opened.inc();
         let mut greeting = Vec::new();
@@ -339,21 +344,21 @@ impl Door {
     }
 
     /// Whether anybody of this origin is served now.
-    pub fn admit(&self, method: &Method, headers: &HeaderMap) -> Result<(), Refusal> {
+    pub fn admit(&self, method: &Method, headers: &HeaderMap) -> Result<(), Rejection> {
         self.check_origin(method, headers)?;
         // While the drain delay lasts, balancers still send us clients: they are served like all
         // others.
         if self.shutdown.listeners.is_cancelled() {
-            Err(Refusal::Draining)
+            Err(Rejection::Draining)
         } else {
             Ok(())
         }
     }
 
-    fn check_origin(&self, method: &Method, headers: &HeaderMap) -> Result<(), Refusal> {
+    fn check_origin(&self, method: &Method, headers: &HeaderMap) -> Result<(), Rejection> {
         let mut origins = headers.get_all(header::ORIGIN).iter();
         if let Some(origin) = origins.find(|origin| !self.allows(origin)) {
-            return Err(Refusal::Origin(readable(origin)));
+            return Err(Rejection::Origin(readable(origin)));
         }
         if headers.contains_key(header::ORIGIN) {
             return Ok(());
@@ -364,7 +369,7 @@ impl Door {
 
     /// A page whose name was bound anew to this node's address sends no `Origin`, because it takes
     /// this node for its own server. It cannot hide that name, nor that it is in a browser.
-    fn check_host(&self, headers: &HeaderMap, reads: bool) -> Result<(), Refusal> {
+    fn check_host(&self, headers: &HeaderMap, reads: bool) -> Result<(), Rejection> {
         let Some(allowed) = self
             .allow_origin
             .as_ref()
@@ -380,7 +385,7 @@ impl Door {
         {
             return Ok(());
         }
-        Err(Refusal::Host(named))
+        Err(Rejection::Host(named))
     }
 
     /// Whether pages of this origin are served.
@@ -433,38 +438,38 @@ async fn begin(upgrade: OnUpgrade, opening: Opening) {
 }
 
 /// Checks what RFC 6455 (4.2.1) asks of a handshake; returns the proof that we understood it.
-fn check(request: &Request) -> Result<HeaderValue, Refusal> {
+fn check(request: &Request) -> Result<HeaderValue, Rejection> {
     let headers = request.headers();
     if request.method() != Method::GET {
-        return Err(Refusal::Method);
+        return Err(Rejection::Method);
     }
     if request.version() != Version::HTTP_11 {
-        return Err(Refusal::Malformed("it needs HTTP/1.1"));
+        return Err(Rejection::Malformed("it needs HTTP/1.1"));
     }
     if !request.body().is_end_stream() {
         // It would have to be read before the connection is a WebSocket, or be taken for frames.
-        return Err(Refusal::Malformed("a handshake has no body"));
+        return Err(Rejection::Malformed("a handshake has no body"));
     }
     if !has_token(headers, header::CONNECTION, "upgrade") {
-        return Err(Refusal::Malformed(
+        return Err(Rejection::Malformed(
             "the Connection header does not say Upgrade",
         ));
     }
     match query::header(headers, "Sec-WebSocket-Version")? {
-        None => return Err(Refusal::Malformed("no Sec-WebSocket-Version")),
-        Some(version) if version != "13" => return Err(Refusal::Version),
+        None => return Err(Rejection::Malformed("no Sec-WebSocket-Version")),
+        Some(version) if version != "13" => return Err(Rejection::Version),
         Some(_) => {}
     }
     let key = query::header(headers, "Sec-WebSocket-Key")?
-        .ok_or(Refusal::Malformed("no Sec-WebSocket-Key"))?;
+        .ok_or(Rejection::Malformed("no Sec-WebSocket-Key"))?;
     if STANDARD.decode(key).map(|bytes| bytes.len()) != Ok(16) {
-        return Err(Refusal::Malformed(
+        return Err(Rejection::Malformed(
             "the Sec-WebSocket-Key is not 16 bytes in base64",
         ));
     }
     let digest = Sha1::new().chain_update(key).chain_update(GUID).finalize();
     HeaderValue::try_from(STANDARD.encode(digest))
-        .map_err(|_| Refusal::Malformed("no answer to this key"))
+        .map_err(|_| Rejection::Malformed("no answer to this key"))
 }
 
 /// The format a client gets, and the subprotocol it is told: ours if it offers that, else the

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::net::TcpStream;
 
-use super::close::CloseReason;
-use super::gate::Permit;
-use super::session::{Session, Shared, Wishes, way};
+use super::session::{Session, Shared, Wishes, transport};
 use super::shard::Shards;
 use super::socket::Socket;
+use crate::client::close_reason::CloseReason;
+use crate::client::connection_limits::Permit;
 use crate::hub::Subscription;
 use crate::shutdown::Shutdown;
 
@@ -55,13 +55,13 @@ impl Opening {
                     permit,
                     &greeting,
                 );
-                shards.take_in(session, shutdown.sessions.token());
+                shards.add(session, shutdown.sessions.token());
             }
             Err(error) => {
                 tracing::error!("cannot take over a socket: {error}");
                 shared
                     .metrics
-                    .of(way(wishes.format))
+                    .of(transport(wishes.format))
                     .closed(CloseReason::Internal.label());
             }
         }

@@ -1,8 +1,8 @@
 //! Random scripts: what a client might say, as the frames that say it, perhaps with one thing
 //! wrong.
 
+use echocast::frame::MAX_CONTROL;
 use echocast::message::Kind;
-use echocast::ws::frame::MAX_CONTROL;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;

@@ -1,9 +1,9 @@
 //! The runbook: everything that its kubectl commands name is in the manifests, and it knows every
-//! reason of a refusal. Whether the commands do what it says is not known here.
+//! reason of a rejection. Whether the commands do what it says is not known here.
 
 use std::fs;
 
-use echocast::ws::handshake::Refusal;
+use echocast::ws::handshake::Rejection;
 
 use super::pod;
 use super::rendered::{DEPLOY, RENDERED, find};
@@ -56,7 +56,7 @@ fn the_runbook_explains_every_reason_of_a_refusal() {
         .split_once("\n### EchocastHandshakesRefused\n")
         .unwrap();
     let chapter = chapter.split("\n### ").next().unwrap();
-    for reason in Refusal::LABELS {
+    for reason in Rejection::LABELS {
         assert!(chapter.contains(&format!("`{reason}`")), "{reason}");
     }
 }

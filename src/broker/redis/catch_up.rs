@@ -15,7 +15,7 @@ use super::Redis;
 use super::pages::{PageSize, Reader};
 use super::receiver::{Receivers, Release, Request};
 use super::replay::Replay;
-use crate::hub::Reading;
+use crate::hub::HistoryRequest;
 
 /// Channels whose history's end is asked for at the same time, and as many that read what they have
 /// missed: enough to fill a connection after a reconnect with many channels.
@@ -26,7 +26,7 @@ pub(super) async fn run(
     redis: &Redis,
     receivers: &Arc<Receivers>,
     requests: UnboundedReceiver<Request>,
-    readings: UnboundedReceiver<Reading>,
+    history_requests: UnboundedReceiver<HistoryRequest>,
 ) {
     let reader = Reader::new(redis);
     let replay = Replay::new(&reader);
@@ -40,8 +40,8 @@ pub(super) async fn run(
             &reader, receivers, request
         ))),
         // As many as clients wait, which wait for permits.
-        concurrently(readings, usize::MAX, |reading| Box::pin(
-            replay.answer(reading)
+        concurrently(history_requests, usize::MAX, |request| Box::pin(
+            replay.answer(request)
         )),
     );
 }

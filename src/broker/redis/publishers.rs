@@ -158,12 +158,12 @@ fn arrange<'a>(
     // The pipelines first: they were taken from the inbox before what is queued.
     for Load { sending, mut queue } in left {
         for sending in sending {
-            let load = load_of(map, publishers, stranded, &sending.outgoing.channel);
+            let load = load_of(map, publishers, stranded, &sending.pending.channel);
             load.sending.push(sending);
         }
-        for outgoing in queue.take() {
-            let load = load_of(map, publishers, stranded, &outgoing.channel);
-            load.queue.push(outgoing);
+        for pending in queue.take() {
+            let load = load_of(map, publishers, stranded, &pending.channel);
+            load.queue.push(pending);
         }
     }
 }

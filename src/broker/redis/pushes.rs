@@ -161,7 +161,7 @@ mod tests {
             metrics.clone(),
         ));
         let membership = hub
-            .join(&ChannelName::new("a").expect("a name"))
+            .join_as_subscriber(&ChannelName::new("a").expect("a name"))
             .expect("room");
         let link = Link {
             hub,

@@ -12,7 +12,7 @@ use tokio::sync::oneshot::Sender;
 use super::super::envelope::Payload;
 use super::Backoff;
 use super::pages::{PageSize, Reader};
-use crate::hub::{Channel, Page, Reading, Wanted};
+use crate::hub::{Channel, HistoryPage, HistoryQuery, HistoryRequest};
 use crate::message::{Batch, MessageId, PublisherId};
 
 /// Reads for clients.
@@ -27,7 +27,7 @@ pub(super) struct Replay<'a> {
 struct Shared {
     fills: HashMap<PublisherId, Fill>,
     /// By the offset with which a page begins.
-    pages: HashMap<(PublisherId, u64), Vec<Sender<Page>>>,
+    pages: HashMap<(PublisherId, u64), Vec<Sender<HistoryPage>>>,
 }
 
 /// A feed that is being filled.
@@ -46,15 +46,15 @@ impl<'a> Replay<'a> {
     }
 
     /// Answers a request, or leaves that to the one that reads the same.
-    pub(super) async fn answer(&self, Reading { channel, wanted }: Reading) {
-        match wanted {
-            Wanted::Newest(answer) => self.newest(&channel, answer).await,
-            Wanted::Fill(from, done) => {
+    pub(super) async fn answer(&self, HistoryRequest { channel, query }: HistoryRequest) {
+        match query {
+            HistoryQuery::Newest(answer) => self.newest(&channel, answer).await,
+            HistoryQuery::Fill(from, done) => {
                 if self.begins_fill(&channel, from, done) {
                     self.fill(&channel).await;
                 }
             }
-            Wanted::Page(from, answer) => {
+            HistoryQuery::Page(from, answer) => {
                 if self.begins_page(&channel, from, answer) {
                     self.page(&channel, from).await;
                 }
@@ -154,7 +154,7 @@ impl<'a> Replay<'a> {
     }
 
     /// Adds one who waits; returns whether nobody reads this page yet.
-    fn begins_page(&self, channel: &Channel, from: u64, answer: Sender<Page>) -> bool {
+    fn begins_page(&self, channel: &Channel, from: u64, answer: Sender<HistoryPage>) -> bool {
         let mut shared = self.lock();
         let waiting = shared
             .pages
@@ -195,7 +195,7 @@ impl<'a> Replay<'a> {
 
     /// Some batches from an offset on. A page of nothing but what nobody can read is not the end:
     /// there may be more.
-    async fn read(&self, channel: &Channel, offset: u64) -> anyhow::Result<Page> {
+    async fn read(&self, channel: &Channel, offset: u64) -> anyhow::Result<HistoryPage> {
         let (mut from, mut size) = ((offset, 0), PageSize::unknown());
         loop {
             let page = self.reader.read(&channel.name, from, &mut size).await?;
@@ -211,7 +211,7 @@ impl<'a> Replay<'a> {
             match page.next {
                 Some(next) if batches.is_empty() => from = next,
                 _ => {
-                    return Ok(Page {
+                    return Ok(HistoryPage {
                         epoch: page.newest.id.epoch,
                         batches,
                     });

@@ -219,7 +219,7 @@ impl Shard {
                 self.round = Some(
                     self.members
                         .iter()
-                        .filter(|(_, one)| one.cursor.rests())
+                        .filter(|(_, one)| one.cursor.is_in_group())
                         .map(|(key, _)| *key)
                         .collect(),
                 );
@@ -274,9 +274,9 @@ impl Shard {
         for _ in 0..random.random_range(1..4) {
             let mut own = Taken::new();
             let taken =
-                match cursor.news(group.news()) {
-                    Some(news) => news,
-                    None => match cursor.take_or_rest(&waker, &mut own) {
+                match cursor.unread(group.batches()) {
+                    Some(unread) => unread,
+                    None => match cursor.take_or_join_group(&waker, &mut own) {
                         Ok(()) => &own[..],
                         Err(Lagged) => {
                             let behind = &batches[(cursor.position() - FIRST) as usize..];
@@ -328,8 +328,8 @@ impl Shard {
         if !idle {
             bell.wake_by_ref();
         }
-        if cursor.rests() && cursor.position() < group.news().end() {
-            cursor.fall_behind(&waker);
+        if cursor.is_in_group() && cursor.position() < group.batches().end() {
+            cursor.leave_group(&waker);
         }
         if cursor.confirmed(self.confirmed).is_some() {
             *confirmed = self.confirmed;
@@ -345,7 +345,7 @@ impl Shard {
         let turns = (0..100_000).take_while(|_| self.turn()).count();
         assert!(turns < 100_000, "it never comes to rest");
         for member in self.members.values() {
-            assert!(member.cursor.rests());
+            assert!(member.cursor.is_in_group());
             assert_eq!(
                 (member.heard, member.confirmed),
                 (self.said.len(), self.confirmed)

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
+use crate::client::keepalive::Keepalive;
+use crate::client::rate::PublishLimits;
 use crate::config::SlowClient;
+use crate::frame::Limits;
 use crate::hub::Hub;
-use crate::metrics::{Metrics, Way};
-use crate::ws::frame::Limits;
-use crate::ws::pulse::Pulse;
-use crate::ws::rate::PublishLimits;
+use crate::metrics::{Metrics, Transport};
 
 /// The parts of a node that all its sessions use.
 #[derive(Debug)]
@@ -18,9 +18,9 @@ pub struct Shared {
     /// Where things are counted.
     pub metrics: Arc<Metrics>,
     /// Wakes WebSockets to ping and to leave.
-    pub pulse: Arc<Pulse>,
+    pub keepalive: Arc<Keepalive>,
     /// Wakes event streams to comment and to leave.
-    pub event_pulse: Arc<Pulse>,
+    pub event_keepalive: Arc<Keepalive>,
     /// Bounds of a client's messages.
     pub limits: Limits,
     /// How fast a client may publish.
@@ -43,11 +43,11 @@ impl Shared {
         rand::random_range(500..1500)
     }
 
-    pub(super) fn pulse(&self, way: Way) -> &Arc<Pulse> {
-        if way == Way::Events {
-            &self.event_pulse
+    pub(super) fn keepalive(&self, transport: Transport) -> &Arc<Keepalive> {
+        if transport == Transport::Events {
+            &self.event_keepalive
         } else {
-            &self.pulse
+            &self.keepalive
         }
     }
 }

@@ -240,8 +240,8 @@ mod tests {
 
     #[test]
     fn what_a_client_writes_is_what_a_server_reads() {
+        use echocast::frame::{Decoder, Event, Limits};
         use echocast::message::Kind;
-        use echocast::ws::frame::{Decoder, Event, Limits};
         for length in [0, 3, 125, 126, 65_535, 65_536] {
             let payload = vec![b'x'; length];
             let mut out = BytesMut::new();

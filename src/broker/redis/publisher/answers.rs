@@ -10,7 +10,7 @@ use super::super::fitness;
 use super::super::warnings::Trouble;
 use super::failure::Failure;
 use super::{Publisher, Sending, Work};
-use crate::hub::{Outgoing, Unpublished};
+use crate::hub::{PendingBatch, PublishError};
 use crate::message::{MessageId, PublisherId};
 use crate::metrics::LossCause;
 
@@ -94,16 +94,16 @@ impl Publisher<'_> {
             // Without history Redis only answers how many subscribers there are.
             None => Ok(None),
         };
-        let mut outgoing = sending.outgoing;
-        outgoing.channel.skipped.settled(outgoing.first);
+        let mut pending = sending.pending;
+        pending.channel.skipped.settled(pending.first);
         match id {
-            Ok(id) => outgoing.held(id),
+            Ok(id) => pending.acknowledge(id),
             Err(why) => {
-                self.count_refused(&outgoing);
-                outgoing.refuse(&why);
+                self.count_refused(&pending);
+                pending.reject(&why);
             }
         }
-        self.link.hub.inbox().settle(&outgoing);
+        self.link.hub.inbox().settle(&pending);
     }
 
     /// Notes what became of a batch; returns the id of its last message, if it is known.
@@ -115,27 +115,27 @@ impl Publisher<'_> {
         sending: &Sending,
         answer: &Answer,
         lookups: &mut usize,
-    ) -> Result<Option<MessageId>, Unpublished> {
-        let outgoing = &sending.outgoing;
+    ) -> Result<Option<MessageId>, PublishError> {
+        let pending = &sending.pending;
         let id = answer.id();
         match answer.outcome {
             Outcome::Published | Outcome::BeganAnew => {
                 if let Some(id) = id {
-                    outgoing.channel.in_flight.acknowledged(outgoing.last(), id);
+                    pending.channel.in_flight.acknowledged(pending.last(), id);
                 }
             }
             // It will not be received back under this sequence.
             Outcome::RepeatsKey | Outcome::KeyTaken => {
-                outgoing
+                pending
                     .channel
                     .skipped
-                    .add(outgoing.first, outgoing.count as u64);
-                outgoing.channel.feed.confirm(outgoing.last());
+                    .add(pending.first, pending.count as u64);
+                pending.channel.feed.confirm(pending.last());
             }
         }
         match answer.outcome {
-            Outcome::KeyTaken => return Err(Unpublished::KeyTaken),
-            Outcome::BeganAnew => self.warn_of_new_history(outgoing),
+            Outcome::KeyTaken => return Err(PublishError::KeyTaken),
+            Outcome::BeganAnew => self.warn_of_new_history(pending),
             Outcome::Published | Outcome::RepeatsKey => {}
         }
         match id {
@@ -147,15 +147,15 @@ impl Publisher<'_> {
     /// The id of a batch that an earlier pipeline has published, whose answer was lost, and that
     /// was not the last of its publisher there.
     async fn look_up(&mut self, sending: &Sending, lookups: &mut usize) -> Option<MessageId> {
-        if !sending.outgoing.has_receipts() {
+        if !sending.pending.has_receipts() {
             return None;
         }
         *lookups = lookups.checked_sub(1)?;
         self.connection.find(sending).await
     }
 
-    fn warn_of_new_history(&self, outgoing: &Outgoing) {
-        let name = &outgoing.channel.name;
+    fn warn_of_new_history(&self, pending: &PendingBatch) {
+        let name = &pending.channel.name;
         if self.redis.warnings.allows(Trouble::Unreadable, name) {
             warn!(
                 channel = name.as_str(),
@@ -172,7 +172,7 @@ impl Publisher<'_> {
         unsettled: &mut Unsettled,
     ) {
         // 1. A batch that was only out of order shares the fate of the one before it.
-        let channel = sending.outgoing.channel.publisher_id;
+        let channel = sending.pending.channel.publisher_id;
         let error = unsettled.cause(channel, error);
         let failure = Failure::of(&error);
         if failure.is_of_server() {
@@ -185,17 +185,17 @@ impl Publisher<'_> {
         // earlier call without an answer may have published it: then nobody is told that it is not.
         let since = *sending.refused_at.get_or_insert_with(Instant::now);
         let may_be_published = failure.is_of_server() && sending.unanswered > 0;
-        let can_be_told = sending.outgoing.has_receipts()
+        let can_be_told = sending.pending.has_receipts()
             && self.is_final(failure, since.elapsed())
             && !may_be_published;
         if failure == Failure::Permanent {
-            self.log_refused(&sending.outgoing, &error);
+            self.log_refused(&sending.pending, &error);
         }
         if failure == Failure::Permanent || can_be_told {
             if sending.unanswered == 0 {
                 sending.note_skipped();
             }
-            self.refuse(sending.outgoing, &error);
+            self.refuse(sending.pending, &error);
         } else {
             unsettled.left.push(sending);
         }
@@ -218,38 +218,38 @@ impl Publisher<'_> {
 
     /// Refuses queued batches for which somebody waits.
     fn refuse_queued(&mut self, error: &RedisError) {
-        for outgoing in self.load.queue.take() {
-            if outgoing.has_receipts() {
-                let channel = &outgoing.channel;
-                channel.skipped.add(outgoing.first, outgoing.count as u64);
-                self.refuse(outgoing, error);
+        for pending in self.load.queue.take() {
+            if pending.has_receipts() {
+                let channel = &pending.channel;
+                channel.skipped.add(pending.first, pending.count as u64);
+                self.refuse(pending, error);
             } else {
-                self.load.queue.push(outgoing);
+                self.load.queue.push(pending);
             }
         }
     }
 
-    fn refuse(&self, mut outgoing: Outgoing, error: &RedisError) {
-        self.count_refused(&outgoing);
-        outgoing.channel.feed.confirm(outgoing.last());
-        outgoing.refuse(&refusal(error));
-        self.link.hub.inbox().settle(&outgoing);
+    fn refuse(&self, mut pending: PendingBatch, error: &RedisError) {
+        self.count_refused(&pending);
+        pending.channel.feed.confirm(pending.last());
+        pending.reject(&refusal(error));
+        self.link.hub.inbox().settle(&pending);
     }
 
     /// Counts messages as lost that nobody is told about. Publishers with receipts count theirs.
-    fn count_refused(&self, outgoing: &Outgoing) {
-        if !outgoing.has_receipts() {
-            let messages = outgoing.count as u64;
+    fn count_refused(&self, pending: &PendingBatch) {
+        if !pending.has_receipts() {
+            let messages = pending.count as u64;
             self.link.metrics.lost(LossCause::Refused, messages);
         }
     }
 
-    fn log_refused(&self, outgoing: &Outgoing, error: &RedisError) {
-        let name = &outgoing.channel.name;
+    fn log_refused(&self, pending: &PendingBatch, error: &RedisError) {
+        let name = &pending.channel.name;
         if self.redis.warnings.allows(Trouble::Refused, name) {
             error!(
                 channel = name.as_str(),
-                messages = outgoing.count,
+                messages = pending.count,
                 "{}",
                 refusal(error)
             );
@@ -257,8 +257,8 @@ impl Publisher<'_> {
     }
 }
 
-fn refusal(error: &RedisError) -> Unpublished {
-    Unpublished::Refused(format!("redis says {}", fitness::words(error)))
+fn refusal(error: &RedisError) -> PublishError {
+    PublishError::Rejected(format!("redis says {}", fitness::words(error)))
 }
 
 impl Unsettled {

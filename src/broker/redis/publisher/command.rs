@@ -29,7 +29,7 @@ impl Redis {
         previous: Option<Sequence>,
     ) {
         if self.retention.messages == 0 {
-            let pubsub = self.names.pubsub(&sending.outgoing.channel.name);
+            let pubsub = self.names.pubsub(&sending.pending.channel.name);
             pipeline
                 .cmd(self.publish_command())
                 .arg(pubsub)
@@ -38,10 +38,10 @@ impl Redis {
         }
         // In the order of KEYS and ARGV in `publish.lua`.
         pipeline.cmd("EVALSHA").arg(script);
-        self.add_keys(pipeline, &sending.outgoing.channel);
+        self.add_keys(pipeline, &sending.pending.channel);
         self.add_batch(pipeline, sending, previous);
         self.add_retention(pipeline);
-        self.add_history(pipeline, &sending.outgoing.channel);
+        self.add_history(pipeline, &sending.pending.channel);
     }
 
     fn add_keys(&self, pipeline: &mut Pipeline, channel: &Channel) {
@@ -56,15 +56,15 @@ impl Redis {
     }
 
     fn add_batch(&self, pipeline: &mut Pipeline, sending: &Sending, previous: Option<Sequence>) {
-        let outgoing = &sending.outgoing;
+        let pending = &sending.pending;
         let digest = sending.digest.as_ref().map_or(&[][..], |digest| digest);
         pipeline
             .arg(sending.envelope.publisher_id().to_string())
-            .arg(digits(outgoing.last()))
+            .arg(digits(pending.last()))
             .arg(previous.map(digits).unwrap_or_default())
-            .arg(outgoing.count)
+            .arg(pending.count)
             .arg(sending.envelope.encode_to_vec())
-            .arg(outgoing.key.as_deref().unwrap_or_default())
+            .arg(pending.key.as_deref().unwrap_or_default())
             .arg(digest);
     }
 

@@ -87,7 +87,7 @@ impl<'a> PublishConnection<'a> {
         for sending in sending.iter_mut() {
             sending.unanswered += 1;
             sending.update_skipped();
-            let before = previous.insert(sending.envelope.publisher_id, sending.outgoing.last());
+            let before = previous.insert(sending.envelope.publisher_id, sending.pending.last());
             let script = self.script.get_hash();
             self.redis
                 .add_publish(&mut pipeline, script, sending, before);
@@ -111,7 +111,7 @@ impl<'a> PublishConnection<'a> {
     /// The id of a batch's last message, from the history, if that still has it.
     pub(super) async fn find(&mut self, sending: &Sending) -> Option<MessageId> {
         let connection = self.open.as_mut()?;
-        let stream = self.redis.names.stream(&sending.outgoing.channel.name);
+        let stream = self.redis.names.stream(&sending.pending.channel.name);
         let (publisher_id, first) = (sending.envelope.publisher_id(), sending.envelope.first());
         history::find(connection, &stream, publisher_id, first)
             .await

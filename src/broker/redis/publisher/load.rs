@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::super::super::envelope::{Envelope, EnvelopeMessage};
 use super::queue::Queue;
 use crate::channel::ChannelName;
-use crate::hub::Outgoing;
+use crate::hub::PendingBatch;
 use crate::message::{BatchBuilder, Digest, Kind};
 
 /// What a command counts beside its payload: it takes Redis about as long as so many bytes.
@@ -23,7 +23,7 @@ pub(in super::super) struct Load {
 
 /// A batch in a pipeline.
 pub(in super::super) struct Sending {
-    pub(in super::super) outgoing: Outgoing,
+    pub(in super::super) pending: PendingBatch,
     pub(super) envelope: Envelope,
     /// Tells a repetition from another message under the same key; `None` without a key.
     pub(super) digest: Option<Digest>,
@@ -49,15 +49,15 @@ impl Load {
         let left: HashSet<ChannelName> = self
             .sending
             .iter()
-            .map(|sending| sending.outgoing.channel.name.clone())
+            .map(|sending| sending.pending.channel.name.clone())
             .collect();
         let mut sum = bytes(&self.sending);
         while sum < most
-            && let Some(outgoing) = self.queue.next(&left)
+            && let Some(pending) = self.queue.next(&left)
         {
-            observe(outgoing.count);
-            sum += outgoing.batch.bytes() + COMMAND_BYTES;
-            self.sending.push(Sending::new(outgoing, published_ns));
+            observe(pending.count);
+            sum += pending.batch.bytes() + COMMAND_BYTES;
+            self.sending.push(Sending::new(pending, published_ns));
         }
     }
 }
@@ -66,25 +66,25 @@ impl Load {
 pub(super) fn bytes(sending: &[Sending]) -> usize {
     sending
         .iter()
-        .map(|sending| sending.outgoing.bytes + COMMAND_BYTES)
+        .map(|sending| sending.pending.bytes + COMMAND_BYTES)
         .sum()
 }
 
 impl Sending {
-    fn new(mut outgoing: Outgoing, published_ns: u64) -> Self {
-        let batch = std::mem::take(&mut outgoing.batch);
-        let traceparent = outgoing.trace("redis");
-        let digest = outgoing.key.as_ref().and_then(|_| batch.digest());
+    fn new(mut pending: PendingBatch, published_ns: u64) -> Self {
+        let batch = std::mem::take(&mut pending.batch);
+        let traceparent = pending.trace("redis");
+        let digest = pending.key.as_ref().and_then(|_| batch.digest());
         let envelope = Envelope {
-            publisher_id: outgoing.channel.publisher_id.0,
-            sequence: outgoing.first.0,
+            publisher_id: pending.channel.publisher_id.0,
+            sequence: pending.first.0,
             published_ns,
             traceparent,
-            messages: messages(batch, outgoing.key.as_deref()),
+            messages: messages(batch, pending.key.as_deref()),
             ..Envelope::default()
         };
         Self {
-            outgoing,
+            pending,
             envelope,
             digest,
             unanswered: 0,
@@ -94,18 +94,18 @@ impl Sending {
 
     /// Takes note of messages before it that were refused meanwhile.
     pub(super) fn update_skipped(&mut self) {
-        let Outgoing { channel, first, .. } = &self.outgoing;
+        let PendingBatch { channel, first, .. } = &self.pending;
         self.envelope.skipped = channel.skipped.before(*first);
     }
 
     /// It will not be published.
     pub(super) fn note_skipped(&self) {
-        let Outgoing {
+        let PendingBatch {
             channel,
             first,
             count,
             ..
-        } = &self.outgoing;
+        } = &self.pending;
         channel.skipped.add(*first, *count as u64);
     }
 }

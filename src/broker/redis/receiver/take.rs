@@ -95,8 +95,8 @@ impl Receivers {
         }
         let mut batch = envelope.into_batch(own).build(published_ns);
         batch.offset = offset;
-        let followers = || self.link.hub.followers(&channel.name);
-        match telemetry::deliver(&span, followers, || {
+        let subscribers = || self.link.hub.subscribers(&channel.name);
+        match telemetry::deliver(&span, subscribers, || {
             channel.feed.accept(epoch, batch, own.then_some(last))
         }) {
             Accepted::Gap => return false,
@@ -140,8 +140,8 @@ impl Receivers {
         let span = telemetry::relay_span("redis", channel.name.as_str(), count, traceparent);
         let own = publisher_id == channel.publisher_id;
         let batch = envelope.into_batch(own).build(published_ns);
-        let followers = || self.link.hub.followers(&channel.name);
-        telemetry::deliver(&span, followers, || {
+        let subscribers = || self.link.hub.subscribers(&channel.name);
+        telemetry::deliver(&span, subscribers, || {
             if self.has_history() {
                 channel.feed.append_foreign(batch);
             } else {

@@ -1,8 +1,7 @@
 //! A message that is being put together from what arrives: how much memory it takes, and whether
 //! its text is text.
 
-use super::{Limits, Violation, utf8};
-use crate::message::Kind;
+use super::{Kind, Limits, Violation, utf8};
 
 /// A message of which some has arrived.
 #[derive(Debug)]

@@ -13,11 +13,20 @@ use std::mem;
 
 use self::assembly::Assembly;
 pub use self::encode::{
-    Control, DEFLATED, MAX_CONTROL, MAX_SERVER_HEADER, encode_control, encode_header, header_len,
+    ControlFrame, DEFLATED, MAX_CONTROL, MAX_SERVER_HEADER, encode_control, encode_header,
+    header_len,
 };
 use self::header::{Frame, MAX_CLIENT_HEADER, Opcode};
 pub use self::inflate::TOO_MANY_BYTES;
-use crate::message::Kind;
+
+/// The kind of a message: it is delivered as it was published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// Valid UTF-8.
+    Text,
+    /// Any bytes.
+    Binary,
+}
 
 /// What a client may make us hold.
 #[derive(Clone, Copy, Debug)]

@@ -1,6 +1,6 @@
 //! Every reason a connection ends: what the client is told and how it is counted.
 
-use crate::ws::frame::Violation;
+use crate::frame::Violation;
 
 /// Why a connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

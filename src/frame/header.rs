@@ -4,8 +4,7 @@
 
 use super::assembly::Assembly;
 use super::encode::{DEFLATED, MAX_CONTROL, MAX_SERVER_HEADER};
-use super::{Limits, Violation, utf8};
-use crate::message::Kind;
+use super::{Kind, Limits, Violation, utf8};
 
 /// The longest header of a frame a client sends, in bytes: the masking key comes on top of ours.
 pub(super) const MAX_CLIENT_HEADER: usize = MAX_SERVER_HEADER + 4;

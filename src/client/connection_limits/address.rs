@@ -1,6 +1,5 @@
-//! Addresses: how many connections each has, and how fast it sends. An address is known while it is
-//! connected, and after that until its buckets would be full again: one that comes back at once
-//! finds them as it left them.
+//! Addresses: how many connections each has, and how fast it sends. An address stays known until
+//! its buckets would be full again: a client that reconnects finds them as it left them.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
@@ -10,15 +9,15 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::Full;
-use crate::ws::rate::{PublishLimits, PublishRates, Rate};
+use super::LimitReached;
+use crate::client::rate::{PublishLimits, PublishRates, Rate};
 
-/// Addresses without connections that are still known, at most: the one that left first is
+/// Addresses without connections that stay known at most. Beyond that the one that left first is
 /// forgotten early.
 const GONE: usize = 65_536;
 
-/// Addresses that are looked at again whenever one comes or goes: more than can have gone
-/// meanwhile.
+/// Addresses looked at again whenever one connects or leaves. More than one, so that the queue
+/// shrinks although each call may append an address.
 const SWEPT: usize = 4;
 
 /// An IPv4 address, or the network of 64 bits that one owner of IPv6 addresses has at least.
@@ -49,8 +48,8 @@ pub struct AddressLimits {
     pub connections: Option<usize>,
     /// `--address-rate`: requests and messages a second.
     pub rate: Option<u32>,
-    /// Requests of clients behind proxies are limited by address, because a proxy's connection is
-    /// that of many.
+    /// Whether requests through proxies are limited by client address, because a proxy's
+    /// connection belongs to many clients.
     pub publish: bool,
 }
 
@@ -72,22 +71,22 @@ pub(super) struct Addresses {
 
 #[derive(Debug, Default)]
 struct Known {
-    entries: HashMap<Address, Entrant>,
-    /// Addresses that had no connections at some time, by when they are looked at again; each once.
+    entries: HashMap<Address, AddressEntry>,
+    /// Addresses that had no connections at some time, each once, with when to look at it again.
     gone: VecDeque<(Instant, Address)>,
 }
 
 #[derive(Debug)]
-struct Entrant {
-    source: Arc<Source>,
+struct AddressEntry {
+    rates: Arc<AddressRates>,
     connections: usize,
     /// It is in `gone`.
     queued: bool,
 }
 
-/// How fast an address sends.
+/// How fast one address sends.
 #[derive(Debug)]
-pub struct Source {
+pub struct AddressRates {
     address: Address,
     addresses: Weak<Addresses>,
     rate: Option<Mutex<Rate>>,
@@ -96,7 +95,7 @@ pub struct Source {
 
 /// One connection or request of an address; given back when dropped.
 #[derive(Debug)]
-pub struct Place(Arc<Source>);
+pub struct AddressPermit(Arc<AddressRates>);
 
 impl Addresses {
     pub(super) fn new(limits: AddressLimits, publish: PublishLimits) -> Arc<Self> {
@@ -105,12 +104,9 @@ impl Addresses {
         } else {
             PublishLimits::default()
         };
-        let memory = if limits.rate.is_some() {
-            Duration::from_secs(1)
-        } else {
-            Duration::ZERO
-        };
-        let memory = memory.max(publish.memory());
+        // A bucket of requests is full again after a second.
+        let rate_memory = Duration::from_secs(u64::from(limits.rate.is_some()));
+        let memory = rate_memory.max(publish.memory());
         Arc::new(Self {
             limits,
             publish,
@@ -119,48 +115,48 @@ impl Addresses {
         })
     }
 
-    /// One more of this address, unless it has as many as it may.
-    pub(super) fn enter(self: &Arc<Self>, address: Address) -> Result<Place, Full> {
+    /// Counts one more connection or request of this address, unless it has reached its limit.
+    pub(super) fn enter(self: &Arc<Self>, address: Address) -> Result<AddressPermit, LimitReached> {
         let mut known = self.lock();
         known.sweep(self.memory);
-        let entry = known.entries.entry(address).or_insert_with(|| {
-            let (rate, publish) = (
-                self.limits.rate.map(Rate::new).map(Mutex::new),
-                PublishRates::new(self.publish),
-            );
-            let source = Arc::new(Source {
-                address,
-                addresses: Arc::downgrade(self),
-                rate,
-                publish,
-            });
-            Entrant {
-                source,
-                connections: 0,
-                queued: false,
-            }
-        });
-        if self
-            .limits
-            .connections
-            .is_some_and(|limit| entry.connections >= limit)
-        {
-            return Err(Full::Address);
+        let entry = known
+            .entries
+            .entry(address)
+            .or_insert_with(|| self.new_entry(address));
+        let limit = self.limits.connections;
+        if limit.is_some_and(|limit| entry.connections >= limit) {
+            return Err(LimitReached::Address);
         }
         entry.connections += 1;
-        Ok(Place(entry.source.clone()))
+        Ok(AddressPermit(entry.rates.clone()))
+    }
+
+    /// An address that is not known yet.
+    fn new_entry(self: &Arc<Self>, address: Address) -> AddressEntry {
+        let rates = AddressRates {
+            address,
+            addresses: Arc::downgrade(self),
+            rate: self.limits.rate.map(Rate::new).map(Mutex::new),
+            publish: PublishRates::new(self.publish),
+        };
+        AddressEntry {
+            rates: Arc::new(rates),
+            connections: 0,
+            queued: false,
+        }
     }
 
     fn leave(&self, address: Address) {
         let mut known = self.lock();
         let Known { entries, gone } = &mut *known;
-        if let Entry::Occupied(mut entry) = entries.entry(address) {
-            let known = entry.get_mut();
-            known.connections -= 1;
-            if known.connections == 0 && self.memory.is_zero() {
-                entry.remove();
-            } else if known.connections == 0 && !known.queued {
-                known.queued = true;
+        if let Entry::Occupied(mut occupied) = entries.entry(address) {
+            let entry = occupied.get_mut();
+            entry.connections -= 1;
+            let is_idle = entry.connections == 0;
+            if is_idle && self.memory.is_zero() {
+                occupied.remove();
+            } else if is_idle && !entry.queued {
+                entry.queued = true;
                 gone.push_back((Instant::now() + self.memory, address));
             }
         }
@@ -173,63 +169,65 @@ impl Addresses {
 }
 
 impl Known {
-    /// Forgets some of those whose time is over.
+    /// Forgets some of the addresses whose time is over.
     fn sweep(&mut self, memory: Duration) {
         let now = Instant::now();
         for _ in 0..SWEPT {
-            let over = self.gone.len() > GONE;
-            let Some((_, address)) = self.gone.pop_front_if(|(due, _)| *due <= now || over) else {
-                return;
-            };
-            let Entry::Occupied(mut entry) = self.entries.entry(address) else {
+            let is_over_bound = self.gone.len() > GONE;
+            let due = self
+                .gone
+                .pop_front_if(|(due, _)| *due <= now || is_over_bound);
+            let Some((_, address)) = due else { return };
+            let Entry::Occupied(mut occupied) = self.entries.entry(address) else {
                 continue;
             };
-            let known = entry.get_mut();
-            known.queued = false;
-            if known.connections > 0 {
-                // It is queued again when its last connection goes.
-            } else if over || known.source.is_fresh() {
-                entry.remove();
+            let entry = occupied.get_mut();
+            entry.queued = false;
+            if entry.connections > 0 {
+                // It is queued again when its last connection closes.
+            } else if is_over_bound || entry.rates.is_fresh() {
+                occupied.remove();
             } else {
-                known.queued = true;
+                entry.queued = true;
                 self.gone.push_back((now + memory, address));
             }
         }
     }
 }
 
-impl Source {
-    /// Whether this address may send one more request or message now; if so, that is counted.
+impl AddressRates {
+    /// Counts one more request or message of this address; false if that is over the limit.
     pub fn allows_message(&self) -> bool {
         self.rate
             .as_ref()
             .is_none_or(|rate| rate.lock().unwrap_or_else(PoisonError::into_inner).allows())
     }
 
-    /// How fast clients of proxies may publish by requests.
+    /// The buckets of what clients behind proxies publish by requests.
     pub fn publish_rates(&self) -> &PublishRates {
         &self.publish
     }
 
-    /// Whether nothing would change if it was forgotten.
+    /// Whether all buckets are full, so that the address can be forgotten.
     fn is_fresh(&self) -> bool {
         let rate = self.rate.as_ref();
-        rate.is_none_or(|rate| {
+        let is_full = rate.is_none_or(|rate| {
             rate.lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .is_full()
-        }) && self.publish.is_fresh()
+        });
+        is_full && self.publish.is_fresh()
     }
 }
 
-impl Place {
-    /// The limits of the address.
-    pub fn source(&self) -> &Arc<Source> {
+impl AddressPermit {
+    /// The rate limits of the address.
+    pub fn rates(&self) -> &Arc<AddressRates> {
         &self.0
     }
 }
 
-impl Drop for Place {
+impl Drop for AddressPermit {
     fn drop(&mut self) {
         if let Some(addresses) = self.0.addresses.upgrade() {
             addresses.leave(self.0.address);
@@ -272,28 +270,31 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn without_rates_nothing_is_kept_of_an_address_that_is_gone() {
         let addresses = addresses(Some(2), None);
-        let places = [addresses.enter(ip("::1")), addresses.enter(ip("::2"))];
-        assert!(places.iter().all(Result::is_ok));
-        assert_eq!(addresses.enter(ip("::3")).err(), Some(Full::Address));
+        let permits = [addresses.enter(ip("::1")), addresses.enter(ip("::2"))];
+        assert!(permits.iter().all(Result::is_ok));
+        assert_eq!(
+            addresses.enter(ip("::3")).err(),
+            Some(LimitReached::Address)
+        );
         assert!(addresses.enter(ip("192.0.2.1")).is_ok());
-        drop(places);
+        drop(permits);
         assert!(addresses.lock().entries.is_empty() && addresses.lock().gone.is_empty());
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_address_that_comes_back_finds_its_bucket_as_it_left_it() {
         let addresses = addresses(None, Some(3));
-        let place = addresses.enter(ip("192.0.2.1")).expect("no limit");
+        let permit = addresses.enter(ip("192.0.2.1")).expect("no limit");
         assert_eq!(
-            (0..5).filter(|_| place.source().allows_message()).count(),
+            (0..5).filter(|_| permit.rates().allows_message()).count(),
             3
         );
-        drop(place);
+        drop(permit);
         let again = addresses.enter(ip("192.0.2.1")).expect("no limit");
-        assert!(!again.source().allows_message());
+        assert!(!again.rates().allows_message());
         drop(again);
         advance(Duration::from_secs(2)).await;
-        // Somebody else's coming makes it forgotten.
+        // Another address that connects removes it.
         let _other = addresses.enter(ip("192.0.2.2"));
         assert_eq!(addresses.lock().entries.len(), 1);
     }
