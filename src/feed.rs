@@ -21,11 +21,11 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 
 pub use self::cursor::{Cursor, Lagged, TAKE_BATCHES, Taken};
-pub use self::group::{Group, News};
+pub use self::group::{Group, GroupBatches};
 use self::walk::Walk;
 use self::window::{Seat, SeatState, Window};
 use crate::budget::{Budget, Part};
-use crate::message::{Batch, MessageId};
+use crate::message::{Batch, MessageId, Missed, Sequence};
 use crate::metrics::Gauge;
 
 /// How long the writer waits at most for readers to have their turn: see [`Feed::turn`].
@@ -122,13 +122,13 @@ impl Feed {
 
     /// Adds a batch at the next offsets; returns what its last message is called, if it can be
     /// found again. `confirms` is the number of its last message if this node published it.
-    pub fn append(&self, batch: Batch, confirms: Option<u64>) -> Option<MessageId> {
+    pub fn append(&self, batch: Batch, confirms: Option<Sequence>) -> Option<MessageId> {
         let last = self.add_next(batch, confirms);
         self.wake();
         last
     }
 
-    fn add_next(&self, mut batch: Batch, confirms: Option<u64>) -> Option<MessageId> {
+    fn add_next(&self, mut batch: Batch, confirms: Option<Sequence>) -> Option<MessageId> {
         let window = self.lock();
         (batch.epoch, batch.offset) = (window.epoch, window.next_offset);
         batch.span = batch.len() as u64;
@@ -139,8 +139,8 @@ impl Feed {
 
     /// A message that this node published will not come, or has come long ago: whoever waits for it
     /// need not.
-    pub fn confirm(&self, number: u64) {
-        if self.lock().confirm(number) {
+    pub fn confirm(&self, sequence: Sequence) {
+        if self.lock().confirm(sequence) {
             self.wake();
         }
     }
@@ -152,15 +152,15 @@ impl Feed {
         self.push(window, batch, None);
     }
 
-    /// Tells readers that messages are missing here; `None` is an unknown number.
-    pub fn mark_gap(&self, missed: Option<u64>) {
+    /// Tells readers that messages are missing here.
+    pub fn mark_gap(&self, missed: Missed) {
         let window = self.lock();
         let mark = Batch::gap(window.epoch, window.next_offset, missed);
         self.push(window, mark, None);
     }
 
     /// Adds a batch whose epoch and offset are known, if it is the next.
-    pub fn accept(&self, epoch: u64, mut batch: Batch, confirms: Option<u64>) -> Accepted {
+    pub fn accept(&self, epoch: u64, mut batch: Batch, confirms: Option<Sequence>) -> Accepted {
         let mut window = self.lock();
         (batch.epoch, batch.span) = (epoch, batch.len() as u64);
         if window.epoch == 0 && batch.offset == 1 {
@@ -172,7 +172,7 @@ impl Feed {
         }
         if batch.offset < window.next_offset {
             drop(window);
-            self.confirm(confirms.unwrap_or(0));
+            self.confirm(confirms.unwrap_or_default());
             return Accepted::Duplicate;
         }
         self.push(window, batch, confirms);
@@ -228,15 +228,20 @@ impl Feed {
         (window.epoch, window.next_offset) = (epoch, next_offset);
     }
 
-    fn push(&self, window: MutexGuard<'_, Window>, batch: Batch, confirms: Option<u64>) {
+    fn push(&self, window: MutexGuard<'_, Window>, batch: Batch, confirms: Option<Sequence>) {
         self.add(window, batch, confirms);
         self.wake();
     }
 
-    fn add(&self, mut window: MutexGuard<'_, Window>, mut batch: Batch, confirms: Option<u64>) {
+    fn add(
+        &self,
+        mut window: MutexGuard<'_, Window>,
+        mut batch: Batch,
+        confirms: Option<Sequence>,
+    ) {
         batch.charge(&self.budget, Part::Feeds);
         window.next_offset += batch.span;
-        window.confirmed = window.confirmed.max(confirms.unwrap_or(0));
+        window.confirmed = window.confirmed.max(confirms.unwrap_or_default());
         window.appended = Instant::now();
         window.messages += batch.len();
         window.raw_bytes += batch.raw().len();

@@ -13,7 +13,8 @@ use std::mem;
 
 use self::assembly::Assembly;
 pub use self::encode::{
-    Control, DEFLATED, MAX_CONTROL, MAX_SERVER_HEADER, encode_control, encode_header, header_len,
+    ControlFrame, DEFLATED, MAX_CONTROL, MAX_SERVER_HEADER, encode_control, encode_header,
+    header_len,
 };
 use self::header::{Frame, MAX_CLIENT_HEADER, Opcode};
 pub use self::inflate::TOO_MANY_BYTES;

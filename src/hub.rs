@@ -2,12 +2,12 @@
 //! and follow through it; the broker empties its inbox and learns from it which channels have
 //! clients here.
 
+mod in_flight;
 mod inbox;
 mod keys;
 mod memory;
 mod receipt;
 mod subscription;
-mod unheard;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::*};
@@ -16,15 +16,18 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc};
 
-pub use self::inbox::{INBOX_BYTES, INBOX_MESSAGES, Inbox, Outgoing, Publication};
+pub use self::in_flight::{Acknowledged, InFlight};
+pub use self::inbox::{INBOX_BYTES, INBOX_MESSAGES, Inbox, PendingBatch, Publication};
 use self::inbox::{Outbox, Parked};
 pub use self::keys::{KeyTaken, Keys};
-pub use self::receipt::{Answer, Outcome, Receipt, Unpublished};
-pub use self::subscription::{BrokerAway, Older, Page, Reading, Subscription, Wanted};
-pub use self::unheard::{Held, Unheard};
+pub use self::receipt::{Answer, Outcome, PublishError, Receipt};
+pub use self::subscription::{
+    BrokerAway, HistoryPage, HistoryQuery, HistoryRequest, ReplayPage, Subscription,
+};
 use crate::budget::{Budget, Charge, Part};
 use crate::channel::ChannelName;
 use crate::feed::{Feed, Retention};
+use crate::message::PublisherId;
 use crate::metrics::Metrics;
 
 /// Bytes that a channel costs beside its feed: measured with one message each, in channels by the
@@ -41,9 +44,9 @@ pub struct Hub {
     channels: Mutex<Channels>,
     inbox: Inbox,
     interest: Interest,
-    readings: mpsc::UnboundedSender<Reading>,
+    history_requests: mpsc::UnboundedSender<HistoryRequest>,
     /// Until the broker takes it.
-    requested: Mutex<Option<mpsc::UnboundedReceiver<Reading>>>,
+    history_intake: Mutex<Option<mpsc::UnboundedReceiver<HistoryRequest>>>,
     retention: Retention,
     keep_idle: bool,
     /// `--max-channels`; `None` is no limit.
@@ -75,7 +78,7 @@ struct Entry {
     channel: Arc<Channel>,
     members: usize,
     /// Those of them that hear.
-    followers: usize,
+    subscribers: usize,
     /// Somebody wants to hear it, and the broker knows.
     wanted: bool,
     due: Option<Due>,
@@ -89,11 +92,10 @@ pub struct Channel {
     pub name: ChannelName,
     /// What its clients here read.
     pub feed: Arc<Feed>,
-    /// Who publishes: this node, as long as this object lives. Drawn at random, so that a channel
-    /// that went and came again does not look like one that repeats itself.
-    pub publisher: u64,
-    /// What of it the broker holds and has not brought back.
-    pub unheard: Unheard,
+    /// This node's identity as a publisher of the channel, for as long as this object lives.
+    pub publisher_id: PublisherId,
+    /// Its messages that the broker has acknowledged and not delivered back yet.
+    pub in_flight: InFlight,
     outbox: Mutex<Outbox>,
     /// Held while a page of its history is read: one at a time, so that other channels' pages come
     /// in between.
@@ -120,13 +122,13 @@ impl Hub {
         metrics: Arc<Metrics>,
     ) -> Self {
         let inbox = Inbox::new(budget.clone(), metrics.clone());
-        let (readings, requested) = mpsc::unbounded_channel();
+        let (history_requests, history_intake) = mpsc::unbounded_channel();
         Self {
             channels: Mutex::default(),
             inbox,
             interest: Interest::default(),
-            readings,
-            requested: Mutex::new(Some(requested)),
+            history_requests,
+            history_intake: Mutex::new(Some(history_intake)),
             retention,
             keep_idle,
             max_channels,
@@ -140,7 +142,10 @@ impl Hub {
     ///
     /// # Errors
     /// If it would be one more than `--max-channels`.
-    pub fn join(self: &Arc<Self>, name: &ChannelName) -> Result<Membership, TooManyChannels> {
+    pub fn join_as_subscriber(
+        self: &Arc<Self>,
+        name: &ChannelName,
+    ) -> Result<Membership, TooManyChannels> {
         self.enter(name, true)
     }
 
@@ -148,14 +153,17 @@ impl Hub {
     ///
     /// # Errors
     /// If it would be one more than `--max-channels`.
-    pub fn visit(self: &Arc<Self>, name: &ChannelName) -> Result<Membership, TooManyChannels> {
+    pub fn join_as_publisher(
+        self: &Arc<Self>,
+        name: &ChannelName,
+    ) -> Result<Membership, TooManyChannels> {
         self.enter(name, false)
     }
 
     fn enter(
         self: &Arc<Self>,
         name: &ChannelName,
-        to_hear: bool,
+        subscribes: bool,
     ) -> Result<Membership, TooManyChannels> {
         let mut channels = lock(&self.channels);
         if !channels.by_name.contains_key(name) {
@@ -185,7 +193,7 @@ impl Hub {
                 Entry {
                     channel,
                     members: 0,
-                    followers: 0,
+                    subscribers: 0,
                     wanted: false,
                     due: None,
                 },
@@ -196,8 +204,8 @@ impl Hub {
             .get_mut(name)
             .expect("it was there or has just been inserted");
         entry.members += 1;
-        entry.followers += usize::from(to_hear);
-        if to_hear && !std::mem::replace(&mut entry.wanted, true) {
+        entry.subscribers += usize::from(subscribes);
+        if subscribes && !std::mem::replace(&mut entry.wanted, true) {
             self.interest.tell(Change::New(entry.channel.clone()));
         }
         if let Some(due) = entry.due.take() {
@@ -206,7 +214,7 @@ impl Hub {
         Ok(Membership {
             channel: entry.channel.clone(),
             hub: self.clone(),
-            hears: to_hear,
+            subscribes,
         })
     }
 
@@ -242,11 +250,11 @@ impl Hub {
     }
 
     /// How many hear a channel on this node.
-    pub fn followers(&self, name: &ChannelName) -> usize {
+    pub fn subscribers(&self, name: &ChannelName) -> usize {
         lock(&self.channels)
             .by_name
             .get(name)
-            .map_or(0, |entry| entry.followers)
+            .map_or(0, |entry| entry.subscribers)
     }
 
     /// Messages that a channel keeps.
@@ -256,8 +264,8 @@ impl Hub {
 
     /// Requests to read from histories, for the broker; there is one taker. Who keeps no history
     /// drops them.
-    pub fn readings(&self) -> Option<mpsc::UnboundedReceiver<Reading>> {
-        lock(&self.requested).take()
+    pub fn take_history_requests(&self) -> Option<mpsc::UnboundedReceiver<HistoryRequest>> {
+        lock(&self.history_intake).take()
     }
 
     /// The memory that messages take.
@@ -301,7 +309,7 @@ impl Hub {
         true
     }
 
-    fn left(&self, channel: &Channel, heard: bool) {
+    fn left(&self, channel: &Channel, subscribed: bool) {
         let mut channels = lock(&self.channels);
         let Channels {
             by_name,
@@ -312,7 +320,7 @@ impl Hub {
             return;
         };
         entry.members -= 1;
-        entry.followers -= usize::from(heard);
+        entry.subscribers -= usize::from(subscribed);
         if entry.members > 0 {
             return;
         }
@@ -332,7 +340,7 @@ impl Hub {
 pub struct Membership {
     channel: Arc<Channel>,
     hub: Arc<Hub>,
-    hears: bool,
+    subscribes: bool,
 }
 
 impl Membership {
@@ -341,12 +349,12 @@ impl Membership {
         let mut channels = lock(&self.hub.channels);
         if let Some(entry) = channels.by_name.get_mut(&self.channel.name) {
             entry.members += 1;
-            entry.followers += usize::from(self.hears);
+            entry.subscribers += usize::from(self.subscribes);
         }
         Self {
             channel: self.channel.clone(),
             hub: self.hub.clone(),
-            hears: self.hears,
+            subscribes: self.subscribes,
         }
     }
 
@@ -358,7 +366,7 @@ impl Membership {
 
 impl Drop for Membership {
     fn drop(&mut self) {
-        self.hub.left(&self.channel, self.hears);
+        self.hub.left(&self.channel, self.subscribes);
     }
 }
 
@@ -383,8 +391,8 @@ impl Channel {
             waiting: AtomicUsize::new(0),
             parked: Mutex::default(),
             _charge: budget.charge(Part::Feeds, CHANNEL_BYTES),
-            publisher: rand::random(),
-            unheard: Unheard::default(),
+            publisher_id: PublisherId::random(),
+            in_flight: InFlight::default(),
             outbox: Mutex::default(),
             live: AtomicBool::new(false),
             became_live: Notify::new(),

@@ -4,6 +4,8 @@
 mod deflate;
 mod encoding;
 mod id;
+mod missed;
+mod origin;
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
@@ -11,10 +13,12 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use sha1::Digest as _;
 
-pub use self::deflate::Window;
+pub use self::deflate::DeflateWindow;
 use self::encoding::{Encoded, OTHERS};
 pub use self::encoding::{Format, Shape, put_gap, put_json, put_text};
 pub use self::id::{MessageId, NoId};
+pub use self::missed::Missed;
+pub use self::origin::{PublisherId, Sequence};
 use crate::budget::{Budget, Charge, Part};
 use crate::frame;
 pub use crate::frame::Kind;
@@ -40,8 +44,8 @@ pub struct Batch {
     pub offset: u64,
     /// How many offsets it takes: as many as messages, but none for what did not come from a node.
     pub span: u64,
-    /// If messages are missing here: how many, if that is known.
-    pub gap: Option<Option<u64>>,
+    /// If messages are missing here: how many.
+    pub gap: Option<Missed>,
     /// When the publishing node handed it to its broker, in nanoseconds since 1970.
     pub published_ns: u64,
     messages: Box<[Place]>,
@@ -66,8 +70,8 @@ struct Place {
 }
 
 impl Batch {
-    /// The mark of a place where messages are missing; `None` is an unknown number.
-    pub fn gap(epoch: u64, offset: u64, missed: Option<u64>) -> Self {
+    /// The mark of a place where messages are missing.
+    pub fn gap(epoch: u64, offset: u64, missed: Missed) -> Self {
         let mut batch = BatchBuilder::default().build(now_ns());
         (batch.epoch, batch.offset, batch.gap) = (epoch, offset, Some(missed));
         batch

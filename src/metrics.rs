@@ -29,7 +29,7 @@ fn latencies() -> Vec<f64> {
 }
 
 registered! {
-    /// Metrics by transport, of which each [`Transport`] has its own.
+    /// Metrics by transport, of which each [`TransportMetrics`] has its own.
     struct ByTransport {
         /// Clients connected now.
         connections: Gauges = "echocast_connections", &["transport"];
@@ -99,18 +99,18 @@ registered! {
         build_info: Gauges = "echocast_build_info", &["version", "commit"];
     }
     /// What goes over WebSockets.
-    websocket: Transport;
+    websocket: TransportMetrics;
     /// What goes over event streams.
-    events: Transport;
+    events: TransportMetrics;
     /// What goes over single requests.
-    http: Transport;
+    http: TransportMetrics;
     /// All of these, to be read.
     registry: Registry;
 }
 
 /// What is counted of one way to reach clients.
 #[derive(Debug)]
-pub struct Transport {
+pub struct TransportMetrics {
     /// Connections that are open now; those of requests are `http`.
     pub connections: Gauge,
     /// Clients that have connected.
@@ -129,7 +129,7 @@ pub struct Transport {
 
 /// A connection's kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
+pub enum Transport {
     /// WebSockets.
     WebSocket,
     /// Event streams.
@@ -138,7 +138,7 @@ pub enum Way {
     Http,
 }
 
-impl Transport {
+impl TransportMetrics {
     /// Counts a client that has gone.
     pub fn closed(&self, reason: &str) {
         self.closed.with_label_values(&[self.label, reason]).inc();
@@ -239,11 +239,11 @@ impl Metrics {
     }
 
     /// What goes this way.
-    pub fn of(&self, way: Way) -> &Transport {
-        match way {
-            Way::WebSocket => &self.websocket,
-            Way::Events => &self.events,
-            Way::Http => &self.http,
+    pub fn of(&self, transport: Transport) -> &TransportMetrics {
+        match transport {
+            Transport::WebSocket => &self.websocket,
+            Transport::Events => &self.events,
+            Transport::Http => &self.http,
         }
     }
 
@@ -279,8 +279,8 @@ impl Metrics {
 }
 
 impl ByTransport {
-    fn of(&self, label: &'static str) -> Transport {
-        Transport {
+    fn of(&self, label: &'static str) -> TransportMetrics {
+        TransportMetrics {
             connections: self.connections.with_label_values(&[label]),
             opened: self.opened.with_label_values(&[label]),
             received: self.received.with_label_values(&[label]),

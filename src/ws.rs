@@ -8,5 +8,5 @@ pub mod session;
 pub mod shard;
 mod socket;
 pub mod v1;
-mod outgoing;
+mod output;
 mod closing;

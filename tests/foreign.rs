@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use ::redis::aio::MultiplexedConnection;
-use echocast::broker::envelope::{Envelope, Said};
+use echocast::broker::envelope::{Envelope, EnvelopeMessage};
 use serde_json::json;
 
 use crate::support::cluster::Cluster;
@@ -25,17 +25,17 @@ const DOUBT_PAUSE: Duration = Duration::from_millis(1200);
 /// A batch that nobody has published.
 fn forged(epoch: u64, offset: u64, messages: usize) -> Vec<u8> {
     let messages = vec![
-        Said {
+        EnvelopeMessage {
             payload: "forged".into(),
-            ..Said::default()
+            ..EnvelopeMessage::default()
         };
         messages
     ];
     Envelope {
         epoch,
         offset,
-        node: 7,
-        number: 1,
+        publisher_id: 7,
+        sequence: 1,
         messages,
         ..Envelope::default()
     }

@@ -9,8 +9,8 @@ mod wire;
 use std::iter;
 
 use echocast::frame::{
-    Control, Decoder, Event, Limits, MAX_SERVER_HEADER, Violation, encode_control, encode_header,
-    header_len,
+    ControlFrame, Decoder, Event, Limits, MAX_SERVER_HEADER, Violation, encode_control,
+    encode_header, header_len,
 };
 use echocast::message::Kind;
 use proptest::collection::vec;
@@ -538,8 +538,8 @@ proptest! {
     #[test]
     fn a_client_reads_the_controls_we_write((opcode, payload) in control(), code in 3000..=4999_u16, reason in text(200)) {
         let mut wire = Vec::new();
-        encode_control(if opcode == PING { Control::Ping(&payload) } else { Control::Pong(&payload) }, &mut wire);
-        encode_control(Control::Close(Some((code, &reason))), &mut wire);
+        encode_control(if opcode == PING { ControlFrame::Ping(&payload) } else { ControlFrame::Pong(&payload) }, &mut wire);
+        encode_control(ControlFrame::Close(Some((code, &reason))), &mut wire);
         let (mut client, mut stream) = (WebSocketContext::new(Role::Client, None), Received(&wire));
         let control = client.read(&mut stream).expect("a control frame");
         let payload = payload.into();
@@ -582,6 +582,6 @@ fn a_client_reads_the_messages_we_write() {
 #[test]
 fn a_close_may_go_without_a_code() {
     let mut wire = Vec::new();
-    encode_control(Control::Close(None), &mut wire);
+    encode_control(ControlFrame::Close(None), &mut wire);
     assert_eq!(wire, [0x88, 0]);
 }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use ::redis::AsyncCommands;
-use echocast::broker::envelope::{Envelope, Said};
+use echocast::broker::envelope::{Envelope, EnvelopeMessage};
 use echocast::message::now_ns;
 use futures_util::{SinkExt, StreamExt};
 use tokio::task::JoinHandle;
@@ -435,15 +435,15 @@ async fn a_channel_on_which_thousands_of_nodes_have_published_keeps_its_history(
     let now = now_ns();
     let mut pipeline = ::redis::pipe();
     for offset in 2..1030 {
-        let said = Said {
+        let said = EnvelopeMessage {
             payload: offset.to_string().into(),
-            ..Said::default()
+            ..EnvelopeMessage::default()
         };
         let envelope = Envelope {
             epoch: u64::from_le_bytes(epoch.clone().try_into().unwrap()),
             offset,
-            node: offset,
-            number: 1,
+            publisher_id: offset,
+            sequence: 1,
             published_ns: now,
             messages: vec![said],
             ..Envelope::default()

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use echocast::broker::envelope::{Envelope, Said};
+use echocast::broker::envelope::{Envelope, EnvelopeMessage};
 use serde_json::{Value, json};
 
 use crate::support::client::{TestClient, http};
@@ -412,15 +412,15 @@ async fn a_place_that_another_node_has_reached_is_waited_for() {
     listener.expect(["x"]).await;
     // Another node's message, which Redis holds, and whose delivery to this node takes long.
     let (epoch, offset) = id.split_once('-').unwrap();
-    let said = Said {
+    let said = EnvelopeMessage {
         payload: "y".into(),
-        ..Said::default()
+        ..EnvelopeMessage::default()
     };
     let envelope = Envelope {
         epoch: u64::from_str_radix(epoch, 16).unwrap(),
         offset: 2,
-        node: 7,
-        number: 1,
+        publisher_id: 7,
+        sequence: 1,
         messages: vec![said],
         ..Envelope::default()
     };

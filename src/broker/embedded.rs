@@ -9,8 +9,8 @@ use tokio::task::yield_now;
 use tokio_util::sync::CancellationToken;
 
 use super::{Broker, Link};
-use crate::hub::{Change, Channel, Hub, Inbox, KeyTaken, Outgoing, Unpublished};
-use crate::message::{MessageId, now_ns};
+use crate::hub::{Change, Channel, Hub, Inbox, KeyTaken, PendingBatch, PublishError};
+use crate::message::{MessageId, PublisherId, now_ns};
 use crate::metrics::LossCause;
 use crate::telemetry;
 
@@ -20,8 +20,8 @@ const SYSTEM: &str = "echocast";
 /// Needs nothing and is always up.
 #[derive(Debug, Default)]
 pub struct Embedded {
-    /// Channels that pause, by [`Channel::publisher`].
-    paused: HashMap<u64, Paused>,
+    /// Channels that pause, by [`Channel::publisher_id`].
+    paused: HashMap<PublisherId, Paused>,
 }
 
 /// A channel whose readers have their turn before more is appended to its feed. Its messages wait
@@ -30,7 +30,7 @@ pub struct Embedded {
 struct Paused {
     channel: Arc<Channel>,
     /// Taken from the inbox already.
-    rest: VecDeque<Outgoing>,
+    rest: VecDeque<PendingBatch>,
     /// More of it is in the inbox.
     has_more: bool,
 }
@@ -38,7 +38,7 @@ struct Paused {
 impl Broker for Embedded {
     async fn run(mut self, link: Link, stop: CancellationToken) {
         // All that is kept is in the feeds.
-        drop(link.hub.readings());
+        drop(link.hub.take_history_requests());
         link.status.set(true);
         let mut turns = FuturesUnordered::new();
         loop {
@@ -60,13 +60,13 @@ impl Broker for Embedded {
             let more = Inbox::take_from(vec![channel]);
             rest.into_iter()
                 .chain(more)
-                .for_each(|outgoing| self.deliver(&link, outgoing));
+                .for_each(|pending| self.deliver(&link, pending));
         }
         link.hub
             .inbox()
             .try_take()
             .into_iter()
-            .for_each(|outgoing| self.deliver(&link, outgoing));
+            .for_each(|pending| self.deliver(&link, pending));
         link.status.set(false);
     }
 }
@@ -86,7 +86,7 @@ impl Embedded {
 
     /// Delivers what the inbox has of a channel; returns the channel if it is to pause.
     fn deliver_queued(&mut self, link: &Link, channel: Arc<Channel>) -> Option<Arc<Channel>> {
-        if let Some(paused) = self.paused.get_mut(&channel.publisher) {
+        if let Some(paused) = self.paused.get_mut(&channel.publisher_id) {
             paused.has_more = true;
             return None;
         }
@@ -98,7 +98,7 @@ impl Embedded {
     fn resume(&mut self, link: &Link, channel: Arc<Channel>) -> Option<Arc<Channel>> {
         let Paused {
             mut rest, has_more, ..
-        } = self.paused.remove(&channel.publisher)?;
+        } = self.paused.remove(&channel.publisher_id)?;
         if has_more {
             rest.extend(Inbox::take_from(vec![channel.clone()]));
         }
@@ -109,13 +109,13 @@ impl Embedded {
         &mut self,
         link: &Link,
         channel: Arc<Channel>,
-        mut rest: VecDeque<Outgoing>,
+        mut rest: VecDeque<PendingBatch>,
     ) -> Option<Arc<Channel>> {
-        while let Some(outgoing) = rest.pop_front() {
+        while let Some(pending) = rest.pop_front() {
             if channel.feed.is_ahead() {
-                rest.push_front(outgoing);
+                rest.push_front(pending);
                 self.paused.insert(
-                    channel.publisher,
+                    channel.publisher_id,
                     Paused {
                         channel: channel.clone(),
                         rest,
@@ -124,17 +124,17 @@ impl Embedded {
                 );
                 return Some(channel);
             }
-            self.deliver(link, outgoing);
+            self.deliver(link, pending);
         }
         None
     }
 
-    fn deliver(&mut self, link: &Link, mut outgoing: Outgoing) {
-        match append(link, &mut outgoing) {
-            Ok(last) => outgoing.held(last),
-            Err(KeyTaken) => refuse(link, &mut outgoing),
+    fn deliver(&mut self, link: &Link, mut pending: PendingBatch) {
+        match append(link, &mut pending) {
+            Ok(last) => pending.acknowledge(last),
+            Err(KeyTaken) => refuse(link, &mut pending),
         }
-        link.hub.inbox().settle(&outgoing);
+        link.hub.inbox().settle(&pending);
         link.hub.make_room();
     }
 }
@@ -143,40 +143,40 @@ impl Embedded {
 ///
 /// # Errors
 /// If its key belongs to another message.
-fn append(link: &Link, outgoing: &mut Outgoing) -> Result<Option<MessageId>, KeyTaken> {
-    let Outgoing { channel, key, .. } = &*outgoing;
+fn append(link: &Link, pending: &mut PendingBatch) -> Result<Option<MessageId>, KeyTaken> {
+    let PendingBatch { channel, key, .. } = &*pending;
     // Only then: a digest costs more than everything else here.
     let keyed = key
         .clone()
-        .and_then(|key| Some((key, outgoing.batch.digest()?)));
+        .and_then(|key| Some((key, pending.batch.digest()?)));
     if let Some((key, digest)) = &keyed
         && let Some(known) = channel
             .keys()
             .find(key, *digest, oldest(&link.hub, channel))?
     {
-        channel.feed.confirm(outgoing.last());
+        channel.feed.confirm(pending.last());
         return Ok(Some(known));
     }
     let metrics = &link.metrics;
-    let traceparent = outgoing.trace(SYSTEM);
+    let traceparent = pending.trace(SYSTEM);
     let relay = telemetry::relay_span(
         SYSTEM,
-        outgoing.channel.name.as_str(),
-        outgoing.count,
+        pending.channel.name.as_str(),
+        pending.count,
         &traceparent,
     );
-    metrics.batch_messages.observe(outgoing.count as f64);
+    metrics.batch_messages.observe(pending.count as f64);
     let published_ns = now_ns();
-    let batch = std::mem::take(&mut outgoing.batch).build(published_ns);
-    let channel = &outgoing.channel;
-    let followers = || link.hub.followers(&channel.name);
-    let last = telemetry::deliver(&relay, followers, || {
-        channel.feed.append(batch, Some(outgoing.last()))
+    let batch = std::mem::take(&mut pending.batch).build(published_ns);
+    let channel = &pending.channel;
+    let subscribers = || link.hub.subscribers(&channel.name);
+    let last = telemetry::deliver(&relay, subscribers, || {
+        channel.feed.append(batch, Some(pending.last()))
     });
     let seconds = now_ns().saturating_sub(published_ns) as f64 / 1e9;
     metrics.publish_seconds.observe(seconds);
     metrics.relay_seconds.observe(seconds);
-    metrics.messages_relayed.inc_by(outgoing.count as u64);
+    metrics.messages_relayed.inc_by(pending.count as u64);
     if let (Some((key, digest)), Some(id)) = (keyed, last) {
         channel
             .keys()
@@ -196,12 +196,12 @@ fn oldest(hub: &Hub, channel: &Channel) -> u64 {
 }
 
 /// Its key belongs to another message: it will not come.
-fn refuse(link: &Link, outgoing: &mut Outgoing) {
-    outgoing.channel.feed.confirm(outgoing.last());
-    if !outgoing.has_receipts() {
-        link.metrics.lost(LossCause::Refused, outgoing.count as u64);
+fn refuse(link: &Link, pending: &mut PendingBatch) {
+    pending.channel.feed.confirm(pending.last());
+    if !pending.has_receipts() {
+        link.metrics.lost(LossCause::Refused, pending.count as u64);
     }
-    outgoing.refuse(&Unpublished::KeyTaken);
+    pending.reject(&PublishError::KeyTaken);
 }
 
 #[cfg(test)]
@@ -240,7 +240,7 @@ mod tests {
 
     fn join(link: &Link, name: &str) -> Membership {
         link.hub
-            .join(&ChannelName::new(name).expect("a name"))
+            .join_as_subscriber(&ChannelName::new(name).expect("a name"))
             .expect("room")
     }
 

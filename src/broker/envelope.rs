@@ -4,7 +4,7 @@
 use bytes::{BufMut, Bytes};
 use prost::Message as _;
 
-use crate::message::{BatchBuilder, Kind};
+use crate::message::{BatchBuilder, Kind, PublisherId, Sequence};
 
 /// What a payload of ours begins with. No UTF-8 text does: the first byte asks for a continuation
 /// the second is not.
@@ -24,13 +24,12 @@ pub struct Envelope {
     /// The first message's offset; 0 while history is not kept in Redis.
     #[prost(fixed64, tag = "2")]
     pub offset: u64,
-    /// The publishing node: a random number that it draws for each channel when its first client
-    /// comes.
+    /// The channel's publisher on the node that sends this: a [`PublisherId`].
     #[prost(fixed64, tag = "3")]
-    pub node: u64,
-    /// Number of the first message among those of `node`, from 1.
+    pub publisher_id: u64,
+    /// The first message among those of this publisher, from 1: a [`Sequence`].
     #[prost(uint64, tag = "4")]
-    pub number: u64,
+    pub sequence: u64,
     /// When the node handed the batch to its broker, in nanoseconds since 1970.
     #[prost(fixed64, tag = "5")]
     pub published_ns: u64,
@@ -39,12 +38,12 @@ pub struct Envelope {
     pub traceparent: String,
     /// At least one.
     #[prost(message, repeated, tag = "7")]
-    pub messages: Vec<Said>,
+    pub messages: Vec<EnvelopeMessage>,
 }
 
 /// A message on its way between nodes.
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct Said {
+pub struct EnvelopeMessage {
     /// Whether it is binary; else it is UTF-8 text.
     #[prost(bool, tag = "1")]
     pub binary: bool,
@@ -78,9 +77,19 @@ impl Envelope {
         self.offset + self.messages.len() as u64 - 1
     }
 
-    /// The number of its last message.
-    pub fn last_number(&self) -> u64 {
-        self.number + self.messages.len() as u64 - 1
+    /// Who published it.
+    pub fn publisher_id(&self) -> PublisherId {
+        PublisherId(self.publisher_id)
+    }
+
+    /// Its first message among those of its publisher.
+    pub fn first(&self) -> Sequence {
+        Sequence(self.sequence)
+    }
+
+    /// Its last message among those of its publisher.
+    pub fn last(&self) -> Sequence {
+        self.first().last_of(self.messages.len())
     }
 
     /// The payload to publish.
@@ -93,11 +102,11 @@ impl Envelope {
     }
 
     fn is_sound(&self) -> bool {
-        let ends = [self.offset, self.number]
+        let ends = [self.offset, self.sequence]
             .map(|first| first.saturating_add(self.messages.len() as u64));
         !self.messages.is_empty()
             && ends.iter().all(|end| *end <= HIGHEST)
-            && self.messages.iter().all(Said::is_sound)
+            && self.messages.iter().all(EnvelopeMessage::is_sound)
     }
 
     /// The messages, framed. `own`: whether this node published them, and so knows their senders.
@@ -137,7 +146,7 @@ impl Payload {
     }
 }
 
-impl Said {
+impl EnvelopeMessage {
     /// Clients close connections that bring them text which is none, so what claims to be text is
     /// checked here, once.
     fn is_sound(&self) -> bool {
@@ -150,20 +159,20 @@ mod tests {
     use super::*;
 
     fn envelope() -> Envelope {
-        let text = Said {
+        let text = EnvelopeMessage {
             payload: "κόσμε".into(),
-            ..Said::default()
+            ..EnvelopeMessage::default()
         };
-        let binary = Said {
+        let binary = EnvelopeMessage {
             binary: true,
             payload: vec![0xff, 0].into(),
             key: "k".into(),
             sender: 7,
         };
-        let messages = vec![text, binary, Said::default()];
+        let messages = vec![text, binary, EnvelopeMessage::default()];
         Envelope {
-            node: 3,
-            number: 9,
+            publisher_id: 3,
+            sequence: 9,
             published_ns: 5,
             messages,
             ..Envelope::default()
@@ -208,9 +217,9 @@ mod tests {
             Payload::decode(whole[..whole.len() - 1].to_vec().into()),
             Payload::Malformed
         ));
-        let not_text = Said {
+        let not_text = EnvelopeMessage {
             payload: vec![0xff].into(),
-            ..Said::default()
+            ..EnvelopeMessage::default()
         };
         let lie = Envelope {
             messages: vec![not_text],
@@ -220,10 +229,10 @@ mod tests {
             Payload::decode(lie.encode_payload().into()),
             Payload::Malformed
         ));
-        for (offset, number) in [(u64::MAX, 1), (HIGHEST, 1), (1, u64::MAX), (1 << 53, 1)] {
+        for (offset, sequence) in [(u64::MAX, 1), (HIGHEST, 1), (1, u64::MAX), (1 << 53, 1)] {
             let beyond = Envelope {
                 offset,
-                number,
+                sequence,
                 ..envelope()
             };
             assert!(matches!(

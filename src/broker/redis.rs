@@ -1,22 +1,22 @@
 //! The broker over Redis. It owns what things are called there. [`topology`] knows which server has
-//! which channel, from the [`address`]; [`publish`] gives what the inbox holds to a [`lane`] to
-//! each server; [`link`] keeps a [`line`] to each server, which [`fitness`] has checked, and gives
-//! what it brings to [`relay`], the only writer of feeds; [`catch_up`] reads from the [`history`],
+//! which channel, from the [`address`]; [`publishers`] gives what the inbox holds to a [`publisher`] to
+//! each server; [`subscribers`] keeps a [`subscriber`] to each server, which [`fitness`] has checked, and gives
+//! what it brings to [`receiver`], the only writer of feeds; [`catch_up`] reads from the [`history`],
 //! in [`pages`], what the subscriptions did not bring, and [`replay`] what clients want of the time
 //! before them.
 
 mod address;
 mod catch_up;
-mod complaints;
-mod ears;
+mod warnings;
+mod pushes;
 mod fitness;
 mod history;
-mod lane;
-mod line;
-mod link;
+mod publisher;
+mod subscriber;
+mod subscribers;
 mod pages;
-mod publish;
-mod relay;
+mod publishers;
+mod receiver;
 mod replay;
 mod round_trips;
 mod server;
@@ -34,11 +34,11 @@ use super::{Broker, Link};
 use crate::channel::ChannelName;
 use crate::feed::Retention;
 use address::Address;
-use complaints::Complaints;
-use relay::Relay;
+use receiver::Receivers;
 use server::Server;
 pub use tls::RedisTls;
 use topology::Topology;
+use warnings::Warnings;
 
 /// How long making a connection may take.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(3);
@@ -62,7 +62,7 @@ pub struct Redis {
     names: Names,
     node: u64,
     retention: Retention,
-    complaints: Arc<Complaints>,
+    warnings: Arc<Warnings>,
 }
 
 impl Redis {
@@ -84,7 +84,7 @@ impl Redis {
             names,
             node: rand::random(),
             retention,
-            complaints: Arc::new(Complaints::new()),
+            warnings: Arc::new(Warnings::new()),
         })
     }
 
@@ -105,14 +105,14 @@ impl Broker for Redis {
         } else {
             Duration::ZERO
         };
-        let relay = Arc::new(Relay::new(
+        let receivers = Arc::new(Receivers::new(
             link.clone(),
             self.names.clone(),
-            self.complaints.clone(),
+            self.warnings.clone(),
             kept_for,
             requests,
         ));
-        let Some(readings) = link.hub.readings() else {
+        let Some(history_requests) = link.hub.take_history_requests() else {
             return tracing::error!("this hub has a broker already");
         };
         // The publisher ends first: until then its own messages come back over the subscription.
@@ -123,19 +123,21 @@ impl Broker for Redis {
         let mut tasks = JoinSet::new();
         let (of_topology, status) = (redis.clone(), link.status.clone());
         tasks.spawn(async move { of_topology.topology.keep(&status).await });
-        let (of_catch_up, of_relay) = (redis.clone(), relay.clone());
-        tasks.spawn(
-            async move { catch_up::run(&of_catch_up, &of_relay, requested, readings).await },
-        );
+        let (of_catch_up, of_relay) = (redis.clone(), receivers.clone());
+        tasks.spawn(async move {
+            catch_up::run(&of_catch_up, &of_relay, requested, history_requests).await
+        });
         let (of_publishing, of_link, all_published) =
             (redis.clone(), link.clone(), published.clone());
         tasks.spawn(async move {
-            publish::run(&of_publishing, &of_link, stop).await;
+            publishers::run(&of_publishing, &of_link, stop).await;
             all_published.cancel();
         });
         let of_subscription = link.clone();
         let subscription = tasks
-            .spawn(async move { link::keep(&redis, &of_subscription, relay, published).await })
+            .spawn(async move {
+                subscribers::keep(&redis, &of_subscription, receivers, published).await
+            })
             .id();
         while let Some(ended) = tasks.join_next_with_id().await {
             match ended {

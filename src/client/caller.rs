@@ -13,7 +13,7 @@ use super::connection_limits::{ConnectionLimits, LimitReached, Permit};
 use super::forwarded;
 use super::rate::PublishRates;
 use super::rejection::Rejection;
-use crate::metrics::Way;
+use crate::metrics::Transport;
 
 /// A connection to the public port. It is in the extensions of its requests.
 #[derive(Debug)]
@@ -164,13 +164,13 @@ impl Caller {
     ///
     /// # Errors
     /// If another request of the connection has taken it.
-    pub fn into_permit(self, way: Way) -> Result<Permit, Rejection> {
+    pub fn into_permit(self, transport: Transport) -> Result<Permit, Rejection> {
         let permit = self.connection.permit.as_ref().ok();
         let permit =
             permit.and_then(|permit| permit.lock().unwrap_or_else(PoisonError::into_inner).take());
         let mut permit =
             permit.ok_or(Rejection::Malformed("this connection cannot be upgraded"))?;
-        permit.become_client(way, self.address);
+        permit.become_client(transport, self.address);
         Ok(permit)
     }
 }

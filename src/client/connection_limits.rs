@@ -11,7 +11,7 @@ use nix::sys::resource::{Resource, getrlimit};
 
 use self::address::{Address, AddressLimits, AddressPermit, AddressRates, Addresses};
 use super::rate::{PublishLimits, PublishRates};
-use crate::metrics::{Metrics, Way};
+use crate::metrics::{Metrics, Transport};
 
 /// File descriptors kept for everything but public connections. If the process has few, an eighth
 /// of them.
@@ -56,7 +56,7 @@ pub struct Permit {
     limits: Arc<ConnectionLimits>,
     /// The client's share of its address's limit, if addresses are counted.
     address: Option<AddressPermit>,
-    way: Way,
+    transport: Transport,
 }
 
 /// Permission to answer a connection over the limits with 429; given back when dropped.
@@ -141,11 +141,11 @@ impl ConnectionLimits {
             self.open.fetch_sub(1, Relaxed);
             return Err(LimitReached::Node);
         }
-        self.metrics.of(Way::Http).connections.inc();
+        self.metrics.of(Transport::Http).connections.inc();
         Ok(Permit {
             limits: self.clone(),
             address,
-            way: Way::Http,
+            transport: Transport::Http,
         })
     }
 
@@ -206,10 +206,10 @@ impl Permit {
 
     /// Counts the connection as another transport from now on. `address` is the client's, if the
     /// connection is a proxy's.
-    pub fn become_client(&mut self, way: Way, address: Option<AddressPermit>) {
-        self.limits.metrics.of(self.way).connections.dec();
-        self.way = way;
-        self.limits.metrics.of(self.way).connections.inc();
+    pub fn become_client(&mut self, transport: Transport, address: Option<AddressPermit>) {
+        self.limits.metrics.of(self.transport).connections.dec();
+        self.transport = transport;
+        self.limits.metrics.of(self.transport).connections.inc();
         if address.is_some() {
             self.address = address;
         }
@@ -218,7 +218,7 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.limits.metrics.of(self.way).connections.dec();
+        self.limits.metrics.of(self.transport).connections.dec();
         self.limits.open.fetch_sub(1, Relaxed);
     }
 }

@@ -5,8 +5,8 @@ use std::task::{Context, Poll, Waker};
 
 use smallvec::SmallVec;
 
-use super::{Feed, News, SeatState, Window};
-use crate::message::{Batch, Format};
+use super::{Feed, GroupBatches, SeatState, Window};
+use crate::message::{Batch, Format, Missed, Sequence};
 
 /// Batches one visit takes at most: as many as fit a `writev` beside control frames.
 pub const TAKE_BATCHES: usize = 60;
@@ -109,7 +109,7 @@ impl Cursor {
     ///
     /// # Errors
     /// If it has lagged out.
-    pub fn take_or_rest(&mut self, waker: &Waker, taken: &mut Taken) -> Result<(), Lagged> {
+    pub fn take_or_join_group(&mut self, waker: &Waker, taken: &mut Taken) -> Result<(), Lagged> {
         let mut window = self.feed.lock();
         let seat = take(
             &self.feed,
@@ -128,9 +128,9 @@ impl Cursor {
 
     /// What its group has taken and it has not seen, up to a bound, if it rests and nothing is
     /// missing.
-    pub fn news<'a>(&self, news: News<'a>) -> Option<&'a [Arc<Batch>]> {
-        let batches = if self.rests() {
-            news.since(self.position)?
+    pub fn unread<'a>(&self, group: GroupBatches<'a>) -> Option<&'a [Arc<Batch>]> {
+        let batches = if self.is_in_group() {
+            group.since(self.position)?
         } else {
             return None;
         };
@@ -138,14 +138,14 @@ impl Cursor {
     }
 
     /// Whether its group brings what comes.
-    pub fn rests(&self) -> bool {
+    pub fn is_in_group(&self) -> bool {
         self.seat.is_none()
     }
 
     /// It cannot keep up with its group: from now on it takes for itself. Only lagging out wakes
     /// it.
-    pub fn fall_behind(&mut self, waker: &Waker) {
-        if self.rests() {
+    pub fn leave_group(&mut self, waker: &Waker) {
+        if self.is_in_group() {
             self.seat = Some(self.feed.lock().sit_down(
                 waker.clone(),
                 SeatState::Behind,
@@ -246,9 +246,9 @@ impl Cursor {
         }
     }
 
-    /// Goes on with the newest batch; returns how many messages are left out, if that is known. An
+    /// Goes on with the newest batch; returns how many messages are left out. An
     /// item that was begun must be ended before.
-    pub fn skip_to_newest(&mut self) -> Option<u64> {
+    pub fn skip_to_newest(&mut self) -> Missed {
         let mut window = self.feed.lock();
         let newest = window
             .batches
@@ -257,7 +257,8 @@ impl Cursor {
         // None of what has no offset of its own, or when offsets began anew.
         let missed = newest
             .checked_sub(self.offset + u64::from(self.done))
-            .filter(|missed| *missed > 0);
+            .filter(|missed| *missed > 0)
+            .map_or(Missed::Unknown, Missed::Exactly);
         self.offset = newest;
         self.position = window.end().saturating_sub(1).max(window.first);
         (self.done, self.into, self.partial) = (0, 0, None);
@@ -269,11 +270,11 @@ impl Cursor {
         missed
     }
 
-    /// Whether message `number` of those that this node published has come back, and if so where
+    /// Whether this message, of those that this node published, has come back, and if so where
     /// the feed ends now: a reader whose [`Self::position`] is there has everything up to it.
-    pub fn confirmed(&self, number: u64) -> Option<u64> {
+    pub fn confirmed(&self, sequence: Sequence) -> Option<u64> {
         let window = self.feed.lock();
-        (window.confirmed >= number).then(|| window.end())
+        (window.confirmed >= sequence).then(|| window.end())
     }
 
     /// Whether the batch that is read next was there before this reader.
@@ -367,24 +368,24 @@ mod tests {
         let waker = wakes.clone().into();
         let mut group = Group::new(&feed, rings.clone().into());
         let (mut reader, mut taken) = (feed.follow(), Taken::new());
-        assert_eq!(reader.take_or_rest(&waker, &mut taken), Ok(()));
-        assert!(taken.is_empty() && reader.rests());
+        assert_eq!(reader.take_or_join_group(&waker, &mut taken), Ok(()));
+        assert!(taken.is_empty() && reader.is_in_group());
         (0..3).for_each(|_| append(&feed));
         assert_eq!(rings.0.load(Relaxed), 1, "one for all");
         group.begin();
-        let news = reader.news(group.news()).expect("nothing is missing");
-        assert_eq!(news.len(), 3);
+        let unread = reader.unread(group.batches()).expect("nothing is missing");
+        assert_eq!(unread.len(), 3);
         // It gets one of them out.
-        reader.advance(news, Format::RAW, 1, 0);
-        reader.fall_behind(&waker);
+        reader.advance(unread, Format::RAW, 1, 0);
+        reader.leave_group(&waker);
         assert!(!group.settle());
         append(&feed);
-        assert_eq!(reader.take_or_rest(&waker, &mut taken), Ok(()));
+        assert_eq!(reader.take_or_join_group(&waker, &mut taken), Ok(()));
         assert_eq!(taken.len(), 3);
         (0..10).for_each(|_| append(&feed));
         assert_eq!(wakes.0.load(Relaxed), 0);
         (0..100).for_each(|_| append(&feed));
         assert_eq!(wakes.0.load(Relaxed), 1, "it has lagged");
-        assert_eq!(reader.take_or_rest(&waker, &mut taken), Err(Lagged));
+        assert_eq!(reader.take_or_join_group(&waker, &mut taken), Err(Lagged));
     }
 }

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::task::Waker;
 
 use super::{Feed, SeatState, Window};
-use crate::message::Batch;
+use crate::message::{Batch, Sequence};
 
-/// Readers that wait together. A [`super::Cursor`] joins them by [`super::Cursor::take_or_rest`],
+/// Readers that wait together. A [`super::Cursor`] joins them by [`super::Cursor::take_or_join_group`],
 /// which must not happen before the group exists nor at the same time as it takes: then it never
 /// rests behind the group.
 ///
@@ -23,12 +23,12 @@ pub struct Group {
     /// shown.
     shown: u64,
     /// The newest message of this node that was known to have come back then.
-    confirmed: u64,
+    confirmed: Sequence,
 }
 
 /// What a group has taken and its readers have perhaps not seen.
 #[derive(Clone, Copy, Debug)]
-pub struct News<'a> {
+pub struct GroupBatches<'a> {
     first: u64,
     batches: &'a [Arc<Batch>],
 }
@@ -45,13 +45,13 @@ impl Group {
             first,
             batches: Vec::new(),
             shown: first,
-            confirmed: 0,
+            confirmed: Sequence::default(),
         }
     }
 
     /// What it has taken.
-    pub fn news(&self) -> News<'_> {
-        News {
+    pub fn batches(&self) -> GroupBatches<'_> {
+        GroupBatches {
             first: self.first,
             batches: &self.batches,
         }
@@ -71,7 +71,7 @@ impl Group {
         *confirmed = window.confirmed;
         take(&mut window, *seat, first, batches);
         drop(window);
-        self.shown = self.news().end();
+        self.shown = self.batches().end();
     }
 
     /// Takes what has come meanwhile, for those who have not had their turn.
@@ -129,7 +129,7 @@ impl Drop for Group {
     }
 }
 
-impl<'a> News<'a> {
+impl<'a> GroupBatches<'a> {
     /// Where they end: whoever is there has seen them.
     pub fn end(&self) -> u64 {
         self.first + self.batches.len() as u64

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use slab::Slab;
 
 use super::Retention;
-use crate::message::Batch;
+use crate::message::{Batch, Sequence};
 
 /// Sequence number of the first batch that is appended: as many may be prepended.
 pub(super) const FIRST: u64 = 1 << 48;
@@ -36,8 +36,8 @@ pub(super) struct Window {
     pub(super) epoch: u64,
     /// The offset of the message that comes next; offsets begin at 1.
     pub(super) next_offset: u64,
-    /// Number of the newest message published by this node that has come back.
-    pub(super) confirmed: u64,
+    /// The newest message published by this node that has come back.
+    pub(super) confirmed: Sequence,
     pub(super) appended: Instant,
     /// The least position of any reader when they were last visited: what lies before it nobody
     /// needs.
@@ -86,7 +86,7 @@ impl Window {
             raw_bytes: 0,
             epoch,
             next_offset: 1,
-            confirmed: 0,
+            confirmed: Sequence::default(),
             appended: Instant::now(),
             needed_from: 0,
             walks: 0,
@@ -101,11 +101,11 @@ impl Window {
         self.first + self.batches.len() as u64
     }
 
-    /// A message of this number has come back, or need not be waited for; returns whether that is
+    /// This message has come back, or need not be waited for; returns whether that is
     /// news.
-    pub(super) fn confirm(&mut self, number: u64) -> bool {
-        let is_news = number > self.confirmed;
-        self.confirmed = self.confirmed.max(number);
+    pub(super) fn confirm(&mut self, sequence: Sequence) -> bool {
+        let is_news = sequence > self.confirmed;
+        self.confirmed = self.confirmed.max(sequence);
         is_news
     }
 

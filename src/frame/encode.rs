@@ -16,7 +16,7 @@ pub const DEFLATED: u8 = 0x40;
 
 /// A control frame to send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Control<'a> {
+pub enum ControlFrame<'a> {
     /// Asks for a pong with the same payload.
     Ping(&'a [u8]),
     /// Answers a ping with its payload.
@@ -58,12 +58,12 @@ pub fn encode_header(kind: Kind, payload_len: usize, out: &mut impl BufMut) {
 /// # Panics
 /// If the payload of a ping or pong is longer than [`MAX_CONTROL`]; that of a received ping never
 /// is.
-pub fn encode_control(control: Control<'_>, out: &mut impl BufMut) {
+pub fn encode_control(control: ControlFrame<'_>, out: &mut impl BufMut) {
     match control {
-        Control::Ping(payload) => put_control(FIN | 9, payload, &[], out),
-        Control::Pong(payload) => put_control(FIN | 10, payload, &[], out),
-        Control::Close(None) => put_control(FIN | 8, &[], &[], out),
-        Control::Close(Some((code, reason))) => {
+        ControlFrame::Ping(payload) => put_control(FIN | 9, payload, &[], out),
+        ControlFrame::Pong(payload) => put_control(FIN | 10, payload, &[], out),
+        ControlFrame::Close(None) => put_control(FIN | 8, &[], &[], out),
+        ControlFrame::Close(Some((code, reason))) => {
             let code = code.to_be_bytes();
             let end = reason.floor_char_boundary(MAX_CONTROL - code.len());
             put_control(FIN | 8, &code, &reason.as_bytes()[..end], out);

@@ -17,7 +17,7 @@ use crate::client::query;
 use crate::client::rejection::Rejection;
 use crate::feed::Start;
 use crate::message::Format;
-use crate::metrics::Way;
+use crate::metrics::Transport;
 use crate::ws::session::Wishes;
 
 pub(super) async fn events(
@@ -37,11 +37,11 @@ pub(super) async fn events(
     let subscription = context
         .shared
         .hub
-        .join(name)?
+        .join_as_subscriber(name)?
         .subscribe(options.start)
         .await?;
     // Not before: a connection whose request is refused stays what it is, and counts.
-    let permit = caller.into_permit(Way::Events)?;
+    let permit = caller.into_permit(Transport::Events)?;
     tracing::debug!(channel = name.as_str(), %ip, "event stream");
 
     let mut response = head();

@@ -20,7 +20,7 @@ use crate::client::caller::Caller;
 use crate::client::query::{self, BadParameter};
 use crate::client::rate::{LEAST_RATE, PublishRates};
 use crate::client::rejection::Rejection;
-use crate::hub::{Receipt, Unpublished};
+use crate::hub::{PublishError, Receipt};
 use crate::message::Kind;
 use crate::telemetry;
 use crate::ws::v1::MAX_KEY;
@@ -78,7 +78,7 @@ pub(super) async fn publish(
     // Again: a body may take a while. And first, because a channel that comes to be may take the
     // place of another's history.
     check_node(context)?;
-    let visit = shared.hub.visit(name)?;
+    let visit = shared.hub.join_as_publisher(name)?;
     if !shared.hub.inbox().has_room_for(visit.channel()) {
         return Err(Rejection::Busy(INBOX_FULL.to_owned()));
     }
@@ -105,8 +105,8 @@ pub(super) async fn publish(
     match timeout(BROKER_PATIENCE, answered.recv()).await {
         Ok(Some(answer)) => match answer.outcome {
             Ok(id) => Ok(Json(json!({ "id": id.map(|id| id.to_string()) })).into_response()),
-            Err(Unpublished::Refused(why)) => Err(Rejection::Busy(why)),
-            Err(Unpublished::KeyTaken) => Err(Rejection::KeyTaken),
+            Err(PublishError::Rejected(why)) => Err(Rejection::Busy(why)),
+            Err(PublishError::KeyTaken) => Err(Rejection::KeyTaken),
         },
         Ok(None) | Err(_) => Err(Rejection::Unconfirmed),
     }

@@ -15,7 +15,7 @@ use crate::client::query;
 use crate::client::rejection::Rejection;
 use crate::feed::{Cursor, Lagged, Start, Taken};
 use crate::hub::Subscription;
-use crate::message::{Batch, put_json};
+use crate::message::{Batch, Missed, put_json};
 
 /// Bytes of messages in one answer; what came after has to be asked for again.
 const ANSWER_BYTES: usize = 1024 * 1024;
@@ -33,7 +33,7 @@ pub(super) async fn snapshot(
         query::subscribe_options(request.uri().query().unwrap_or_default(), request.headers())?
             .start;
     let hub = &context.shared.hub;
-    let subscribers = hub.followers(name);
+    let subscribers = hub.subscribers(name);
     // Reserved before it is collected: many answers may be collected at the same time.
     let reserved = if start == Start::Newest {
         0
@@ -45,7 +45,7 @@ pub(super) async fn snapshot(
         hub.make_room();
         return Err(Rejection::Memory);
     }
-    let subscription = hub.join(name)?.subscribe(start).await?;
+    let subscription = hub.join_as_subscriber(name)?.subscribe(start).await?;
     let mut answer = json!({
         "channel": name.as_str(),
         "subscribers": subscribers,
@@ -57,12 +57,12 @@ pub(super) async fn snapshot(
             json: Vec::new(),
             messages: 0,
             gave_way: 0,
-            missed: Some(0),
+            missed: Missed::Exactly(0),
             lagged: false,
         };
         answer["recovered"] = subscription.recovered.into();
         list.collect(subscription, &context.collecting).await?;
-        answer["missed"] = list.missed.map_or(Value::Null, Value::from);
+        answer["missed"] = list.missed.count().map_or(Value::Null, Value::from);
         answer["more"] = (list.is_full() || list.lagged).into();
         context.shared.metrics.http.delivered.inc_by(list.messages);
         messages = Some(list.json);
@@ -116,8 +116,8 @@ struct List {
     messages: u64,
     /// Bytes it had when other tasks had their turn.
     gave_way: usize,
-    /// How many messages are missing in it; `None` if nobody knows.
-    missed: Option<u64>,
+    /// How many messages are missing in it.
+    missed: Missed,
     /// The feed went on faster than it was collected.
     lagged: bool,
 }
@@ -129,11 +129,11 @@ impl List {
         mut subscription: Subscription,
         collecting: &Semaphore,
     ) -> Result<(), Rejection> {
-        while let Some(older) = subscription.older().await? {
+        while let Some(page) = subscription.next_replay_page().await? {
             // Not while it waits for the broker: one slow history must not keep all others waiting.
             let _turn = collecting.acquire().await;
-            self.miss(older.gap);
-            for (batch, index) in older.messages() {
+            self.miss(page.gap);
+            for (batch, index) in page.messages() {
                 self.add(batch, index).await;
                 if self.is_full() {
                     return Ok(());
@@ -198,9 +198,9 @@ impl List {
         }
     }
 
-    fn miss(&mut self, gap: Option<Option<u64>>) {
+    fn miss(&mut self, gap: Option<Missed>) {
         if let Some(missed) = gap {
-            self.missed = self.missed.zip(missed).map(|(before, more)| before + more);
+            self.missed = self.missed + missed;
         }
     }
 

@@ -10,7 +10,7 @@ use crate::channel::ChannelName;
 use crate::client::caller::Caller;
 use crate::client::close_reason::CloseReason;
 use crate::client::rejection::Rejection;
-use crate::metrics::Way;
+use crate::metrics::Transport;
 use crate::ws::handshake::{self, Handshake};
 use crate::ws::opening::Opening;
 
@@ -31,11 +31,15 @@ pub(super) async fn websocket(
     // Before the answer, so that the client receives every message from its answer on.
     let shared = &context.shared;
     let start = handshake.options.start;
-    let subscription = shared.hub.join(name)?.subscribe(start).await?;
+    let subscription = shared
+        .hub
+        .join_as_subscriber(name)?
+        .subscribe(start)
+        .await?;
 
     // Only now: the connection of a rejected request goes on as HTTP and counts as such.
     let ip = caller.ip;
-    let permit = caller.into_permit(Way::WebSocket)?;
+    let permit = caller.into_permit(Transport::WebSocket)?;
     tracing::debug!(channel = name.as_str(), %ip, "connected");
     shared.metrics.websocket.opened.inc();
 

@@ -9,10 +9,10 @@ use std::task::{Context, Waker};
 use tokio::sync::Notify;
 use tracing::Span;
 
-use super::receipt::{Receipt, Unpublished};
+use super::receipt::{PublishError, Receipt};
 use super::{Channel, lock};
 use crate::budget::{Budget, Part};
-use crate::message::{BatchBuilder, Kind, MessageId};
+use crate::message::{BatchBuilder, Kind, MessageId, Sequence};
 use crate::metrics::Metrics;
 use crate::telemetry;
 
@@ -65,7 +65,7 @@ impl<'a> Publication<'a> {
 
     /// Adds a message; returns its number, to wait for its coming back. `sender` is the connection
     /// that does not want to hear it back; 0 is none.
-    pub fn push(&mut self, kind: Kind, payload: &[u8], sender: u32) -> u64 {
+    pub fn push(&mut self, kind: Kind, payload: &[u8], sender: u32) -> Sequence {
         self.push_with(kind, payload, sender, None, None)
     }
 
@@ -78,7 +78,7 @@ impl<'a> Publication<'a> {
         sender: u32,
         key: Option<String>,
         receipt: Option<Receipt>,
-    ) -> u64 {
+    ) -> Sequence {
         let traceparent = self.traceparent.take();
         let last = self.outbox.drafts.back();
         let alone = key.is_some() || traceparent.is_some();
@@ -112,8 +112,8 @@ impl<'a> Publication<'a> {
             self.bytes += more;
         }
         self.messages += 1;
-        self.outbox.said += 1;
-        self.outbox.said
+        self.outbox.newest = self.outbox.newest.next();
+        self.outbox.newest
     }
 
     /// Messages pushed so far.
@@ -143,8 +143,8 @@ impl Drop for Publication<'_> {
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
     drafts: VecDeque<Draft>,
-    /// Number of the newest message said here; the first is 1.
-    said: u64,
+    /// The newest message published here.
+    newest: Sequence,
     queued: bool,
 }
 
@@ -172,12 +172,11 @@ impl Draft {
 
 /// Messages of one channel, taken from the inbox together.
 #[derive(Debug)]
-pub struct Outgoing {
+pub struct PendingBatch {
     /// Where they were said.
     pub channel: Arc<Channel>,
-    /// Number of the batch's first message among those of its channel's [`Channel::publisher`],
-    /// from 1.
-    pub number: u64,
+    /// The batch's first message among those of its channel's [`Channel::publisher_id`].
+    pub first: Sequence,
     /// How many messages there are.
     pub count: usize,
     /// What they take in the inbox, to be settled.
@@ -194,10 +193,10 @@ pub struct Outgoing {
     receipts: Vec<(usize, Receipt)>,
 }
 
-impl Outgoing {
-    /// Number of the batch's last message.
-    pub fn last(&self) -> u64 {
-        self.number + self.count as u64 - 1
+impl PendingBatch {
+    /// The batch's last message.
+    pub fn last(&self) -> Sequence {
+        self.first.last_of(self.count)
     }
 
     /// Whether somebody waits for what becomes of it.
@@ -214,7 +213,7 @@ impl Outgoing {
     }
 
     /// The broker holds it. `last` is what its last message is called, if it can be found again.
-    pub fn held(&mut self, last: Option<MessageId>) {
+    pub fn acknowledge(&mut self, last: Option<MessageId>) {
         let count = self.count;
         for (index, receipt) in self.receipts.drain(..) {
             let id = last.map(|id| MessageId {
@@ -226,7 +225,7 @@ impl Outgoing {
     }
 
     /// The broker will never hold it.
-    pub fn refuse(&mut self, why: &Unpublished) {
+    pub fn reject(&mut self, why: &PublishError) {
         telemetry::failed(&self.span, &why.to_string());
         self.receipts
             .drain(..)
@@ -298,12 +297,12 @@ impl Inbox {
 
     /// Waits until something was said, then takes all of it; what comes meanwhile is the next
     /// taking. Cancellation-safe.
-    pub async fn take(&self) -> Vec<Outgoing> {
+    pub async fn take(&self) -> Vec<PendingBatch> {
         Self::take_from(self.queued().await)
     }
 
     /// Takes what there is.
-    pub fn try_take(&self) -> Vec<Outgoing> {
+    pub fn try_take(&self) -> Vec<PendingBatch> {
         Self::take_from(self.try_queued())
     }
 
@@ -326,17 +325,14 @@ impl Inbox {
     }
 
     /// Takes what was said on these channels.
-    pub fn take_from(queued: Vec<Arc<Channel>>) -> Vec<Outgoing> {
+    pub fn take_from(queued: Vec<Arc<Channel>>) -> Vec<PendingBatch> {
         let mut taken = Vec::with_capacity(queued.len());
         for channel in queued {
             let mut outbox = lock(&channel.outbox);
             outbox.queued = false;
             let drafts = std::mem::take(&mut outbox.drafts);
-            let mut number = outbox.said + 1
-                - drafts
-                    .iter()
-                    .map(|draft| draft.batch.len() as u64)
-                    .sum::<u64>();
+            let messages = drafts.iter().map(|draft| draft.batch.len()).sum::<usize>();
+            let mut first = Sequence(outbox.newest.0 + 1 - messages as u64);
             drop(outbox);
             for Draft {
                 batch,
@@ -347,9 +343,9 @@ impl Inbox {
             } in drafts
             {
                 let (channel, count, span) = (channel.clone(), batch.len(), Span::none());
-                taken.push(Outgoing {
+                taken.push(PendingBatch {
                     channel,
-                    number,
+                    first,
                     count,
                     bytes,
                     batch,
@@ -358,20 +354,20 @@ impl Inbox {
                     span,
                     receipts,
                 });
-                number += count as u64;
+                first = first.last_of(count).next();
             }
         }
         taken
     }
 
     /// The broker holds these messages, or never will: there is room for as many.
-    pub fn settle(&self, outgoing: &Outgoing) {
-        let Outgoing {
+    pub fn settle(&self, pending: &PendingBatch) {
+        let PendingBatch {
             channel,
             count,
             bytes,
             ..
-        } = outgoing;
+        } = pending;
         let waiting = channel.waiting.fetch_sub(*bytes, Relaxed) - *bytes;
         self.messages.fetch_sub(*count, Relaxed);
         let held = self.bytes.fetch_sub(*bytes, Relaxed);

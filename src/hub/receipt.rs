@@ -5,14 +5,14 @@ use tokio::sync::mpsc;
 use crate::message::MessageId;
 
 /// What a message is called now, if it can be found again, or why it was not published.
-pub type Outcome = Result<Option<MessageId>, Unpublished>;
+pub type Outcome = Result<Option<MessageId>, PublishError>;
 
 /// Why a message was not published.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Unpublished {
+pub enum PublishError {
     /// The broker refused it, in these words.
     #[error("not published: {0}")]
-    Refused(String),
+    Rejected(String),
     /// The history has another message under its key.
     #[error("not published: this key belongs to another message")]
     KeyTaken,

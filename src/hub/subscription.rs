@@ -7,13 +7,12 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::{Channel, Membership};
 use crate::feed::{Cursor, Found, Start, Taken};
-use crate::message::{Batch, Format, MessageId, put_gap};
+use crate::message::{Batch, MessageId, Missed};
 
 /// How long a new client waits until the broker delivers to its channel before it is told that the
 /// broker is away.
@@ -32,28 +31,28 @@ pub struct BrokerAway;
 
 /// A request to read from a channel's history.
 #[derive(Debug)]
-pub struct Reading {
+pub struct HistoryRequest {
     /// Whose.
     pub channel: Arc<Channel>,
     /// Which part of it.
-    pub wanted: Wanted,
+    pub query: HistoryQuery,
 }
 
 /// A part of a history. The answer is dropped if nobody keeps histories.
 #[derive(Debug)]
-pub enum Wanted {
+pub enum HistoryQuery {
     /// The newest message's id, [`MessageId::START`] if there is no history.
     Newest(oneshot::Sender<MessageId>),
     /// The channel's feed is to hold everything from this offset on, as far as it can and the
     /// history has it.
     Fill(u64, oneshot::Sender<()>),
     /// Some batches from this offset on, for one who wants more than the feed can hold.
-    Page(u64, oneshot::Sender<Page>),
+    Page(u64, oneshot::Sender<HistoryPage>),
 }
 
 /// Some of a history.
 #[derive(Clone, Debug, Default)]
-pub struct Page {
+pub struct HistoryPage {
     /// 0 if there is no history.
     pub epoch: u64,
     /// Oldest first; the first may begin before what was asked for.
@@ -68,7 +67,7 @@ pub struct Subscription {
     pub recovered: bool,
     /// The newest message when it came; `None` if there are no ids because nobody keeps history.
     pub newest: Option<MessageId>,
-    older: VecDeque<Older>,
+    older: VecDeque<ReplayPage>,
     place: Place,
 }
 
@@ -84,9 +83,9 @@ enum Place {
 
 /// Something that comes before the live feed.
 #[derive(Debug, Default)]
-pub struct Older {
-    /// If messages are missing before these: how many, if that is known.
-    pub gap: Option<Option<u64>>,
+pub struct ReplayPage {
+    /// If messages are missing before these: how many.
+    pub gap: Option<Missed>,
     batches: Vec<Arc<Batch>>,
     /// Messages of the first batch that are not wanted.
     skip: usize,
@@ -121,9 +120,9 @@ impl Membership {
                 ..
             } => (whole, Place::Reading { epoch, offset }),
             Found::Ahead | Found::Elsewhere => {
-                older.push_back(Older {
-                    gap: Some(None),
-                    ..Older::default()
+                older.push_back(ReplayPage {
+                    gap: Some(Missed::Unknown),
+                    ..ReplayPage::default()
                 });
                 match self.channel.feed.expects().0 {
                     0 => (false, Place::Live(self.channel.feed.follow())),
@@ -192,7 +191,7 @@ impl Membership {
     /// Waits until the broker has filled the feed from an offset on, as far as it can.
     async fn fill(&self, from: u64) {
         if self.channel.feed.has_room_before().is_some() {
-            self.ask(|answer| Wanted::Fill(from, answer)).await;
+            self.ask(|answer| HistoryQuery::Fill(from, answer)).await;
             self.hub.make_room();
         }
     }
@@ -200,7 +199,7 @@ impl Membership {
     /// Waits until a message has come that another node has delivered already; not if the broker
     /// does not have it either.
     async fn arrival(&self, id: MessageId) {
-        let Some(newest) = self.ask(Wanted::Newest).await else {
+        let Some(newest) = self.ask(HistoryQuery::Newest).await else {
             return;
         };
         if newest.epoch != id.epoch || newest.offset < id.offset {
@@ -219,13 +218,13 @@ impl Membership {
     }
 
     /// Asks the broker for a part of the history; `None` if nobody keeps it.
-    async fn ask<T>(&self, wanted: impl FnOnce(oneshot::Sender<T>) -> Wanted) -> Option<T> {
+    async fn ask<T>(&self, query: impl FnOnce(oneshot::Sender<T>) -> HistoryQuery) -> Option<T> {
         let (answer, answered) = oneshot::channel();
-        let reading = Reading {
+        let request = HistoryRequest {
             channel: self.channel.clone(),
-            wanted: wanted(answer),
+            query: query(answer),
         };
-        self.hub.readings.send(reading).ok()?;
+        self.hub.history_requests.send(request).ok()?;
         answered.await.ok()
     }
 }
@@ -235,7 +234,7 @@ impl Subscription {
     ///
     /// # Errors
     /// If the broker does not say what its history holds.
-    pub async fn older(&mut self) -> Result<Option<Older>, BrokerAway> {
+    pub async fn next_replay_page(&mut self) -> Result<Option<ReplayPage>, BrokerAway> {
         match self.older.pop_front() {
             Some(older) => Ok(Some(older)),
             None => timeout(PAGE_PATIENCE, self.read())
@@ -259,7 +258,7 @@ impl Subscription {
         self.membership.again()
     }
 
-    /// The live feed, once [`Self::older`] has nothing more.
+    /// The live feed, once [`Self::next_replay_page`] has nothing more.
     pub fn into_live(self) -> (Membership, Cursor) {
         let cursor = match self.place {
             Place::Live(cursor) => cursor,
@@ -269,7 +268,7 @@ impl Subscription {
     }
 
     /// Reads a page, or goes over to the feed.
-    async fn read(&mut self) -> Result<Option<Older>, BrokerAway> {
+    async fn read(&mut self) -> Result<Option<ReplayPage>, BrokerAway> {
         let Place::Reading { epoch, offset } = &mut self.place else {
             return Ok(None);
         };
@@ -288,9 +287,9 @@ impl Subscription {
             Found::Ahead | Found::Elsewhere => {
                 // The history began anew while we read the old one.
                 self.place = Place::Live(channel.feed.follow());
-                return Ok(Some(Older {
-                    gap: Some(None),
-                    ..Older::default()
+                return Ok(Some(ReplayPage {
+                    gap: Some(Missed::Unknown),
+                    ..ReplayPage::default()
                 }));
             }
         };
@@ -300,7 +299,7 @@ impl Subscription {
         } else {
             self.membership.hub.room_for_page().await?;
             self.membership
-                .ask(|answer| Wanted::Page(from, answer))
+                .ask(|answer| HistoryQuery::Page(from, answer))
                 .await
         };
         let page = page.unwrap_or_default();
@@ -317,38 +316,17 @@ impl Subscription {
             self.recovered = false;
         }
         let begins = batches.first().map_or(kept_from, |batch| batch.offset);
-        let gap = (begins > *offset).then(|| Some(begins - *offset));
+        let gap = (begins > *offset).then(|| Missed::Exactly(begins - *offset));
         let skip = offset.saturating_sub(begins) as usize;
         *offset = batches.last().map_or(kept_from, |batch| batch.end());
-        Ok(Some(Older { gap, batches, skip }))
+        Ok(Some(ReplayPage { gap, batches, skip }))
     }
 }
 
-impl Older {
-    /// Its bytes, in pieces, and how many messages they hold.
-    pub fn pieces(&self, format: Format) -> (Vec<Bytes>, usize) {
-        let mut pieces = Vec::with_capacity(self.batches.len() + 1);
-        if let Some(missed) = self.gap {
-            let mut mark = Vec::new();
-            put_gap(format, missed, &mut mark);
-            pieces.push(mark.into());
-        }
-        let mut skip = self.skip;
-        let mut messages = 0;
-        for batch in &self.batches {
-            messages += batch.len() - skip;
-            pieces.push(
-                batch
-                    .bytes(format)
-                    .slice(batch.end_of(format, std::mem::take(&mut skip))..),
-            );
-        }
-        (pieces, messages)
-    }
-
+impl ReplayPage {
     /// The gap before its batches, if there is one; the batches; and how many messages of the first
     /// one are not wanted.
-    pub fn into_parts(self) -> (Option<Option<u64>>, Vec<Arc<Batch>>, usize) {
+    pub fn into_parts(self) -> (Option<Missed>, Vec<Arc<Batch>>, usize) {
         (self.gap, self.batches, self.skip)
     }
 

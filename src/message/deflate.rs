@@ -14,25 +14,25 @@ const TAIL: &[u8] = &[0, 0, 0xff, 0xff];
 
 /// How far back a client can look when it inflates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Window {
+pub enum DeflateWindow {
     /// 512 bytes: for those that ask for less than all.
-    Least,
+    Smallest,
     /// 32 KiB.
     Full,
 }
 
-impl Window {
+impl DeflateWindow {
     /// Its size as clients name it, a power of two.
     pub fn bits(self) -> u8 {
         match self {
-            Self::Least => 9,
+            Self::Smallest => 9,
             Self::Full => 15,
         }
     }
 }
 
 struct Deflaters {
-    least: Compress,
+    smallest: Compress,
     full: Compress,
     output: Vec<u8>,
 }
@@ -40,26 +40,26 @@ struct Deflaters {
 thread_local! {
     /// Large, and the same for every message: one a worker thread.
     static DEFLATERS: RefCell<Deflaters> = RefCell::new(Deflaters {
-        least: Compress::new_with_window_bits(Compression::fast(), false, Window::Least.bits()),
-        full: Compress::new_with_window_bits(Compression::fast(), false, Window::Full.bits()),
+        smallest: Compress::new_with_window_bits(Compression::fast(), false, DeflateWindow::Smallest.bits()),
+        full: Compress::new_with_window_bits(Compression::fast(), false, DeflateWindow::Full.bits()),
         output: Vec::new(),
     });
 }
 
 /// Calls `with` with what `payload` deflates to, or with `None` if that is not worth it.
-pub(super) fn deflated(payload: &[u8], window: Window, with: impl FnOnce(Option<&[u8]>)) {
+pub(super) fn deflated(payload: &[u8], window: DeflateWindow, with: impl FnOnce(Option<&[u8]>)) {
     if payload.len() < LEAST {
         return with(None);
     }
     DEFLATERS.with_borrow_mut(
         |Deflaters {
-             least,
+             smallest,
              full,
              output,
          }| {
             let state = match window {
-                Window::Least => least,
-                Window::Full => full,
+                DeflateWindow::Smallest => smallest,
+                DeflateWindow::Full => full,
             };
             state.reset();
             output.clear();
@@ -94,7 +94,7 @@ mod tests {
                 .collect();
             let noise: Vec<u8> = (0..round % 3000).map(|_| rand::random()).collect();
             for payload in [&text, &noise] {
-                for window in [Window::Least, Window::Full] {
+                for window in [DeflateWindow::Smallest, DeflateWindow::Full] {
                     deflated(payload, window, |deflated| {
                         let Some(deflated) = deflated else { return };
                         let mut inflated = Vec::with_capacity(payload.len() + 1);

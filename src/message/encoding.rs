@@ -9,8 +9,8 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde_json::json;
 
-use super::deflate::{Window, deflated};
-use super::{Batch, Kind, MessageId};
+use super::deflate::{DeflateWindow, deflated};
+use super::{Batch, Kind, MessageId, Missed};
 use crate::frame;
 
 /// A way in which messages are written to clients.
@@ -19,7 +19,7 @@ pub struct Format {
     /// What a message looks like.
     pub shape: Shape,
     /// Whether WebSocket frames are deflated, and for whom.
-    pub deflate: Option<Window>,
+    pub deflate: Option<DeflateWindow>,
 }
 
 /// What a message looks like.
@@ -59,10 +59,10 @@ impl Format {
             (Shape::Raw, None) => return None,
             (Shape::Events, _) => 0,
             (Shape::V1, None) => 1,
-            (Shape::Raw, Some(Window::Least)) => 2,
-            (Shape::Raw, Some(Window::Full)) => 3,
-            (Shape::V1, Some(Window::Least)) => 4,
-            (Shape::V1, Some(Window::Full)) => 5,
+            (Shape::Raw, Some(DeflateWindow::Smallest)) => 2,
+            (Shape::Raw, Some(DeflateWindow::Full)) => 3,
+            (Shape::V1, Some(DeflateWindow::Smallest)) => 4,
+            (Shape::V1, Some(DeflateWindow::Full)) => 5,
         })
     }
 }
@@ -128,7 +128,7 @@ fn write_items(batch: &Batch, format: Format, bytes: &mut Vec<u8>, ends: &mut Ve
     }
 }
 
-fn put_frame(kind: Kind, payload: &[u8], deflate: Option<Window>, out: &mut Vec<u8>) {
+fn put_frame(kind: Kind, payload: &[u8], deflate: Option<DeflateWindow>, out: &mut Vec<u8>) {
     let Some(window) = deflate else {
         frame::encode_header(kind, payload.len(), out);
         return out.extend_from_slice(payload);
@@ -149,8 +149,9 @@ pub fn put_text(text: &[u8], out: &mut Vec<u8>) {
     put_frame(Kind::Text, text, None, out);
 }
 
-/// Writes that messages are missing here; `None` is an unknown number.
-pub fn put_gap(format: Format, missed: Option<u64>, out: &mut Vec<u8>) {
+/// Writes that messages are missing here.
+pub fn put_gap(format: Format, missed: Missed, out: &mut Vec<u8>) {
+    let missed = missed.count();
     match format.shape {
         Shape::Raw => {}
         Shape::V1 => put_text(

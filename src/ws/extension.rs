@@ -2,7 +2,7 @@
 //! Neither side keeps anything from one message to the next, so that a message is deflated once for
 //! everybody and an idle session holds no window.
 
-use crate::message::Window;
+use crate::message::DeflateWindow;
 
 const NAME: &str = "permessage-deflate";
 
@@ -10,7 +10,7 @@ const NAME: &str = "permessage-deflate";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Agreement {
     /// How far back what we send may refer.
-    pub(super) window: Window,
+    pub(super) window: DeflateWindow,
     /// What the client is told.
     pub(super) answer: &'static str,
 }
@@ -53,16 +53,16 @@ fn take(offer: &str) -> Option<Agreement> {
     }
     match asked {
         None => Some(Agreement {
-            window: Window::Full,
+            window: DeflateWindow::Full,
             answer: "permessage-deflate; server_no_context_takeover; client_no_context_takeover",
         }),
         Some(15) => Some(Agreement {
-            window: Window::Full,
+            window: DeflateWindow::Full,
             answer: "permessage-deflate; server_no_context_takeover; client_no_context_takeover; \
                      server_max_window_bits=15",
         }),
         Some(9..15) => Some(Agreement {
-            window: Window::Least,
+            window: DeflateWindow::Smallest,
             answer: "permessage-deflate; server_no_context_takeover; client_no_context_takeover; \
                      server_max_window_bits=9",
         }),
@@ -97,7 +97,7 @@ fn window_bits(text: &str) -> Option<u8> {
 mod tests {
     use super::*;
 
-    fn negotiated(offers: &[&str]) -> Option<Window> {
+    fn negotiated(offers: &[&str]) -> Option<DeflateWindow> {
         negotiate(offers.iter().copied()).map(|agreement| agreement.window)
     }
 
@@ -138,23 +138,23 @@ mod tests {
     fn the_first_offer_that_can_be_taken_is() {
         assert_eq!(
             negotiated(&["permessage-deflate; client_max_window_bits"]),
-            Some(Window::Full)
+            Some(DeflateWindow::Full)
         );
         assert_eq!(
             negotiated(&["x-webkit-deflate-frame, permessage-deflate"]),
-            Some(Window::Full)
+            Some(DeflateWindow::Full)
         );
         assert_eq!(
             negotiated(&["permessage-deflate; server_max_window_bits=8, permessage-deflate"]),
-            Some(Window::Full)
+            Some(DeflateWindow::Full)
         );
         assert_eq!(
             negotiated(&["permessage-deflate; server_max_window_bits=\"10\""]),
-            Some(Window::Least)
+            Some(DeflateWindow::Smallest)
         );
         assert_eq!(
             negotiated(&["other", "permessage-deflate;server_max_window_bits=15"]),
-            Some(Window::Full)
+            Some(DeflateWindow::Full)
         );
         assert_eq!(negotiated(&[]), None);
     }

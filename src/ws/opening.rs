@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::net::TcpStream;
 
-use super::session::{Session, Shared, Wishes, way};
+use super::session::{Session, Shared, Wishes, transport};
 use super::shard::Shards;
 use super::socket::Socket;
 use crate::client::close_reason::CloseReason;
@@ -55,13 +55,13 @@ impl Opening {
                     permit,
                     &greeting,
                 );
-                shards.take_in(session, shutdown.sessions.token());
+                shards.add(session, shutdown.sessions.token());
             }
             Err(error) => {
                 tracing::error!("cannot take over a socket: {error}");
                 shared
                     .metrics
-                    .of(way(wishes.format))
+                    .of(transport(wishes.format))
                     .closed(CloseReason::Internal.label());
             }
         }

@@ -4,7 +4,7 @@
 //! bytes and holds no buffer.
 
 mod ending;
-mod hearing;
+mod input;
 mod keepalive;
 mod lagging;
 mod replay;
@@ -27,18 +27,18 @@ use self::stage::Stage;
 pub(super) use self::tally::Tally;
 use self::undecoded::Undecoded;
 use super::closing::{Closing, Step};
-use super::outgoing::{Control, Outgoing, Reader};
+use super::output::{Output, Recipient, WriteBuffer};
 use super::socket::Socket;
 use super::v1;
 use crate::client::close_reason::CloseReason;
 use crate::client::connection_limits::Permit;
 use crate::client::keepalive::Registration;
 use crate::client::rate::PublishRates;
-use crate::feed::{Cursor, Feed, News, Taken};
-use crate::frame::{self, Decoder};
+use crate::feed::{Cursor, Feed, GroupBatches, Taken};
+use crate::frame::Decoder;
 use crate::hub::{Answer, Membership, Subscription};
-use crate::message::{Format, Shape, now_ns};
-use crate::metrics::Way;
+use crate::message::{Format, Sequence, Shape, now_ns};
+use crate::metrics::Transport;
 
 /// Rounds of reading and writing before other sessions get their turn.
 const ROUNDS: usize = 8;
@@ -63,13 +63,13 @@ pub struct Session {
     shared: Arc<Shared>,
     membership: Membership,
     cursor: Cursor,
-    reader: Reader,
+    recipient: Recipient,
     decoder: Decoder,
-    control: Control,
+    write_buffer: WriteBuffer,
     /// Bytes that the client sent and that are not decoded, if there are any.
     undecoded: Option<Box<Undecoded>>,
     /// The number of the newest message this client said.
-    said: u64,
+    said: Sequence,
     /// See [`crate::hub::Inbox::may_read`].
     inbox_round: u64,
     registration: Option<Registration>,
@@ -128,9 +128,9 @@ impl Session {
             .publish
             .any()
             .then(|| Box::new(PublishRates::new(shared.publish)));
-        let schedule = shared.keepalive(way(format)).schedule();
+        let schedule = shared.keepalive(transport(format)).schedule();
         // A client of an event stream has nothing more to say.
-        let early = if way(format) == Way::Events {
+        let early = if transport(format) == Transport::Events {
             Bytes::new()
         } else {
             early
@@ -144,11 +144,11 @@ impl Session {
             socket,
             membership,
             cursor,
-            reader: Reader { format, sender },
+            recipient: Recipient { format, sender },
             decoder: Decoder::new(),
-            control: Control::framed(greeting),
+            write_buffer: WriteBuffer::framed(greeting),
             undecoded: Undecoded::new(&early, 0, shared.hub.budget()),
-            said: 0,
+            said: Sequence::default(),
             inbox_round: 0,
             registration: None,
             visits_since_ping: schedule.before_first_ping(),
@@ -163,12 +163,12 @@ impl Session {
         }
     }
 
-    /// Does what can be done now; the waker rings when there is more. `news` are those of its
-    /// channel's group.
+    /// Does what can be done now; the waker rings when there is more. `group_batches` are
+    /// those of its channel's group.
     pub(super) fn poll(
         &mut self,
         context: &mut Context<'_>,
-        news: News<'_>,
+        group_batches: GroupBatches<'_>,
         tally: &mut Tally,
     ) -> ControlFlow<Ended> {
         let mut idle = false;
@@ -179,7 +179,7 @@ impl Session {
                 self.visit(context)?;
             }
             self.pass_answers(context);
-            let written = self.write(context, news, tally)?;
+            let written = self.write(context, group_batches, tally)?;
             self.close_on(context)?;
             idle = read.is_pending() && written.is_pending();
             if idle || tally.is_used_up() {
@@ -189,9 +189,9 @@ impl Session {
         if !idle {
             context.waker().wake_by_ref();
         }
-        if self.rests() && self.cursor.position() < news.end() {
+        if self.rests() && self.cursor.position() < group_batches.end() {
             // The group does not wait for it.
-            self.cursor.fall_behind(context.waker());
+            self.cursor.leave_group(context.waker());
         }
         ControlFlow::Continue(())
     }
@@ -200,13 +200,13 @@ impl Session {
     fn write(
         &mut self,
         context: &mut Context<'_>,
-        news: News<'_>,
+        group_batches: GroupBatches<'_>,
         tally: &mut Tally,
     ) -> ControlFlow<Ended, Poll<()>> {
         let mut own = Taken::new();
         let mut taken: &[_] = &[];
         let mut frame_end = None;
-        let mut news_end = false;
+        let mut reaches_end = false;
         if !self.reads_on() {
             if self.closing().is_none() {
                 return self.write_older(context, tally);
@@ -214,14 +214,18 @@ impl Session {
             if self.only_reads() {
                 return ControlFlow::Continue(Poll::Pending);
             }
-            if let Some((batch, end)) = self.cursor.unfinished_item(self.reader.format) {
+            if let Some((batch, end)) = self.cursor.unfinished_item(self.recipient.format) {
                 own.push(batch);
                 (taken, frame_end) = (&own, Some(end));
             }
-        } else if let Some(batches) = self.cursor.news(news) {
+        } else if let Some(batches) = self.cursor.unread(group_batches) {
             taken = batches;
-            news_end = self.cursor.position() + taken.len() as u64 >= news.end();
-        } else if self.cursor.take_or_rest(context.waker(), &mut own).is_ok() {
+            reaches_end = self.cursor.position() + taken.len() as u64 >= group_batches.end();
+        } else if self
+            .cursor
+            .take_or_join_group(context.waker(), &mut own)
+            .is_ok()
+        {
             taken = &own;
         } else {
             frame_end = self.lagged(&mut own);
@@ -230,37 +234,45 @@ impl Session {
             }
             taken = &own;
         }
-        let outgoing = match frame_end {
-            Some(end) => Outgoing::last(taken, end, &self.cursor, &self.control, self.reader),
-            None => Outgoing::all(taken, &self.cursor, &self.control, self.reader),
+        let output = match frame_end {
+            Some(end) => Output::last(taken, end, &self.cursor, &self.write_buffer, self.recipient),
+            None => Output::all(taken, &self.cursor, &self.write_buffer, self.recipient),
         };
-        if outgoing.encoded > 0 {
-            tally.work += outgoing.encoded;
+        if output.encoded > 0 {
+            tally.work += output.encoded;
             self.cursor.account(taken);
             self.shared.hub.make_room();
         }
-        if outgoing.is_empty() {
+        if output.is_empty() {
             if taken.is_empty() {
                 return ControlFlow::Continue(Poll::Pending);
             }
             // Marks that this format does not show, or its own messages.
-            outgoing
-                .progress(0)
-                .apply(&mut self.cursor, taken, &mut self.control, self.reader);
+            output.progress(0).apply(
+                &mut self.cursor,
+                taken,
+                &mut self.write_buffer,
+                self.recipient,
+            );
             return ControlFlow::Continue(Poll::Ready(()));
         }
-        let written = self.socket.write(&outgoing.slices());
+        let written = self.socket.write(&output.slices());
         let written = match written {
             Poll::Ready(Ok(written)) if written > 0 => written,
             Poll::Ready(_) => return self.write_failed(),
             Poll::Pending => return ControlFlow::Continue(Poll::Pending),
         };
-        let progress = outgoing.progress(written);
+        let progress = output.progress(written);
         // While these waited it may not have read: it looks again once they are written.
-        let had_control = self.control.waiting() > 0;
+        let had_control = self.write_buffer.waiting() > 0;
         let live = !self.cursor.is_replaying();
-        progress.apply(&mut self.cursor, taken, &mut self.control, self.reader);
-        let sent = tally.sent(self.way());
+        progress.apply(
+            &mut self.cursor,
+            taken,
+            &mut self.write_buffer,
+            self.recipient,
+        );
+        let sent = tally.sent(self.transport());
         sent.bytes += written as u64;
         sent.messages += progress.messages;
         if let Some(batch) = taken.first().filter(|_| live && progress.batch > 0) {
@@ -272,23 +284,23 @@ impl Session {
             }
             self.writes += 1;
         }
-        let all = news_end && progress.batch == taken.len() && !had_control;
+        let all = reaches_end && progress.batch == taken.len() && !had_control;
         ControlFlow::Continue(if all { Poll::Pending } else { Poll::Ready(()) })
     }
 
     /// Whether its group brings what comes.
     pub(super) fn rests(&self) -> bool {
-        self.reads_on() && self.cursor.rests()
+        self.reads_on() && self.cursor.is_in_group()
     }
 
     /// The number of the newest message this client said.
-    pub(super) fn said(&self) -> u64 {
+    pub(super) fn said(&self) -> Sequence {
         self.said
     }
 
     /// Whether its first visit may be expensive: what was said before has to be encoded for it.
     pub(super) fn begins_heavy(&self) -> bool {
-        self.reader.format != Format::RAW && self.cursor.is_replaying()
+        self.recipient.format != Format::RAW && self.cursor.is_replaying()
     }
 
     /// The feed it reads.
@@ -296,8 +308,8 @@ impl Session {
         &self.membership.channel().feed
     }
 
-    fn way(&self) -> Way {
-        way(self.reader.format)
+    fn transport(&self) -> Transport {
+        transport(self.recipient.format)
     }
 
     pub(super) fn socket(&mut self) -> &mut Socket {
@@ -305,10 +317,10 @@ impl Session {
     }
 }
 
-pub(super) fn way(format: Format) -> Way {
+pub(super) fn transport(format: Format) -> Transport {
     if format.shape == Shape::Events {
-        Way::Events
+        Transport::Events
     } else {
-        Way::WebSocket
+        Transport::WebSocket
     }
 }

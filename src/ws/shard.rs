@@ -10,7 +10,7 @@
 //! | who polls | CPU | p99 |
 //! |---|---|---|
 //! | a shard a worker, woken once a channel, as here | 1.00, 1.10 | 1.05, 1.24 |
-//! | the same, who spoke not written to first: what they say next comes in pieces | 1.33, 1.55 | 0.8, 0.9 |
+//! | the same, who published not written to first: what they say next comes in pieces | 1.33, 1.55 | 0.8, 0.9 |
 //! | a batch wakes each session, which takes it from the feed | 1.07, 1.14 | 1.05, 1.13 |
 //! | the same, events taken in at each turn instead of when nobody is due | 1.06, 1.28 | 1.0, 1.3 |
 //! | the same, turns of four times the length | 1.11, 1.16 | 1.2, 1.2 |
@@ -21,8 +21,8 @@
 //! Three more made no difference: `sendmsg` instead of `writev`, small batches copied together for
 //! one `send`, and huge pages. Over 90 of 100 parts of a node's CPU are the kernel's, sending.
 
-mod audience;
-mod queue;
+mod group;
+mod ready_queue;
 
 use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
@@ -42,8 +42,8 @@ use tokio::io::unix::AsyncFd;
 use tokio::task::{JoinSet, unconstrained};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use self::audience::{Audience, Moved};
-use self::queue::{Bell, Due, Queue, Round, Told};
+use self::group::{Moved, ShardGroup};
+use self::ready_queue::{Ready, ReadyQueue, ReadyWaker, Round, Target};
 use super::session::{Session, Tally};
 use crate::client::close_reason::CloseReason;
 use crate::feed::Group;
@@ -69,40 +69,40 @@ const EVENTS: usize = 1024;
 /// All shards of a node.
 #[derive(Debug)]
 pub struct Shards {
-    queues: Box<[Arc<Queue>]>,
+    queues: Box<[Arc<ReadyQueue>]>,
     next: AtomicUsize,
 }
 
 struct Shard {
-    queue: Arc<Queue>,
+    queue: Arc<ReadyQueue>,
     poll: AsyncFd<mio::Poll>,
     events: Events,
-    sessions: Slab<Housed>,
-    audiences: Slab<Audience>,
-    /// Keys of audiences by the address of the feed they hear.
+    sessions: Slab<Member>,
+    groups: Slab<ShardGroup>,
+    /// Keys of groups by the address of the feed they hear.
     by_feed: HashMap<usize, usize>,
     /// Who is still to be visited before anything new is taken in: what clients say while others
     /// are written to is heard together, after that.
-    due: VecDeque<Due>,
+    ready: VecDeque<Target>,
     /// Those of whom the last visit was expensive: one of them a turn, so that all others wait for
     /// no more than that.
-    heavy: VecDeque<Due>,
+    heavy: VecDeque<Target>,
     /// Rounds that take long: one of them goes on for a while each turn.
     suspended: VecDeque<Round>,
-    /// The audience that is being visited.
+    /// The group that is being visited.
     round: Option<Round>,
     /// Somebody has said something in this turn.
-    spoken: bool,
+    published: bool,
     /// What was sent in this turn.
     tally: Tally,
     metrics: Arc<Metrics>,
 }
 
-struct Housed {
+struct Member {
     session: Box<Session>,
-    bell: Arc<Bell>,
+    ready: Arc<ReadyWaker>,
     waker: Waker,
-    audience: usize,
+    group: usize,
     /// Its place among those who rest there.
     place: Option<usize>,
     _token: TaskTrackerToken,
@@ -114,7 +114,7 @@ impl Shards {
     /// # Errors
     /// If there is no poll set to be had.
     pub fn spawn(count: usize, metrics: &Arc<Metrics>) -> io::Result<(Self, JoinSet<Infallible>)> {
-        let queues: Box<[Arc<Queue>]> = (0..count).map(|_| Arc::default()).collect();
+        let queues: Box<[Arc<ReadyQueue>]> = (0..count).map(|_| Arc::default()).collect();
         let shards: Vec<_> = queues
             .iter()
             .map(|queue| Shard::new(queue.clone(), metrics.clone()))
@@ -133,14 +133,14 @@ impl Shards {
     }
 
     /// Gives a session to one of them; the token goes when it has ended.
-    pub(super) fn take_in(&self, session: Session, token: TaskTrackerToken) {
+    pub(super) fn add(&self, session: Session, token: TaskTrackerToken) {
         let next = self.next.fetch_add(1, Relaxed) % self.queues.len();
-        self.queues[next].tell(|told| told.newcomers.push((Box::new(session), token)));
+        self.queues[next].push(|ready| ready.newcomers.push((Box::new(session), token)));
     }
 }
 
 impl Shard {
-    fn new(queue: Arc<Queue>, metrics: Arc<Metrics>) -> io::Result<Self> {
+    fn new(queue: Arc<ReadyQueue>, metrics: Arc<Metrics>) -> io::Result<Self> {
         #[expect(
             deprecated,
             reason = "sound here, a poll set keeps its descriptor; the other constructor is unsafe"
@@ -151,13 +151,13 @@ impl Shard {
             poll,
             events: Events::with_capacity(EVENTS),
             sessions: Slab::new(),
-            audiences: Slab::new(),
+            groups: Slab::new(),
             by_feed: HashMap::new(),
-            due: VecDeque::new(),
+            ready: VecDeque::new(),
             heavy: VecDeque::new(),
             suspended: VecDeque::new(),
             round: None,
-            spoken: false,
+            published: false,
             tally: Tally::default(),
             metrics,
         })
@@ -171,7 +171,7 @@ impl Shard {
         self.queue.register(context.waker());
         self.suspend_long_round();
         let carried_on = self.is_busy();
-        self.spoken = false;
+        self.published = false;
         self.take_for_round();
         if !carried_on {
             // Cleared before they are taken: what comes later makes it ready again.
@@ -179,7 +179,7 @@ impl Shard {
                 ready.clear_ready();
             }
             while self.take_events() {}
-            self.take_told();
+            self.take_ready();
         }
         let end = Instant::now() + TURN;
         while (0..VISITS).all(|_| self.visit_next()) && Instant::now() < end {}
@@ -196,13 +196,13 @@ impl Shard {
 
     /// Whether there is something to do before anything new is taken in.
     fn is_busy(&self) -> bool {
-        self.round.is_some() || !self.due.is_empty()
+        self.round.is_some() || !self.ready.is_empty()
     }
 
     /// A round shows its readers also what has come since it began.
     fn take_for_round(&mut self) {
-        if let Some(Round { audience, .. }) = self.round {
-            self.audiences[audience].group.take();
+        if let Some(Round { group, .. }) = self.round {
+            self.groups[group].feed.take();
         }
     }
 
@@ -227,10 +227,10 @@ impl Shard {
 
     /// Makes one expensive visit.
     fn visit_heavy(&mut self) {
-        let Some(due) = self.heavy.pop_front() else {
+        let Some(target) = self.heavy.pop_front() else {
             return;
         };
-        self.visit_due(due);
+        self.visit_target(target);
         self.go_round_for_a_turn();
     }
 
@@ -244,21 +244,18 @@ impl Shard {
     }
 
     /// Takes note that somebody is to be visited.
-    fn enqueue(&mut self, due: Due) {
-        let is_heavy = match due {
-            Due::Session(key) => self
+    fn enqueue(&mut self, target: Target) {
+        let is_heavy = match target {
+            Target::Session(key) => self
                 .sessions
                 .get(key)
-                .is_some_and(|housed| housed.bell.is_heavy()),
-            Due::Audience(key) => self
-                .audiences
-                .get(key)
-                .is_some_and(|audience| audience.is_heavy()),
+                .is_some_and(|member| member.ready.is_heavy()),
+            Target::Group(key) => self.groups.get(key).is_some_and(|group| group.is_heavy()),
         };
         if is_heavy {
-            self.heavy.push_back(due)
+            self.heavy.push_back(target)
         } else {
-            self.due.push_back(due)
+            self.ready.push_back(target)
         }
     }
 
@@ -268,7 +265,7 @@ impl Shard {
             poll,
             events,
             sessions,
-            due,
+            ready,
             heavy,
             ..
         } = self;
@@ -282,31 +279,31 @@ impl Shard {
         for event in &*events {
             count += 1;
             let key = event.token().0;
-            let Some(housed) = sessions.get_mut(key) else {
+            let Some(member) = sessions.get_mut(key) else {
                 continue;
             };
-            if housed.session.socket().note(event) && housed.bell.ring_silently() {
-                if housed.bell.is_heavy() {
+            if member.session.socket().note(event) && member.ready.mark() {
+                if member.ready.is_heavy() {
                     &mut *heavy
                 } else {
-                    &mut *due
+                    &mut *ready
                 }
-                .push_back(Due::Session(key));
+                .push_back(Target::Session(key));
             }
         }
         count == EVENTS
     }
 
     /// Learns who has come and who is woken.
-    fn take_told(&mut self) {
-        let Told { woken, newcomers } = self.queue.take();
-        woken.into_iter().for_each(|due| self.enqueue(due));
+    fn take_ready(&mut self) {
+        let Ready { woken, newcomers } = self.queue.take();
+        woken.into_iter().for_each(|target| self.enqueue(target));
         for (session, token) in newcomers {
-            self.take_in(session, token);
+            self.add(session, token);
         }
     }
 
-    fn take_in(&mut self, mut session: Box<Session>, token: TaskTrackerToken) {
+    fn add(&mut self, mut session: Box<Session>, token: TaskTrackerToken) {
         let vacant = self.sessions.vacant_entry();
         let key = vacant.key();
         if let Err(error) = session
@@ -317,68 +314,71 @@ impl Shard {
             return session.end(CloseReason::Internal);
         }
         let feed = session.feed();
-        let audience = *self
+        let group = *self
             .by_feed
             .entry(Arc::as_ptr(feed).addr())
             .or_insert_with(|| {
-                let vacant = self.audiences.vacant_entry();
+                let vacant = self.groups.vacant_entry();
                 let key = vacant.key();
-                let bell = Bell::new(&self.queue, Due::Audience(key));
-                vacant.insert(Audience::new(Group::new(feed, bell.clone().into()), bell));
+                let ready = ReadyWaker::new(&self.queue, Target::Group(key));
+                vacant.insert(ShardGroup::new(
+                    Group::new(feed, ready.clone().into()),
+                    ready,
+                ));
                 key
             });
-        self.audiences[audience].sessions += 1;
-        let bell = Bell::new(&self.queue, Due::Session(key));
-        let waker = bell.clone().into();
-        bell.ring_silently();
-        bell.set_heavy(session.begins_heavy());
-        vacant.insert(Housed {
+        self.groups[group].sessions += 1;
+        let ready = ReadyWaker::new(&self.queue, Target::Session(key));
+        let waker = ready.clone().into();
+        ready.mark();
+        ready.set_heavy(session.begins_heavy());
+        vacant.insert(Member {
             session,
             waker,
-            bell,
-            audience,
+            ready,
+            group,
             place: None,
             _token: token,
         });
-        self.enqueue(Due::Session(key));
+        self.enqueue(Target::Session(key));
     }
 
     fn visit(&mut self, key: usize) {
-        let Some(Housed {
+        let Some(Member {
             session,
             waker,
-            bell,
-            audience,
+            ready,
+            group,
             place,
             ..
         }) = self.sessions.get_mut(key)
         else {
             return;
         };
-        let audience = &mut self.audiences[*audience];
+        let group = &mut self.groups[*group];
         let said = session.said();
         // A session that fails takes no other with it.
         let (mut context, tally) = (Context::from_waker(waker), &mut self.tally);
         tally.work = 0;
         let step = catch_unwind(AssertUnwindSafe(|| {
-            session.poll(&mut context, audience.group.news(), tally)
+            session.poll(&mut context, group.feed.batches(), tally)
         }));
         let step = step.unwrap_or(ControlFlow::Break(CloseReason::Internal));
-        bell.set_heavy(tally.work >= HEAVY);
-        audience.worked(tally.work);
-        let spoke = session.said() != said;
-        self.spoken |= spoke;
+        ready.set_heavy(tally.work >= HEAVY);
+        group.worked(tally.work);
+        let published = session.said() != said;
+        self.published |= published;
         let rests = step.is_continue() && session.rests();
         let moved = match *place {
             None if rests => {
-                *place = Some(audience.rest(key));
+                *place = Some(group.rest(key));
                 None
             }
             Some(here) if !rests => {
                 *place = None;
-                audience.rise(here)
+                group.rise(here)
             }
-            Some(here) if spoke => audience.prefer(here).map(|(there, moved)| {
+            Some(here) if published => group.prefer(here).map(|(there, moved)| {
                 *place = Some(there);
                 moved
             }),
@@ -388,23 +388,21 @@ impl Shard {
             self.sessions[session].place = Some(place);
         }
         if let ControlFlow::Break(reason) = step {
-            self.part_with(key, reason);
+            self.remove(key, reason);
         }
     }
 
-    fn part_with(&mut self, key: usize, reason: CloseReason) {
-        let Housed {
-            session, audience, ..
-        } = self.sessions.remove(key);
+    fn remove(&mut self, key: usize, reason: CloseReason) {
+        let Member { session, group, .. } = self.sessions.remove(key);
         session.end(reason);
-        let sessions = &mut self.audiences[audience].sessions;
+        let sessions = &mut self.groups[group].sessions;
         *sessions -= 1;
         if *sessions == 0 {
             self.by_feed.remove(&Arc::as_ptr(session.feed()).addr());
-            self.audiences.remove(audience);
-            self.round.take_if(|round| round.audience == audience);
-            // Another audience may get its key.
-            self.suspended.retain(|round| round.audience != audience);
+            self.groups.remove(group);
+            self.round.take_if(|round| round.group == group);
+            // Another group may get its key.
+            self.suspended.retain(|round| round.group != group);
         }
     }
 
@@ -414,35 +412,35 @@ impl Shard {
             self.go_round();
             return true;
         }
-        match self.due.front() {
+        match self.ready.front() {
             // First the broker takes it: then those who hear get it together with the rest.
-            Some(Due::Audience(_)) if self.spoken => return false,
-            Some(due) => {
-                let due = *due;
-                self.due.pop_front();
-                self.visit_due(due);
+            Some(Target::Group(_)) if self.published => return false,
+            Some(target) => {
+                let target = *target;
+                self.ready.pop_front();
+                self.visit_target(target);
             }
             None => return false,
         }
         true
     }
 
-    fn visit_due(&mut self, due: Due) {
-        match due {
-            Due::Audience(key) => {
-                let Some(audience) = self.audiences.get_mut(key) else {
+    fn visit_target(&mut self, target: Target) {
+        match target {
+            Target::Group(key) => {
+                let Some(group) = self.groups.get_mut(key) else {
                     return;
                 };
                 self.round = Some(Round {
-                    audience: key,
-                    left: audience.begin(),
+                    group: key,
+                    left: group.begin(),
                     began: Instant::now(),
                 });
                 self.go_round();
             }
-            Due::Session(key) => {
-                if let Some(Housed { bell, .. }) = self.sessions.get(key) {
-                    bell.hush();
+            Target::Session(key) => {
+                if let Some(Member { ready, .. }) = self.sessions.get(key) {
+                    ready.clear();
                 }
                 self.visit(key);
             }
@@ -452,19 +450,16 @@ impl Shard {
     /// Visits one of those who are left.
     fn go_round(&mut self) {
         let Some(round) = &mut self.round else { return };
-        let next = self.audiences[round.audience].next(round.left);
+        let next = self.groups[round.group].next(round.left);
         round.left = next.map_or(0, |(_, left)| left);
         if let Some((session, _)) = next {
             self.visit(session);
         }
-        if let Some(Round {
-            audience, left: 0, ..
-        }) = self.round
-        {
+        if let Some(Round { group, left: 0, .. }) = self.round {
             self.round = None;
-            let Audience { group, bell, .. } = &mut self.audiences[audience];
-            if group.settle() {
-                bell.wake_by_ref();
+            let ShardGroup { feed, ready, .. } = &mut self.groups[group];
+            if feed.settle() {
+                ready.wake_by_ref();
             }
         }
     }

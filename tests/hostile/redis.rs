@@ -3,7 +3,7 @@
 use ::redis::AsyncCommands;
 use ::redis::aio::MultiplexedConnection;
 use ::redis::streams::StreamRangeReply;
-use echocast::broker::envelope::{Envelope, Said};
+use echocast::broker::envelope::{Envelope, EnvelopeMessage};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
@@ -198,17 +198,17 @@ async fn what_an_older_version_kept_is_read_and_then_trimmed() {
     let mut redis = connection(&cluster).await;
     let mut pipeline = ::redis::pipe();
     for offset in 1..=100u64 {
-        let said = Said {
+        let said = EnvelopeMessage {
             payload: format!("{offset:0>10000}").into(),
             key: format!("k{offset}"),
-            ..Said::default()
+            ..EnvelopeMessage::default()
         };
         let messages = vec![said];
         let envelope = Envelope {
             epoch: 7,
             offset,
-            node: 3,
-            number: offset,
+            publisher_id: 3,
+            sequence: offset,
             messages,
             ..Envelope::default()
         };

@@ -1,6 +1,6 @@
 //! Catching up: what was said before a subscription brought it to this node. A channel whose first
 //! client has come needs only to know where its history ends. After a reconnect, and at each gap,
-//! what was missed is read from the history; [`super::relay`] holds back what arrives meanwhile.
+//! what was missed is read from the history; [`super::receiver`] holds back what arrives meanwhile.
 
 use std::sync::Arc;
 
@@ -13,9 +13,9 @@ use tracing::warn;
 use super::super::envelope::Payload;
 use super::Redis;
 use super::pages::{PageSize, Reader};
-use super::relay::{Relay, Release, Request};
+use super::receiver::{Receivers, Release, Request};
 use super::replay::Replay;
-use crate::hub::Reading;
+use crate::hub::HistoryRequest;
 
 /// Channels whose history's end is asked for at the same time, and as many that read what they have
 /// missed: enough to fill a connection after a reconnect with many channels.
@@ -24,9 +24,9 @@ const AT_ONCE: usize = 64;
 /// Answers requests until there can be no more of the node's own.
 pub(super) async fn run(
     redis: &Redis,
-    relay: &Arc<Relay>,
+    receivers: &Arc<Receivers>,
     requests: UnboundedReceiver<Request>,
-    readings: UnboundedReceiver<Reading>,
+    history_requests: UnboundedReceiver<HistoryRequest>,
 ) {
     let reader = Reader::new(redis);
     let replay = Replay::new(&reader);
@@ -34,14 +34,14 @@ pub(super) async fn run(
     tokio::join!(
         // Nobody who only wants what comes waits behind those that read pages.
         concurrently(requests, AT_ONCE, |request| Box::pin(arrive(
-            &reader, relay, request, &behind
+            &reader, receivers, request, &behind
         ))),
         concurrently(lagging, AT_ONCE, |request| Box::pin(try_catch_up(
-            &reader, relay, request
+            &reader, receivers, request
         ))),
         // As many as clients wait, which wait for permits.
-        concurrently(readings, usize::MAX, |reading| Box::pin(
-            replay.answer(reading)
+        concurrently(history_requests, usize::MAX, |request| Box::pin(
+            replay.answer(request)
         )),
     );
 }
@@ -63,12 +63,17 @@ async fn concurrently<'a, T>(
 }
 
 /// Tries again later. Other channels are read meanwhile.
-fn again(reader: &Reader<'_>, relay: &Arc<Relay>, mut request: Request, error: &anyhow::Error) {
-    let (pause, relay) = (request.backoff.next(), relay.clone());
-    reader.complain(&request.channel.name, error);
+fn again(
+    reader: &Reader<'_>,
+    receivers: &Arc<Receivers>,
+    mut request: Request,
+    error: &anyhow::Error,
+) {
+    let (pause, receivers) = (request.backoff.next(), receivers.clone());
+    reader.warn_unreadable(&request.channel.name, error);
     tokio::spawn(async move {
         tokio::time::sleep(pause).await;
-        relay.request(request);
+        receivers.request(request);
     });
 }
 
@@ -76,23 +81,23 @@ fn again(reader: &Reader<'_>, relay: &Arc<Relay>, mut request: Request, error: &
 /// or nothing was said.
 async fn arrive(
     reader: &Reader<'_>,
-    relay: &Arc<Relay>,
+    receivers: &Arc<Receivers>,
     request: Request,
     behind: &UnboundedSender<Request>,
 ) {
     // The backlog may not have fit; then it ends elsewhere by now.
     for _ in 0..2 {
-        if !relay.ask(&request) {
+        if !receivers.ask(&request) {
             return;
         }
         let newest = match reader.newest(&request.channel.name).await {
             Ok(newest) => newest,
-            Err(error) => return again(reader, relay, request, &error),
+            Err(error) => return again(reader, receivers, request, &error),
         };
-        if !relay.begin(&request, &newest) {
+        if !receivers.begin(&request, &newest) {
             break;
         }
-        if relay.release(&request, &newest) != Release::Again {
+        if receivers.release(&request, &newest) != Release::Again {
             return;
         }
     }
@@ -100,36 +105,36 @@ async fn arrive(
     let _ = behind.send(request);
 }
 
-async fn try_catch_up(reader: &Reader<'_>, relay: &Arc<Relay>, request: Request) {
-    if let Err(error) = catch_up(reader, relay, &request).await {
-        again(reader, relay, request, &error);
+async fn try_catch_up(reader: &Reader<'_>, receivers: &Arc<Receivers>, request: Request) {
+    if let Err(error) = catch_up(reader, receivers, &request).await {
+        again(reader, receivers, request, &error);
     }
 }
 
 /// Reads what a channel has missed, and lets it go live.
 async fn catch_up(
     reader: &Reader<'_>,
-    relay: &Arc<Relay>,
+    receivers: &Arc<Receivers>,
     request: &Request,
 ) -> anyhow::Result<()> {
     let channel = &request.channel;
     let mut size = PageSize::like(&channel.feed);
     // Nobody missed a message that came before the first client was let in.
-    let first = relay.is_first(&channel.name);
+    let first = receivers.is_first(&channel.name);
     // Behind the last page, if there may be more: what it held may be nothing that brings the feed
     // forward.
     let mut next = None;
     let mut unreadable = 0;
-    look_back(reader, relay, request, &mut size).await?;
-    while relay.ask(request) {
+    look_back(reader, receivers, request, &mut size).await?;
+    while receivers.ask(request) {
         let (epoch, next_offset) = channel.feed.expects();
-        if relay.is_rewound(request) {
+        if receivers.is_rewound(request) {
             warn!(
                 channel = channel.name.as_str(),
                 "redis has lost the end of a history and given offsets out again"
             );
             reader.abandon(&channel.name, epoch).await?;
-            relay.abandoned(request);
+            receivers.abandoned(request);
         }
         // With the newest that was heard, which must still be what it was.
         let heard = (if epoch == 0 { 0 } else { next_offset - 1 }, 0);
@@ -139,7 +144,7 @@ async fn catch_up(
         let newest = page.newest;
         if epoch != 0 && newest.id.epoch != 0 && epoch != newest.id.epoch {
             // Another history: from its beginning, as far as it is kept.
-            relay.lose(request, newest.id.epoch, 1);
+            receivers.lose(request, newest.id.epoch, 1);
             continue;
         }
         let mut ends = false;
@@ -157,14 +162,14 @@ async fn catch_up(
                 unreadable += u64::from(!is_later);
                 continue;
             }
-            let messages = relay.recover(request, batch, !first);
+            let messages = receivers.recover(request, batch, !first);
             if !first {
-                relay.recovered(messages);
+                receivers.recovered(messages);
             }
             channel.feed.settled().await;
         }
         next = page.next.filter(|_| !ends);
-        if relay.is_rewound(request) {
+        if receivers.is_rewound(request) {
             next = None;
             continue;
         }
@@ -174,30 +179,30 @@ async fn catch_up(
         // What the history no longer has although it was there.
         let feed = channel.feed.expects();
         if newest.id.epoch != 0 && (feed.0 != newest.id.epoch || newest.id.offset >= feed.1) {
-            relay.lose(request, newest.id.epoch, newest.id.offset + 1);
+            receivers.lose(request, newest.id.epoch, newest.id.offset + 1);
         }
-        if relay.release(request, &newest) != Release::Again {
+        if receivers.release(request, &newest) != Release::Again {
             break;
         }
     }
-    relay.count_unreadable(channel, unreadable);
+    receivers.count_unreadable(channel, unreadable);
     Ok(())
 }
 
 /// Compares the newest batches that were received with those that the history has in their place.
 async fn look_back(
     reader: &Reader<'_>,
-    relay: &Relay,
+    receivers: &Receivers,
     request: &Request,
     size: &mut PageSize,
 ) -> anyhow::Result<()> {
     let (epoch, next_offset) = request.channel.feed.expects();
-    if epoch != 0 && relay.has_received(request) {
+    if epoch != 0 && receivers.has_received(request) {
         for batch in reader
             .look_back(&request.channel.name, next_offset, size)
             .await?
         {
-            relay.compare(request, batch);
+            receivers.compare(request, batch);
         }
     }
     Ok(())

@@ -1,7 +1,7 @@
 //! Whether a server can be the broker: it is no replica, has all channels of its address, and
 //! allows every command that publishing takes. It owns those questions, asked before anybody relies
 //! on a server and while it is used; what follows from an answer is the business of
-//! [`super::line`].
+//! [`super::subscriber`].
 
 use std::collections::HashMap;
 

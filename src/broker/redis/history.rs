@@ -7,7 +7,7 @@ use redis::{ErrorKind, RedisResult, cmd};
 use super::super::envelope::{Envelope, HIGHEST, Payload};
 use super::Names;
 use crate::channel::ChannelName;
-use crate::message::MessageId;
+use crate::message::{MessageId, PublisherId, Sequence};
 
 /// The field of the meta hash that says [`Newest::after_loss`].
 const AFTER_LOSS: &str = "torn";
@@ -226,13 +226,13 @@ const ABANDON: &str = "if redis.call('HGET', KEYS[1], 'epoch') == ARGV[1] then
   redis.call('DEL', KEYS[2], KEYS[3])
 end";
 
-/// What the last message of the batch is called that `node` published as its `number`, if it is
-/// still there.
+/// The id of the last message of the batch that begins with this message of this publisher, if the
+/// history still has it.
 pub(super) async fn find(
     connection: &mut impl ConnectionLike,
     stream: &str,
-    node: u64,
-    number: u64,
+    publisher_id: PublisherId,
+    first: Sequence,
 ) -> RedisResult<Option<MessageId>> {
     let mut upto = "+".to_owned();
     loop {
@@ -249,7 +249,7 @@ pub(super) async fn find(
         upto = format!("({oldest}");
         for entry in entries {
             if let Payload::Batch(batch) = Payload::decode(payload(entry))
-                && (batch.node, batch.number) == (node, number)
+                && (batch.publisher_id(), batch.first()) == (publisher_id, first)
             {
                 return Ok(Some(MessageId {
                     epoch: batch.epoch,

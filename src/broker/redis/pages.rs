@@ -12,9 +12,9 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tracing::warn;
 
 use super::Redis;
-use super::complaints::Trouble;
 use super::history::{self, EntryId, Excerpt, Newest};
 use super::server::Server;
+use super::warnings::Trouble;
 use crate::channel::ChannelName;
 use crate::feed::Feed;
 
@@ -182,8 +182,8 @@ impl<'a> Reader<'a> {
     }
 
     /// Says that a history cannot be read, and why, but not too often.
-    pub(super) fn complain(&self, name: &ChannelName, error: &anyhow::Error) {
-        if self.redis.complaints.may(Trouble::Reading, name) {
+    pub(super) fn warn_unreadable(&self, name: &ChannelName, error: &anyhow::Error) {
+        if self.redis.warnings.allows(Trouble::Reading, name) {
             warn!(
                 channel = name.as_str(),
                 "cannot read history, trying again: {error:#}"

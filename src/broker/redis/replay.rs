@@ -12,8 +12,8 @@ use tokio::sync::oneshot::Sender;
 use super::super::envelope::Payload;
 use super::Backoff;
 use super::pages::{PageSize, Reader};
-use crate::hub::{Channel, Page, Reading, Wanted};
-use crate::message::{Batch, MessageId};
+use crate::hub::{Channel, HistoryPage, HistoryQuery, HistoryRequest};
+use crate::message::{Batch, MessageId, PublisherId};
 
 /// Reads for clients.
 pub(super) struct Replay<'a> {
@@ -25,9 +25,9 @@ pub(super) struct Replay<'a> {
 /// one that went and came again is another.
 #[derive(Default)]
 struct Shared {
-    fills: HashMap<u64, Fill>,
+    fills: HashMap<PublisherId, Fill>,
     /// By the offset with which a page begins.
-    pages: HashMap<(u64, u64), Vec<Sender<Page>>>,
+    pages: HashMap<(PublisherId, u64), Vec<Sender<HistoryPage>>>,
 }
 
 /// A feed that is being filled.
@@ -46,15 +46,15 @@ impl<'a> Replay<'a> {
     }
 
     /// Answers a request, or leaves that to the one that reads the same.
-    pub(super) async fn answer(&self, Reading { channel, wanted }: Reading) {
-        match wanted {
-            Wanted::Newest(answer) => self.newest(&channel, answer).await,
-            Wanted::Fill(from, done) => {
+    pub(super) async fn answer(&self, HistoryRequest { channel, query }: HistoryRequest) {
+        match query {
+            HistoryQuery::Newest(answer) => self.newest(&channel, answer).await,
+            HistoryQuery::Fill(from, done) => {
                 if self.begins_fill(&channel, from, done) {
                     self.fill(&channel).await;
                 }
             }
-            Wanted::Page(from, answer) => {
+            HistoryQuery::Page(from, answer) => {
                 if self.begins_page(&channel, from, answer) {
                     self.page(&channel, from).await;
                 }
@@ -67,13 +67,13 @@ impl<'a> Replay<'a> {
             // The client may have left just now.
             Ok(newest) => drop(answer.send(newest.id)),
             // A client that is not answered goes on without.
-            Err(error) => self.reader.complain(&channel.name, &error),
+            Err(error) => self.reader.warn_unreadable(&channel.name, &error),
         }
     }
 
     /// Adds one who waits; returns whether nobody fills the feed yet.
     fn begins_fill(&self, channel: &Channel, from: u64, done: Sender<()>) -> bool {
-        match self.lock().fills.entry(channel.publisher) {
+        match self.lock().fills.entry(channel.publisher_id) {
             Entry::Occupied(mut entry) => {
                 let fill = entry.get_mut();
                 fill.from = fill.from.min(from);
@@ -119,7 +119,7 @@ impl<'a> Replay<'a> {
                     }
                 }
                 Err(error) => {
-                    self.reader.complain(&channel.name, &error);
+                    self.reader.warn_unreadable(&channel.name, &error);
                     tokio::time::sleep(backoff.next()).await;
                 }
             }
@@ -130,7 +130,7 @@ impl<'a> Replay<'a> {
     /// messages of it; if there is nothing, those who wait are answered.
     fn unfilled(&self, channel: &Channel) -> Option<(u64, u64)> {
         let mut shared = self.lock();
-        let fill = shared.fills.get_mut(&channel.publisher)?;
+        let fill = shared.fills.get_mut(&channel.publisher_id)?;
         fill.waiting.retain(|waiting| !waiting.is_closed());
         let wanted = !fill.waiting.is_empty();
         let missing = channel
@@ -146,7 +146,7 @@ impl<'a> Replay<'a> {
     }
 
     fn end_fill(&self, channel: &Channel) {
-        let fill = self.lock().fills.remove(&channel.publisher);
+        let fill = self.lock().fills.remove(&channel.publisher_id);
         for waiting in fill.into_iter().flat_map(|fill| fill.waiting) {
             // As above.
             let _ = waiting.send(());
@@ -154,16 +154,19 @@ impl<'a> Replay<'a> {
     }
 
     /// Adds one who waits; returns whether nobody reads this page yet.
-    fn begins_page(&self, channel: &Channel, from: u64, answer: Sender<Page>) -> bool {
+    fn begins_page(&self, channel: &Channel, from: u64, answer: Sender<HistoryPage>) -> bool {
         let mut shared = self.lock();
-        let waiting = shared.pages.entry((channel.publisher, from)).or_default();
+        let waiting = shared
+            .pages
+            .entry((channel.publisher_id, from))
+            .or_default();
         waiting.push(answer);
         waiting.len() == 1
     }
 
     /// Reads a page for all who want it, until there is one or nobody waits any more.
     async fn page(&self, channel: &Channel, from: u64) {
-        let key = (channel.publisher, from);
+        let key = (channel.publisher_id, from);
         let mut backoff = Backoff::default();
         let page = loop {
             let turn = channel.paging.lock().await;
@@ -171,7 +174,7 @@ impl<'a> Replay<'a> {
             drop(turn);
             match page {
                 Ok(page) => break page,
-                Err(error) => self.reader.complain(&channel.name, &error),
+                Err(error) => self.reader.warn_unreadable(&channel.name, &error),
             }
             tokio::time::sleep(backoff.next()).await;
             let mut shared = self.lock();
@@ -192,7 +195,7 @@ impl<'a> Replay<'a> {
 
     /// Some batches from an offset on. A page of nothing but what nobody can read is not the end:
     /// there may be more.
-    async fn read(&self, channel: &Channel, offset: u64) -> anyhow::Result<Page> {
+    async fn read(&self, channel: &Channel, offset: u64) -> anyhow::Result<HistoryPage> {
         let (mut from, mut size) = ((offset, 0), PageSize::unknown());
         loop {
             let page = self.reader.read(&channel.name, from, &mut size).await?;
@@ -208,7 +211,7 @@ impl<'a> Replay<'a> {
             match page.next {
                 Some(next) if batches.is_empty() => from = next,
                 _ => {
-                    return Ok(Page {
+                    return Ok(HistoryPage {
                         epoch: page.newest.id.epoch,
                         batches,
                     });

@@ -1,7 +1,7 @@
 //! Where channels are: which server publishes and keeps each right now. One server for all never
 //! changes; Sentinels and the nodes of a Cluster are asked every second, and at once when somebody
 //! has trouble. What follows from a change is the business of those who speak to servers:
-//! [`super::link`], [`super::publish`] and [`super::catch_up`].
+//! [`super::subscribers`], [`super::publishers`] and [`super::catch_up`].
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -15,7 +15,7 @@ use super::super::window::FIRST;
 use super::*;
 use crate::feed::walk::Walk;
 use crate::feed::{Cursor, Found, Lagged, Retention, SeatState, Start, Taken};
-use crate::message::{BatchBuilder, Format, Kind};
+use crate::message::{BatchBuilder, Format, Kind, Missed, Sequence};
 
 /// The walk that follows an append.
 const APPENDS: usize = 0;
@@ -44,7 +44,7 @@ struct Member {
     /// How much of what was said it has heard or left out.
     heard: usize,
     /// The newest confirmation that it knows of.
-    confirmed: u64,
+    confirmed: Sequence,
 }
 
 /// A feed, one group, and what a shard does with them.
@@ -62,7 +62,7 @@ struct Shard {
     said: Vec<u8>,
     /// Where each batch begins there, and what it weighs.
     batches: Vec<(usize, usize)>,
-    confirmed: u64,
+    confirmed: Sequence,
     /// Of the broker's thread that appends, and of the one that confirms.
     walks: [Option<Walk>; 2],
 }
@@ -91,7 +91,7 @@ impl Shard {
             calm: false,
             said,
             batches,
-            confirmed: 0,
+            confirmed: Sequence::default(),
             walks,
         }
     }
@@ -101,7 +101,7 @@ impl Shard {
             0..20 => self.append(),
             20..23 => {
                 self.finish(APPENDS);
-                self.pushed(|feed| feed.mark_gap(None));
+                self.pushed(|feed| feed.mark_gap(Missed::Unknown));
             }
             23..30 => self.confirm(),
             30..36 => {
@@ -132,8 +132,11 @@ impl Shard {
                 0,
             );
         }
-        let confirms = self.random.random_bool(0.3).then_some(self.confirmed + 1);
-        self.confirmed += u64::from(confirms.is_some());
+        let confirms = self
+            .random
+            .random_bool(0.3)
+            .then_some(self.confirmed.next());
+        self.confirmed = self.confirmed.max(confirms.unwrap_or_default());
         self.finish(APPENDS);
         self.pushed(|feed| _ = feed.add_next(batch.build(0), confirms));
         self.walks[APPENDS] = Some(Walk::begin(&mut self.feed.lock()));
@@ -141,7 +144,7 @@ impl Shard {
 
     fn confirm(&mut self) {
         self.finish(CONFIRMS);
-        self.confirmed += 1;
+        self.confirmed = self.confirmed.next();
         assert!(self.feed.lock().confirm(self.confirmed));
         self.walks[CONFIRMS] = Some(Walk::begin(&mut self.feed.lock()));
     }
@@ -195,7 +198,7 @@ impl Shard {
                 bell,
                 full: false,
                 heard,
-                confirmed: 0,
+                confirmed: Sequence::default(),
             },
         );
     }
@@ -216,7 +219,7 @@ impl Shard {
                 self.round = Some(
                     self.members
                         .iter()
-                        .filter(|(_, one)| one.cursor.rests())
+                        .filter(|(_, one)| one.cursor.is_in_group())
                         .map(|(key, _)| *key)
                         .collect(),
                 );
@@ -271,9 +274,9 @@ impl Shard {
         for _ in 0..random.random_range(1..4) {
             let mut own = Taken::new();
             let taken =
-                match cursor.news(group.news()) {
-                    Some(news) => news,
-                    None => match cursor.take_or_rest(&waker, &mut own) {
+                match cursor.unread(group.batches()) {
+                    Some(unread) => unread,
+                    None => match cursor.take_or_join_group(&waker, &mut own) {
                         Ok(()) => &own[..],
                         Err(Lagged) => {
                             let behind = &batches[(cursor.position() - FIRST) as usize..];
@@ -325,8 +328,8 @@ impl Shard {
         if !idle {
             bell.wake_by_ref();
         }
-        if cursor.rests() && cursor.position() < group.news().end() {
-            cursor.fall_behind(&waker);
+        if cursor.is_in_group() && cursor.position() < group.batches().end() {
+            cursor.leave_group(&waker);
         }
         if cursor.confirmed(self.confirmed).is_some() {
             *confirmed = self.confirmed;
@@ -342,7 +345,7 @@ impl Shard {
         let turns = (0..100_000).take_while(|_| self.turn()).count();
         assert!(turns < 100_000, "it never comes to rest");
         for member in self.members.values() {
-            assert!(member.cursor.rests());
+            assert!(member.cursor.is_in_group());
             assert_eq!(
                 (member.heard, member.confirmed),
                 (self.said.len(), self.confirmed)

@@ -4,8 +4,8 @@ use std::ops::ControlFlow;
 use std::task::{Context, Poll};
 
 use super::{CloseReason, Closing, Ended, Session, Stage, Step};
-use crate::frame;
-use crate::metrics::Way;
+use crate::frame::ControlFrame;
+use crate::metrics::Transport;
 
 impl Session {
     /// Begins an end with the reason's own close code.
@@ -23,11 +23,11 @@ impl Session {
 
     /// Puts the close frame behind the frame that was begun; no message follows.
     pub(super) fn say_close(&mut self) {
-        let way = self.way();
+        let transport = self.transport();
         if let Some(closing) = self.stage.as_deref_mut().and_then(Stage::closing_mut) {
-            if way == Way::WebSocket {
-                self.control
-                    .push(frame::Control::Close(Some((closing.code, &closing.text))));
+            if transport == Transport::WebSocket {
+                self.write_buffer
+                    .push(ControlFrame::Close(Some((closing.code, &closing.text))));
             }
             closing.step = Step::Say;
             self.cursor.retire();
@@ -42,7 +42,7 @@ impl Session {
         let Some(closing) = stage.closing_mut() else {
             return ControlFlow::Continue(());
         };
-        let item_ended = self.cursor.unfinished_item(self.reader.format).is_none();
+        let item_ended = self.cursor.unfinished_item(self.recipient.format).is_none();
         let late = closing.is_late(context);
         match &mut closing.step {
             Step::Deliver { until } => {
@@ -64,7 +64,7 @@ impl Session {
                 self.socket.reset_on_close();
                 return ControlFlow::Break(closing.reason);
             }
-            Step::Say if self.control.waiting() == 0 && item_ended => {
+            Step::Say if self.write_buffer.waiting() == 0 && item_ended => {
                 if self.socket.end().is_err() || closing.hung_up {
                     return ControlFlow::Break(closing.reason);
                 }
@@ -97,7 +97,10 @@ impl Session {
 
     /// Counts the reason for which it ended.
     pub(in crate::ws) fn end(&self, reason: CloseReason) {
-        self.shared.metrics.of(self.way()).closed(reason.label());
+        self.shared
+            .metrics
+            .of(self.transport())
+            .closed(reason.label());
         tracing::debug!(reason = reason.label(), "disconnected");
     }
 }

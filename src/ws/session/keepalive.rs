@@ -3,18 +3,19 @@
 use std::ops::ControlFlow;
 use std::task::Context;
 
-use super::{CloseReason, Ended, Session, Stage, frame, v1};
+use super::{CloseReason, Ended, Session, Stage, v1};
 use crate::config::SlowClient;
+use crate::frame::ControlFrame;
 use crate::message::Shape;
-use crate::metrics::Way;
+use crate::metrics::Transport;
 
 impl Session {
     /// Does what is due when the keepalive came by.
     pub(super) fn visit(&mut self, context: &Context<'_>) -> ControlFlow<Ended> {
-        let way = self.way();
+        let transport = self.transport();
         let registration = self
             .registration
-            .get_or_insert_with(|| self.shared.keepalive(way).join(context.waker()));
+            .get_or_insert_with(|| self.shared.keepalive(transport).join(context.waker()));
         let visits = registration.visits().min(1) as u16;
         if registration.is_cut_off() {
             return ControlFlow::Break(CloseReason::Drain);
@@ -25,17 +26,17 @@ impl Session {
         if registration.must_leave() {
             self.drain();
         } else if visits > 0 {
-            self.look_after(way, visits);
+            self.look_after(transport, visits);
         }
         ControlFlow::Continue(())
     }
 
     fn drain(&mut self) {
         let retry_ms = self.shared.retry_ms();
-        match self.reader.format.shape {
-            Shape::V1 => self.control.push_text(v1::drain(retry_ms).as_bytes()),
+        match self.recipient.format.shape {
+            Shape::V1 => self.write_buffer.push_text(v1::drain(retry_ms).as_bytes()),
             Shape::Events => self
-                .control
+                .write_buffer
                 .push_framed(format!("retry: {retry_ms}\n\n").as_bytes()),
             Shape::Raw => {}
         }
@@ -44,8 +45,8 @@ impl Session {
 
     /// Pings when that is due, and ends a session that keeps others from something or does not
     /// answer.
-    fn look_after(&mut self, way: Way, visits: u16) {
-        let schedule = self.shared.keepalive(way).schedule();
+    fn look_after(&mut self, transport: Transport, visits: u16) {
+        let schedule = self.shared.keepalive(transport).schedule();
         self.visits_since_ping += visits;
         let ping_is_due = self.visits_since_ping >= schedule.ping_visits;
         if ping_is_due {
@@ -60,10 +61,10 @@ impl Session {
             self.begin_close(CloseReason::Slow, "too slow, come back");
             return;
         }
-        if way == Way::Events {
-            if ping_is_due && self.control.waiting() == 0 {
+        if transport == Transport::Events {
+            if ping_is_due && self.write_buffer.waiting() == 0 {
                 // Proxies end streams that are silent.
-                self.control.push_framed(b":\n\n");
+                self.write_buffer.push_framed(b":\n\n");
             }
             return;
         }
@@ -103,8 +104,8 @@ impl Session {
             self.silent_visits.get_or_insert(0);
             // One that waits already is enough for a client that takes nothing: others would only
             // add to what it leaves.
-            if !self.control.ends_with_ping() {
-                self.control.push(frame::Control::Ping(&[]));
+            if !self.write_buffer.ends_with_ping() {
+                self.write_buffer.push(ControlFrame::Ping(&[]));
             }
         }
     }

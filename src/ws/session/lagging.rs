@@ -14,7 +14,7 @@ impl Session {
     /// goes into `taken` and its end is returned. Then the reader is closed or skipped ahead.
     pub(super) fn lagged(&mut self, taken: &mut Taken) -> Option<usize> {
         let policy = self.shared.slow_client;
-        let unfinished = self.cursor.unfinished_item(self.reader.format);
+        let unfinished = self.cursor.unfinished_item(self.recipient.format);
         if policy == SlowClient::Disconnect {
             self.shared
                 .metrics
@@ -35,10 +35,10 @@ impl Session {
             let missed = self.cursor.skip_to_newest();
             self.shared
                 .metrics
-                .lost(LossCause::SlowClient, missed.unwrap_or(0));
+                .lost(LossCause::SlowClient, missed.count().unwrap_or(0));
             let mut mark = Vec::new();
-            put_gap(self.reader.format, missed, &mut mark);
-            self.control.push_framed(&mark);
+            put_gap(self.recipient.format, missed, &mut mark);
+            self.write_buffer.push_framed(&mark);
         }
         let (batch, end) = unfinished?;
         taken.push(batch);

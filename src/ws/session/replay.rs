@@ -14,11 +14,11 @@ use std::time::Duration;
 use smallvec::SmallVec;
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::{CloseReason, Ended, Outgoing, Session, Stage, Tally};
+use super::{CloseReason, Ended, Output, Session, Stage, Tally};
 use crate::client::rate::LEAST_RATE;
 use crate::config::SlowClient;
 use crate::feed::{Cursor, TAKE_BATCHES};
-use crate::hub::{BrokerAway, Older, Subscription};
+use crate::hub::{BrokerAway, ReplayPage, Subscription};
 use crate::message::{Batch, put_gap};
 
 /// How long a client may take nothing of what it is sent.
@@ -40,7 +40,7 @@ pub(in crate::ws) struct Replay {
 }
 
 /// A page, or `None` if the live feed comes next, and its subscription again.
-type Fetched = Result<(Option<Older>, Subscription), BrokerAway>;
+type Fetched = Result<(Option<ReplayPage>, Subscription), BrokerAway>;
 
 impl Replay {
     pub(in crate::ws) fn new(subscription: Subscription) -> Self {
@@ -55,11 +55,11 @@ impl Replay {
         self.next
             .as_mut()
             .poll(context)
-            .map_ok(|(older, subscription)| match older {
+            .map_ok(|(page, subscription)| match page {
                 None => Next::Live(subscription),
-                Some(older) => {
+                Some(page) => {
                     self.next = Box::pin(fetch(subscription));
-                    Next::Older(older)
+                    Next::Page(page)
                 }
             })
     }
@@ -67,13 +67,13 @@ impl Replay {
 
 /// The next thing that a replay brings.
 enum Next {
-    Older(Older),
+    Page(ReplayPage),
     Live(Subscription),
 }
 
 async fn fetch(mut subscription: Subscription) -> Fetched {
-    let older = subscription.older().await?;
-    Ok((older, subscription))
+    let page = subscription.next_replay_page().await?;
+    Ok((page, subscription))
 }
 
 impl Session {
@@ -100,21 +100,21 @@ impl Session {
                     (self.cursor, self.stage) = (cursor, None);
                     return ControlFlow::Continue(Poll::Ready(()));
                 }
-                Poll::Ready(Ok(Next::Older(older))) => self.turn_page(older),
+                Poll::Ready(Ok(Next::Page(page))) => self.turn_page(page),
             }
         }
         self.write_page(context, tally)
     }
 
-    fn turn_page(&mut self, older: Older) {
+    fn turn_page(&mut self, page: ReplayPage) {
         let Some(Stage::Replay(replay)) = self.stage.as_deref_mut() else {
             return;
         };
-        let (gap, batches, skip) = older.into_parts();
+        let (gap, batches, skip) = page.into_parts();
         if let Some(missed) = gap {
             let mut mark = Vec::new();
-            put_gap(self.reader.format, missed, &mut mark);
-            self.control.push_framed(&mark);
+            put_gap(self.recipient.format, missed, &mut mark);
+            self.write_buffer.push_framed(&mark);
         }
         self.cursor = Cursor::detached(self.membership.channel().feed.clone(), skip);
         replay.page = batches;
@@ -130,34 +130,37 @@ impl Session {
             return ControlFlow::Continue(Poll::Pending);
         };
         let taken = &replay.page[..replay.page.len().min(TAKE_BATCHES)];
-        let outgoing = Outgoing::all(taken, &self.cursor, &self.control, self.reader);
-        if outgoing.encoded > 0 {
-            tally.work += outgoing.encoded;
+        let output = Output::all(taken, &self.cursor, &self.write_buffer, self.recipient);
+        if output.encoded > 0 {
+            tally.work += output.encoded;
             self.shared.hub.make_room();
         }
-        if outgoing.is_empty() && taken.is_empty() {
+        if output.is_empty() && taken.is_empty() {
             return ControlFlow::Continue(Poll::Pending);
         }
-        let written = match outgoing.is_empty() {
+        let written = match output.is_empty() {
             // Marks that this format does not show, or its own messages.
             true => Poll::Ready(Ok(0)),
-            false => self
-                .socket
-                .write(&beginning(&outgoing.slices(), WRITE_BYTES)),
+            false => self.socket.write(&beginning(&output.slices(), WRITE_BYTES)),
         };
         let written = match written {
-            Poll::Ready(Ok(written)) if written > 0 || outgoing.is_empty() => written,
+            Poll::Ready(Ok(written)) if written > 0 || output.is_empty() => written,
             Poll::Ready(_) => return self.write_failed(),
             Poll::Pending if !taken.is_empty() && replay.patience.is_over(context) => {
                 return self.stalled();
             }
             Poll::Pending => return ControlFlow::Continue(Poll::Pending),
         };
-        let progress = outgoing.progress(written);
-        progress.apply(&mut self.cursor, taken, &mut self.control, self.reader);
+        let progress = output.progress(written);
+        progress.apply(
+            &mut self.cursor,
+            taken,
+            &mut self.write_buffer,
+            self.recipient,
+        );
         replay.page.drain(..progress.batch);
         replay.patience.earn(written);
-        let sent = tally.sent(self.way());
+        let sent = tally.sent(self.transport());
         sent.bytes += written as u64;
         sent.messages += progress.messages;
         ControlFlow::Continue(Poll::Ready(()))
@@ -183,9 +186,9 @@ impl Session {
         {
             return;
         }
-        let format = self.reader.format;
+        let format = self.recipient.format;
         if let Some((batch, end)) = self.cursor.unfinished_item(format) {
-            self.control
+            self.write_buffer
                 .push_first(&batch.bytes(format)[self.cursor.sent(&batch, format)..end]);
         }
         self.cursor = Cursor::detached(self.membership.channel().feed.clone(), 0);

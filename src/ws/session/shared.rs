@@ -8,7 +8,7 @@ use crate::client::rate::PublishLimits;
 use crate::config::SlowClient;
 use crate::frame::Limits;
 use crate::hub::Hub;
-use crate::metrics::{Metrics, Way};
+use crate::metrics::{Metrics, Transport};
 
 /// The parts of a node that all its sessions use.
 #[derive(Debug)]
@@ -43,8 +43,8 @@ impl Shared {
         rand::random_range(500..1500)
     }
 
-    pub(super) fn keepalive(&self, way: Way) -> &Arc<Keepalive> {
-        if way == Way::Events {
+    pub(super) fn keepalive(&self, transport: Transport) -> &Arc<Keepalive> {
+        if transport == Transport::Events {
             &self.event_keepalive
         } else {
             &self.keepalive

@@ -1,7 +1,7 @@
 //! The account of a shard's turn: bytes and messages that its sessions have sent, and the work that
 //! a visit has caused.
 
-use crate::metrics::{Metrics, Way};
+use crate::metrics::{Metrics, Transport};
 
 /// Bytes and messages of many sessions, counted at once: counting each write would cost all cores
 /// the same memory.
@@ -43,8 +43,8 @@ impl Tally {
         self.work >= VISIT_WORK
     }
 
-    pub(super) fn sent(&mut self, way: Way) -> &mut Sent {
-        if way == Way::Events {
+    pub(super) fn sent(&mut self, transport: Transport) -> &mut Sent {
+        if transport == Transport::Events {
             &mut self.events
         } else {
             &mut self.websocket

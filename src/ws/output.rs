@@ -7,7 +7,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use crate::feed::{Cursor, TAKE_BATCHES};
-use crate::frame;
+use crate::frame::{self, ControlFrame};
 use crate::message::{Batch, Format, put_text};
 
 /// A ping without a payload.
@@ -15,12 +15,12 @@ const PING: [u8; 2] = [0x89, 0];
 
 /// This client's own frames, which wait for the end of the current item. Empty, it holds no memory.
 #[derive(Debug, Default)]
-pub(super) struct Control {
+pub(super) struct WriteBuffer {
     bytes: Vec<u8>,
     sent: usize,
 }
 
-impl Control {
+impl WriteBuffer {
     /// Bytes that are framed already.
     pub(super) fn framed(bytes: &[u8]) -> Self {
         Self {
@@ -29,7 +29,7 @@ impl Control {
         }
     }
 
-    pub(super) fn push(&mut self, frame: frame::Control<'_>) {
+    pub(super) fn push(&mut self, frame: ControlFrame<'_>) {
         frame::encode_control(frame, &mut self.bytes);
     }
 
@@ -74,20 +74,20 @@ impl Control {
 
 /// How a client reads.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Reader {
+pub(super) struct Recipient {
     pub(super) format: Format,
     /// What its own messages are marked with, if it does not want to hear them; else 0.
     pub(super) sender: u32,
 }
 
 /// The bytes of one `writev`: parts of batches in order, and control frames between two of them.
-pub(super) struct Outgoing<'a> {
+pub(super) struct Output<'a> {
     taken: &'a [Arc<Batch>],
-    reader: Reader,
+    recipient: Recipient,
     parts: SmallVec<[Part; FEW]>,
     /// How many parts come before the control frames.
     before: usize,
-    control: &'a [u8],
+    own: &'a [u8],
     /// The batch, and the byte in it, that comes after all of this.
     then: (usize, usize),
     /// Bytes that had to be encoded for it.
@@ -112,30 +112,31 @@ const ENCODE_BYTES: usize = 256 * 1024;
 /// more than writing few.
 const FEW: usize = 8;
 
-impl<'a> Outgoing<'a> {
+impl<'a> Output<'a> {
     /// Everything in `taken`, as far as it fits.
+    #[inline(always)] // once a write, like all of these; pages are written by another caller
     pub(super) fn all(
         taken: &'a [Arc<Batch>],
         cursor: &Cursor,
-        control: &'a Control,
-        reader: Reader,
+        buffer: &'a WriteBuffer,
+        recipient: Recipient,
     ) -> Self {
         let then = (taken.len(), 0);
         let mut this = Self {
             taken,
-            reader,
+            recipient,
             parts: SmallVec::new(),
             before: 0,
-            control: control.rest(),
+            own: buffer.rest(),
             then,
             encoded: 0,
         };
-        let format = reader.format;
+        let format = recipient.format;
         let is_raw = format == Format::RAW;
         for (index, batch) in taken.iter().enumerate() {
             if !is_raw && !batch.is_encoded(format) {
                 let is_whole = index > 0 || cursor.is_between_batches();
-                if is_whole && reader.sender != 0 && batch.is_all_from(reader.sender) {
+                if is_whole && recipient.sender != 0 && batch.is_all_from(recipient.sender) {
                     // Encoding it would be for nobody.
                     continue;
                 }
@@ -151,10 +152,10 @@ impl<'a> Outgoing<'a> {
                 0
             };
             let bytes = batch.bytes(format).len();
-            if index == 0 && control.waiting() > 0 {
+            if index == 0 && buffer.waiting() > 0 {
                 // A control frame that was begun is ended first; else an item that was begun is.
                 let begun = batch.end_of(format, batch.items_before(format, from));
-                if begun < from && control.sent == 0 {
+                if begun < from && buffer.sent == 0 {
                     let end = batch.end_of(format, batch.items_before(format, from) + 1);
                     this.push(index, from, end);
                     this.before = 1;
@@ -177,21 +178,21 @@ impl<'a> Outgoing<'a> {
         taken: &'a [Arc<Batch>],
         end: usize,
         cursor: &Cursor,
-        control: &'a Control,
-        reader: Reader,
+        buffer: &'a WriteBuffer,
+        recipient: Recipient,
     ) -> Self {
         let parts = SmallVec::new();
         let mut this = Self {
             taken,
-            reader,
+            recipient,
             parts,
             before: 1,
-            control: control.rest(),
+            own: buffer.rest(),
             then: (0, 0),
             encoded: 0,
         };
         if let Some(batch) = taken.first() {
-            this.push(0, cursor.sent(batch, reader.format), end);
+            this.push(0, cursor.sent(batch, recipient.format), end);
             this.then = this.after(Part {
                 batch: 0,
                 from: 0,
@@ -202,7 +203,7 @@ impl<'a> Outgoing<'a> {
     }
 
     fn after(&self, part: Part) -> (usize, usize) {
-        let whole = part.to == self.taken[part.batch].bytes(self.reader.format).len();
+        let whole = part.to == self.taken[part.batch].bytes(self.recipient.format).len();
         if whole {
             (part.batch + 1, 0)
         } else {
@@ -212,8 +213,9 @@ impl<'a> Outgoing<'a> {
 
     /// Adds what this client hears of a batch from an item's beginning, or from inside one that it
     /// hears.
+    #[inline(always)]
     fn add(&mut self, index: usize, batch: &Batch, mut from: usize, to: usize) {
-        let Reader { format, sender } = self.reader;
+        let Recipient { format, sender } = self.recipient;
         if sender == 0 || !batch.has_any_from(sender) {
             return self.push(index, from, to);
         }
@@ -226,6 +228,7 @@ impl<'a> Outgoing<'a> {
         self.push(index, from, to);
     }
 
+    #[inline(always)]
     fn push(&mut self, batch: usize, from: usize, to: usize) {
         if from < to && self.parts.len() < PARTS {
             self.parts.push(Part { batch, from, to });
@@ -233,44 +236,45 @@ impl<'a> Outgoing<'a> {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.parts.is_empty() && self.control.is_empty()
+        self.parts.is_empty() && self.own.is_empty()
     }
 
+    #[inline(always)]
     pub(super) fn slices(&self) -> SmallVec<[IoSlice<'a>; FEW + 1]> {
         let mut slices = SmallVec::new();
         for (index, part) in self.parts.iter().enumerate() {
-            if index == self.before && !self.control.is_empty() {
-                slices.push(IoSlice::new(self.control));
+            if index == self.before && !self.own.is_empty() {
+                slices.push(IoSlice::new(self.own));
             }
             slices.push(IoSlice::new(
-                &self.taken[part.batch].bytes(self.reader.format)[part.from..part.to],
+                &self.taken[part.batch].bytes(self.recipient.format)[part.from..part.to],
             ));
         }
-        if self.before >= self.parts.len() && !self.control.is_empty() {
-            slices.push(IoSlice::new(self.control));
+        if self.before >= self.parts.len() && !self.own.is_empty() {
+            slices.push(IoSlice::new(self.own));
         }
         slices
     }
 
     /// What `written` bytes of it come to.
     #[inline(always)] // once a write
-    pub(super) fn progress(&self, written: usize) -> Progress {
+    pub(super) fn progress(&self, written: usize) -> Written {
         let before: usize = self
             .parts
             .iter()
             .take(self.before)
             .map(|part| part.to - part.from)
             .sum();
-        let control = written.saturating_sub(before).min(self.control.len());
-        let mut left = written - control;
+        let own = written.saturating_sub(before).min(self.own.len());
+        let mut left = written - own;
         let mut messages = 0;
         for part in &self.parts {
             let size = part.to - part.from;
             let end = part.from + left.min(size);
             messages += self.messages(part.batch, part.from, end);
             if left < size {
-                return Progress {
-                    control,
+                return Written {
+                    own,
                     messages,
                     batch: part.batch,
                     at: end,
@@ -278,16 +282,17 @@ impl<'a> Outgoing<'a> {
             }
             left -= size;
         }
-        Progress {
-            control,
+        Written {
+            own,
             messages,
             batch: self.then.0,
             at: self.then.1,
         }
     }
 
+    #[inline(always)]
     fn messages(&self, batch: usize, from: usize, to: usize) -> u64 {
-        let (batch, format) = (&self.taken[batch], self.reader.format);
+        let (batch, format) = (&self.taken[batch], self.recipient.format);
         if batch.is_empty() {
             return 0;
         }
@@ -298,7 +303,7 @@ impl<'a> Outgoing<'a> {
     }
 }
 
-impl Control {
+impl WriteBuffer {
     fn rest(&self) -> &[u8] {
         &self.bytes[self.sent..]
     }
@@ -306,9 +311,9 @@ impl Control {
 
 /// Where a write has brought a reader.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Progress {
+pub(super) struct Written {
     /// Bytes of control frames.
-    control: usize,
+    own: usize,
     /// Messages that ended.
     pub(super) messages: u64,
     /// The batch that comes next, or that it is in, among those taken.
@@ -316,17 +321,17 @@ pub(super) struct Progress {
     at: usize,
 }
 
-impl Progress {
+impl Written {
     /// Moves both on.
     pub(super) fn apply(
         self,
         cursor: &mut Cursor,
         taken: &[Arc<Batch>],
-        control: &mut Control,
-        reader: Reader,
+        buffer: &mut WriteBuffer,
+        recipient: Recipient,
     ) {
-        control.advance(self.control);
-        cursor.advance(taken, reader.format, self.batch, self.at);
+        buffer.advance(self.own);
+        cursor.advance(taken, recipient.format, self.batch, self.at);
     }
 }
 
@@ -336,7 +341,7 @@ mod tests {
 
     use super::*;
     use crate::feed::{Feed, Retention, Taken};
-    use crate::message::{BatchBuilder, Kind};
+    use crate::message::{BatchBuilder, Kind, Missed};
 
     const OWN: u32 = 7;
     const PING: &[u8] = &[0x89, 3, b'1', b'2', b'3'];
@@ -359,7 +364,7 @@ mod tests {
             }
             feed.append(batch.build(0), None);
             if rand::random_bool(0.1) {
-                feed.mark_gap(Some(3));
+                feed.mark_gap(Missed::Exactly(3));
             }
         }
         let (mut batches, mut taken) = (Vec::new(), Taken::new());
@@ -371,7 +376,10 @@ mod tests {
     }
 
     /// The items that a reader gets, and how many of them are messages.
-    fn wanted(batches: &[Arc<Batch>], Reader { format, sender }: Reader) -> (Vec<Vec<u8>>, u64) {
+    fn wanted(
+        batches: &[Arc<Batch>],
+        Recipient { format, sender }: Recipient,
+    ) -> (Vec<Vec<u8>>, u64) {
         let (mut items, mut messages) = (Vec::new(), 0);
         for batch in batches {
             for item in 0..batch.items(format) {
@@ -392,40 +400,40 @@ mod tests {
     fn however_a_socket_takes_them_items_stay_whole_and_control_frames_between_them() {
         for round in 0..600 {
             let format = [Format::RAW, Format::V1, Format::EVENTS][round % 3];
-            let reader = Reader {
+            let recipient = Recipient {
                 format,
                 sender: if round % 2 == 0 { OWN } else { 0 },
             };
             let (batches, mut cursor) = feed();
             let (mut control, mut pings, mut written, mut messages) =
-                (Control::default(), 0, Vec::new(), 0);
+                (WriteBuffer::default(), 0, Vec::new(), 0);
             loop {
                 if rand::random_bool(0.3) && pings < 50 {
-                    control.push(frame::Control::Ping(&PING[2..]));
+                    control.push(ControlFrame::Ping(&PING[2..]));
                     pings += 1;
                 }
                 let mut taken = Taken::new();
                 cursor.take_now(&mut taken).expect("nothing is missing");
-                let outgoing = Outgoing::all(&taken, &cursor, &control, reader);
-                if outgoing.is_empty() && taken.is_empty() {
+                let output = Output::all(&taken, &cursor, &control, recipient);
+                if output.is_empty() && taken.is_empty() {
                     break;
                 }
-                let progress = if outgoing.is_empty() {
-                    outgoing.progress(0)
+                let progress = if output.is_empty() {
+                    output.progress(0)
                 } else {
-                    let bytes: Vec<u8> = outgoing
+                    let bytes: Vec<u8> = output
                         .slices()
                         .iter()
                         .flat_map(|slice| slice.to_vec())
                         .collect();
                     let some = rand::random_range(1..=bytes.len());
                     written.extend_from_slice(&bytes[..some]);
-                    outgoing.progress(some)
+                    output.progress(some)
                 };
                 messages += progress.messages;
-                progress.apply(&mut cursor, &taken, &mut control, reader);
+                progress.apply(&mut cursor, &taken, &mut control, recipient);
             }
-            let (items, count) = wanted(&batches, reader);
+            let (items, count) = wanted(&batches, recipient);
             let mut rest = &written[..];
             for item in items.iter().map(Vec::as_slice).chain([&[][..]]) {
                 while let Some(behind) = rest.strip_prefix(PING) {
@@ -434,7 +442,11 @@ mod tests {
                 }
                 rest = rest.strip_prefix(item).expect("the next item, whole");
             }
-            assert_eq!((rest.len(), pings, messages), (0, 0, count), "{reader:?}");
+            assert_eq!(
+                (rest.len(), pings, messages),
+                (0, 0, count),
+                "{recipient:?}"
+            );
         }
     }
 }

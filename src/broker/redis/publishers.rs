@@ -1,4 +1,4 @@
-//! From the inbox to Redis: what is said on a channel goes over the [`super::lane`] to the server
+//! From the inbox to Redis: what is said on a channel goes over the [`super::publisher`] to the server
 //! that has the channel. It owns that choice, and the order of a channel's messages also when it
 //! moves from one server to another.
 
@@ -10,32 +10,32 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::Link;
 use super::Redis;
-use super::lane::{Lane, Load};
+use super::publisher::{Load, Publisher};
 use super::topology::Map;
 use crate::hub::{Channel, Inbox};
 
 /// Publishes until `stop`, then what is left, however long that takes: its caller's patience is the
 /// bound.
 ///
-/// One map of servers after the other: when it changes, all lanes are halted and what they have
+/// One map of servers after the other: when it changes, all publishers are halted and what they have
 /// left is given out anew, before anything that was said later.
 pub(super) async fn run(redis: &Redis, link: &Link, stop: CancellationToken) {
     let mut maps = redis.topology.watch();
-    let mut lanes: Vec<Lane> = Vec::new();
+    let mut publishers: Vec<Publisher> = Vec::new();
     // Of channels that no server has.
     let mut stranded = Load::default();
     let mut stopping = false;
     loop {
         let map = maps.borrow_and_update().clone();
-        if let Err(error) = arrange(redis, link, &map, &mut lanes, &mut stranded) {
+        if let Err(error) = arrange(redis, link, &map, &mut publishers, &mut stranded) {
             return tracing::error!("cannot publish to redis: {error:#}");
         }
         let (halted, finished) = (CancellationToken::new(), CancellationToken::new());
         let (mut ways, mut running) = (Vec::new(), Vec::new());
-        for lane in &mut lanes {
+        for publisher in &mut publishers {
             let (way, said) = mpsc::unbounded_channel();
             ways.push(way);
-            running.push(lane.run(said, &halted));
+            running.push(publisher.run(said, &halted));
         }
         let publishing = async {
             join_all(running).await;
@@ -45,7 +45,7 @@ pub(super) async fn run(redis: &Redis, link: &Link, stop: CancellationToken) {
         let mut give_out = |channels: Vec<Arc<Channel>>, ways: &[mpsc::UnboundedSender<_>]| {
             for channel in channels {
                 match ways.get(map.place(channel.name.as_str())) {
-                    // A lane listens as long as it is not halted.
+                    // A publisher listens as long as it is not halted.
                     Some(way) => drop(way.send(channel)),
                     None => homeless.push(channel),
                 }
@@ -54,7 +54,7 @@ pub(super) async fn run(redis: &Redis, link: &Link, stop: CancellationToken) {
         let giving_out = async {
             loop {
                 if stopping {
-                    // Nothing comes any more, so lanes end when they are done.
+                    // Nothing comes any more, so publishers end when they are done.
                     ways.clear();
                 }
                 tokio::select! {
@@ -81,35 +81,39 @@ pub(super) async fn run(redis: &Redis, link: &Link, stop: CancellationToken) {
     }
 }
 
-/// Makes a lane for each server of the map, in its order, or keeps the one there is, and loads them
+/// Makes a publisher for each server of the map, in its order, or keeps the one there is, and loads them
 /// with what those before them have left.
 fn arrange<'a>(
     redis: &'a Redis,
     link: &'a Link,
     map: &Map,
-    lanes: &mut Vec<Lane<'a>>,
+    publishers: &mut Vec<Publisher<'a>>,
     stranded: &mut Load,
 ) -> anyhow::Result<()> {
     let mut left = vec![std::mem::take(stranded)];
-    left.extend(lanes.iter_mut().map(|lane| std::mem::take(lane.load())));
-    let mut before = std::mem::take(lanes);
+    left.extend(
+        publishers
+            .iter_mut()
+            .map(|publisher| std::mem::take(publisher.load())),
+    );
+    let mut before = std::mem::take(publishers);
     for server in &map.servers {
         let kept = before
             .iter()
-            .position(|lane| Arc::ptr_eq(server, &lane.server));
-        lanes.push(kept.map_or_else(
-            || Lane::new(redis, link, server.clone()),
+            .position(|publisher| Arc::ptr_eq(server, &publisher.server));
+        publishers.push(kept.map_or_else(
+            || Publisher::new(redis, link, server.clone()),
             |place| Ok(before.swap_remove(place)),
         )?);
     }
     for Load { sending, mut queue } in left {
         for sending in sending {
-            load(map, lanes, stranded, &sending.outgoing.channel)
+            load(map, publishers, stranded, &sending.pending.channel)
                 .sending
                 .push(sending);
         }
         for outgoing in queue.take() {
-            load(map, lanes, stranded, &outgoing.channel)
+            load(map, publishers, stranded, &outgoing.channel)
                 .queue
                 .push(outgoing);
         }
@@ -119,11 +123,11 @@ fn arrange<'a>(
 
 fn load<'a>(
     map: &Map,
-    lanes: &'a mut [Lane],
+    publishers: &'a mut [Publisher],
     stranded: &'a mut Load,
     channel: &Channel,
 ) -> &'a mut Load {
-    lanes
+    publishers
         .get_mut(map.place(channel.name.as_str()))
-        .map_or(stranded, Lane::load)
+        .map_or(stranded, Publisher::load)
 }

@@ -1,4 +1,4 @@
-//! What others tell a shard: who is to be visited, and who has come.
+//! What others push a shard: who is to be visited, and who has come.
 
 use std::sync::atomic::{AtomicBool, Ordering::*};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,40 +11,40 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use crate::ws::session::Session;
 
 #[derive(Debug, Default)]
-pub(super) struct Queue {
-    told: Mutex<Told>,
+pub(super) struct ReadyQueue {
+    ready: Mutex<Ready>,
     task: AtomicWaker,
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Told {
-    pub(super) woken: Vec<Due>,
+pub(super) struct Ready {
+    pub(super) woken: Vec<Target>,
     pub(super) newcomers: Vec<(Box<Session>, TaskTrackerToken)>,
 }
 
 /// Who is to be visited. It may have left meanwhile, and its key be another's: one visit too many
 /// does no harm.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Due {
+pub(super) enum Target {
     Session(usize),
-    /// All who rest in an audience.
-    Audience(usize),
+    /// All who rest in an group.
+    Group(usize),
 }
 
-/// Visits to an audience.
+/// Visits to an group.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Round {
-    pub(super) audience: usize,
+    pub(super) group: usize,
     /// How many of those who rest are still to be visited.
     pub(super) left: usize,
     pub(super) began: Instant,
 }
 
-/// Wakes a session or an audience.
+/// Wakes a session or an group.
 #[derive(Debug)]
-pub(super) struct Bell {
-    queue: Arc<Queue>,
-    due: Due,
+pub(super) struct ReadyWaker {
+    queue: Arc<ReadyQueue>,
+    target: Target,
     /// It is to be visited already.
     rung: AtomicBool,
     /// The last visit was expensive. Read and written by the shard alone; here it takes no memory
@@ -52,43 +52,43 @@ pub(super) struct Bell {
     heavy: AtomicBool,
 }
 
-impl Queue {
+impl ReadyQueue {
     /// The task that is woken when there is something.
     pub(super) fn register(&self, task: &Waker) {
         self.task.register(task);
     }
 
-    pub(super) fn tell(&self, what: impl FnOnce(&mut Told)) {
-        let mut told = self.lock();
-        let first = told.woken.is_empty() && told.newcomers.is_empty();
-        what(&mut told);
-        drop(told);
+    pub(super) fn push(&self, what: impl FnOnce(&mut Ready)) {
+        let mut ready = self.lock();
+        let first = ready.woken.is_empty() && ready.newcomers.is_empty();
+        what(&mut ready);
+        drop(ready);
         if first {
             self.task.wake();
         }
     }
 
-    pub(super) fn take(&self) -> Told {
+    pub(super) fn take(&self) -> Ready {
         std::mem::take(&mut *self.lock())
     }
 
-    fn lock(&self) -> MutexGuard<'_, Told> {
-        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Ready> {
+        self.ready.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Bell {
-    pub(super) fn new(queue: &Arc<Queue>, due: Due) -> Arc<Self> {
+impl ReadyWaker {
+    pub(super) fn new(queue: &Arc<ReadyQueue>, target: Target) -> Arc<Self> {
         Arc::new(Self {
             queue: queue.clone(),
-            due,
+            target,
             rung: AtomicBool::new(false),
             heavy: AtomicBool::new(false),
         })
     }
 
     /// Marks as to be visited without telling the queue; returns whether it was not.
-    pub(super) fn ring_silently(&self) -> bool {
+    pub(super) fn mark(&self) -> bool {
         !self.rung.swap(true, AcqRel)
     }
 
@@ -103,19 +103,19 @@ impl Bell {
     }
 
     /// The visit begins: whatever comes from now on needs another one.
-    pub(super) fn hush(&self) {
+    pub(super) fn clear(&self) {
         self.rung.swap(false, AcqRel);
     }
 }
 
-impl Wake for Bell {
+impl Wake for ReadyWaker {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        if self.ring_silently() {
-            self.queue.tell(|told| told.woken.push(self.due));
+        if self.mark() {
+            self.queue.push(|ready| ready.woken.push(self.target));
         }
     }
 }

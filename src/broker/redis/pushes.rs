@@ -1,5 +1,5 @@
-//! What the connection of a [`super::line`] calls for everything that arrives: messages go to the
-//! [`super::relay`], everything else is for the line to know.
+//! What the connection of a [`super::subscriber`] calls for everything that arrives: messages go to the
+//! [`super::receiver`], everything else is for the subscriber to know.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
@@ -9,12 +9,12 @@ use redis::{PushInfo, PushKind, Value};
 use tokio::sync::Notify;
 use tracing::warn;
 
-use super::relay::Relay;
+use super::receiver::Receivers;
 use super::round_trips::RoundTrips;
 
 /// Called in order, on the connection's own task.
-pub(super) struct Ears {
-    relay: Arc<Relay>,
+pub(super) struct Pushes {
+    receivers: Arc<Receivers>,
     pub(super) probe: String,
     /// The newest probe that came back.
     pub(super) probed: AtomicU64,
@@ -35,14 +35,18 @@ pub(super) struct Ears {
     pub(super) closed: AtomicBool,
 }
 
-impl Ears {
-    pub(super) fn new(relay: Arc<Relay>, probe: String, round_trips: Arc<RoundTrips>) -> Self {
+impl Pushes {
+    pub(super) fn new(
+        receivers: Arc<Receivers>,
+        probe: String,
+        round_trips: Arc<RoundTrips>,
+    ) -> Self {
         let (heard_probe, deaf, robbed) = (Notify::new(), Notify::new(), Notify::new());
         let (stolen, leaving) = (Mutex::default(), Mutex::default());
         let (asking, closed) = (AtomicBool::new(false), AtomicBool::new(false));
         let probed = AtomicU64::new(0);
         Self {
-            relay,
+            receivers,
             probe,
             probed,
             heard_probe,
@@ -114,7 +118,7 @@ impl Ears {
                 self.round_trips.came(&payload);
             }
         } else {
-            self.relay.deliver(&pubsub, payload.into());
+            self.receivers.deliver(&pubsub, payload.into());
         }
     }
 }
@@ -127,11 +131,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use std::time::Duration;
 
-    use super::super::super::envelope::{Envelope, Said};
+    use super::super::super::envelope::{Envelope, EnvelopeMessage};
     use super::super::super::{Link, Status};
-    use super::super::complaints::Complaints;
     use super::super::history::Newest;
-    use super::super::relay::{Release, Request};
+    use super::super::receiver::{Release, Request};
+    use super::super::warnings::Warnings;
     use super::super::{Backoff, Names};
     use super::*;
     use crate::budget::Budget;
@@ -140,8 +144,8 @@ mod tests {
     use crate::hub::{Hub, Membership};
     use crate::metrics::Metrics;
 
-    /// A relay, and a channel that it hears.
-    fn relay(history: usize) -> (Arc<Relay>, Membership) {
+    /// A receivers, and a channel that it hears.
+    fn receivers(history: usize) -> (Arc<Receivers>, Membership) {
         let metrics = Arc::new(Metrics::new(&[], &[], &[]).expect("metrics"));
         let retention = Retention {
             messages: history,
@@ -157,7 +161,7 @@ mod tests {
             metrics.clone(),
         ));
         let membership = hub
-            .join(&ChannelName::new("a").expect("a name"))
+            .join_as_subscriber(&ChannelName::new("a").expect("a name"))
             .expect("room");
         let link = Link {
             hub,
@@ -165,15 +169,15 @@ mod tests {
             metrics,
         };
         let (requests, _) = tokio::sync::mpsc::unbounded_channel();
-        let (complaints, kept_for) = (
-            Arc::new(Complaints::new()),
+        let (warnings, kept_for) = (
+            Arc::new(Warnings::new()),
             Duration::from_secs(history as u64),
         );
         (
-            Arc::new(Relay::new(
+            Arc::new(Receivers::new(
                 link,
                 Names::new("p", 0),
-                complaints,
+                warnings,
                 kept_for,
                 requests,
             )),
@@ -183,22 +187,22 @@ mod tests {
 
     #[test]
     fn a_flood_before_a_channel_without_history_is_live_does_not_keep_it_from_that() {
-        let (relay, membership) = relay(0);
+        let (receivers, membership) = receivers(0);
         let channel = membership.channel();
-        let ears = Ears::new(relay.clone(), "probe".into(), Arc::default());
+        let pushes = Pushes::new(receivers.clone(), "probe".into(), Arc::default());
         let hear = |payload: &[u8]| {
             let data = vec![
                 Value::BulkString(b"p:{a}".into()),
                 Value::BulkString(payload.into()),
             ];
-            ears.hear(PushInfo {
+            pushes.hear(PushInfo {
                 kind: PushKind::Message,
                 data,
             });
         };
-        let round = relay.hold(channel);
+        let round = receivers.hold(channel);
         (0..100).for_each(|_| hear(&[b'x'; 64 * 1024]));
-        relay.subscribed(channel, round);
+        receivers.subscribed(channel, round);
         let before = channel.feed.bytes();
         hear(b"after");
         assert_ne!(channel.feed.bytes(), before, "it is live");
@@ -206,7 +210,7 @@ mod tests {
 
     #[test]
     fn who_catches_up_with_a_channel_that_went_leaves_the_one_alone_that_came_after_it() {
-        let (relay, membership) = relay(1000);
+        let (receivers, membership) = receivers(1000);
         let channel = membership.channel();
         let request = |round| Request {
             channel: channel.clone(),
@@ -214,27 +218,27 @@ mod tests {
             backoff: Backoff::default(),
             unbroken: false,
         };
-        let went = request(relay.hold(channel));
-        relay.forget(channel);
-        let came = request(relay.hold(channel));
-        assert!(!relay.ask(&went) && relay.ask(&came));
+        let went = request(receivers.hold(channel));
+        receivers.forget(channel);
+        let came = request(receivers.hold(channel));
+        assert!(!receivers.ask(&went) && receivers.ask(&came));
         assert_eq!(
-            relay.release(&went, &Newest::default()),
+            receivers.release(&went, &Newest::default()),
             Release::Superseded
         );
-        let messages = vec![Said {
+        let messages = vec![EnvelopeMessage {
             payload: "x".into(),
-            ..Said::default()
+            ..EnvelopeMessage::default()
         }];
         let said = Envelope {
             epoch: 1,
             offset: 1,
-            node: 1,
-            number: 1,
+            publisher_id: 1,
+            sequence: 1,
             messages,
             ..Envelope::default()
         };
-        assert_eq!(relay.recover(&went, said.clone(), true), 0);
-        assert_eq!(relay.recover(&came, said, true), 1);
+        assert_eq!(receivers.recover(&went, said.clone(), true), 0);
+        assert_eq!(receivers.recover(&came, said, true), 1);
     }
 }

@@ -8,26 +8,27 @@ use bytes::Bytes;
 
 use super::super::super::envelope::Payload;
 use super::super::Backoff;
-use super::super::complaints::Trouble;
-use super::reception::Reception;
-use super::{Relay, Request};
+use super::super::warnings::Trouble;
+use super::state::State;
+use super::{Receivers, Request};
 use crate::hub::Channel;
+use crate::message::Missed;
 use crate::metrics::LossCause;
 
-impl Relay {
+impl Receivers {
     /// Has Redis asked about a payload that does not fit, if there is one, or about a history that
     /// was rewound; or drops the payload, if Redis was asked about another one just now.
     pub(super) fn doubt(
         self: &Arc<Self>,
         channel: &Arc<Channel>,
-        reception: &mut Reception,
+        state: &mut State,
         missing: Option<Bytes>,
     ) {
-        if reception.not_before().is_some() && !reception.rewound {
-            return self.drop_unasked(channel, reception, missing);
+        if state.not_before().is_some() && !state.rewound {
+            return self.drop_unasked(channel, state, missing);
         }
-        let (round, unbroken) = (reception.hold(&self.rounds), reception.is_whole);
-        let backlog = reception.backlog.get_or_insert_default();
+        let (round, unbroken) = (state.hold(&self.rounds), state.is_whole);
+        let backlog = state.backlog.get_or_insert_default();
         missing
             .into_iter()
             .for_each(|payload| backlog.push(payload, self.link.hub.budget()));
@@ -44,15 +45,15 @@ impl Relay {
     pub(super) fn drop_unasked(
         self: &Arc<Self>,
         channel: &Arc<Channel>,
-        reception: &mut Reception,
+        state: &mut State,
         missing: Option<Bytes>,
     ) {
-        reception.has_dropped |= missing.is_some();
+        state.has_dropped |= missing.is_some();
         missing
             .into_iter()
-            .for_each(|payload| self.drop_foreign(channel, reception, payload, true));
-        let not_before = reception.not_before().unwrap_or_else(Instant::now);
-        if !std::mem::replace(&mut reception.doubts, true) {
+            .for_each(|payload| self.drop_foreign(channel, state, payload, true));
+        let not_before = state.not_before().unwrap_or_else(Instant::now);
+        if !std::mem::replace(&mut state.doubts, true) {
             let (this, channel) = (self.clone(), channel.clone());
             tokio::spawn(async move {
                 tokio::time::sleep_until(not_before.into()).await;
@@ -64,17 +65,17 @@ impl Relay {
     /// Batches were dropped without asking: one of them may have been the first of what Redis holds
     /// by now.
     fn ask_again(&self, channel: &Arc<Channel>) {
-        let mut receptions = self.lock();
-        let Some((held, reception)) = receptions.get_mut(&channel.name) else {
+        let mut states = self.lock();
+        let Some((held, state)) = states.get_mut(&channel.name) else {
             return;
         };
         if !Arc::ptr_eq(held, channel)
-            || !std::mem::take(&mut reception.doubts)
-            || reception.backlog.is_some()
+            || !std::mem::take(&mut state.doubts)
+            || state.backlog.is_some()
         {
             return;
         }
-        let (round, unbroken) = (reception.hold(&self.rounds), reception.is_whole);
+        let (round, unbroken) = (state.hold(&self.rounds), state.is_whole);
         self.request(Request {
             channel: channel.clone(),
             round,
@@ -88,14 +89,14 @@ impl Relay {
     pub(super) fn drop_foreign(
         &self,
         channel: &Channel,
-        reception: &Reception,
+        state: &State,
         payload: Bytes,
         holds_other: bool,
     ) {
         let Payload::Batch(batch) = Payload::decode(payload) else {
             return;
         };
-        if (batch.epoch != 0 && batch.epoch == reception.left) || reception.has_heard(&batch) {
+        if (batch.epoch != 0 && batch.epoch == state.left) || state.has_heard(&batch) {
             // Late: that history has been given up. If it was not heard, its publisher's next
             // number will tell.
             return;
@@ -104,9 +105,9 @@ impl Relay {
             .metrics
             .lost(LossCause::Foreign, batch.messages.len() as u64);
         if !holds_other {
-            channel.feed.mark_gap(None);
+            channel.feed.mark_gap(Missed::Unknown);
         }
-        if self.complaints.may(Trouble::Foreign, &channel.name) {
+        if self.warnings.allows(Trouble::Foreign, &channel.name) {
             let (channel, offset, messages) =
                 (channel.name.as_str(), batch.offset, batch.messages.len());
             tracing::warn!(

@@ -1,10 +1,10 @@
-//! Errors that Redis answers to a batch, and the cure for each.
+//! Errors that Redis answers to a batch, and the failure for each.
 
 use redis::RedisError;
 
 /// The reaction to an error that Redis answered.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Cure {
+pub(super) enum Failure {
     /// It passes, and nobody needs to know.
     Again,
     /// This server does not take it. If there are others, one of them will soon.
@@ -17,7 +17,7 @@ pub(super) enum Cure {
     Never,
 }
 
-impl Cure {
+impl Failure {
     pub(super) fn of(error: &RedisError) -> Self {
         match error.code() {
             Some("READONLY" | "MOVED" | "CROSSSLOT" | "CLUSTERDOWN") => Self::Elsewhere,

@@ -1,5 +1,5 @@
 //! A node's knowledge of one channel as it receives it: the newest batch of each publisher, and the
-//! backlog while it catches up. The lock of all receptions protects it.
+//! backlog while it catches up. The lock of all states protects it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,6 +10,7 @@ use bytes::Bytes;
 
 use super::super::super::envelope::Envelope;
 use crate::budget::{Budget, Charge, Part};
+use crate::message::{PublisherId, Sequence};
 
 /// Nodes remembered of one channel. Restarted nodes have new numbers, so old ones pile up on a
 /// channel that lives long.
@@ -30,9 +31,9 @@ const DOUBT_PAUSE: Duration = Duration::from_secs(1);
 
 /// How this node hears one channel.
 #[derive(Debug, Default)]
-pub(super) struct Reception {
+pub(super) struct State {
     /// The newest batch heard, by publishing node.
-    pub(super) heard: HashMap<u64, Newest>,
+    pub(super) heard: HashMap<PublisherId, Newest>,
     /// Payloads that wait until the channel has caught up; `None` if it has.
     pub(super) backlog: Option<Backlog>,
     /// Tells the time that it began to hold back from all others.
@@ -59,21 +60,44 @@ pub(super) struct Reception {
     pub(super) doubts: bool,
 }
 
+/// A batch without its messages: who published it, and where its history has it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Placed {
+    pub(super) publisher_id: PublisherId,
+    /// Its last message among those of its publisher.
+    pub(super) last: Sequence,
+    /// 0 if its publisher's node keeps no history.
+    pub(super) epoch: u64,
+    /// The offset of its first message.
+    pub(super) offset: u64,
+}
+
+impl Placed {
+    pub(super) fn of(batch: &Envelope) -> Self {
+        Self {
+            publisher_id: batch.publisher_id(),
+            last: batch.last(),
+            epoch: batch.epoch,
+            offset: batch.offset,
+        }
+    }
+}
+
 /// The newest batch that was heard from a node.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Newest {
     /// 0 if its node keeps no history.
     pub(super) epoch: u64,
-    /// The number of its last message.
-    pub(super) number: u64,
+    /// Its last message.
+    pub(super) last: Sequence,
     /// The offset of its first message.
     offset: u64,
 }
 
 impl Newest {
-    /// The batch that ends with this number has another offset now.
-    pub(super) fn moved(&mut self, number: u64, offset: u64) {
-        if self.number == number {
+    /// The batch that ends with this message has another offset now.
+    pub(super) fn moved(&mut self, last: Sequence, offset: u64) {
+        if self.last == last {
             self.offset = offset;
         }
     }
@@ -90,7 +114,7 @@ pub(super) struct Backlog {
     charge: Option<Charge>,
 }
 
-impl Reception {
+impl State {
     /// Begins to hold back; returns the round's number.
     pub(super) fn hold(&mut self, rounds: &AtomicU64) -> u64 {
         self.backlog = Some(Backlog::default());
@@ -108,20 +132,20 @@ impl Reception {
     /// Whether this very batch, or a later one of its node, was heard before.
     pub(super) fn has_heard(&self, batch: &Envelope) -> bool {
         self.heard
-            .get(&batch.node)
-            .is_some_and(|newest| newest.number >= batch.last_number())
+            .get(&batch.publisher_id())
+            .is_some_and(|newest| newest.last >= batch.last())
     }
 
     /// Takes note of a batch whose offset was heard before: it should have been this batch. One
     /// that was heard at another offset was published again, because its publisher got no answer
     /// from a Redis that has lost it.
-    pub(super) fn repeated(&mut self, node: u64, epoch: u64, offset: u64, number: u64) {
-        let heard = self.heard.get(&node).is_some_and(|newest| {
-            newest.epoch != epoch
-                || newest.number > number
-                || (newest.number == number && newest.offset == offset)
+    pub(super) fn repeated(&mut self, batch: Placed) {
+        let heard = self.heard.get(&batch.publisher_id).is_some_and(|newest| {
+            newest.epoch != batch.epoch
+                || newest.last > batch.last
+                || (newest.last == batch.last && newest.offset == batch.offset)
         });
-        self.rewound |= !heard && self.knows_offsets() && offset >= self.known_from;
+        self.rewound |= !heard && self.knows_offsets() && batch.offset >= self.known_from;
     }
 
     /// Whether any batch has been heard that has offsets: those of nodes without history have none.
@@ -130,17 +154,17 @@ impl Reception {
     }
 
     /// Remembers the newest of a node, and where it is.
-    pub(super) fn hear(&mut self, node: u64, epoch: u64, number: u64, offset: u64) {
-        if self.heard.len() >= NODES && !self.heard.contains_key(&node) {
+    pub(super) fn hear(&mut self, batch: Placed) {
+        if self.heard.len() >= NODES && !self.heard.contains_key(&batch.publisher_id) {
             self.heard.clear();
-            self.known_from = offset;
+            self.known_from = batch.offset;
         }
         self.heard.insert(
-            node,
+            batch.publisher_id,
             Newest {
-                epoch,
-                number,
-                offset,
+                epoch: batch.epoch,
+                last: batch.last,
+                offset: batch.offset,
             },
         );
     }
@@ -169,24 +193,33 @@ impl Backlog {
 mod tests {
     use super::*;
 
+    fn placed(publisher: u64, last: u64, offset: u64) -> Placed {
+        Placed {
+            publisher_id: PublisherId(publisher),
+            last: Sequence(last),
+            epoch: 7,
+            offset,
+        }
+    }
+
     #[test]
     fn a_batch_at_the_place_of_another_shows_that_the_history_went_on_from_before_its_end() {
         let heard = || {
-            let mut reception = Reception::default();
-            reception.hear(1, 7, 5, 10);
-            reception.hear(2, 7, 3, 15);
-            reception
+            let mut state = State::default();
+            state.hear(placed(1, 5, 10));
+            state.hear(placed(2, 3, 15));
+            state
         };
-        for (node, number, offset, rewound) in [
+        for (publisher, last, offset, rewound) in [
             (1, 5, 10, false), // as it was heard
             (1, 4, 9, false),  // before that
             (1, 6, 11, true),  // never heard
             (3, 1, 11, true),  // never heard of its node
             (1, 5, 12, true),  // heard, but elsewhere
         ] {
-            let mut reception = heard();
-            reception.repeated(node, 7, offset, number);
-            assert_eq!(reception.rewound, rewound, "{node} {number} at {offset}");
+            let mut state = heard();
+            state.repeated(placed(publisher, last, offset));
+            assert_eq!(state.rewound, rewound, "{publisher} {last} at {offset}");
         }
     }
 }

@@ -8,14 +8,16 @@ use std::task::{Context, Poll};
 use tokio::sync::mpsc::unbounded_channel;
 
 use super::undecoded::Undecoded;
-use super::{Answers, CloseReason, Closing, Control, Ended, Session, Shared, Stage, Step, Tally};
+use super::{
+    Answers, CloseReason, Closing, Ended, Session, Shared, Stage, Step, Tally, WriteBuffer,
+};
 use crate::budget::Part;
 use crate::client::connection_limits::Permit;
 use crate::client::rate::PublishRates;
-use crate::frame::{self, Event, Limits, Sink, TOO_MANY_BYTES, Violation};
+use crate::frame::{ControlFrame, Event, Limits, Sink, TOO_MANY_BYTES, Violation};
 use crate::hub::{Channel, Publication, Receipt};
-use crate::message::{Kind, Shape};
-use crate::metrics::Way;
+use crate::message::{Kind, Sequence, Shape};
+use crate::metrics::Transport;
 use crate::telemetry;
 use crate::ws::v1::{self, Said, Unreadable};
 
@@ -58,14 +60,14 @@ impl Session {
     ) -> ControlFlow<Ended, Poll<()>> {
         if self.only_reads() {
             // Answers to what it says go nowhere, and must not keep it from being read.
-            (self.control, self.answers) = (Control::default(), None);
+            (self.write_buffer, self.answers) = (WriteBuffer::default(), None);
         } else if self.closing().is_some() {
             return self.discard();
         }
         if self.undecoded.is_none() && !self.socket.is_readable() {
             return ControlFlow::Continue(Poll::Pending);
         }
-        if self.way() == Way::Events {
+        if self.transport() == Transport::Events {
             return self.ignore_input();
         }
         let waits = self
@@ -76,7 +78,7 @@ impl Session {
             return ControlFlow::Continue(Poll::Pending);
         }
         if let Some(mut undecoded) = self.undecoded.take_if(|_| waits) {
-            let (taken, completed) = self.hear(&mut undecoded.bytes, tally);
+            let (taken, completed) = self.decode_and_publish(&mut undecoded.bytes, tally);
             if undecoded.advance(taken, self.decoder.held_bytes())
                 && (self.closing().is_none() || self.only_reads())
             {
@@ -95,7 +97,7 @@ impl Session {
                     .received_bytes
                     .inc_by(bytes as u64);
                 let read = &mut scratch[..bytes];
-                let (taken, completed) = self.hear(read, tally);
+                let (taken, completed) = self.decode_and_publish(read, tally);
                 self.keep(&read[taken..], completed);
                 ControlFlow::Continue(Poll::Ready(()))
             }
@@ -117,7 +119,7 @@ impl Session {
     /// Whether it is not read from because of answers and pongs that it has not taken.
     pub(super) fn leaves_its_answers(&self) -> bool {
         let answers = self.answers.as_ref();
-        self.control.held() >= CONTROL_BYTES
+        self.write_buffer.held() >= CONTROL_BYTES
             || answers
                 .is_some_and(|answers| !answers.receiver.is_empty() || answers.owed >= OWED_ANSWERS)
     }
@@ -193,15 +195,15 @@ impl Session {
 
     /// Publishes the messages that these bytes complete, as far as the visit and the inbox allow.
     /// Returns how many bytes it has taken, and whether any message was complete.
-    fn hear(&mut self, bytes: &mut [u8], tally: &mut Tally) -> (usize, bool) {
+    fn decode_and_publish(&mut self, bytes: &mut [u8], tally: &mut Tally) -> (usize, bool) {
         self.silent_visits = None;
-        let (outcome, heard) = self.decode(bytes, tally);
-        self.said = heard.said;
+        let (outcome, decoded) = self.decode(bytes, tally);
+        self.said = decoded.said;
         self.shared
             .metrics
             .websocket
             .received
-            .inc_by(heard.messages);
+            .inc_by(decoded.messages);
         let (taken, violation) = match outcome {
             Ok(taken) => (taken, None),
             Err(bad) => (
@@ -209,52 +211,56 @@ impl Session {
                 Some((bad.into(), bad.close_code(), bad.to_string())),
             ),
         };
-        let end = heard.end.or(violation);
+        let end = decoded.end.or(violation);
         if let Some((reason, code, text)) = end.filter(|_| self.closing().is_none()) {
             self.begin_close_with(reason, code, text);
         }
-        (taken, heard.completed)
+        (taken, decoded.completed)
     }
 
-    fn decode(&mut self, bytes: &mut [u8], tally: &mut Tally) -> (Result<usize, Violation>, Heard) {
+    fn decode(
+        &mut self,
+        bytes: &mut [u8],
+        tally: &mut Tally,
+    ) -> (Result<usize, Violation>, Decoded) {
         let Self {
             shared,
             membership,
             decoder,
-            control,
+            write_buffer,
             said,
             rates,
-            reader,
+            recipient,
             answers,
             permit,
             ..
         } = self;
         let mut limits = Limits {
-            deflate: reader.format.deflate.is_some(),
+            deflate: recipient.format.deflate.is_some(),
             ..shared.limits
         };
-        if reader.format.shape == Shape::V1 {
+        if recipient.format.shape == Shape::V1 {
             limits.max_message = v1::max_frame(limits.max_message);
         }
-        let mut hearing = Hearing {
+        let mut input = Input {
             shared,
             channel: membership.channel(),
-            shape: reader.format.shape,
-            sender: reader.sender,
-            control,
+            shape: recipient.format.shape,
+            sender: recipient.sender,
+            write_buffer,
             rates: rates.as_deref(),
             permit,
             answers,
             tally,
             publication: None,
             charged: false,
-            heard: Heard {
+            decoded: Decoded {
                 said: *said,
-                ..Heard::default()
+                ..Decoded::default()
             },
         };
-        let outcome = decoder.decode_into(&limits, bytes, &mut hearing);
-        (outcome, hearing.heard)
+        let outcome = decoder.decode_into(&limits, bytes, &mut input);
+        (outcome, input.decoded)
     }
 
     /// Tells the client what became of its messages, unless it leaves too much unread.
@@ -265,23 +271,23 @@ impl Session {
         let Some(answers) = &mut self.answers else {
             return;
         };
-        while self.control.held() < CONTROL_BYTES
+        while self.write_buffer.held() < CONTROL_BYTES
             && let Poll::Ready(Some(answer)) = answers.receiver.poll_recv(context)
         {
             answers.owed -= 1;
-            self.control.push_text(v1::answer(answer).as_bytes());
+            self.write_buffer.push_text(v1::answer(answer).as_bytes());
         }
     }
 }
 
 /// Takes what a client's bytes complete, in one go: messages are published under one lock, which is
 /// given up while something is inflated or parsed that may be large.
-struct Hearing<'a> {
+struct Input<'a> {
     shared: &'a Shared,
     channel: &'a Arc<Channel>,
     shape: Shape,
     sender: u32,
-    control: &'a mut Control,
+    write_buffer: &'a mut WriteBuffer,
     /// Its limits of messages and bytes a second.
     rates: Option<&'a PublishRates>,
     permit: &'a Permit,
@@ -290,14 +296,14 @@ struct Hearing<'a> {
     publication: Option<Publication<'a>>,
     /// The next message has been held against the rates, before it was inflated.
     charged: bool,
-    heard: Heard,
+    decoded: Decoded,
 }
 
 /// The result of decoding a client's bytes.
 #[derive(Default)]
-struct Heard {
+struct Decoded {
     /// Number of the client's newest message on this channel.
-    said: u64,
+    said: Sequence,
     /// Messages that were published.
     messages: u64,
     /// A message was complete, whatever became of it.
@@ -305,16 +311,16 @@ struct Heard {
     end: Option<Ending>,
 }
 
-impl Sink for Hearing<'_> {
+impl Sink for Input<'_> {
     fn wants_more(&mut self) -> bool {
         let has_room = match &self.publication {
             Some(publication) => publication.has_room(),
             None => self.shared.hub.inbox().has_room_for(self.channel),
         };
         has_room
-            && self.heard.end.is_none()
+            && self.decoded.end.is_none()
             && !self.tally.is_used_up()
-            && self.control.held() < CONTROL_BYTES
+            && self.write_buffer.held() < CONTROL_BYTES
             && self
                 .answers
                 .as_ref()
@@ -341,17 +347,17 @@ impl Sink for Hearing<'_> {
     fn take(&mut self, event: Event<'_>) {
         match event {
             Event::Message { kind, payload } => self.take_message(kind, payload),
-            Event::Ping(payload) => self.control.push(frame::Control::Pong(payload)),
+            Event::Ping(payload) => self.write_buffer.push(ControlFrame::Pong(payload)),
             Event::Pong(_) => {}
             Event::Close(given) => {
                 let (code, text) = given.unwrap_or((CloseReason::Client.code(), ""));
-                self.heard.end = Some((CloseReason::Client, code, text.to_owned()));
+                self.decoded.end = Some((CloseReason::Client, code, text.to_owned()));
             }
         }
     }
 }
 
-impl<'a> Hearing<'a> {
+impl<'a> Input<'a> {
     fn charge_message(&mut self) -> Result<(), Violation> {
         if !self.permit.allows_message() {
             return Err(Violation::Rate(TOO_MANY_OF_ADDRESS));
@@ -374,7 +380,7 @@ impl<'a> Hearing<'a> {
     }
 
     fn end_for(&mut self, bad: Violation) {
-        self.heard.end = Some((bad.into(), bad.close_code(), bad.to_string()));
+        self.decoded.end = Some((bad.into(), bad.close_code(), bad.to_string()));
     }
 
     fn take_message(&mut self, kind: Kind, payload: &[u8]) {
@@ -386,7 +392,7 @@ impl<'a> Hearing<'a> {
         if inflated || self.shape == Shape::V1 {
             self.tally.work += payload.len();
         }
-        self.heard.completed = true;
+        self.decoded.completed = true;
         match self.shape {
             Shape::V1 => self.take_json(kind, payload),
             _ => self.publish(kind, payload, None, None),
@@ -411,7 +417,7 @@ impl<'a> Hearing<'a> {
                 if !self.charge_bytes(frame.len().min(self.shared.limits.max_message)) {
                     return;
                 }
-                self.control
+                self.write_buffer
                     .push_text(v1::error(&why, reference.as_deref()).as_bytes());
             }
         }
@@ -450,7 +456,7 @@ impl<'a> Hearing<'a> {
         let publication = self
             .publication
             .get_or_insert_with(|| channel.publish(inbox));
-        self.heard.messages += 1;
-        self.heard.said = publication.push_with(kind, payload, self.sender, key, receipt);
+        self.decoded.messages += 1;
+        self.decoded.said = publication.push_with(kind, payload, self.sender, key, receipt);
     }
 }

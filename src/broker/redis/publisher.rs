@@ -1,13 +1,13 @@
-//! A lane: publishing to one server. While one pipeline is on its way the inbox fills, and all of
+//! A publisher: publishing to one server. While one pipeline is on its way the inbox fills, and all of
 //! that is the next pipeline, one script call a channel and batch: at low load nothing waits, under
 //! load one command carries many messages. It owns what becomes of a batch that Redis does not
 //! take: sent again, refused, or handed back because its channel has moved.
 
 mod command;
-mod cure;
+mod failure;
 mod pace;
 mod queue;
-mod settle;
+mod answers;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -23,15 +23,15 @@ use tracing::warn;
 use self::pace::Pace;
 pub(super) use self::queue::Queue;
 use super::super::Link;
-use super::super::envelope::{Envelope, Said};
-use super::line::is_elsewhere;
+use super::super::envelope::{Envelope, EnvelopeMessage};
 use super::server::Server;
+use super::subscriber::is_elsewhere;
 use super::{Backoff, Redis, round_trips};
 use crate::channel::ChannelName;
-use crate::hub::{Channel, Inbox, Outgoing};
+use crate::hub::{Channel, Inbox, PendingBatch};
 use crate::message::{Digest, Kind, now_ns};
 
-/// A lane holds one connection; the pool makes and checks it, and a second one is there while a
+/// A publisher holds one connection; the pool makes and checks it, and a second one is there while a
 /// first is dying.
 const CONNECTIONS: usize = 2;
 
@@ -43,7 +43,7 @@ const SCRIPT: &str = include_str!("publish.lua");
 const COMMAND_BYTES: usize = 256;
 
 /// Publishes to one server.
-pub(super) struct Lane<'a> {
+pub(super) struct Publisher<'a> {
     pub(super) server: Arc<Server>,
     redis: &'a Redis,
     link: &'a Link,
@@ -77,7 +77,7 @@ impl Load {
 
 /// A batch in a pipeline.
 pub(super) struct Sending {
-    pub(super) outgoing: Outgoing,
+    pub(super) pending: PendingBatch,
     envelope: Envelope,
     /// Tells a repetition from another message under the same key; `None` without a key.
     digest: Option<Digest>,
@@ -91,11 +91,11 @@ pub(super) struct Sending {
 fn bytes(sending: &[Sending]) -> usize {
     sending
         .iter()
-        .map(|it| it.outgoing.bytes + COMMAND_BYTES)
+        .map(|it| it.pending.bytes + COMMAND_BYTES)
         .sum()
 }
 
-impl<'a> Lane<'a> {
+impl<'a> Publisher<'a> {
     pub(super) fn new(
         redis: &'a Redis,
         link: &'a Link,
@@ -179,36 +179,38 @@ impl<'a> Lane<'a> {
         let Load { sending, queue } = &mut self.load;
         let left: HashSet<ChannelName> = sending
             .iter()
-            .map(|it| it.outgoing.channel.name.clone())
+            .map(|it| it.pending.channel.name.clone())
             .collect();
         let mut sum = bytes(sending);
         while sum < self.pace.bytes()
-            && let Some(mut outgoing) = queue.next(&left)
+            && let Some(mut pending) = queue.next(&left)
         {
-            let batch = std::mem::take(&mut outgoing.batch);
+            let batch = std::mem::take(&mut pending.batch);
             sum += batch.bytes() + COMMAND_BYTES;
             self.link
                 .metrics
                 .batch_messages
-                .observe(outgoing.count as f64);
-            let traceparent = outgoing.trace("redis");
-            let digest = outgoing.key.as_ref().and_then(|_| batch.digest());
-            let said = batch.into_messages().map(|(kind, payload, sender)| Said {
-                binary: kind == Kind::Binary,
-                payload,
-                key: outgoing.key.clone().unwrap_or_default(),
-                sender,
-            });
+                .observe(pending.count as f64);
+            let traceparent = pending.trace("redis");
+            let digest = pending.key.as_ref().and_then(|_| batch.digest());
+            let said = batch
+                .into_messages()
+                .map(|(kind, payload, sender)| EnvelopeMessage {
+                    binary: kind == Kind::Binary,
+                    payload,
+                    key: pending.key.clone().unwrap_or_default(),
+                    sender,
+                });
             let envelope = Envelope {
-                node: outgoing.channel.publisher,
-                number: outgoing.number,
+                publisher_id: pending.channel.publisher_id.0,
+                sequence: pending.first.0,
                 published_ns,
                 traceparent,
                 messages: said.collect(),
                 ..Envelope::default()
             };
             sending.push(Sending {
-                outgoing,
+                pending,
                 envelope,
                 digest,
                 unanswered: 0,
@@ -341,7 +343,7 @@ impl<'a> Lane<'a> {
         let mut previous = HashMap::new();
         for sending in sending.iter_mut() {
             sending.unanswered += 1;
-            let before = previous.insert(sending.envelope.node, sending.outgoing.last());
+            let before = previous.insert(sending.envelope.publisher_id(), sending.pending.last());
             self.redis
                 .add_publish(&mut pipeline, self.script.get_hash(), sending, before);
         }
@@ -379,7 +381,7 @@ impl<'a> Lane<'a> {
     }
 }
 
-impl Drop for Lane<'_> {
+impl Drop for Publisher<'_> {
     fn drop(&mut self) {
         self.pool.iter().for_each(Pool::close);
         self.server.round_trips.end(self.id);

@@ -5,13 +5,13 @@ use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet, VecDeque};
 
 use crate::channel::ChannelName;
-use crate::hub::Outgoing;
+use crate::hub::PendingBatch;
 
 /// Batches that were taken from the inbox and are in no pipeline.
 #[derive(Default)]
 pub(in super::super) struct Queue {
     /// None of them is empty.
-    by_channel: HashMap<ChannelName, VecDeque<Outgoing>>,
+    by_channel: HashMap<ChannelName, VecDeque<PendingBatch>>,
     /// Each of those channels once, here or in `quick`; the next one first.
     turns: VecDeque<ChannelName>,
     /// Channels of which nothing but one small batch waits: they come before all others, whose
@@ -34,24 +34,24 @@ impl Queue {
     }
 
     /// Adds a batch behind those of its channel; a channel that had none is the last of its kind.
-    pub(in super::super) fn push(&mut self, outgoing: Outgoing) {
-        match self.by_channel.entry(outgoing.channel.name.clone()) {
-            Entry::Occupied(mut entry) => entry.get_mut().push_back(outgoing),
+    pub(in super::super) fn push(&mut self, pending: PendingBatch) {
+        match self.by_channel.entry(pending.channel.name.clone()) {
+            Entry::Occupied(mut entry) => entry.get_mut().push_back(pending),
             Entry::Vacant(entry) => {
-                let turns = if outgoing.bytes <= QUICK_BYTES {
+                let turns = if pending.bytes <= QUICK_BYTES {
                     &mut self.quick
                 } else {
                     &mut self.turns
                 };
                 turns.push_back(entry.key().clone());
-                entry.insert(VecDeque::from([outgoing]));
+                entry.insert(VecDeque::from([pending]));
             }
         }
     }
 
     /// Takes the next batch of the channel whose turn it is; those named in `waiting` are left out,
     /// and keep their turns.
-    pub(super) fn next(&mut self, waiting: &HashSet<ChannelName>) -> Option<Outgoing> {
+    pub(super) fn next(&mut self, waiting: &HashSet<ChannelName>) -> Option<PendingBatch> {
         let take = |turns: &mut VecDeque<ChannelName>| {
             let place = turns.iter().position(|name| !waiting.contains(name))?;
             turns.remove(place)
@@ -80,7 +80,7 @@ impl Queue {
     }
 
     /// Takes everything; within each channel in order.
-    pub(in super::super) fn take(&mut self) -> impl Iterator<Item = Outgoing> + use<> {
+    pub(in super::super) fn take(&mut self) -> impl Iterator<Item = PendingBatch> + use<> {
         let Self {
             mut by_channel,
             turns,
@@ -95,9 +95,9 @@ impl Queue {
     }
 }
 
-impl Extend<Outgoing> for Queue {
-    fn extend<T: IntoIterator<Item = Outgoing>>(&mut self, batches: T) {
-        batches.into_iter().for_each(|outgoing| self.push(outgoing));
+impl Extend<PendingBatch> for Queue {
+    fn extend<T: IntoIterator<Item = PendingBatch>>(&mut self, batches: T) {
+        batches.into_iter().for_each(|pending| self.push(pending));
     }
 }
 
@@ -132,7 +132,7 @@ mod tests {
         ));
         for (name, batches) in [("busy", 5), ("a", 1), ("b", 2)] {
             let visit = hub
-                .visit(&ChannelName::new(name).expect("a name"))
+                .join_as_publisher(&ChannelName::new(name).expect("a name"))
                 .expect("room");
             let mut publication = visit.channel().publish(hub.inbox());
             for number in 0..batches {
@@ -147,7 +147,7 @@ mod tests {
                 .map(|name| ChannelName::new(name).expect("a name"))
                 .collect();
             let next = queue.next(&waiting)?;
-            Some(format!("{} {}", next.channel.name, next.number))
+            Some(format!("{} {}", next.channel.name, next.first.0))
         };
         assert_eq!(
             order(&["busy", "a"]).as_deref(),
@@ -184,7 +184,7 @@ mod tests {
         let mut queue = Queue::default();
         for (name, bytes) in [("large", 100_000), ("larger", 200_000), ("small", 10)] {
             let visit = hub
-                .visit(&ChannelName::new(name).expect("a name"))
+                .join_as_publisher(&ChannelName::new(name).expect("a name"))
                 .expect("room");
             visit
                 .channel()
@@ -199,7 +199,7 @@ mod tests {
             .chain((0..40).map(|number| format!("small{number}")))
         {
             let visit = hub
-                .visit(&ChannelName::new(&name).expect("a name"))
+                .join_as_publisher(&ChannelName::new(&name).expect("a name"))
                 .expect("room");
             let bytes = if name == "large" { 100_000 } else { 10 };
             visit

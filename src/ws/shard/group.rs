@@ -1,20 +1,20 @@
-//! An audience: a shard's sessions on one channel. It knows which of them rest, and in what order
+//! An group: a shard's sessions on one channel. It knows which of them rest, and in what order
 //! they are visited.
 
 use std::sync::Arc;
 
 use super::HEAVY;
-use super::queue::Bell;
+use super::ready_queue::ReadyWaker;
 use crate::feed::Group;
 
-pub(super) struct Audience {
-    pub(super) group: Group,
-    pub(super) bell: Arc<Bell>,
+pub(super) struct ShardGroup {
+    pub(super) feed: Group,
+    pub(super) ready: Arc<ReadyWaker>,
     /// How many sessions there are.
     pub(super) sessions: usize,
     /// Keys of those for whom the group takes; visited from the end.
     resting: Vec<usize>,
-    /// How many at the end of these have spoken since they were last visited.
+    /// How many at the end of these have published since they were last visited.
     speakers: usize,
     /// Bytes that its sessions have inflated, parsed or encoded since its last round began.
     work: usize,
@@ -28,11 +28,11 @@ pub(super) struct Moved {
     pub(super) place: usize,
 }
 
-impl Audience {
-    pub(super) fn new(group: Group, bell: Arc<Bell>) -> Self {
+impl ShardGroup {
+    pub(super) fn new(feed: Group, ready: Arc<ReadyWaker>) -> Self {
         Self {
-            group,
-            bell,
+            feed,
+            ready,
             sessions: 0,
             resting: Vec::new(),
             speakers: 0,
@@ -57,7 +57,7 @@ impl Audience {
         })
     }
 
-    /// The session at a place has spoken: it is visited early, for perhaps it waits for that to say
+    /// The session at a place has published: it is visited early, for perhaps it waits for that to say
     /// more. Returns its new place, and who is at its old one.
     pub(super) fn prefer(&mut self, place: usize) -> Option<(usize, Moved)> {
         let there = self
@@ -78,10 +78,10 @@ impl Audience {
 
     /// Begins a round of visits; returns how many.
     pub(super) fn begin(&mut self) -> usize {
-        self.bell.hush();
+        self.ready.clear();
         self.speakers = 0;
         self.heavy = std::mem::take(&mut self.work) >= HEAVY;
-        self.group.begin();
+        self.feed.begin();
         self.resting.len()
     }
 

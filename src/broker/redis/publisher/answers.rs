@@ -8,12 +8,12 @@ use redis::{RedisError, RedisResult, Value, from_redis_value};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tracing::warn;
 
-use super::super::complaints::Trouble;
 use super::super::fitness;
 use super::super::history::find;
-use super::cure::Cure;
-use super::{Lane, Sending};
-use crate::hub::{Channel, Outgoing, Unpublished};
+use super::super::warnings::Trouble;
+use super::failure::Failure;
+use super::{Publisher, Sending};
+use crate::hub::{Channel, PendingBatch, PublishError};
 use crate::message::MessageId;
 use crate::metrics::LossCause;
 
@@ -35,7 +35,7 @@ const BEGUN_ANEW: u8 = 3;
 /// The same: its key belongs to another message.
 const KEY_TAKEN: u8 = 2;
 
-impl Lane<'_> {
+impl Publisher<'_> {
     /// Takes in the answers; what is left is to be sent again, because of the error that is
     /// returned.
     pub(super) async fn settle(
@@ -53,10 +53,10 @@ impl Lane<'_> {
             let refused = match answer {
                 Ok(answer) => {
                     match self.last_id(&this, answer, &mut lookups).await {
-                        Ok(last) => this.outgoing.held(last),
-                        Err(why) => self.refuse_key(&mut this.outgoing, &why),
+                        Ok(last) => this.pending.acknowledge(last),
+                        Err(why) => self.refuse_key(&mut this.pending, &why),
                     }
-                    self.done(&this.outgoing);
+                    self.done(&this.pending);
                     continue;
                 }
                 Err(refused) => refused,
@@ -64,44 +64,45 @@ impl Lane<'_> {
             // Behind one that waits, they wait as long.
             let refused = match &error {
                 Some(before)
-                    if refused.code() == Some("OUTOFORDER") && Cure::of(before) != Cure::Again =>
+                    if refused.code() == Some("OUTOFORDER")
+                        && Failure::of(before) != Failure::Again =>
                 {
                     before.clone()
                 }
                 // Behind one that will never be taken, because of its channel, they will not be
                 // either.
                 _ if refused.code() == Some("OUTOFORDER") => refused_for_good
-                    .get(&this.outgoing.channel.publisher)
+                    .get(&this.pending.channel.publisher_id)
                     .cloned()
                     .unwrap_or(refused),
                 _ => refused,
             };
-            let cure = Cure::of(&refused);
-            if matches!(refused.code(), Some("WRONGTYPE" | "NOPERM")) && cure == Cure::Never {
-                refused_for_good.insert(this.outgoing.channel.publisher, refused.clone());
+            let failure = Failure::of(&refused);
+            if matches!(refused.code(), Some("WRONGTYPE" | "NOPERM")) && failure == Failure::Never {
+                refused_for_good.insert(this.pending.channel.publisher_id, refused.clone());
             }
             let waits = !self.is_final(
-                cure,
+                failure,
                 this.refused_at.get_or_insert_with(Instant::now).elapsed(),
             );
             // Nobody is told that it is not published if it may be.
-            let unknown = cure.is_of_server() && this.unanswered > 0;
-            if cure == Cure::Never || (this.outgoing.has_receipts() && !waits && !unknown) {
-                self.refuse(&mut this.outgoing, &refused, cure == Cure::Never);
+            let unknown = failure.is_of_server() && this.unanswered > 0;
+            if failure == Failure::Never || (this.pending.has_receipts() && !waits && !unknown) {
+                self.refuse(&mut this.pending, &refused, failure == Failure::Never);
             } else {
                 left.push(this);
             }
-            if cure.is_of_server() {
+            if failure.is_of_server() {
                 self.server.suspect();
             }
-            if cure != Cure::Never {
+            if failure != Failure::Never {
                 error.get_or_insert(refused);
             }
         }
         self.load.sending = left;
         if let Some(error) = error
             .as_ref()
-            .filter(|error| self.is_final(Cure::of(error), Duration::ZERO))
+            .filter(|error| self.is_final(Failure::of(error), Duration::ZERO))
         {
             self.take_all(said);
             self.refuse_waiting(error);
@@ -114,61 +115,63 @@ impl Lane<'_> {
     }
 
     /// Whether those who can be told of a refusal are told now, `waited` after it came first.
-    fn is_final(&self, cure: Cure, waited: Duration) -> bool {
-        match cure {
-            Cure::Again => false,
-            Cure::Elsewhere => self.redis.topology.is_one_server() || waited >= TAKEOVER_PATIENCE,
-            Cure::Forbidden | Cure::Full | Cure::Never => true,
+    fn is_final(&self, failure: Failure, waited: Duration) -> bool {
+        match failure {
+            Failure::Again => false,
+            Failure::Elsewhere => {
+                self.redis.topology.is_one_server() || waited >= TAKEOVER_PATIENCE
+            }
+            Failure::Forbidden | Failure::Full | Failure::Never => true,
         }
     }
 
     /// While some batches wait for Redis to take anything again, those behind them would wait, too.
     fn refuse_waiting(&mut self, error: &RedisError) {
-        for mut outgoing in self.load.queue.take() {
-            if outgoing.has_receipts() {
-                self.refuse(&mut outgoing, error, false);
+        for mut pending in self.load.queue.take() {
+            if pending.has_receipts() {
+                self.refuse(&mut pending, error, false);
             } else {
-                self.load.queue.push(outgoing);
+                self.load.queue.push(pending);
             }
         }
     }
 
     /// Counted only by whoever asked: without a receipt nobody is told.
-    fn refuse_key(&self, outgoing: &mut Outgoing, why: &Unpublished) {
-        if !outgoing.has_receipts() {
+    fn refuse_key(&self, pending: &mut PendingBatch, why: &PublishError) {
+        if !pending.has_receipts() {
             self.link
                 .metrics
-                .lost(LossCause::Refused, outgoing.count as u64);
+                .lost(LossCause::Refused, pending.count as u64);
         }
-        outgoing.refuse(why);
+        pending.reject(why);
     }
 
-    fn refuse(&self, outgoing: &mut Outgoing, error: &RedisError, loudly: bool) {
-        let why = Unpublished::Refused(format!("redis says {}", fitness::words(error)));
+    fn refuse(&self, pending: &mut PendingBatch, error: &RedisError, loudly: bool) {
+        let why = PublishError::Rejected(format!("redis says {}", fitness::words(error)));
         if loudly
             && self
                 .redis
-                .complaints
-                .may(Trouble::Refused, &outgoing.channel.name)
+                .warnings
+                .allows(Trouble::Refused, &pending.channel.name)
         {
             tracing::error!(
-                channel = outgoing.channel.name.as_str(),
-                messages = outgoing.count,
+                channel = pending.channel.name.as_str(),
+                messages = pending.count,
                 "{why}"
             );
         }
-        if !outgoing.has_receipts() {
+        if !pending.has_receipts() {
             self.link
                 .metrics
-                .lost(LossCause::Refused, outgoing.count as u64);
+                .lost(LossCause::Refused, pending.count as u64);
         }
-        outgoing.channel.feed.confirm(outgoing.last());
-        outgoing.refuse(&why);
-        self.done(outgoing);
+        pending.channel.feed.confirm(pending.last());
+        pending.reject(&why);
+        self.done(pending);
     }
 
-    fn done(&self, outgoing: &Outgoing) {
-        self.link.hub.inbox().settle(outgoing);
+    fn done(&self, pending: &PendingBatch) {
+        self.link.hub.inbox().settle(pending);
     }
 
     /// The id of a batch's last message, if Redis holds it and somebody wants to know.
@@ -180,11 +183,11 @@ impl Lane<'_> {
         sending: &Sending,
         answer: Value,
         lookups: &mut usize,
-    ) -> Result<Option<MessageId>, Unpublished> {
+    ) -> Result<Option<MessageId>, PublishError> {
         if self.redis.retention.messages == 0 {
             return Ok(None);
         }
-        let Outgoing { channel, .. } = &sending.outgoing;
+        let PendingBatch { channel, .. } = &sending.pending;
         let Ok((epoch, offset, mut outcome)) = from_redis_value::<(Vec<u8>, u64, u8)>(answer)
         else {
             return Ok(None);
@@ -193,8 +196,8 @@ impl Lane<'_> {
             outcome = PUBLISHED;
             if self
                 .redis
-                .complaints
-                .may(Trouble::Unreadable, &channel.name)
+                .warnings
+                .allows(Trouble::Unreadable, &channel.name)
             {
                 let channel = channel.name.as_str();
                 warn!(
@@ -209,12 +212,12 @@ impl Lane<'_> {
         let id = MessageId { epoch, offset };
         if outcome != PUBLISHED {
             // It will not come back.
-            channel.feed.confirm(sending.outgoing.last());
+            channel.feed.confirm(sending.pending.last());
         } else if offset > 0 {
-            channel.unheard.held(sending.outgoing.last(), id);
+            channel.in_flight.acknowledged(sending.pending.last(), id);
         }
         match outcome {
-            KEY_TAKEN => Err(Unpublished::KeyTaken),
+            KEY_TAKEN => Err(PublishError::KeyTaken),
             _ if offset > 0 => Ok(Some(id)),
             _ => Ok(self.look_up(sending, lookups).await),
         }
@@ -223,8 +226,8 @@ impl Lane<'_> {
     /// The id of a batch that was published before by a pipeline whose answer was lost, if it was
     /// not the last of that.
     async fn look_up(&mut self, sending: &Sending, lookups: &mut usize) -> Option<MessageId> {
-        let channel = &sending.outgoing.channel;
-        if !sending.outgoing.has_receipts() {
+        let channel = &sending.pending.channel;
+        if !sending.pending.has_receipts() {
             return None;
         }
         *lookups = lookups.checked_sub(1)?;
@@ -232,8 +235,8 @@ impl Lane<'_> {
         let found = find(
             self.connection.as_mut()?,
             &stream,
-            sending.envelope.node,
-            sending.envelope.number,
+            sending.envelope.publisher_id(),
+            sending.envelope.first(),
         )
         .await;
         found.unwrap_or_else(|error| {

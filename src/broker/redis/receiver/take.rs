@@ -4,33 +4,33 @@
 use bytes::Bytes;
 
 use super::super::super::envelope::{Envelope, Payload};
-use super::super::complaints::Trouble;
-use super::Relay;
-use super::reception::Reception;
+use super::super::warnings::Trouble;
+use super::Receivers;
+use super::state::{Placed, State};
 use crate::feed::Accepted;
 use crate::hub::Channel;
-use crate::message::{BatchBuilder, now_ns};
+use crate::message::{BatchBuilder, Missed, Sequence, now_ns};
 use crate::metrics::LossCause;
 use crate::telemetry;
 
-impl Relay {
+impl Receivers {
     /// Appends what a payload holds, if it is next; gives it back if something before it is
     /// missing. How long it took is measured if it is `timed`.
     pub(super) fn take(
         &self,
         channel: &Channel,
-        reception: &mut Reception,
+        state: &mut State,
         payload: Bytes,
         timed: bool,
     ) -> Result<(), Bytes> {
         match Payload::decode(payload.clone()) {
             Payload::Batch(envelope) if self.has_history() && envelope.offset > 0 => {
                 return self
-                    .take_next(channel, reception, envelope, timed)
+                    .take_next(channel, state, envelope, timed)
                     .then_some(())
                     .ok_or(payload);
             }
-            Payload::Batch(envelope) => self.take_any(channel, reception, envelope),
+            Payload::Batch(envelope) => self.take_any(channel, state, envelope),
             Payload::Foreign(kind, payload) => {
                 let mut batch = BatchBuilder::default();
                 batch.push(kind, &payload, 0);
@@ -39,8 +39,8 @@ impl Relay {
             }
             Payload::Malformed => {
                 self.link.metrics.lost(LossCause::Malformed, 1);
-                channel.feed.mark_gap(Some(1));
-                if self.complaints.may(Trouble::Malformed, &channel.name) {
+                channel.feed.mark_gap(Missed::Exactly(1));
+                if self.warnings.allows(Trouble::Malformed, &channel.name) {
                     tracing::warn!(
                         channel = channel.name.as_str(),
                         "dropped a payload from redis that begins like a batch and is none"
@@ -55,26 +55,26 @@ impl Relay {
     pub(super) fn take_next(
         &self,
         channel: &Channel,
-        reception: &mut Reception,
+        state: &mut State,
         envelope: Envelope,
         timed: bool,
     ) -> bool {
         let Envelope {
             epoch,
-            node,
-            number,
             offset,
             published_ns,
             ref traceparent,
             ref messages,
+            ..
         } = envelope;
-        let (count, last) = (messages.len(), envelope.last_number());
+        let (count, last) = (messages.len(), envelope.last());
+        let (placed, first) = (Placed::of(&envelope), envelope.first());
         let span = telemetry::relay_span("redis", channel.name.as_str(), count, traceparent);
-        let own = node == channel.publisher;
-        if let Some(newest) = reception.heard.get_mut(&node)
+        let own = placed.publisher_id == channel.publisher_id;
+        if let Some(newest) = state.heard.get_mut(&placed.publisher_id)
             && channel.feed.expects() == (epoch, offset)
         {
-            if last <= newest.number {
+            if last <= newest.last {
                 // Heard from a Redis that has lost it, and published again because its publisher
                 // got no answer.
                 channel.feed.jump(epoch, offset + count as u64);
@@ -85,26 +85,26 @@ impl Relay {
                 return true;
             }
             if newest.epoch != epoch {
-                self.missed(channel, number.saturating_sub(newest.number + 1));
+                self.missed(channel, first.missed_since(newest.last));
             }
         }
-        if reception.was_live && channel.feed.expects().0 == 0 && offset == 1 && number > 1 {
+        if state.was_live && channel.feed.expects().0 == 0 && offset == 1 && first > Sequence(1) {
             // Not its publisher's first: there was another history, of which nothing was heard
             // here.
-            channel.feed.mark_gap(None);
+            channel.feed.mark_gap(Missed::Unknown);
         }
         let mut batch = envelope.into_batch(own).build(published_ns);
         batch.offset = offset;
-        let followers = || self.link.hub.followers(&channel.name);
-        match telemetry::deliver(&span, followers, || {
+        let subscribers = || self.link.hub.subscribers(&channel.name);
+        match telemetry::deliver(&span, subscribers, || {
             channel.feed.accept(epoch, batch, own.then_some(last))
         }) {
             Accepted::Gap => return false,
-            Accepted::Duplicate => reception.repeated(node, epoch, offset, last),
+            Accepted::Duplicate => state.repeated(placed),
             Accepted::Appended => {
-                reception.hear(node, epoch, last, offset);
+                state.hear(placed);
                 if own {
-                    channel.unheard.came_back(last);
+                    channel.in_flight.received(last);
                 }
                 self.count(count, timed.then_some(published_ns));
             }
@@ -114,28 +114,32 @@ impl Relay {
 
     /// Of a node without history: everything as it comes, but nothing twice. It takes no offset
     /// here if we have history, because Redis gave it none.
-    fn take_any(&self, channel: &Channel, reception: &mut Reception, envelope: Envelope) {
+    fn take_any(&self, channel: &Channel, state: &mut State, envelope: Envelope) {
         let Envelope {
-            node,
-            number,
             published_ns,
             ref traceparent,
             ref messages,
             ..
         } = envelope;
-        let (count, last) = (messages.len(), envelope.last_number());
-        match reception.heard.get(&node) {
+        let (count, last) = (messages.len(), envelope.last());
+        let publisher_id = envelope.publisher_id();
+        match state.heard.get(&publisher_id) {
             // Published again because the first answer was lost.
-            Some(newest) if last <= newest.number => return,
-            Some(newest) => self.missed(channel, number.saturating_sub(newest.number + 1)),
+            Some(newest) if last <= newest.last => return,
+            Some(newest) => self.missed(channel, envelope.first().missed_since(newest.last)),
             None => {}
         }
-        reception.hear(node, 0, last, channel.feed.expects().1);
+        state.hear(Placed {
+            publisher_id,
+            last,
+            epoch: 0,
+            offset: channel.feed.expects().1,
+        });
         let span = telemetry::relay_span("redis", channel.name.as_str(), count, traceparent);
-        let own = node == channel.publisher;
+        let own = publisher_id == channel.publisher_id;
         let batch = envelope.into_batch(own).build(published_ns);
-        let followers = || self.link.hub.followers(&channel.name);
-        telemetry::deliver(&span, followers, || {
+        let subscribers = || self.link.hub.subscribers(&channel.name);
+        telemetry::deliver(&span, subscribers, || {
             if self.has_history() {
                 channel.feed.append_foreign(batch);
             } else {

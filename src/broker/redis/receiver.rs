@@ -3,7 +3,7 @@
 //! back what arrives while [`super::catch_up`] reads what came before.
 
 mod doubt;
-mod reception;
+mod state;
 mod take;
 
 use std::collections::HashMap;
@@ -14,28 +14,29 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::sync::mpsc::UnboundedSender;
 
-use self::reception::{Backlog, Reception};
+use self::state::{Backlog, Placed, State};
 use super::super::Link;
 use super::super::envelope::{Envelope, Payload};
-use super::complaints::{Complaints, Trouble};
 use super::history::Newest;
+use super::warnings::{Trouble, Warnings};
 use super::{Backoff, Names};
 use crate::channel::ChannelName;
 use crate::hub::Channel;
+use crate::message::Missed;
 use crate::metrics::LossCause;
 
 /// More messages than a node can have missed: what tells of more was not counted.
 const MOST_MISSED: u64 = 10_000_000_000;
 
 #[derive(Debug)]
-pub(super) struct Relay {
+pub(super) struct Receivers {
     link: Link,
     names: Names,
-    complaints: Arc<Complaints>,
+    warnings: Arc<Warnings>,
     /// How long Redis keeps a history after its last message; zero if it keeps none. With history
     /// offsets tell what is missing, without it only the numbers of nodes do.
     kept_for: Duration,
-    receptions: Mutex<Receptions>,
+    states: Mutex<States>,
     /// Counts the times that any channel began to hold back: also one that has been forgotten in
     /// between.
     rounds: AtomicU64,
@@ -45,7 +46,7 @@ pub(super) struct Relay {
 /// Channels that are subscribed to or will be. Made and dropped with a channel's object, whatever
 /// becomes of its subscription meanwhile: one that comes again begins with what is there then, and
 /// has missed nothing.
-type Receptions = HashMap<ChannelName, (Arc<Channel>, Reception)>;
+type States = HashMap<ChannelName, (Arc<Channel>, State)>;
 
 /// A channel has to catch up. At most one for each time that it began to hold back.
 #[derive(Debug)]
@@ -70,20 +71,20 @@ pub(super) enum Release {
     Superseded,
 }
 
-impl Relay {
+impl Receivers {
     pub(super) fn new(
         link: Link,
         names: Names,
-        complaints: Arc<Complaints>,
+        warnings: Arc<Warnings>,
         kept_for: Duration,
         requests: UnboundedSender<Request>,
     ) -> Self {
         Self {
             link,
             names,
-            complaints,
+            warnings,
             kept_for,
-            receptions: Mutex::default(),
+            states: Mutex::default(),
             rounds: AtomicU64::new(0),
             requests,
         }
@@ -98,28 +99,28 @@ impl Relay {
         let Some(name) = self.names.channel(pubsub) else {
             return;
         };
-        let mut receptions = self.lock();
+        let mut states = self.lock();
         // Lately unsubscribed, and this was on its way.
-        let Some((channel, reception)) = receptions.get_mut(&name) else {
+        let Some((channel, state)) = states.get_mut(&name) else {
             return;
         };
-        match &mut reception.backlog {
+        match &mut state.backlog {
             Some(backlog) => backlog.push(payload, self.link.hub.budget()),
             None => {
-                let missing = self.take(channel, reception, payload, true).err();
-                if missing.is_some() || reception.rewound {
-                    self.doubt(channel, reception, missing);
+                let missing = self.take(channel, state, payload, true).err();
+                if missing.is_some() || state.rewound {
+                    self.doubt(channel, state, missing);
                 }
             }
         }
-        drop(receptions);
+        drop(states);
         self.link.hub.make_room();
     }
 
     /// Holds back what arrives on a channel from now on; returns the round's number, 0 if the
     /// channel is there no more.
     pub(super) fn hold(&self, channel: &Arc<Channel>) -> u64 {
-        let mut receptions = self.lock();
+        let mut states = self.lock();
         let is_there = self
             .link
             .hub
@@ -128,12 +129,12 @@ impl Relay {
         if !is_there {
             return 0;
         }
-        let new = || (channel.clone(), Reception::default());
-        let (held, reception) = receptions.entry(channel.name.clone()).or_insert_with(new);
+        let new = || (channel.clone(), State::default());
+        let (held, state) = states.entry(channel.name.clone()).or_insert_with(new);
         if !Arc::ptr_eq(held, channel) {
-            (*held, *reception) = new();
+            (*held, *state) = new();
         }
-        reception.hold(&self.rounds)
+        state.hold(&self.rounds)
     }
 
     /// Redis delivers a channel from now on: with history it catches up, without it goes live with
@@ -168,23 +169,23 @@ impl Relay {
     /// Takes note of where the history ends. Returns whether nothing was missed: because nobody has
     /// waited for anything here, or nothing was said.
     pub(super) fn begin(&self, request: &Request, newest: &Newest) -> bool {
-        let mut receptions = self.lock();
-        let Some(reception) = request.current(&mut receptions) else {
+        let mut states = self.lock();
+        let Some(state) = request.current(&mut states) else {
             return false;
         };
         let (epoch, next_offset) = (newest.id.epoch, newest.id.offset + 1);
         let feed = &request.channel.feed;
-        if request.unbroken && !reception.rewound {
+        if request.unbroken && !state.rewound {
             // The backlog tells: see [`Self::release`].
             return true;
         }
-        if feed.expects() == (epoch, next_offset) && !reception.knows_offsets() {
+        if feed.expects() == (epoch, next_offset) && !state.knows_offsets() {
             return true;
         }
-        if reception.was_live || !feed.is_empty() {
+        if state.was_live || !feed.is_empty() {
             return false;
         }
-        reception.known_from = next_offset;
+        state.known_from = next_offset;
         feed.jump(epoch, next_offset);
         true
     }
@@ -193,38 +194,38 @@ impl Relay {
     pub(super) fn has_received(&self, request: &Request) -> bool {
         request
             .current(&mut self.lock())
-            .is_some_and(|reception| reception.knows_offsets())
+            .is_some_and(|state| state.knows_offsets())
     }
 
     /// Takes a batch from the history; what lies between the feed's end and it is lost. Returns how
     /// many messages the feed has got by that. `late`: whether somebody has been waiting for it.
     pub(super) fn recover(&self, request: &Request, batch: Envelope, late: bool) -> u64 {
-        let mut receptions = self.lock();
-        let Some(reception) = request.current(&mut receptions) else {
+        let mut states = self.lock();
+        let Some(state) = request.current(&mut states) else {
             return 0;
         };
         let channel = &request.channel;
         let (epoch, expected) = channel.feed.expects();
         if batch.offset > expected || (epoch == 0 && batch.offset > 1) {
-            self.jump(channel, reception, batch.epoch, batch.offset);
+            self.jump(channel, state, batch.epoch, batch.offset);
         }
         let from = channel.feed.expects().1;
-        if !self.take_next(channel, reception, batch, late) {
+        if !self.take_next(channel, state, batch, late) {
             tracing::error!(
                 channel = channel.name.as_str(),
                 offset = from,
                 "a batch does not fit its own place"
             );
         }
-        drop(receptions);
+        drop(states);
         self.link.hub.make_room();
         channel.feed.expects().1 - from
     }
 
     /// What lies before this place cannot be had.
     pub(super) fn lose(&self, request: &Request, epoch: u64, next_offset: u64) {
-        if let Some(reception) = request.current(&mut self.lock()) {
-            self.jump(&request.channel, reception, epoch, next_offset);
+        if let Some(state) = request.current(&mut self.lock()) {
+            self.jump(&request.channel, state, epoch, next_offset);
         }
     }
 
@@ -235,9 +236,9 @@ impl Relay {
             return;
         };
         if batch.epoch == request.channel.feed.expects().0
-            && let Some(reception) = request.current(&mut self.lock())
+            && let Some(state) = request.current(&mut self.lock())
         {
-            reception.repeated(batch.node, batch.epoch, batch.offset, batch.last_number());
+            state.repeated(Placed::of(&batch));
         }
     }
 
@@ -245,25 +246,25 @@ impl Relay {
     pub(super) fn is_rewound(&self, request: &Request) -> bool {
         request
             .current(&mut self.lock())
-            .is_some_and(|reception| reception.rewound)
+            .is_some_and(|state| state.rewound)
     }
 
     /// It has been ended for that.
     pub(super) fn abandoned(&self, request: &Request) {
-        if let Some(reception) = request.current(&mut self.lock()) {
-            reception.rewound = false;
+        if let Some(state) = request.current(&mut self.lock()) {
+            state.rewound = false;
         }
     }
 
-    fn jump(&self, channel: &Channel, reception: &mut Reception, epoch: u64, next_offset: u64) {
+    fn jump(&self, channel: &Channel, state: &mut State, epoch: u64, next_offset: u64) {
         let (before, expected) = channel.feed.expects();
-        reception.known_from = next_offset;
+        state.known_from = next_offset;
         if before != epoch {
-            reception.left = before;
-            reception.rewound = false;
+            state.left = before;
+            state.rewound = false;
         }
         channel.feed.jump(epoch, next_offset);
-        if before == epoch || (before == 0 && reception.was_live) {
+        if before == epoch || (before == 0 && state.was_live) {
             self.missed(channel, next_offset.saturating_sub(expected));
         } else if before != 0
             && channel
@@ -273,7 +274,7 @@ impl Relay {
         {
             // Nobody knows how much of the old history was never heard here; nodes' own numbers may
             // tell, see `take_next`. One that has come of age was heard to its end.
-            channel.feed.mark_gap(None);
+            channel.feed.mark_gap(Missed::Unknown);
         }
     }
 
@@ -282,10 +283,10 @@ impl Relay {
         if messages > MOST_MISSED {
             // Somebody has changed the numbers: nobody knows how many.
             self.link.metrics.lost(LossCause::Broker, 1);
-            channel.feed.mark_gap(None);
+            channel.feed.mark_gap(Missed::Unknown);
         } else if messages > 0 {
             self.link.metrics.lost(LossCause::Broker, messages);
-            channel.feed.mark_gap(Some(messages));
+            channel.feed.mark_gap(Missed::Exactly(messages));
         }
     }
 
@@ -293,8 +294,8 @@ impl Relay {
     /// that Redis held when it was last asked. What came before that and is not in that history is
     /// dropped: Redis decides.
     pub(super) fn release(self: &Arc<Self>, request: &Request, newest: &Newest) -> Release {
-        let mut receptions = self.lock();
-        let Some(reception) = request.current(&mut receptions) else {
+        let mut states = self.lock();
+        let Some(state) = request.current(&mut states) else {
             return Release::Superseded;
         };
         let channel = &request.channel;
@@ -303,11 +304,11 @@ impl Relay {
             overflowed,
             asked,
             ..
-        } = reception.backlog.take().unwrap_or_default();
-        reception.has_dropped |= overflowed;
+        } = state.backlog.take().unwrap_or_default();
+        state.has_dropped |= overflowed;
         let mut missing = overflowed && self.has_history();
         if overflowed && !missing {
-            channel.feed.mark_gap(None);
+            channel.feed.mark_gap(Missed::Unknown);
         }
         let (mut rest, mut has_dropped) = (Backlog::default(), false);
         for (place, payload) in payloads.into_iter().enumerate() {
@@ -315,24 +316,24 @@ impl Relay {
                 rest.push(payload, self.link.hub.budget());
                 continue;
             }
-            let Err(payload) = self.take(channel, reception, payload, true) else {
+            let Err(payload) = self.take(channel, state, payload, true) else {
                 continue;
             };
             if place < asked && !newest.holds(&payload) {
-                self.drop_foreign(channel, reception, payload, newest.id.epoch != 0);
-                reception.judged = Some(Instant::now());
+                self.drop_foreign(channel, state, payload, newest.id.epoch != 0);
+                state.judged = Some(Instant::now());
                 continue;
             }
             if request.unbroken {
-                self.follow(channel, reception, newest, &payload);
+                self.follow(channel, state, newest, &payload);
             }
-            let Err(payload) = self.take(channel, reception, payload, true) else {
+            let Err(payload) = self.take(channel, state, payload, true) else {
                 continue;
             };
-            if place >= asked && reception.not_before().is_some() && !reception.rewound {
+            if place >= asked && state.not_before().is_some() && !state.rewound {
                 // It came while Redis was asked. In a flood some always do: asking at once again
                 // would never end.
-                self.drop_unasked(channel, reception, Some(payload));
+                self.drop_unasked(channel, state, Some(payload));
                 has_dropped = true;
             } else {
                 missing = true;
@@ -343,14 +344,14 @@ impl Relay {
         let behind =
             newest.id.epoch != 0 && (epoch != newest.id.epoch || next_offset <= newest.id.offset);
         if missing || behind {
-            reception.backlog = Some(rest);
+            state.backlog = Some(rest);
             return Release::Again;
         }
         if !request.unbroken {
             // One that came back empty has lost what may have been missed.
-            reception.is_whole = epoch == newest.id.epoch;
+            state.is_whole = epoch == newest.id.epoch;
         }
-        (reception.was_live, reception.has_dropped) = (true, has_dropped);
+        (state.was_live, state.has_dropped) = (true, has_dropped);
         channel.set_live(true);
         Release::Live
     }
@@ -358,22 +359,16 @@ impl Relay {
     /// Goes over to the history that Redis holds now, with the first batch of it that came over a
     /// subscription that has brought everything so far: nothing is missing, unless that history
     /// began because Redis had lost something.
-    fn follow(
-        &self,
-        channel: &Channel,
-        reception: &mut Reception,
-        newest: &Newest,
-        payload: &Bytes,
-    ) {
+    fn follow(&self, channel: &Channel, state: &mut State, newest: &Newest, payload: &Bytes) {
         let (before, _) = channel.feed.expects();
         if newest.after_loss || before == 0 || before == newest.id.epoch {
             return;
         }
         if let Payload::Batch(batch) = Payload::decode(payload.clone())
             && batch.epoch == newest.id.epoch
-            && (batch.offset == 1 || !reception.has_dropped)
+            && (batch.offset == 1 || !state.has_dropped)
         {
-            (reception.left, reception.known_from) = (before, batch.offset);
+            (state.left, state.known_from) = (before, batch.offset);
             channel.feed.jump(batch.epoch, batch.offset);
         }
     }
@@ -386,7 +381,7 @@ impl Relay {
     /// Tells of entries that were left out because nobody can read them. The messages that should
     /// have been there were counted as lost.
     pub(super) fn count_unreadable(&self, channel: &Channel, entries: u64) {
-        if entries > 0 && self.complaints.may(Trouble::Unreadable, &channel.name) {
+        if entries > 0 && self.warnings.allows(Trouble::Unreadable, &channel.name) {
             tracing::warn!(
                 channel = channel.name.as_str(),
                 entries,
@@ -399,17 +394,17 @@ impl Relay {
     pub(super) fn is_first(&self, name: &ChannelName) -> bool {
         self.lock()
             .get(name)
-            .is_none_or(|(_, reception)| !reception.was_live)
+            .is_none_or(|(_, state)| !state.was_live)
     }
 
     /// Takes note that Redis is about to be asked for its newest message. Returns whether no newer
     /// request has taken over.
     pub(super) fn ask(&self, request: &Request) -> bool {
-        let mut receptions = self.lock();
-        let Some(reception) = request.current(&mut receptions) else {
+        let mut states = self.lock();
+        let Some(state) = request.current(&mut states) else {
             return false;
         };
-        if let Some(backlog) = &mut reception.backlog {
+        if let Some(backlog) = &mut state.backlog {
             backlog.asked = backlog.payloads.len();
         }
         true
@@ -417,25 +412,23 @@ impl Relay {
 
     /// Forgets a channel that has no clients here any more, unless another one has its name by now.
     pub(super) fn forget(&self, channel: &Arc<Channel>) {
-        let mut receptions = self.lock();
-        if receptions
+        let mut states = self.lock();
+        if states
             .get(&channel.name)
             .is_some_and(|(held, _)| Arc::ptr_eq(held, channel))
         {
-            receptions.remove(&channel.name);
+            states.remove(&channel.name);
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Receptions> {
-        self.receptions
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, States> {
+        self.states.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Request {
-    fn current<'a>(&self, receptions: &'a mut Receptions) -> Option<&'a mut Reception> {
-        let (_, reception) = receptions.get_mut(&self.channel.name)?;
-        (reception.round == self.round).then_some(reception)
+    fn current<'a>(&self, states: &'a mut States) -> Option<&'a mut State> {
+        let (_, state) = states.get_mut(&self.channel.name)?;
+        (state.round == self.round).then_some(state)
     }
 }

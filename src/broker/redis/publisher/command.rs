@@ -5,8 +5,8 @@ use redis::Pipeline;
 
 use super::super::{META_OUTLIVES, Redis};
 use super::Sending;
-use crate::hub::{Channel, Outgoing};
-use crate::message::{MessageId, now_ns};
+use crate::hub::{Channel, PendingBatch};
+use crate::message::{MessageId, Sequence, now_ns};
 
 impl Redis {
     /// Adds the command that publishes a batch. `previous` is the number of the message before it,
@@ -16,11 +16,11 @@ impl Redis {
         pipeline: &mut Pipeline,
         script: &str,
         sending: &Sending,
-        previous: Option<u64>,
+        previous: Option<Sequence>,
     ) {
         let Sending {
-            outgoing:
-                Outgoing {
+            pending:
+                PendingBatch {
                     channel,
                     key,
                     count,
@@ -40,7 +40,7 @@ impl Redis {
                 .arg(envelope.encode_payload());
             return;
         }
-        let digits = |number: u64| format!("{number:020}");
+        let digits = |sequence: Sequence| format!("{:020}", sequence.0);
         let (seen, held, lately) = self.known(channel);
         pipeline.cmd("EVALSHA").arg(script);
         pipeline
@@ -50,9 +50,9 @@ impl Redis {
             .arg(names.keys(name));
         pipeline
             .arg(names.pubsub(name))
-            .arg(format!("{:016x}", envelope.node));
+            .arg(envelope.publisher_id().to_string());
         pipeline
-            .arg(digits(sending.outgoing.last()))
+            .arg(digits(sending.pending.last()))
             .arg(previous.map(digits).unwrap_or_default())
             .arg(*count);
         pipeline
@@ -81,14 +81,14 @@ impl Redis {
     /// The newest message of a channel that this node knows of; its number if it is its own, held
     /// by Redis and not heard yet; and whether Redis must remember that, because it forgets nodes
     /// only after the life of a history.
-    fn known(&self, channel: &Channel) -> (MessageId, Option<u64>, bool) {
+    fn known(&self, channel: &Channel) -> (MessageId, Option<Sequence>, bool) {
         let (epoch, next_offset) = channel.feed.expects();
-        match channel.unheard.newest() {
+        match channel.in_flight.newest() {
             // Not if it was in another history than what has been heard: everybody has been told of
             // that.
             Some(held) if epoch == 0 || epoch == held.id.epoch => (
                 held.id,
-                Some(held.number),
+                Some(held.sequence),
                 held.since.elapsed() < self.retention.ttl / 2,
             ),
             _ => (

@@ -35,7 +35,7 @@ pub(super) enum Trouble {
 
 /// Knows what has been logged lately.
 #[derive(Debug)]
-pub(super) struct Complaints(Mutex<Window>);
+pub(super) struct Warnings(Mutex<Window>);
 
 #[derive(Debug)]
 struct Window {
@@ -44,13 +44,13 @@ struct Window {
     left_out: u64,
 }
 
-impl Complaints {
+impl Warnings {
     pub(super) fn new() -> Self {
         Self(Mutex::new(Window::begin()))
     }
 
     /// Whether this is to be logged now.
-    pub(super) fn may(&self, trouble: Trouble, channel: &ChannelName) -> bool {
+    pub(super) fn allows(&self, trouble: Trouble, channel: &ChannelName) -> bool {
         let mut window = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if window.began.elapsed() >= WINDOW {
             let left_out = window.left_out;
@@ -84,16 +84,16 @@ mod tests {
 
     #[test]
     fn a_trouble_is_told_once_and_many_are_bounded() {
-        let complaints = Complaints::new();
+        let warnings = Warnings::new();
         let name = |number: usize| ChannelName::new(&format!("c{number}")).expect("a name");
-        assert!(complaints.may(Trouble::Reading, &name(0)));
-        assert!(!complaints.may(Trouble::Reading, &name(0)), "it was told");
+        assert!(warnings.allows(Trouble::Reading, &name(0)));
+        assert!(!warnings.allows(Trouble::Reading, &name(0)), "it was told");
         assert!(
-            complaints.may(Trouble::Foreign, &name(0)),
+            warnings.allows(Trouble::Foreign, &name(0)),
             "another trouble"
         );
         let told = (1..1000)
-            .filter(|number| complaints.may(Trouble::Reading, &name(*number)))
+            .filter(|number| warnings.allows(Trouble::Reading, &name(*number)))
             .count();
         assert_eq!(told, MOST - 2);
     }

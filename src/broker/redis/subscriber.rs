@@ -1,4 +1,4 @@
-//! A line: one connection for the subscriptions to one server, kept for as long as that has
+//! A subscriber: one connection for the subscriptions to one server, kept for as long as that has
 //! channels. It owns which of them this node hears, and proves that it hears: a probe goes through
 //! Redis to itself every second, and if one does not come back the connection is made anew. A
 //! socket that looks fine and brings nothing is how such systems fail in silence.
@@ -17,10 +17,10 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tracing::{info, warn};
 
 use super::super::Link;
-use super::complaints::Trouble;
-use super::ears::Ears;
-use super::relay::Relay;
+use super::pushes::Pushes;
+use super::receiver::Receivers;
 use super::server::{self, Server};
+use super::warnings::Trouble;
 use super::{Backoff, Redis, fitness};
 use crate::hub::{Change, Channel};
 
@@ -46,11 +46,11 @@ const FORBIDDEN_PROBES: u64 = 5;
 /// Channels named in one SUBSCRIBE.
 const SUBSCRIBE_AT_ONCE: usize = 1000;
 
-/// Keeps the line until its server has no channels any more. `told` are channels that come and go.
+/// Keeps the subscriber until its server has no channels any more. `told` are channels that come and go.
 pub(super) async fn keep(
     redis: &Redis,
     link: &Link,
-    relay: &Arc<Relay>,
+    receivers: &Arc<Receivers>,
     server: Arc<Server>,
     mut told: UnboundedReceiver<Change>,
 ) {
@@ -60,18 +60,18 @@ pub(super) async fn keep(
     let mut heard_at = (!link.status.has_been_up()).then(Instant::now);
     loop {
         let ended = tokio::select! {
-            ended = Line::hold(redis, link, relay, &server, &mut told, &mut backoff, &mut heard_at) => Some(ended),
+            ended = Subscriber::hold(redis, link, receivers, &server, &mut told, &mut backoff, &mut heard_at) => Some(ended),
             () = server.gone.cancelled() => None,
         };
         server.up.send_replace(false);
         link.status.set(redis.topology.map().is_up());
-        // Who comes and goes while there is no line is in the list of all channels when there is
+        // Who comes and goes while there is no subscriber is in the list of all channels when there is
         // one again.
         while told.try_recv().is_ok() {}
         let Some(Err(error)) = ended else { return };
         channels(redis, link, &server)
             .iter()
-            .for_each(|channel| relay.unsubscribed(channel));
+            .for_each(|channel| receivers.unsubscribed(channel));
         redis.topology.doubt();
         let pause = backoff.next();
         let server_name = server.name.as_str();
@@ -100,13 +100,13 @@ fn channels(redis: &Redis, link: &Link, server: &Arc<Server>) -> Vec<Arc<Channel
     channels
 }
 
-struct Line<'a> {
+struct Subscriber<'a> {
     redis: &'a Redis,
     link: &'a Link,
-    relay: &'a Arc<Relay>,
+    receivers: &'a Arc<Receivers>,
     server: &'a Arc<Server>,
     connection: MultiplexedConnection,
-    ears: Arc<Ears>,
+    pushes: Arc<Pushes>,
     probes: u64,
     /// Channels that the server says it does not have, although the map may say so.
     refused: Vec<Arc<Channel>>,
@@ -114,45 +114,45 @@ struct Line<'a> {
     forbidden: Vec<Arc<Channel>>,
 }
 
-impl<'a> Line<'a> {
+impl<'a> Subscriber<'a> {
     /// Connects, subscribes to everything wanted, and serves until something breaks.
     async fn hold(
         redis: &'a Redis,
         link: &'a Link,
-        relay: &'a Arc<Relay>,
+        receivers: &'a Arc<Receivers>,
         server: &'a Arc<Server>,
         told: &mut UnboundedReceiver<Change>,
         backoff: &mut Backoff,
         heard_at: &mut Option<Instant>,
     ) -> anyhow::Result<Infallible> {
-        let ears = Arc::new(Ears::new(
-            relay.clone(),
+        let pushes = Arc::new(Pushes::new(
+            receivers.clone(),
             redis.probe(server)?,
             server.round_trips.clone(),
         ));
         let config = server::config().set_push_sender({
-            let ears = ears.clone();
+            let pushes = pushes.clone();
             move |push| -> Result<(), Infallible> {
-                ears.hear(push);
+                pushes.hear(push);
                 Ok(())
             }
         });
         let mut connection = server.connect(&config).await?;
-        fitness::check(redis, &mut connection, &ears.probe).await?;
+        fitness::check(redis, &mut connection, &pushes.probe).await?;
         let mut this = Self {
             redis,
             link,
-            relay,
+            receivers,
             server,
             connection,
-            ears,
+            pushes,
             probes: 0,
             refused: Vec::new(),
             forbidden: Vec::new(),
         };
         server.begin_subscription();
         let channels = channels(redis, link, server);
-        let probe = this.ears.probe.clone();
+        let probe = this.pushes.probe.clone();
         this.ask("SUBSCRIBE", vec![probe])
             .await?
             .into_iter()
@@ -160,13 +160,13 @@ impl<'a> Line<'a> {
             .context("subscribing")?;
         server
             .round_trips
-            .subscribed(redis.publish_command(), this.ears.probe.clone());
+            .subscribed(redis.publish_command(), this.pushes.probe.clone());
         this.subscribe(&channels).await?;
         if link.status.has_been_up() {
             link.metrics.broker_reconnects.inc();
             let was_away = heard_at.is_none_or(|at| at.elapsed() > LONG_OUTAGE);
             if redis.retention.messages == 0 && (backoff.is_long() || was_away) {
-                timeout(SETTLE, this.ears.deaf.notified())
+                timeout(SETTLE, this.pushes.deaf.notified())
                     .await
                     .map_or(Ok(()), |()| Err(anyhow!("connection lost")))?;
             }
@@ -184,18 +184,18 @@ impl<'a> Line<'a> {
         let mut changes = Vec::new();
         loop {
             tokio::select! {
-                () = this.ears.deaf.notified() => bail!("connection lost"),
-                () = this.ears.robbed.notified() => this.look_for_robbed(),
+                () = this.pushes.deaf.notified() => bail!("connection lost"),
+                () = this.pushes.robbed.notified() => this.look_for_robbed(),
                 1.. = told.recv_many(&mut changes, usize::MAX) => this.change(std::mem::take(&mut changes)).await?,
                 _ = probes.tick() => *heard_at = Some(this.probe().await?),
             }
         }
     }
 
-    /// The server has given channels away: to another line, if there will be a new map; or it has
+    /// The server has given channels away: to another subscriber, if there will be a new map; or it has
     /// them back already.
     fn look_for_robbed(&mut self) {
-        let names = self.ears.take_stolen();
+        let names = self.pushes.take_stolen();
         let channels = names
             .iter()
             .filter_map(|name| self.link.hub.find(&self.redis.names.channel(name)?));
@@ -221,18 +221,22 @@ impl<'a> Line<'a> {
         for some in channels.chunks(SUBSCRIBE_AT_ONCE) {
             let rounds: Vec<u64> = some
                 .iter()
-                .map(|channel| self.relay.hold(channel))
+                .map(|channel| self.receivers.hold(channel))
                 .collect();
             let answers = self.ask("SUBSCRIBE", self.pubsub(some)).await?;
             for ((channel, round), answer) in some.iter().zip(rounds).zip(answers) {
                 match answer {
-                    Ok(_) => self.relay.subscribed(channel, round),
+                    Ok(_) => self.receivers.subscribed(channel, round),
                     Err(error) if self.redis.topology.is_cluster() && is_elsewhere(&error) => {
                         self.refused.push(channel.clone());
                         self.redis.topology.doubt();
                     }
                     Err(error) if is_forbidden(&error) => {
-                        if self.redis.complaints.may(Trouble::Forbidden, &channel.name) {
+                        if self
+                            .redis
+                            .warnings
+                            .allows(Trouble::Forbidden, &channel.name)
+                        {
                             let channel = channel.name.as_str();
                             warn!(
                                 channel,
@@ -251,7 +255,7 @@ impl<'a> Line<'a> {
     async fn unsubscribe(&mut self, channels: &[Arc<Channel>]) -> anyhow::Result<()> {
         for some in channels.chunks(SUBSCRIBE_AT_ONCE) {
             let names = self.pubsub(some);
-            self.ears.expect_to_leave(&names);
+            self.pushes.expect_to_leave(&names);
             // Who has been robbed of a channel and does not know yet may leave it all the same.
             self.ask("UNSUBSCRIBE", names)
                 .await?
@@ -294,9 +298,9 @@ impl<'a> Line<'a> {
         for name in names {
             pipeline.cmd(&command).arg(name);
         }
-        self.ears.asking.store(true, Release);
+        self.pushes.asking.store(true, Release);
         let answers = pipeline.query_async(&mut self.connection).await;
-        self.ears.asking.store(false, Release);
+        self.pushes.asking.store(false, Release);
         answers.with_context(|| command.to_lowercase())
     }
 
@@ -314,10 +318,10 @@ impl<'a> Line<'a> {
         self.probes += 1;
         let sent = Instant::now();
         let round_trip = async {
-            // Over another connection, which is the one that reads histories: see [`Ears::hear`].
+            // Over another connection, which is the one that reads histories: see [`Pushes::hear`].
             let mut connection = self.server.connection().await?;
             let mut publish = redis::cmd(self.redis.publish_command());
-            publish.arg(&self.ears.probe).arg(self.probes);
+            publish.arg(&self.pushes.probe).arg(self.probes);
             if publish.exec_async(&mut connection).await.is_err() {
                 // Its end alone does not make this node deaf.
                 self.server.forget_connection().await;
@@ -327,20 +331,20 @@ impl<'a> Line<'a> {
                     .await
                     .context("sending a probe")?;
             }
-            while self.ears.probed.load(Acquire) < self.probes {
-                self.ears.heard_probe.notified().await;
+            while self.pushes.probed.load(Acquire) < self.probes {
+                self.pushes.heard_probe.notified().await;
             }
             anyhow::Ok(())
         };
         tokio::select! {
             done = timeout(PROBE_PATIENCE, round_trip) => done.context("a probe did not come back")??,
-            () = self.ears.deaf.notified() => bail!("connection lost"),
+            () = self.pushes.deaf.notified() => bail!("connection lost"),
         }
         self.link
             .metrics
             .broker_roundtrip
             .observe(sent.elapsed().as_secs_f64());
-        fitness::check_again(self.redis, self.server, &self.ears.probe).await?;
+        fitness::check_again(self.redis, self.server, &self.pushes.probe).await?;
         ensure!(
             !self.server.round_trips.is_missing(PROBE_PATIENCE),
             "what is published is not heard: this address leads to another server than before"
@@ -376,9 +380,9 @@ fn is_forbidden(error: &RedisError) -> bool {
     error.code() == Some("NOPERM")
 }
 
-impl Drop for Line<'_> {
+impl Drop for Subscriber<'_> {
     fn drop(&mut self) {
-        self.ears.closed.store(true, Release);
+        self.pushes.closed.store(true, Release);
         self.server.round_trips.unsubscribed();
     }
 }
