@@ -22,9 +22,9 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         Ok(config) => config,
         Err(complaints) => return Ok(refuse(&complaints)),
     };
-    let telemetry = telemetry::init(config.log_format)?;
+    let telemetry = telemetry::init(config.logs.format)?;
     use_small_pages();
-    let broker = if config.redis_url.is_some() {
+    let broker = if config.redis.is_some() {
         "redis"
     } else {
         "embedded"
