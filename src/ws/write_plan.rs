@@ -1,199 +1,130 @@
-//! What one write carries: shared batches with this client's own frames between two items. It owns
-//! the order of bytes on a socket; what to write is the session's to decide.
+//! The bytes of one write: shared batches of the channel, and between two of their items the frames
+//! for this client alone. This module owns the order of bytes on a socket. The session decides what
+//! to write.
 
 use std::io::IoSlice;
 use std::sync::Arc;
 
 use smallvec::SmallVec;
 
+use super::write_buffer::WriteBuffer;
 use crate::feed::{Cursor, TAKE_BATCHES};
-use crate::frame::{self, ControlFrame};
-use crate::message::{Batch, Format, put_text};
+use crate::message::{Batch, Format};
 
-/// A ping without a payload.
-const PING: [u8; 2] = [0x89, 0];
+/// The most parts of one write: as many batches as a cursor takes, one of them in two parts, and
+/// one more. The kernel's limit is far above.
+const MAX_PARTS: usize = TAKE_BATCHES + 2;
 
-/// This client's own frames, which wait for the end of the current item. Empty, it holds no memory.
-#[derive(Debug, Default)]
-pub(super) struct WriteBuffer {
-    bytes: Vec<u8>,
-    sent: usize,
-}
+/// A write encodes no further batch after so many bytes, because other sessions wait for it.
+const ENCODE_BYTES: usize = 256 * 1024;
 
-impl WriteBuffer {
-    /// Bytes that are framed already.
-    pub(super) fn framed(bytes: &[u8]) -> Self {
-        Self {
-            bytes: bytes.to_vec(),
-            sent: 0,
-        }
-    }
+/// Parts that need no allocation. Most writes have fewer. Moving room for [`MAX_PARTS`] would cost
+/// more than most writes.
+const FEW: usize = 8;
 
-    pub(super) fn push(&mut self, frame: ControlFrame<'_>) {
-        frame::encode_control(frame, &mut self.bytes);
-    }
-
-    /// Adds bytes that are framed already.
-    pub(super) fn push_framed(&mut self, bytes: &[u8]) {
-        self.bytes.extend_from_slice(bytes);
-    }
-
-    /// Adds bytes before all others that wait. None of these may have been begun.
-    pub(super) fn push_first(&mut self, bytes: &[u8]) {
-        self.bytes
-            .splice(self.sent..self.sent, bytes.iter().copied());
-    }
-
-    pub(super) fn push_text(&mut self, text: &[u8]) {
-        put_text(text, &mut self.bytes);
-    }
-
-    /// Bytes not yet written.
-    pub(super) fn waiting(&self) -> usize {
-        self.bytes.len() - self.sent
-    }
-
-    /// Bytes held, those included that are written while others are not.
-    pub(super) fn held(&self) -> usize {
-        self.bytes.len()
-    }
-
-    /// Whether a ping of ours is the last that waits. A frame that ends with the same two bytes is
-    /// taken for one, too: then the next ping is one interval late.
-    pub(super) fn ends_with_ping(&self) -> bool {
-        self.rest().ends_with(&PING)
-    }
-
-    fn advance(&mut self, bytes: usize) {
-        self.sent += bytes;
-        if self.sent == self.bytes.len() {
-            *self = Self::default();
-        }
-    }
-}
-
-/// How a client reads.
+/// How a client receives messages.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Recipient {
     pub(super) format: Format,
-    /// What its own messages are marked with, if it does not want to hear them; else 0.
+    /// The mark of its own messages if it does not receive them, else 0.
     pub(super) sender: u32,
 }
 
-/// The bytes of one `writev`: parts of batches in order, and control frames between two of them.
-pub(super) struct Output<'a> {
-    taken: &'a [Arc<Batch>],
+/// The bytes of one `writev`.
+pub(super) struct WritePlan<'a> {
+    batches: &'a [Arc<Batch>],
     recipient: Recipient,
     parts: SmallVec<[Part; FEW]>,
-    /// How many parts come before the control frames.
-    before: usize,
+    /// How many parts come before the client's own frames.
+    parts_before_own: usize,
+    /// The waiting bytes of its write buffer.
     own: &'a [u8],
-    /// The batch, and the byte in it, that comes after all of this.
-    then: (usize, usize),
+    /// Where the cursor is once all of this is written.
+    end: Place,
     /// Bytes that had to be encoded for it.
     pub(super) encoded: usize,
 }
 
-/// Bytes of one batch.
+/// Bytes of one batch in the recipient's format.
 #[derive(Clone, Copy, Debug)]
 struct Part {
+    /// Index among the plan's batches.
     batch: usize,
     from: usize,
     to: usize,
 }
 
-/// As many as a `writev` takes beside control frames, and far below what the kernel allows.
-const PARTS: usize = TAKE_BATCHES + 2;
+/// A byte of a batch among those taken.
+#[derive(Clone, Copy, Debug, Default)]
+struct Place {
+    batch: usize,
+    at: usize,
+}
 
-/// Bytes encoded for one write, and a batch more: others wait for that.
-const ENCODE_BYTES: usize = 256 * 1024;
+/// How far a write has come.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Written {
+    /// Bytes of the client's own frames.
+    own: usize,
+    /// Messages that were written to their end.
+    pub(super) messages: u64,
+    reached: Place,
+}
 
-/// As many as there mostly are: more are on the heap, because moving room for all of them costs
-/// more than writing few.
-const FEW: usize = 8;
-
-impl<'a> Output<'a> {
-    /// Everything in `taken`, as far as it fits.
-    #[inline(always)] // once a write, like all of these; pages are written by another caller
+impl<'a> WritePlan<'a> {
+    /// Everything in `batches`, as far as it fits one write.
     pub(super) fn all(
-        taken: &'a [Arc<Batch>],
+        batches: &'a [Arc<Batch>],
         cursor: &Cursor,
         buffer: &'a WriteBuffer,
         recipient: Recipient,
     ) -> Self {
-        let then = (taken.len(), 0);
-        let mut this = Self {
-            taken,
-            recipient,
-            parts: SmallVec::new(),
-            before: 0,
-            own: buffer.rest(),
-            then,
-            encoded: 0,
+        let end = Place {
+            batch: batches.len(),
+            at: 0,
         };
-        let format = recipient.format;
-        let is_raw = format == Format::RAW;
-        for (index, batch) in taken.iter().enumerate() {
-            if !is_raw && !batch.is_encoded(format) {
-                let is_whole = index > 0 || cursor.is_between_batches();
-                if is_whole && recipient.sender != 0 && batch.is_all_from(recipient.sender) {
-                    // Encoding it would be for nobody.
+        let mut this = Self::new(batches, buffer, recipient, end);
+        for (index, batch) in batches.iter().enumerate() {
+            if recipient.format != Format::RAW && !batch.is_encoded(recipient.format) {
+                if this.shows_nothing(index, batch, cursor) {
                     continue;
                 }
                 if this.encoded >= ENCODE_BYTES {
-                    this.then = (index, 0);
+                    this.end = Place {
+                        batch: index,
+                        at: 0,
+                    };
                     break;
                 }
-                this.encoded += batch.raw().len().max(batch.bytes(format).len());
+                this.encoded += batch.raw().len().max(batch.bytes(recipient.format).len());
             }
-            let from = if index == 0 {
-                cursor.sent(batch, format)
+            if index == 0 {
+                this.add_first(batch, cursor, buffer);
             } else {
-                0
-            };
-            let bytes = batch.bytes(format).len();
-            if index == 0 && buffer.waiting() > 0 {
-                // A control frame that was begun is ended first; else an item that was begun is.
-                let begun = batch.end_of(format, batch.items_before(format, from));
-                if begun < from && buffer.sent == 0 {
-                    let end = batch.end_of(format, batch.items_before(format, from) + 1);
-                    this.push(index, from, end);
-                    this.before = 1;
-                    this.add(index, batch, end, bytes);
-                    continue;
-                }
+                this.add(index, batch, 0);
             }
-            this.add(index, batch, from, bytes);
         }
-        if this.parts.len() == PARTS {
-            // There may be more that did not fit.
-            this.then = this.after(this.parts[PARTS - 1]);
+        if this.parts.len() == MAX_PARTS {
+            // More parts may have been left out.
+            this.end = this.place_after(this.parts[MAX_PARTS - 1]);
         }
         this
     }
 
-    /// Only what ends the item that was begun, up to byte `end` of the first batch, and control
-    /// frames.
-    pub(super) fn last(
-        taken: &'a [Arc<Batch>],
+    /// Only the rest of the item that was begun, up to byte `end` of the first batch, and the
+    /// client's own frames.
+    pub(super) fn rest_of_item(
+        batches: &'a [Arc<Batch>],
         end: usize,
         cursor: &Cursor,
         buffer: &'a WriteBuffer,
         recipient: Recipient,
     ) -> Self {
-        let parts = SmallVec::new();
-        let mut this = Self {
-            taken,
-            recipient,
-            parts,
-            before: 1,
-            own: buffer.rest(),
-            then: (0, 0),
-            encoded: 0,
-        };
-        if let Some(batch) = taken.first() {
+        let mut this = Self::new(batches, buffer, recipient, Place::default());
+        this.parts_before_own = 1;
+        if let Some(batch) = batches.first() {
             this.push(0, cursor.sent(batch, recipient.format), end);
-            this.then = this.after(Part {
+            this.end = this.place_after(Part {
                 batch: 0,
                 from: 0,
                 to: end,
@@ -202,20 +133,56 @@ impl<'a> Output<'a> {
         this
     }
 
-    fn after(&self, part: Part) -> (usize, usize) {
-        let whole = part.to == self.taken[part.batch].bytes(self.recipient.format).len();
-        if whole {
-            (part.batch + 1, 0)
-        } else {
-            (part.batch, part.to)
+    #[inline]
+    fn new(
+        batches: &'a [Arc<Batch>],
+        buffer: &'a WriteBuffer,
+        recipient: Recipient,
+        end: Place,
+    ) -> Self {
+        Self {
+            batches,
+            recipient,
+            parts: SmallVec::new(),
+            parts_before_own: 0,
+            own: buffer.rest(),
+            end,
+            encoded: 0,
         }
     }
 
-    /// Adds what this client hears of a batch from an item's beginning, or from inside one that it
-    /// hears.
-    #[inline(always)]
-    fn add(&mut self, index: usize, batch: &Batch, mut from: usize, to: usize) {
+    /// Whether this client receives nothing of a batch that nobody has encoded in its format:
+    /// encoding it would be in vain.
+    fn shows_nothing(&self, index: usize, batch: &Batch, cursor: &Cursor) -> bool {
+        let is_whole = index > 0 || cursor.is_between_batches();
+        let sender = self.recipient.sender;
+        is_whole && sender != 0 && batch.is_all_from(sender)
+    }
+
+    /// Adds the first batch, of which the cursor may have written some. An item that was begun is
+    /// ended before the client's own frames, unless one of these was begun, too.
+    #[inline]
+    fn add_first(&mut self, batch: &Batch, cursor: &Cursor, buffer: &WriteBuffer) {
+        let format = self.recipient.format;
+        let mut from = cursor.sent(batch, format);
+        if buffer.waiting() > 0 && !buffer.is_begun() {
+            let items = batch.items_before(format, from);
+            if batch.end_of(format, items) < from {
+                let item_end = batch.end_of(format, items + 1);
+                self.push(0, from, item_end);
+                self.parts_before_own = 1;
+                from = item_end;
+            }
+        }
+        self.add(0, batch, from);
+    }
+
+    /// Adds what this client receives of a batch from an item's beginning, or from inside one that
+    /// it receives.
+    #[inline]
+    fn add(&mut self, index: usize, batch: &Batch, mut from: usize) {
         let Recipient { format, sender } = self.recipient;
+        let to = batch.bytes(format).len();
         if sender == 0 || !batch.has_any_from(sender) {
             return self.push(index, from, to);
         }
@@ -228,10 +195,25 @@ impl<'a> Output<'a> {
         self.push(index, from, to);
     }
 
-    #[inline(always)]
+    #[inline]
     fn push(&mut self, batch: usize, from: usize, to: usize) {
-        if from < to && self.parts.len() < PARTS {
+        if from < to && self.parts.len() < MAX_PARTS {
             self.parts.push(Part { batch, from, to });
+        }
+    }
+
+    fn place_after(&self, part: Part) -> Place {
+        let is_whole = part.to == self.batches[part.batch].bytes(self.recipient.format).len();
+        if is_whole {
+            Place {
+                batch: part.batch + 1,
+                at: 0,
+            }
+        } else {
+            Place {
+                batch: part.batch,
+                at: part.to,
+            }
         }
     }
 
@@ -239,45 +221,45 @@ impl<'a> Output<'a> {
         self.parts.is_empty() && self.own.is_empty()
     }
 
-    #[inline(always)]
+    #[inline]
     pub(super) fn slices(&self) -> SmallVec<[IoSlice<'a>; FEW + 1]> {
         let mut slices = SmallVec::new();
         for (index, part) in self.parts.iter().enumerate() {
-            if index == self.before && !self.own.is_empty() {
+            if index == self.parts_before_own && !self.own.is_empty() {
                 slices.push(IoSlice::new(self.own));
             }
-            slices.push(IoSlice::new(
-                &self.taken[part.batch].bytes(self.recipient.format)[part.from..part.to],
-            ));
+            let bytes = self.batches[part.batch].bytes(self.recipient.format);
+            slices.push(IoSlice::new(&bytes[part.from..part.to]));
         }
-        if self.before >= self.parts.len() && !self.own.is_empty() {
+        if self.parts_before_own >= self.parts.len() && !self.own.is_empty() {
             slices.push(IoSlice::new(self.own));
         }
         slices
     }
 
-    /// What `written` bytes of it come to.
+    /// How far the first `bytes` bytes of it come.
     #[inline(always)] // once a write
-    pub(super) fn progress(&self, written: usize) -> Written {
-        let before: usize = self
-            .parts
-            .iter()
-            .take(self.before)
-            .map(|part| part.to - part.from)
-            .sum();
-        let own = written.saturating_sub(before).min(self.own.len());
-        let mut left = written - own;
+    pub(super) fn written(&self, bytes: usize) -> Written {
+        // 1. The client's own frames lie behind the first parts.
+        let before = &self.parts[..self.parts_before_own.min(self.parts.len())];
+        let before: usize = before.iter().map(|part| part.to - part.from).sum();
+        let own = bytes.saturating_sub(before).min(self.own.len());
+        // 2. All other bytes are of the parts, in order.
+        let mut left = bytes - own;
         let mut messages = 0;
         for part in &self.parts {
             let size = part.to - part.from;
             let end = part.from + left.min(size);
             messages += self.messages(part.batch, part.from, end);
             if left < size {
+                let reached = Place {
+                    batch: part.batch,
+                    at: end,
+                };
                 return Written {
                     own,
                     messages,
-                    batch: part.batch,
-                    at: end,
+                    reached,
                 };
             }
             left -= size;
@@ -285,14 +267,15 @@ impl<'a> Output<'a> {
         Written {
             own,
             messages,
-            batch: self.then.0,
-            at: self.then.1,
+            reached: self.end,
         }
     }
 
-    #[inline(always)]
+    /// How many messages end between two bytes of a batch.
+    #[inline]
     fn messages(&self, batch: usize, from: usize, to: usize) -> u64 {
-        let (batch, format) = (&self.taken[batch], self.recipient.format);
+        let (batch, format) = (&self.batches[batch], self.recipient.format);
+        // The mark of a gap is an item, but no message.
         if batch.is_empty() {
             return 0;
         }
@@ -303,35 +286,24 @@ impl<'a> Output<'a> {
     }
 }
 
-impl WriteBuffer {
-    fn rest(&self) -> &[u8] {
-        &self.bytes[self.sent..]
-    }
-}
-
-/// Where a write has brought a reader.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Written {
-    /// Bytes of control frames.
-    own: usize,
-    /// Messages that ended.
-    pub(super) messages: u64,
-    /// The batch that comes next, or that it is in, among those taken.
-    pub(super) batch: usize,
-    at: usize,
-}
-
 impl Written {
-    /// Moves both on.
+    /// How many batches are written to their end.
+    pub(super) fn batches(&self) -> usize {
+        self.reached.batch
+    }
+
+    /// Moves the cursor and the write buffer on.
+    #[inline]
     pub(super) fn apply(
         self,
         cursor: &mut Cursor,
-        taken: &[Arc<Batch>],
+        batches: &[Arc<Batch>],
         buffer: &mut WriteBuffer,
         recipient: Recipient,
     ) {
         buffer.advance(self.own);
-        cursor.advance(taken, recipient.format, self.batch, self.at);
+        let Place { batch, at } = self.reached;
+        cursor.advance(batches, recipient.format, batch, at);
     }
 }
 
@@ -341,6 +313,7 @@ mod tests {
 
     use super::*;
     use crate::feed::{Feed, Retention, Taken};
+    use crate::frame::ControlFrame;
     use crate::message::{BatchBuilder, Kind, Missed};
 
     const OWN: u32 = 7;
@@ -405,33 +378,33 @@ mod tests {
                 sender: if round % 2 == 0 { OWN } else { 0 },
             };
             let (batches, mut cursor) = feed();
-            let (mut control, mut pings, mut written, mut messages) =
+            let (mut buffer, mut pings, mut written, mut messages) =
                 (WriteBuffer::default(), 0, Vec::new(), 0);
             loop {
                 if rand::random_bool(0.3) && pings < 50 {
-                    control.push(ControlFrame::Ping(&PING[2..]));
+                    buffer.push(ControlFrame::Ping(&PING[2..]));
                     pings += 1;
                 }
                 let mut taken = Taken::new();
                 cursor.take_now(&mut taken).expect("nothing is missing");
-                let output = Output::all(&taken, &cursor, &control, recipient);
-                if output.is_empty() && taken.is_empty() {
+                let plan = WritePlan::all(&taken, &cursor, &buffer, recipient);
+                if plan.is_empty() && taken.is_empty() {
                     break;
                 }
-                let progress = if output.is_empty() {
-                    output.progress(0)
+                let done = if plan.is_empty() {
+                    plan.written(0)
                 } else {
-                    let bytes: Vec<u8> = output
+                    let bytes: Vec<u8> = plan
                         .slices()
                         .iter()
                         .flat_map(|slice| slice.to_vec())
                         .collect();
                     let some = rand::random_range(1..=bytes.len());
                     written.extend_from_slice(&bytes[..some]);
-                    output.progress(some)
+                    plan.written(some)
                 };
-                messages += progress.messages;
-                progress.apply(&mut cursor, &taken, &mut control, recipient);
+                messages += done.messages;
+                done.apply(&mut cursor, &taken, &mut buffer, recipient);
             }
             let (items, count) = wanted(&batches, recipient);
             let mut rest = &written[..];
