@@ -28,7 +28,7 @@ use std::num::NonZeroU8;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::task::Context;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 
@@ -80,6 +80,15 @@ pub struct Session {
 
 /// Why a poll ended the session at once.
 type Ended = CloseReason;
+
+/// The result of one read or write, unless it ended the session: [`READY`] or [`PENDING`].
+type Progress = ControlFlow<Ended, Poll<()>>;
+
+/// Something was done, and another try may do more.
+const READY: Progress = ControlFlow::Continue(Poll::Ready(()));
+
+/// Nothing more can be done now.
+const PENDING: Progress = ControlFlow::Continue(Poll::Pending);
 
 /// Where a session begins to read its channel.
 struct Beginning {

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::task::{Context, Poll};
 
 use super::closing::{Closing, Step};
-use super::{CloseReason, Ended, Session, Stage};
+use super::{CloseReason, Ended, PENDING, Progress, READY, Session, Stage};
 use crate::frame::ControlFrame;
 use crate::metrics::Transport;
 
@@ -93,16 +93,16 @@ impl Session {
     }
 
     /// Ignores what a client sends after the end began, and notices when it hangs up.
-    pub(super) fn discard(&mut self) -> ControlFlow<Ended, Poll<()>> {
+    pub(super) fn discard(&mut self) -> Progress {
         let Some(closing) = self.closing() else {
-            return ControlFlow::Continue(Poll::Pending);
+            return PENDING;
         };
         let (reason, step) = (closing.reason, closing.step);
         if !closing.hung_up {
             match self.read_in_vain() {
-                Poll::Pending => return ControlFlow::Continue(Poll::Pending),
+                Poll::Pending => return PENDING,
                 Poll::Ready(Ok(0)) => {}
-                Poll::Ready(Ok(_)) => return ControlFlow::Continue(Poll::Ready(())),
+                Poll::Ready(Ok(_)) => return READY,
                 Poll::Ready(Err(_)) => return ControlFlow::Break(reason),
             }
         }
@@ -112,11 +112,11 @@ impl Session {
         if let Some(closing) = self.closing_mut() {
             closing.hung_up = true;
         }
-        ControlFlow::Continue(Poll::Pending)
+        PENDING
     }
 
     /// Ends a session whose socket takes nothing more.
-    pub(super) fn write_failed(&mut self) -> ControlFlow<Ended, Poll<()>> {
+    pub(super) fn write_failed(&mut self) -> Progress {
         self.socket.reset_on_close();
         if let Some(closing) = self.closing() {
             return ControlFlow::Break(closing.reason);
@@ -125,7 +125,7 @@ impl Session {
         // come before that.
         self.stage = Some(Box::new(Stage::Closing(Closing::broken())));
         self.output.cursor.retire();
-        ControlFlow::Continue(Poll::Ready(()))
+        READY
     }
 
     /// Counts the reason for which it ended.

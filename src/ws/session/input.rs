@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use super::answers::Answers;
 use super::undecoded::Undecoded;
-use super::{CloseReason, Ended, Session, Shared, Tally};
+use super::{CloseReason, PENDING, Progress, READY, Session, Shared, Tally};
 use crate::budget::Part;
 use crate::client::rate::PublishRates;
 use crate::frame::Decoder;
@@ -91,11 +91,7 @@ impl Input {
 
 impl Session {
     /// Reads once. Pending if there is nothing to read, or it may not be read from now.
-    pub(super) fn read(
-        &mut self,
-        context: &mut Context<'_>,
-        tally: &mut Tally,
-    ) -> ControlFlow<Ended, Poll<()>> {
+    pub(super) fn read(&mut self, context: &mut Context<'_>, tally: &mut Tally) -> Progress {
         if self.only_reads() {
             // Nothing can be written any more. Pongs and answers must not keep it from reading.
             (self.output.buffer, self.input.answers) = (WriteBuffer::default(), None);
@@ -104,18 +100,18 @@ impl Session {
         }
         // Most polls end here: a batch came, and the client sent nothing.
         if self.input.undecoded.is_none() && !self.socket.is_readable() {
-            return ControlFlow::Continue(Poll::Pending);
+            return PENDING;
         }
         if self.transport() == Transport::Events {
             return self.ignore_input();
         }
         let has_bytes = self.input.has_bytes();
         if !(has_bytes || self.socket.is_readable()) || !self.may_read(context) {
-            return ControlFlow::Continue(Poll::Pending);
+            return PENDING;
         }
         if has_bytes {
             self.decode_rest(tally);
-            return ControlFlow::Continue(Poll::Ready(()));
+            return READY;
         }
         self.read_socket(tally)
     }
@@ -154,9 +150,9 @@ impl Session {
         }
     }
 
-    fn read_socket(&mut self, tally: &mut Tally) -> ControlFlow<Ended, Poll<()>> {
+    fn read_socket(&mut self, tally: &mut Tally) -> Progress {
         SCRATCH.with_borrow_mut(|scratch| match self.socket.read(scratch) {
-            Poll::Pending => ControlFlow::Continue(Poll::Pending),
+            Poll::Pending => PENDING,
             Poll::Ready(Ok(0) | Err(_)) => ControlFlow::Break(CloseReason::Disconnected),
             Poll::Ready(Ok(bytes)) => {
                 let received = &self.shared.metrics.websocket.received_bytes;
@@ -164,7 +160,7 @@ impl Session {
                 let read = &mut scratch[..bytes];
                 let consumed = self.decode_and_publish(read, tally);
                 self.keep(&read[consumed.bytes..], consumed.completed);
-                ControlFlow::Continue(Poll::Ready(()))
+                READY
             }
         })
     }
@@ -212,11 +208,11 @@ impl Session {
     }
 
     /// Ignores what a client of an event stream sends, and notices when it hangs up.
-    fn ignore_input(&mut self) -> ControlFlow<Ended, Poll<()>> {
+    fn ignore_input(&mut self) -> Progress {
         match self.read_in_vain() {
-            Poll::Pending => ControlFlow::Continue(Poll::Pending),
+            Poll::Pending => PENDING,
             Poll::Ready(Ok(0) | Err(_)) => ControlFlow::Break(CloseReason::Disconnected),
-            Poll::Ready(Ok(_)) => ControlFlow::Continue(Poll::Ready(())),
+            Poll::Ready(Ok(_)) => READY,
         }
     }
 

@@ -1,10 +1,9 @@
 //! The output of a session: what it writes while it follows the live feed and while it ends.
 
-use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use super::{Ended, Session, Tally};
+use super::{PENDING, Progress, READY, Session, Tally};
 use crate::feed::{Cursor, GroupBatches, Taken};
 use crate::message::{Batch, Missed, now_ns, put_gap};
 use crate::ws::write_buffer::WriteBuffer;
@@ -77,13 +76,13 @@ impl Session {
         context: &mut Context<'_>,
         group_batches: GroupBatches<'_>,
         tally: &mut Tally,
-    ) -> ControlFlow<Ended, Poll<()>> {
+    ) -> Progress {
         if self.follows_feed() {
             self.write_live(context.waker(), group_batches, tally)
         } else if self.closing().is_none() {
             self.write_replay(context, tally)
         } else if self.only_reads() {
-            ControlFlow::Continue(Poll::Pending)
+            PENDING
         } else {
             self.write_last(tally)
         }
@@ -96,7 +95,7 @@ impl Session {
         waker: &Waker,
         group_batches: GroupBatches<'_>,
         tally: &mut Tally,
-    ) -> ControlFlow<Ended, Poll<()>> {
+    ) -> Progress {
         // 1. In its group it uses the batches that the group has taken once for all: no lock.
         if let Some(batches) = self.output.cursor.unread(group_batches) {
             let end = self.output.cursor.position() + batches.len() as u64;
@@ -116,13 +115,13 @@ impl Session {
         // 3. The feed has dropped what comes next. The item that was begun is still here.
         let item_end = self.lagged(&mut taken);
         if item_end.is_none() && self.follows_feed() {
-            return ControlFlow::Continue(Poll::Ready(()));
+            return READY;
         }
         self.write_batches(&taken, item_end, false, tally)
     }
 
     /// Writes the rest of an item that was begun, and then the close frame.
-    fn write_last(&mut self, tally: &mut Tally) -> ControlFlow<Ended, Poll<()>> {
+    fn write_last(&mut self, tally: &mut Tally) -> Progress {
         let mut taken = Taken::new();
         let item_end = self.output.unfinished_item().map(|(batch, end)| {
             taken.push(batch);
@@ -140,7 +139,7 @@ impl Session {
         item_end: Option<usize>,
         reaches_end: bool,
         tally: &mut Tally,
-    ) -> ControlFlow<Ended, Poll<()>> {
+    ) -> Progress {
         let plan = self.output.plan(batches, item_end);
         if plan.encoded > 0 {
             tally.work += plan.encoded;
@@ -149,18 +148,18 @@ impl Session {
         }
         if plan.is_empty() {
             if batches.is_empty() {
-                return ControlFlow::Continue(Poll::Pending);
+                return PENDING;
             }
             // Gap marks that this format does not show, or messages of its own.
             let written = plan.written(0);
             self.output.advance(written, batches);
-            return ControlFlow::Continue(Poll::Ready(()));
+            return READY;
         }
         let result = self.socket.write(&plan.slices());
         let bytes = match result {
             Poll::Ready(Ok(bytes)) if bytes > 0 => bytes,
             Poll::Ready(_) => return self.write_failed(),
-            Poll::Pending => return ControlFlow::Continue(Poll::Pending),
+            Poll::Pending => return PENDING,
         };
         let written = plan.written(bytes);
         // While own frames waited, it may not have been read from: look again once they are gone.
@@ -173,11 +172,7 @@ impl Session {
         }
         // A second try would write nothing: what comes next wakes the session.
         let is_done = reaches_end && written.batches() == batches.len() && !had_own_frames;
-        ControlFlow::Continue(if is_done {
-            Poll::Pending
-        } else {
-            Poll::Ready(())
-        })
+        if is_done { PENDING } else { READY }
     }
 
     /// Measures the time from publishing to here, of some deliveries.

@@ -4,7 +4,7 @@
 
 use std::fmt;
 use std::future::Future;
-use std::io::IoSlice;
+use std::io::{self, ErrorKind, IoSlice};
 use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -15,11 +15,13 @@ use smallvec::SmallVec;
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::output::Output;
-use super::{CloseReason, Ended, Session, Stage, Tally};
+use super::{CloseReason, PENDING, Progress, READY, Session, Stage, Tally};
+use crate::client::rate::LEAST_RATE;
 use crate::feed::{Cursor, TAKE_BATCHES};
-use crate::http::stream::LEAST_RATE;
 use crate::hub::{BrokerAway, ReplayPage, Subscription};
 use crate::message::Batch;
+use crate::ws::socket::Socket;
+use crate::ws::write_plan::WritePlan;
 
 /// How long a client may take no bytes at all.
 const STALL_PATIENCE: Duration = Duration::from_secs(20);
@@ -88,9 +90,9 @@ impl Session {
         &mut self,
         context: &mut Context<'_>,
         tally: &mut Tally,
-    ) -> ControlFlow<Ended, Poll<()>> {
+    ) -> Progress {
         let Some(replay) = self.replay_mut() else {
-            return ControlFlow::Continue(Poll::Pending);
+            return PENDING;
         };
         if replay.page.is_empty() {
             match replay.poll_next(context) {
@@ -103,7 +105,7 @@ impl Session {
                 Poll::Ready(Ok(Next::Live(subscription))) => {
                     let (_membership, cursor) = subscription.into_live();
                     (self.output.cursor, self.stage) = (cursor, None);
-                    return ControlFlow::Continue(Poll::Ready(()));
+                    return READY;
                 }
                 Poll::Ready(Ok(Next::Page(page))) => self.turn_page(page),
             }
@@ -123,13 +125,9 @@ impl Session {
         }
     }
 
-    fn write_page(
-        &mut self,
-        context: &mut Context<'_>,
-        tally: &mut Tally,
-    ) -> ControlFlow<Ended, Poll<()>> {
+    fn write_page(&mut self, context: &mut Context<'_>, tally: &mut Tally) -> Progress {
         let Some(Stage::Replay(replay)) = self.stage.as_deref_mut() else {
-            return ControlFlow::Continue(Poll::Pending);
+            return PENDING;
         };
         let batches = &replay.page[..replay.page.len().min(TAKE_BATCHES)];
         let plan = self.output.plan(batches, None);
@@ -139,30 +137,23 @@ impl Session {
             tally.work += plan.encoded;
             self.shared.hub.make_room();
         }
-        let bytes = if !plan.is_empty() {
-            let result = self.socket.write(&beginning(&plan.slices(), WRITE_BYTES));
-            match result {
-                Poll::Ready(Ok(bytes)) if bytes > 0 => bytes,
-                Poll::Ready(_) => return self.write_failed(),
-                Poll::Pending if !batches.is_empty() && replay.patience.is_over(context) => {
-                    self.close_slow();
-                    return ControlFlow::Continue(Poll::Ready(()));
-                }
-                Poll::Pending => return ControlFlow::Continue(Poll::Pending),
+        if plan.is_empty() && batches.is_empty() {
+            return PENDING;
+        }
+        let bytes = match write_some(&mut self.socket, &plan) {
+            Poll::Ready(Ok(bytes)) => bytes,
+            Poll::Ready(Err(_)) => return self.write_failed(),
+            Poll::Pending if !batches.is_empty() && replay.patience.is_over(context) => {
+                self.close_slow();
+                return READY;
             }
-        } else if !batches.is_empty() {
-            // Gap marks that this format does not show, or messages of its own.
-            0
-        } else {
-            return ControlFlow::Continue(Poll::Pending);
+            Poll::Pending => return PENDING,
         };
         let written = plan.written(bytes);
-        let messages = written.messages;
-        let written_batches = written.batches();
         self.output.advance(written, batches);
-        replay.advance(written_batches, bytes);
-        tally.count_sent(self.transport(), bytes, messages);
-        ControlFlow::Continue(Poll::Ready(()))
+        replay.advance(written.batches(), bytes);
+        tally.count_sent(self.transport(), bytes, written.messages);
+        READY
     }
 
     /// Gives the replay up, except for an item that was begun. Its rest comes before everything
@@ -184,6 +175,19 @@ impl Session {
         }
         self.output.cursor = Cursor::detached(self.feed().clone(), 0);
     }
+}
+
+/// Writes the beginning of a plan. Returns how many bytes: 0 if there are none, because it has only
+/// gap marks that its format does not show, or messages of its client's own.
+fn write_some(socket: &mut Socket, plan: &WritePlan<'_>) -> Poll<io::Result<usize>> {
+    if plan.is_empty() {
+        return Poll::Ready(Ok(0));
+    }
+    let result = socket.write(&beginning(&plan.slices(), WRITE_BYTES));
+    result.map(|result| match result? {
+        0 => Err(ErrorKind::WriteZero.into()),
+        bytes => Ok(bytes),
+    })
 }
 
 /// The first so many bytes.
