@@ -35,6 +35,7 @@ pub struct Opening {
 impl Opening {
     /// Gives the session to a shard. `early` are the bytes that followed the request.
     pub fn begin(self, stream: TcpStream, early: Bytes) {
+        // A drain waits until the token is dropped.
         let (shards, token) = (self.shards.clone(), self.shutdown.sessions.token());
         match Socket::new(stream) {
             Ok(socket) => shards.add(Session::new(socket, early, self), token),

@@ -32,6 +32,7 @@ impl Socket {
         let stream = TcpStream::from_std(stream.into_std()?);
         Ok(Self {
             stream,
+            // Registering reports what can be read. Writing is tried at once.
             readable: false,
             writable: true,
             ended: false,
@@ -47,6 +48,7 @@ impl Socket {
     /// Remembers what the poll set reports. Returns whether that is a change.
     pub(super) fn note(&mut self, event: &Event) -> bool {
         let before = (self.readable, self.writable, self.ended);
+        // An end or an error is found by reading or writing, so both are tried.
         self.ended |= event.is_read_closed() || event.is_error();
         self.readable |= event.is_readable() || self.ended;
         self.writable |= event.is_writable() || self.ended;
@@ -87,6 +89,7 @@ impl Socket {
             };
             match result {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                // The poll set reports when there is room again.
                 Err(error) if error.kind() == ErrorKind::WouldBlock => self.writable = false,
                 result => return Poll::Ready(result),
             }
@@ -99,6 +102,7 @@ impl Socket {
     /// kernel's probes then, too.
     pub(super) fn is_being_taken(&self, within: Duration) -> bool {
         transmission::look(&self.stream).is_some_and(|now| {
+            // Unsent bytes alone may only be held back by the client's full receive buffer.
             let sends = now.unacknowledged || (now.unsent && now.since_sent < within);
             sends && now.since_acknowledged < within
         })

@@ -71,6 +71,7 @@ pub fn read(kind: Kind, frame: &[u8], max_message: usize) -> Result<Publish, Unr
         why,
         reference: None,
     })?;
+    // From here on errors can name the client's reference.
     let checked = payload(data, base64, max_message)
         .and_then(|payload| check_key(key.as_deref()).map(|()| payload));
     match checked {
@@ -87,6 +88,7 @@ pub fn read(kind: Kind, frame: &[u8], max_message: usize) -> Result<Publish, Unr
 /// The JSON of a frame. Errors here have no reference, because it could not be read or is too long
 /// to be repeated.
 fn parse(kind: Kind, frame: &[u8]) -> Result<PublishFrame, String> {
+    // A client that sends binary frames has not understood the format, so it is not guessed at.
     if kind == Kind::Binary {
         return Err("binary frames are not part of echocast.v1: say {\"base64\": …}".to_owned());
     }

@@ -85,6 +85,7 @@ impl<'a> WritePlan<'a> {
         };
         let mut this = Self::new(batches, buffer, recipient, end);
         for (index, batch) in batches.iter().enumerate() {
+            // Raw frames are made with the batch. Other formats are made by their first reader.
             if recipient.format != Format::RAW && !batch.is_encoded(recipient.format) {
                 if this.shows_nothing(index, batch, cursor) {
                     continue;
@@ -186,6 +187,7 @@ impl<'a> WritePlan<'a> {
         if sender == 0 || !batch.has_any_from(sender) {
             return self.push(index, from, to);
         }
+        // Cut its own messages out.
         for item in batch.items_before(format, from)..batch.items(format) {
             if batch.is_from(item, sender) {
                 self.push(index, from, batch.end_of(format, item).max(from));

@@ -15,6 +15,7 @@ impl Session {
     }
 
     pub(super) fn begin_close_with(&mut self, reason: CloseReason, code: u16, text: String) {
+        // Older messages are given up. The client asks for them again when it comes back.
         self.end_replay();
         self.stage = Some(Box::new(Stage::Closing(Closing::new(reason, code, text))));
         if matches!(reason, CloseReason::Slow | CloseReason::PingTimeout) {
@@ -67,6 +68,7 @@ impl Session {
         let is_answered = !answers.is_some_and(|answers| answers.are_owed());
         let is_delivered = until.is_some_and(|until| cursor.position() >= until);
         if let Some(closing) = self.closing_mut() {
+            // Remembered, because the feed's end moves on with messages of others.
             closing.step = Step::Deliver { until };
             if is_late || (is_answered && is_delivered) {
                 closing.extend();
@@ -81,6 +83,7 @@ impl Session {
         if self.output.buffer.waiting() > 0 || self.output.unfinished_item().is_some() {
             return ControlFlow::Continue(());
         }
+        // A client that has hung up already needs no waiting for.
         let has_failed = self.socket.end().is_err();
         if let Some(closing) = self.closing_mut() {
             if has_failed || closing.hung_up {
@@ -98,6 +101,7 @@ impl Session {
             return PENDING;
         };
         let (reason, step) = (closing.reason, closing.step);
+        // After the client's end there is nothing more to read.
         if !closing.hung_up {
             match self.read_in_vain() {
                 Poll::Pending => return PENDING,
@@ -106,6 +110,8 @@ impl Session {
                 Poll::Ready(Err(_)) => return ControlFlow::Break(reason),
             }
         }
+        // It has read the close frame, which is all that was waited for. In earlier steps it may
+        // still read what is written.
         if step == Step::Linger {
             return ControlFlow::Break(reason);
         }
@@ -118,6 +124,7 @@ impl Session {
     /// Ends a session whose socket takes nothing more.
     pub(super) fn write_failed(&mut self) -> Progress {
         self.socket.reset_on_close();
+        // It was ending anyway.
         if let Some(closing) = self.closing() {
             return ControlFlow::Break(closing.reason);
         }

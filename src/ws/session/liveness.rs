@@ -63,6 +63,7 @@ impl Session {
             return ControlFlow::Break(CloseReason::Drain);
         }
         let must_leave = registration.must_leave();
+        // An ending has deadlines of its own.
         if self.closing().is_some() {
             return ControlFlow::Continue(());
         }
@@ -89,6 +90,7 @@ impl Session {
     /// Pings when that is due. Ends a session that keeps memory from others, or is dead.
     fn check_liveness(&mut self, transport: Transport, visits: u16) {
         let schedule = self.shared.keepalive(transport).schedule();
+        // Counted in any case, so that the next ping comes in time.
         let ping_is_due = self.liveness.count(visits, schedule);
         if self.is_stuck() {
             return self.close_slow();
@@ -121,6 +123,7 @@ impl Session {
         if self.is_dead(schedule) {
             return self.end_silent();
         }
+        // After the check: a new ping must not extend the time of one that is unanswered.
         if ping_is_due {
             self.ping();
         }

@@ -141,6 +141,7 @@ impl Session {
         tally: &mut Tally,
     ) -> Progress {
         let plan = self.output.plan(batches, item_end);
+        // The feed counts what its batches were encoded into, and may have to drop others for it.
         if plan.encoded > 0 {
             tally.work += plan.encoded;
             self.output.cursor.account(batches);

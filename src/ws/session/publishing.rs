@@ -200,6 +200,7 @@ impl<'a> Publisher<'a> {
         if was_inflated || self.shape == Shape::V1 {
             self.tally.work += payload.len();
         }
+        // Also if it is rejected below: the client has sent the rest of it in time.
         self.outcome.completed = true;
         match self.shape {
             Shape::V1 => self.take_json(kind, payload),
@@ -250,10 +251,12 @@ impl<'a> Publisher<'a> {
         if !self.charge_bytes(payload.len()) {
             return;
         }
+        // Logged where it is published, as the client sent it.
         if self.shared.log_messages {
             telemetry::log_message(self.channel.name.as_str(), kind, payload);
         }
         let (channel, inbox) = (self.channel, self.shared.hub.inbox());
+        // The lock is taken with the first message of a read, and kept for the others.
         let publication = self
             .publication
             .get_or_insert_with(|| channel.publish(inbox));

@@ -103,6 +103,7 @@ impl Session {
                     return ControlFlow::Break(CloseReason::Disconnected);
                 }
                 Poll::Ready(Ok(Next::Live(subscription))) => {
+                    // The session has a membership of its own since it began.
                     let (_membership, cursor) = subscription.into_live();
                     (self.output.cursor, self.stage) = (cursor, None);
                     return READY;
@@ -118,6 +119,7 @@ impl Session {
         if let Some(missed) = gap {
             self.output.push_gap(missed);
         }
+        // The cursor reads the page until it is written.
         self.output.cursor = Cursor::detached(self.feed().clone(), skip);
         if let Some(replay) = self.replay_mut() {
             replay.page = batches;
@@ -130,6 +132,7 @@ impl Session {
             return PENDING;
         };
         let batches = &replay.page[..replay.page.len().min(TAKE_BATCHES)];
+        // Own frames are written also while the next page is awaited.
         let plan = self.output.plan(batches, None);
         if plan.encoded > 0 {
             // The batches count in the budget with their encodings. No feed holds them, so there
@@ -143,6 +146,7 @@ impl Session {
         let bytes = match write_some(&mut self.socket, &plan) {
             Poll::Ready(Ok(bytes)) => bytes,
             Poll::Ready(Err(_)) => return self.write_failed(),
+            // Only a client that something waits for can be too slow.
             Poll::Pending if !batches.is_empty() && replay.patience.is_over(context) => {
                 self.close_slow();
                 return READY;
@@ -163,6 +167,7 @@ impl Session {
             return;
         }
         self.stage = None;
+        // The page is dropped, so the rest of the item moves to the write buffer.
         if let Some((batch, end)) = self.output.unfinished_item() {
             let Output {
                 cursor,
@@ -218,6 +223,7 @@ impl Patience {
     /// The client has taken so many bytes, which gives it more time.
     fn earn(&mut self, bytes: usize) {
         let earned = Duration::from_secs_f64(bytes as f64 / LEAST_RATE as f64);
+        // Time earned by fast reading does not add up: it could stall for minutes later.
         let end = (self.0.deadline() + earned).min(Instant::now() + STALL_PATIENCE);
         self.0.as_mut().reset(end);
     }

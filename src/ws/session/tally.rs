@@ -30,6 +30,7 @@ impl Tally {
             (&mut self.events, &metrics.events),
         ] {
             let Sent { bytes, messages } = std::mem::take(sent);
+            // Most turns of an idle node send nothing.
             if bytes > 0 {
                 transport.sent_bytes.inc_by(bytes);
                 transport.delivered.inc_by(messages);

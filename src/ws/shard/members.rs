@@ -35,6 +35,7 @@ impl Shard {
             tracing::error!("cannot watch a socket: {error}");
             return session.end(CloseReason::Internal);
         }
+        // The group exists before the session takes from the feed, so that no batch falls between.
         let group = self.group_of(session.feed());
         self.groups[group].sessions += 1;
         let ready = ReadyWaker::new(&self.queue, Target::Session(key));

@@ -84,6 +84,7 @@ impl Shard {
                 }
             }
             Target::Session(key) => {
+                // Cleared before the visit: what comes during it needs another one.
                 if let Some(member) = self.members.get(key) {
                     member.ready.clear();
                 }
@@ -105,6 +106,7 @@ impl Shard {
         // Unless the group went with its last session.
         if is_last && self.round.take().is_some() {
             let group = &mut self.groups[key];
+            // Batches have come during the round that some of its sessions were not shown.
             if group.feed.settle() {
                 group.ready.wake_by_ref();
             }
@@ -180,6 +182,7 @@ impl Member {
             Ok(ControlFlow::Break(reason)) => Some(reason),
             Err(_) => Some(CloseReason::Internal),
         };
+        // Expensive visits of a session, or of its group, wait behind all others next time.
         self.ready.set_heavy(tally.work >= HEAVY);
         group.add_work(tally.work);
         Visit {
