@@ -2,11 +2,13 @@
 //! and follow through it; the broker empties its inbox and learns from it which channels have
 //! clients here.
 
+mod history;
 mod in_flight;
 mod inbox;
 mod keys;
 mod memory;
 mod receipt;
+mod skipped;
 mod subscription;
 
 use std::collections::{BTreeMap, HashMap};
@@ -16,14 +18,14 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc};
 
+pub use self::history::{HistoryPage, HistoryQuery, HistoryRequest};
 pub use self::in_flight::{Acknowledged, InFlight};
 pub use self::inbox::{INBOX_BYTES, INBOX_MESSAGES, Inbox, PendingBatch, Publication};
 use self::inbox::{Outbox, Parked};
 pub use self::keys::{KeyTaken, Keys};
 pub use self::receipt::{Answer, Outcome, PublishError, Receipt};
-pub use self::subscription::{
-    BrokerAway, HistoryPage, HistoryQuery, HistoryRequest, ReplayPage, Subscription,
-};
+pub use self::skipped::Skipped;
+pub use self::subscription::{BrokerAway, ReplayPage, Subscription};
 use crate::budget::{Budget, Charge, Part};
 use crate::channel::ChannelName;
 use crate::feed::{Feed, Retention};
@@ -96,6 +98,8 @@ pub struct Channel {
     pub publisher_id: PublisherId,
     /// Its messages that the broker has acknowledged and not delivered back yet.
     pub in_flight: InFlight,
+    /// Its messages that were never published.
+    pub skipped: Skipped,
     outbox: Mutex<Outbox>,
     /// Held while a page of its history is read: one at a time, so that other channels' pages come
     /// in between.
@@ -249,6 +253,17 @@ impl Hub {
             .collect()
     }
 
+    /// All channels on which this node has published something.
+    pub fn published(&self) -> Vec<Arc<Channel>> {
+        let mut channels: Vec<Arc<Channel>> = lock(&self.channels)
+            .by_name
+            .values()
+            .map(|entry| entry.channel.clone())
+            .collect();
+        channels.retain(|channel| channel.has_published());
+        channels
+    }
+
     /// How many hear a channel on this node.
     pub fn subscribers(&self, name: &ChannelName) -> usize {
         lock(&self.channels)
@@ -302,9 +317,7 @@ impl Hub {
         };
         if let Some(entry) = channels.by_name.remove(&name) {
             self.metrics.channels.dec();
-            if entry.wanted {
-                self.interest.tell(Change::Gone(entry.channel));
-            }
+            self.interest.tell(Change::Gone(entry.channel));
         }
         true
     }
@@ -393,6 +406,7 @@ impl Channel {
             _charge: budget.charge(Part::Feeds, CHANNEL_BYTES),
             publisher_id: PublisherId::random(),
             in_flight: InFlight::default(),
+            skipped: Skipped::default(),
             outbox: Mutex::default(),
             live: AtomicBool::new(false),
             became_live: Notify::new(),
@@ -403,6 +417,11 @@ impl Channel {
     /// together and in order.
     pub fn publish<'a>(self: &'a Arc<Self>, inbox: &'a Inbox) -> Publication<'a> {
         Publication::new(self, inbox)
+    }
+
+    /// Whether this node has published anything on it.
+    pub fn has_published(&self) -> bool {
+        lock(&self.outbox).has_published()
     }
 
     /// The keys of its messages.
@@ -443,7 +462,8 @@ impl Channel {
 pub enum Change {
     /// Its first client is here.
     New(Arc<Channel>),
-    /// Nobody has been here for a while.
+    /// Nobody has been here for a while. Also told of a channel on which clients only published,
+    /// and which nobody wanted to hear.
     Gone(Arc<Channel>),
 }
 

@@ -148,6 +148,12 @@ pub(super) struct Outbox {
     queued: bool,
 }
 
+impl Outbox {
+    pub(super) fn has_published(&self) -> bool {
+        self.newest > Sequence::default()
+    }
+}
+
 /// A batch that still grows.
 #[derive(Debug, Default)]
 struct Draft {
