@@ -7,6 +7,8 @@ mod in_flight;
 mod inbox;
 mod keys;
 mod memory;
+mod pending_batch;
+mod publication;
 mod receipt;
 mod subscription;
 
@@ -19,9 +21,12 @@ use tokio::sync::{Notify, mpsc};
 
 pub use self::history::{HistoryPage, HistoryQuery, HistoryRequest};
 pub use self::in_flight::{Acknowledged, InFlight};
-pub use self::inbox::{INBOX_BYTES, INBOX_MESSAGES, Inbox, PendingBatch, Publication};
-use self::inbox::{Outbox, Parked};
+use self::inbox::Parked;
+pub use self::inbox::{INBOX_BYTES, INBOX_MESSAGES, Inbox};
 pub use self::keys::{KeyTaken, Keys};
+pub use self::pending_batch::PendingBatch;
+use self::publication::Outbox;
+pub use self::publication::Publication;
 pub use self::receipt::{Answer, Outcome, PublishError, Receipt};
 pub use self::subscription::{BrokerAway, ReplayPage, Subscription};
 use crate::budget::{Budget, Charge, Part};
