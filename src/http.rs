@@ -1,5 +1,5 @@
-//! HTTP on both ports: the accept loop they share, the public routes and what is behind them, and
-//! the ops routes.
+//! HTTP on both ports: the accept loop they share, one connection with what surrounds hyper, the
+//! ops routes, and the public routes with an answer a file.
 //!
 //! ## Parameters
 //!
@@ -41,24 +41,26 @@
 //! reads on so that the answer is not lost: at most 64 MiB, for 30 s. A client may close its side
 //! after its request and still gets its answer (`nc -N`).
 
-pub mod bind;
-pub mod listen;
+pub mod listener;
+pub mod server;
+pub mod delayed_reset;
+pub mod connection;
+mod stream;
 pub mod keep_alive;
-pub mod stream;
 mod exchange;
 mod body;
-mod farewell;
-pub mod handover;
-pub mod resets;
-pub mod connection;
-pub mod head;
+mod unread;
+mod handover;
+mod successor;
+mod linger;
 pub mod ops;
 pub mod public;
+pub mod context;
+mod head;
+mod accept;
+mod cors;
 mod page;
+mod websocket;
 mod events;
 mod publish;
 mod snapshot;
-pub mod query;
-mod percent;
-mod accept;
-mod forwarded;

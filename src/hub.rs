@@ -10,6 +10,7 @@ mod memory;
 mod pending_batch;
 mod publication;
 mod receipt;
+mod skipped;
 mod subscription;
 
 use std::collections::{BTreeMap, HashMap};
@@ -28,6 +29,7 @@ pub use self::pending_batch::PendingBatch;
 use self::publication::Outbox;
 pub use self::publication::Publication;
 pub use self::receipt::{Answer, Outcome, PublishError, Receipt};
+pub use self::skipped::Skipped;
 pub use self::subscription::{BrokerAway, ReplayPage, Subscription};
 use crate::budget::{Budget, Charge, Part};
 use crate::channel::ChannelName;
@@ -101,6 +103,8 @@ pub struct Channel {
     pub publisher_id: PublisherId,
     /// Its messages that the broker has acknowledged and not delivered back yet.
     pub in_flight: InFlight,
+    /// Its messages that were never published.
+    pub skipped: Skipped,
     outbox: Mutex<Outbox>,
     /// Held while a page of its history is read: one at a time, so that other channels' pages come
     /// in between.
@@ -254,6 +258,17 @@ impl Hub {
             .collect()
     }
 
+    /// All channels on which this node has published something.
+    pub fn published(&self) -> Vec<Arc<Channel>> {
+        let mut channels: Vec<Arc<Channel>> = lock(&self.channels)
+            .by_name
+            .values()
+            .map(|entry| entry.channel.clone())
+            .collect();
+        channels.retain(|channel| channel.has_published());
+        channels
+    }
+
     /// How many hear a channel on this node.
     pub fn subscribers(&self, name: &ChannelName) -> usize {
         lock(&self.channels)
@@ -307,9 +322,7 @@ impl Hub {
         };
         if let Some(entry) = channels.by_name.remove(&name) {
             self.metrics.channels.dec();
-            if entry.wanted {
-                self.interest.tell(Change::Gone(entry.channel));
-            }
+            self.interest.tell(Change::Gone(entry.channel));
         }
         true
     }
@@ -398,6 +411,7 @@ impl Channel {
             _charge: budget.charge(Part::Feeds, CHANNEL_BYTES),
             publisher_id: PublisherId::random(),
             in_flight: InFlight::default(),
+            skipped: Skipped::default(),
             outbox: Mutex::default(),
             live: AtomicBool::new(false),
             became_live: Notify::new(),
@@ -408,6 +422,11 @@ impl Channel {
     /// together and in order.
     pub fn publish<'a>(self: &'a Arc<Self>, inbox: &'a Inbox) -> Publication<'a> {
         Publication::new(self, inbox)
+    }
+
+    /// Whether this node has published anything on it.
+    pub fn has_published(&self) -> bool {
+        lock(&self.outbox).has_published()
     }
 
     /// The keys of its messages.
@@ -448,7 +467,8 @@ impl Channel {
 pub enum Change {
     /// Its first client is here.
     New(Arc<Channel>),
-    /// Nobody has been here for a while.
+    /// Nobody has been here for a while. Also told of a channel on which clients only published,
+    /// and which nobody wanted to hear.
     Gone(Arc<Channel>),
 }
 

@@ -69,8 +69,8 @@
 //! 6. A slow reader loses its connection or its place, by name; it never slows a writer. Nothing
 //!    that belongs to one channel or client makes another wait: no loop shared by channels awaits a
 //!    reader, and expensive sessions wait behind others.
-//! 7. `redis::*` stays inside [`broker`], `axum::*` inside [`http`] and the handshake, `clap::*`
-//!    inside [`config`] and the binary, `prometheus::*` inside [`metrics`] and the ops routes.
+//! 7. `redis::*` stays inside [`broker`], `axum::*` inside [`http`], [`client`] and the handshake,
+//!    `clap::*` inside [`config`] and the binary, `prometheus::*` inside [`metrics`] and the ops routes.
 //! 8. Frame code is synchronous and does no I/O.
 //! 9. No process-wide mutable state: several nodes live in one test process.
 //!

@@ -46,7 +46,7 @@ fn code() -> Vec<(String, String)> {
 fn libraries_stay_behind_the_modules_that_own_them() {
     let borders: [(&[&str], &[&str]); 4] = [
         (&["redis::", "deadpool_redis::"], &["broker/redis"]),
-        (&["axum::"], &["http", "ws/handshake.rs"]),
+        (&["axum::"], &["http", "client/", "ws/handshake.rs"]),
         (&["clap::"], &["config/settings.rs", "bin/"]),
         (&["prometheus::"], &["metrics", "http/ops.rs"]),
     ];

@@ -51,6 +51,10 @@ const ANSWER_PATIENCE: Duration = Duration::from_secs(3);
 /// comes back the next day is told exactly how much it has missed, mostly nothing.
 const META_OUTLIVES: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// How long Redis remembers a publisher that is silent: the longest time that a node may be cut off
+/// from Redis and still not publish twice what it has sent before. See `publish.lua`, step 8.
+const REMEMBER_PUBLISHERS: Duration = Duration::from_secs(10 * 60);
+
 /// Names that are tried for a probe's channel: one of them is in a given slot of a Cluster almost
 /// certainly.
 const PROBES: u32 = 200_000;
@@ -115,6 +119,7 @@ impl Broker for Redis {
         let Some(history_requests) = link.hub.take_history_requests() else {
             return tracing::error!("this hub has a broker already");
         };
+        let (gone, left) = tokio::sync::mpsc::unbounded_channel();
         // The publisher ends first: until then its own messages come back over the subscription.
         let published = CancellationToken::new();
         let redis = Arc::new(self);
@@ -130,13 +135,13 @@ impl Broker for Redis {
         let (of_publishing, of_link, all_published) =
             (redis.clone(), link.clone(), published.clone());
         tasks.spawn(async move {
-            publishers::run(&of_publishing, &of_link, stop).await;
+            publishers::run(&of_publishing, &of_link, left, stop).await;
             all_published.cancel();
         });
         let of_subscription = link.clone();
         let subscription = tasks
             .spawn(async move {
-                subscribers::keep(&redis, &of_subscription, receivers, published).await
+                subscribers::keep(&redis, &of_subscription, receivers, gone, published).await
             })
             .id();
         while let Some(ended) = tasks.join_next_with_id().await {

@@ -121,6 +121,10 @@ pub(super) struct Draft {
 }
 
 impl Outbox {
+    pub(super) fn has_published(&self) -> bool {
+        self.newest > Sequence::default()
+    }
+
     /// Takes all batches; returns the number of the first message, too.
     pub(super) fn take(&mut self) -> (VecDeque<Draft>, Sequence) {
         self.queued = false;

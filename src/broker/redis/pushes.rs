@@ -200,6 +200,7 @@ mod tests {
                 data,
             });
         };
+        receivers.add(channel);
         let round = receivers.hold(channel);
         (0..100).for_each(|_| hear(&[b'x'; 64 * 1024]));
         receivers.subscribed(channel, round);
@@ -218,8 +219,10 @@ mod tests {
             backoff: Backoff::default(),
             unbroken: false,
         };
+        receivers.add(channel);
         let went = request(receivers.hold(channel));
         receivers.forget(channel);
+        receivers.add(channel);
         let came = request(receivers.hold(channel));
         assert!(!receivers.ask(&went) && receivers.ask(&came));
         assert_eq!(

@@ -117,24 +117,19 @@ impl Receivers {
         self.link.hub.make_room();
     }
 
+    /// A channel has its first client. Whatever had its name before has gone.
+    pub(super) fn add(&self, channel: &Arc<Channel>) {
+        let state = (channel.clone(), State::default());
+        self.lock().insert(channel.name.clone(), state);
+    }
+
     /// Holds back what arrives on a channel from now on; returns the round's number, 0 if the
     /// channel is there no more.
     pub(super) fn hold(&self, channel: &Arc<Channel>) -> u64 {
-        let mut states = self.lock();
-        let is_there = self
-            .link
-            .hub
-            .find(&channel.name)
-            .is_some_and(|there| Arc::ptr_eq(&there, channel));
-        if !is_there {
-            return 0;
+        match self.lock().get_mut(&channel.name) {
+            Some((held, state)) if Arc::ptr_eq(held, channel) => state.hold(&self.rounds),
+            _ => 0,
         }
-        let new = || (channel.clone(), State::default());
-        let (held, state) = states.entry(channel.name.clone()).or_insert_with(new);
-        if !Arc::ptr_eq(held, channel) {
-            (*held, *state) = new();
-        }
-        state.hold(&self.rounds)
     }
 
     /// Redis delivers a channel from now on: with history it catches up, without it goes live with
@@ -299,6 +294,7 @@ impl Receivers {
             return Release::Superseded;
         };
         let channel = &request.channel;
+        self.judge(channel, state, newest);
         let Backlog {
             payloads,
             overflowed,
@@ -410,15 +406,16 @@ impl Receivers {
         true
     }
 
-    /// Forgets a channel that has no clients here any more, unless another one has its name by now.
-    pub(super) fn forget(&self, channel: &Arc<Channel>) {
+    /// Forgets a channel that has no clients here any more; returns whether it was there.
+    pub(super) fn forget(&self, channel: &Arc<Channel>) -> bool {
         let mut states = self.lock();
-        if states
+        let is_there = states
             .get(&channel.name)
-            .is_some_and(|(held, _)| Arc::ptr_eq(held, channel))
-        {
+            .is_some_and(|(held, _)| Arc::ptr_eq(held, channel));
+        if is_there {
             states.remove(&channel.name);
         }
+        is_there
     }
 
     fn lock(&self) -> MutexGuard<'_, States> {

@@ -13,7 +13,7 @@ use super::receiver::Receivers;
 use super::server::Server;
 use super::topology::Map;
 use super::{Redis, subscriber};
-use crate::hub::Change;
+use crate::hub::{Change, Channel};
 
 /// What the subscriber to a server is told of. A server that comes back is another one, although it is
 /// called the same.
@@ -24,6 +24,7 @@ pub(super) async fn keep(
     redis: &Redis,
     link: &Link,
     receivers: Arc<Receivers>,
+    gone: UnboundedSender<Arc<Channel>>,
     stop: CancellationToken,
 ) {
     let mut maps = redis.topology.watch();
@@ -34,7 +35,7 @@ pub(super) async fn keep(
     loop {
         tokio::select! {
             changes = link.hub.interest().take() => {
-                changes.into_iter().for_each(|change| tell(&map, &subscribers, &receivers, change));
+                changes.into_iter().for_each(|change| tell(&map, &subscribers, &receivers, &gone, change));
             }
             Ok(()) = maps.changed() => {
                 let before = std::mem::replace(&mut map, maps.borrow_and_update().clone());
@@ -66,10 +67,24 @@ fn subscriber<'a>(
         .map(|(_, subscriber)| subscriber)
 }
 
-fn tell(map: &Map, subscribers: &Subscribers, receivers: &Receivers, change: Change) {
+fn tell(
+    map: &Map,
+    subscribers: &Subscribers,
+    receivers: &Receivers,
+    gone: &UnboundedSender<Arc<Channel>>,
+    change: Change,
+) {
     // At once: the subscriber may be busy or broken, and would not get to it.
-    if let Change::Gone(channel) = &change {
-        receivers.forget(channel);
+    match &change {
+        Change::New(channel) => receivers.add(channel),
+        Change::Gone(channel) => {
+            // Ends with the publishers, which need no more then.
+            drop(gone.send(channel.clone()));
+            if !receivers.forget(channel) {
+                // Nobody wanted to hear it.
+                return;
+            }
+        }
     }
     if let Some(subscriber) = map
         .owner(&change.channel().name)

@@ -8,8 +8,9 @@ use bytes::Bytes;
 
 use super::super::super::envelope::Payload;
 use super::super::Backoff;
+use super::super::history::Newest;
 use super::super::warnings::Trouble;
-use super::state::State;
+use super::state::{MOST_UNJUDGED, State, Unjudged};
 use super::{Receivers, Request};
 use crate::hub::Channel;
 use crate::message::Missed;
@@ -49,9 +50,9 @@ impl Receivers {
         missing: Option<Bytes>,
     ) {
         state.has_dropped |= missing.is_some();
-        missing
-            .into_iter()
-            .for_each(|payload| self.drop_foreign(channel, state, payload, true));
+        if let Some(payload) = missing {
+            self.drop_unjudged(channel, state, payload);
+        }
         let not_before = state.not_before().unwrap_or_else(Instant::now);
         if !std::mem::replace(&mut state.doubts, true) {
             let (this, channel) = (self.clone(), channel.clone());
@@ -59,6 +60,40 @@ impl Receivers {
                 tokio::time::sleep_until(not_before.into()).await;
                 this.ask_again(&channel);
             });
+        }
+    }
+
+    /// Drops a batch that Redis may hold. Whether it counts as foreign is decided when Redis is
+    /// asked.
+    fn drop_unjudged(&self, channel: &Channel, state: &mut State, payload: Bytes) {
+        let Payload::Batch(batch) = Payload::decode(payload) else {
+            return;
+        };
+        if state.is_late(&batch) {
+            return;
+        }
+        let batch = Unjudged {
+            epoch: batch.epoch,
+            offset: batch.offset,
+            messages: batch.messages.len() as u64,
+        };
+        if state.unjudged.len() < MOST_UNJUDGED {
+            state.unjudged.push(batch);
+        } else {
+            self.count_foreign(channel, batch);
+        }
+    }
+
+    /// Counts those of the batches dropped without asking that Redis does not hold. The others were
+    /// recovered from the history.
+    pub(super) fn judge(&self, channel: &Channel, state: &mut State, newest: &Newest) {
+        for batch in std::mem::take(&mut state.unjudged) {
+            let is_held = batch.epoch == newest.id.epoch
+                && batch.offset > 0
+                && batch.last_offset() <= newest.id.offset;
+            if !is_held {
+                self.count_foreign(channel, batch);
+            }
         }
     }
 
@@ -96,24 +131,29 @@ impl Receivers {
         let Payload::Batch(batch) = Payload::decode(payload) else {
             return;
         };
-        if (batch.epoch != 0 && batch.epoch == state.left) || state.has_heard(&batch) {
-            // Late: that history has been given up. If it was not heard, its publisher's next
-            // number will tell.
+        if state.is_late(&batch) {
             return;
         }
-        self.link
-            .metrics
-            .lost(LossCause::Foreign, batch.messages.len() as u64);
         if !holds_other {
             channel.feed.mark_gap(Missed::Unknown);
         }
+        self.count_foreign(
+            channel,
+            Unjudged {
+                epoch: batch.epoch,
+                offset: batch.offset,
+                messages: batch.messages.len() as u64,
+            },
+        );
+    }
+
+    fn count_foreign(&self, channel: &Channel, batch: Unjudged) {
+        self.link.metrics.lost(LossCause::Foreign, batch.messages);
         if self.warnings.allows(Trouble::Foreign, &channel.name) {
-            let (channel, offset, messages) =
-                (channel.name.as_str(), batch.offset, batch.messages.len());
             tracing::warn!(
-                channel,
-                offset,
-                messages,
+                channel = channel.name.as_str(),
+                offset = batch.offset,
+                messages = batch.messages,
                 "dropped a batch that is not of the history that redis holds: another deployment has the same names, or \
                  somebody has published it by hand"
             );

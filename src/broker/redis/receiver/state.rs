@@ -29,6 +29,10 @@ const LEAST_BACKLOG: usize = 64 * 1024;
 /// time nor keep Redis busy.
 const DOUBT_PAUSE: Duration = Duration::from_secs(1);
 
+/// Batches that were dropped without asking, and are judged when Redis is asked. In a flood, those
+/// beyond count as foreign at once.
+pub(super) const MOST_UNJUDGED: usize = 256;
+
 /// How this node hears one channel.
 #[derive(Debug, Default)]
 pub(super) struct State {
@@ -58,6 +62,23 @@ pub(super) struct State {
     pub(super) judged: Option<Instant>,
     /// Redis will be asked again, because batches were dropped without that since.
     pub(super) doubts: bool,
+    /// Those batches. The history may have them: then they were recovered from there.
+    pub(super) unjudged: Vec<Unjudged>,
+}
+
+/// A batch that was dropped without asking Redis whether it holds it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Unjudged {
+    pub(super) epoch: u64,
+    pub(super) offset: u64,
+    pub(super) messages: u64,
+}
+
+impl Unjudged {
+    /// The offset of its last message.
+    pub(super) fn last_offset(self) -> u64 {
+        self.offset + self.messages - 1
+    }
 }
 
 /// A batch without its messages: who published it, and where its history has it.
@@ -66,6 +87,8 @@ pub(super) struct Placed {
     pub(super) publisher_id: PublisherId,
     /// Its last message among those of its publisher.
     pub(super) last: Sequence,
+    /// How many messages its publisher has published, these included.
+    pub(super) published: u64,
     /// 0 if its publisher's node keeps no history.
     pub(super) epoch: u64,
     /// The offset of its first message.
@@ -77,6 +100,7 @@ impl Placed {
         Self {
             publisher_id: batch.publisher_id(),
             last: batch.last(),
+            published: batch.published_before() + batch.messages.len() as u64,
             epoch: batch.epoch,
             offset: batch.offset,
         }
@@ -90,6 +114,8 @@ pub(super) struct Newest {
     pub(super) epoch: u64,
     /// Its last message.
     pub(super) last: Sequence,
+    /// How many messages the publisher had published then.
+    pub(super) published: u64,
     /// The offset of its first message.
     offset: u64,
 }
@@ -129,8 +155,14 @@ impl State {
             .filter(|at| *at > Instant::now())
     }
 
+    /// Whether a batch that does not fit is only late: it is of a history that has been given up, or
+    /// was received before. If it was not, its publisher's next sequence shows that.
+    pub(super) fn is_late(&self, batch: &Envelope) -> bool {
+        (batch.epoch != 0 && batch.epoch == self.left) || self.has_heard(batch)
+    }
+
     /// Whether this very batch, or a later one of its node, was heard before.
-    pub(super) fn has_heard(&self, batch: &Envelope) -> bool {
+    fn has_heard(&self, batch: &Envelope) -> bool {
         self.heard
             .get(&batch.publisher_id())
             .is_some_and(|newest| newest.last >= batch.last())
@@ -164,6 +196,7 @@ impl State {
             Newest {
                 epoch: batch.epoch,
                 last: batch.last,
+                published: batch.published,
                 offset: batch.offset,
             },
         );
@@ -197,6 +230,7 @@ mod tests {
         Placed {
             publisher_id: PublisherId(publisher),
             last: Sequence(last),
+            published: last,
             epoch: 7,
             offset,
         }

@@ -9,7 +9,7 @@ use super::Receivers;
 use super::state::{Placed, State};
 use crate::feed::Accepted;
 use crate::hub::Channel;
-use crate::message::{BatchBuilder, Missed, Sequence, now_ns};
+use crate::message::{BatchBuilder, Missed, now_ns};
 use crate::metrics::LossCause;
 use crate::telemetry;
 
@@ -68,7 +68,7 @@ impl Receivers {
             ..
         } = envelope;
         let (count, last) = (messages.len(), envelope.last());
-        let (placed, first) = (Placed::of(&envelope), envelope.first());
+        let (placed, before) = (Placed::of(&envelope), envelope.published_before());
         let span = telemetry::relay_span("redis", channel.name.as_str(), count, traceparent);
         let own = placed.publisher_id == channel.publisher_id;
         if let Some(newest) = state.heard.get_mut(&placed.publisher_id)
@@ -85,10 +85,10 @@ impl Receivers {
                 return true;
             }
             if newest.epoch != epoch {
-                self.missed(channel, first.missed_since(newest.last));
+                self.missed(channel, before.saturating_sub(newest.published));
             }
         }
-        if state.was_live && channel.feed.expects().0 == 0 && offset == 1 && first > Sequence(1) {
+        if state.was_live && channel.feed.expects().0 == 0 && offset == 1 && before > 0 {
             // Not its publisher's first: there was another history, of which nothing was heard
             // here.
             channel.feed.mark_gap(Missed::Unknown);
@@ -126,14 +126,16 @@ impl Receivers {
         match state.heard.get(&publisher_id) {
             // Published again because the first answer was lost.
             Some(newest) if last <= newest.last => return,
-            Some(newest) => self.missed(channel, envelope.first().missed_since(newest.last)),
+            Some(newest) => self.missed(
+                channel,
+                envelope.published_before().saturating_sub(newest.published),
+            ),
             None => {}
         }
         state.hear(Placed {
-            publisher_id,
-            last,
             epoch: 0,
             offset: channel.feed.expects().1,
+            ..Placed::of(&envelope)
         });
         let span = telemetry::relay_span("redis", channel.name.as_str(), count, traceparent);
         let own = publisher_id == channel.publisher_id;
