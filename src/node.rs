@@ -156,13 +156,14 @@ impl Node {
         info!(bytes = memory, "memory for messages");
         let budget = Budget::new(memory, &metrics);
         let keep_idle = config.redis_url.is_none();
-        let hub = Arc::new(Hub::new(
+        let (hub, intake) = Hub::new(
             config.retention,
             keep_idle,
             config.max_channels,
             budget,
             metrics.clone(),
-        ));
+        );
+        let hub = Arc::new(hub);
         let keepalives = [
             Keepalive::new(PingSchedule::new(config.ping_interval, config.ping_timeout)),
             Keepalive::new(PingSchedule::new(COMMENT_INTERVAL, COMMENT_INTERVAL)),
@@ -172,7 +173,7 @@ impl Node {
             metrics: metrics.clone(),
             status: status.clone(),
         };
-        let mut broker = tokio::spawn(broker.run(link, shutdown.broker.clone()));
+        let mut broker = tokio::spawn(broker.run(link, intake, shutdown.broker.clone()));
         let [keepalive, event_keepalive] = keepalives.clone();
         let mut parts = Parts::default();
         parts.spawn("sweep", sweep(hub.clone()));

@@ -109,9 +109,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::feed::{Found, Start, Taken};
+    use crate::feed::{FeedWriter, Found, Start, Taken};
     use crate::message::{BatchBuilder, Kind, MessageId};
-    use crate::metrics::Gauge;
 
     fn batch(epoch: u64, offsets: std::ops::Range<u64>) -> Batch {
         let mut builder = BatchBuilder::default();
@@ -124,17 +123,16 @@ mod tests {
         batch
     }
 
-    fn feed(messages: usize, bytes: usize) -> (Arc<Feed>, Gauge) {
+    fn feed(messages: usize, bytes: usize) -> (FeedWriter, Arc<Feed>) {
         let retention = Retention {
             messages,
             bytes,
             history_bytes: bytes,
             ttl: Duration::from_secs(60),
         };
-        let feed = Arc::new(Feed::for_test(retention));
-        let gauge = feed.bytes_gauge.clone();
-        feed.jump(7, 100);
-        (feed, gauge)
+        let (mut writer, feed) = FeedWriter::for_test(retention);
+        writer.jump(7, 100);
+        (writer, feed)
     }
 
     fn texts(feed: &Arc<Feed>, start: Start) -> Vec<String> {
@@ -157,7 +155,7 @@ mod tests {
 
     #[test]
     fn what_is_prepended_is_read_before_what_came_first() {
-        let (feed, gauge) = feed(1000, 10_000);
+        let (mut writer, feed) = feed(1000, 10_000);
         let mut follower = feed.follow();
         assert!(matches!(
             feed.find(Start::Last(3)),
@@ -169,7 +167,7 @@ mod tests {
             }
         ));
         assert!(feed.prepend(batch(7, 98..100)));
-        feed.accept(7, batch(7, 100..101), None);
+        writer.accept(7, batch(7, 100..101), None);
         assert!(feed.prepend(batch(7, 90..98)));
         assert_eq!(texts(&feed, Start::Last(3)), ["98", "99", "100"]);
         assert_eq!(
@@ -188,12 +186,12 @@ mod tests {
             "who follows gets only what came since"
         );
         assert_eq!(taken[0].offset, 100);
-        assert_eq!(gauge.get(), feed.bytes() as i64);
+        assert_eq!(feed.bytes_gauge.get(), feed.bytes() as i64);
     }
 
     #[test]
     fn only_what_fits_is_prepended() {
-        let (feed, _) = feed(5, 10_000);
+        let (_writer, feed) = feed(5, 10_000);
         assert!(!feed.prepend(batch(8, 98..100)), "of another history");
         assert!(!feed.prepend(batch(7, 97..99)), "one is missing between");
         assert!(feed.prepend(batch(7, 96..100)));
@@ -202,16 +200,16 @@ mod tests {
             !feed.prepend(batch(7, 89..90)) && feed.has_room_before().is_none(),
             "and no batch more than that takes"
         );
-        let (feed, _) = self::feed(1000, 300);
+        let (_writer, feed) = self::feed(1000, 300);
         assert!(feed.prepend(batch(7, 99..100)));
         assert!(!feed.prepend(batch(7, 89..99)), "too many bytes");
     }
 
     #[test]
     fn a_window_that_has_dropped_a_batch_is_not_filled() {
-        let (feed, _) = feed(1000, 1000);
+        let (mut writer, feed) = feed(1000, 1000);
         for offset in 100..200 {
-            feed.accept(7, batch(7, offset..offset + 1), None);
+            writer.accept(7, batch(7, offset..offset + 1), None);
         }
         let (_, begins) = feed.begins();
         assert!(begins > 100 && !feed.prepend(batch(7, begins - 1..begins)));
@@ -219,7 +217,7 @@ mod tests {
 
     #[test]
     fn nobody_asks_for_what_the_history_does_not_have() {
-        let (feed, _) = feed(1000, 10_000);
+        let (mut writer, feed) = feed(1000, 10_000);
         feed.exhaust(7, 99);
         assert!(
             matches!(
@@ -242,7 +240,7 @@ mod tests {
                 ..
             }
         ));
-        feed.jump(8, 5);
+        writer.jump(8, 5);
         assert!(
             matches!(
                 feed.find(Start::Last(3)),
