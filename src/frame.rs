@@ -10,6 +10,7 @@ mod mask;
 mod utf8;
 
 use std::mem;
+use std::num::NonZeroU8;
 
 use self::assembly::Assembly;
 pub use self::encode::{
@@ -18,6 +19,7 @@ pub use self::encode::{
 };
 use self::header::{Frame, MAX_CLIENT_HEADER, Opcode};
 pub use self::inflate::TOO_MANY_BYTES;
+use self::inflate::{Bounds, History};
 
 /// The kind of a message: it is delivered as it was published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -134,6 +136,9 @@ pub struct Decoder {
     unfinished: Option<Box<Unfinished>>,
     /// A close or a violation was seen: nothing after it means anything.
     ended: bool,
+    /// Bytes of its earlier messages that a deflated one may refer to, as a power of two; 0 if each
+    /// stands alone.
+    history_bits: u8,
 }
 
 /// What has to wait for more bytes. At most one of a header and a frame, beside at most one
@@ -150,12 +155,23 @@ struct Unfinished {
     control: Vec<u8>,
     /// The message that is being put together.
     message: Option<Assembly>,
+    /// The end of earlier deflated messages, if the next one may refer to them.
+    history: History,
 }
 
 impl Decoder {
     /// A decoder at the beginning of a connection.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// The same for a client whose deflated messages may refer to the last 2^`bits` bytes of
+    /// earlier ones. They are kept once there are any.
+    pub fn with_history(bits: Option<NonZeroU8>) -> Self {
+        Self {
+            history_bits: bits.map_or(0, NonZeroU8::get),
+            ..Self::default()
+        }
     }
 
     /// [`Self::decode_into`] for a caller that takes everything.
@@ -195,14 +211,17 @@ impl Decoder {
 
     /// Whether the client owes the rest of a header, a frame or a message.
     pub fn is_mid_message(&self) -> bool {
-        self.unfinished.is_some()
+        self.unfinished
+            .as_deref()
+            .is_some_and(Unfinished::is_mid_message)
     }
 
     /// Bytes of memory held beside the decoder itself.
     pub fn held_bytes(&self) -> usize {
         self.unfinished.as_deref().map_or(0, |unfinished| {
             let message = unfinished.message.as_ref().map_or(0, Assembly::capacity);
-            size_of::<Unfinished>() + unfinished.control.capacity() + message
+            let history = unfinished.history.capacity();
+            size_of::<Unfinished>() + unfinished.control.capacity() + message + history
         })
     }
 
@@ -293,7 +312,7 @@ impl Decoder {
                 .is_none_or(|unfinished| unfinished.message.is_none())
         {
             if frame.deflated {
-                return inflate(payload, limits, kind, on);
+                return self.take_deflated(limits, kind, payload, on);
             }
             return take_whole(kind, payload, on);
         }
@@ -307,15 +326,37 @@ impl Decoder {
         } else if !frame.fin {
             message.end_fragment();
         } else {
+            let message = unfinished.message.take().expect("it was just added to");
             let payload = message.finish()?;
             if message.is_deflated() {
-                inflate(payload, limits, kind, on)?;
+                self.take_deflated(limits, kind, payload, on)?;
             } else {
                 on.take(Event::Message { kind, payload });
             }
-            unfinished.message = None;
         }
         Ok(())
+    }
+
+    /// Inflates a message and takes it.
+    fn take_deflated(
+        &mut self,
+        limits: &Limits,
+        kind: Kind,
+        payload: &[u8],
+        on: &mut impl Sink,
+    ) -> Result<(), Violation> {
+        let mut bounds = Bounds {
+            message: limits.max_message,
+            rate: on.inflating()?,
+            history: 0,
+        };
+        let take = |payload: &[u8]| take_whole(kind, payload, on);
+        if self.history_bits == 0 {
+            return inflate::inflated(payload, bounds, &mut History::default(), take);
+        }
+        bounds.history = 1 << self.history_bits;
+        let history = &mut self.unfinished.get_or_insert_default().history;
+        inflate::inflated(payload, bounds, history, take)
     }
 
     /// Takes what has arrived of a ping, pong or close.
@@ -363,21 +404,12 @@ fn take_whole(kind: Kind, payload: &[u8], on: &mut impl Sink) -> Result<(), Viol
     Ok(())
 }
 
-/// Inflates a message as far as it may become, and takes it.
-fn inflate(
-    payload: &[u8],
-    limits: &Limits,
-    kind: Kind,
-    on: &mut impl Sink,
-) -> Result<(), Violation> {
-    let most = on.inflating()?;
-    inflate::inflated(payload, limits.max_message, most, |payload| {
-        take_whole(kind, payload, on)
-    })
-}
-
 impl Unfinished {
     fn is_empty(&self) -> bool {
-        self.header_len == 0 && self.frame.is_none() && self.message.is_none()
+        !self.is_mid_message() && self.history.is_empty()
+    }
+
+    fn is_mid_message(&self) -> bool {
+        self.header_len > 0 || self.frame.is_some() || self.message.is_some()
     }
 }

@@ -2,6 +2,7 @@
 //! and follow through it; the broker empties its inbox and learns from it which channels have
 //! clients here.
 
+mod history;
 mod in_flight;
 mod inbox;
 mod keys;
@@ -17,15 +18,14 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc};
 
+pub use self::history::{HistoryPage, HistoryQuery, HistoryRequest};
 pub use self::in_flight::{Acknowledged, InFlight};
 pub use self::inbox::{INBOX_BYTES, INBOX_MESSAGES, Inbox, PendingBatch, Publication};
 use self::inbox::{Outbox, Parked};
 pub use self::keys::{KeyTaken, Keys};
 pub use self::receipt::{Answer, Outcome, PublishError, Receipt};
 pub use self::skipped::Skipped;
-pub use self::subscription::{
-    BrokerAway, HistoryPage, HistoryQuery, HistoryRequest, ReplayPage, Subscription,
-};
+pub use self::subscription::{BrokerAway, ReplayPage, Subscription};
 use crate::budget::{Budget, Charge, Part};
 use crate::channel::ChannelName;
 use crate::feed::{Feed, FeedWriter, Retention};

@@ -23,25 +23,28 @@ use tracing::{error, info, warn};
 use self::parts::{Ended, Parts};
 use crate::broker::{self, Broker, Embedded, Link, Status};
 use crate::budget::{self, Budget};
+use crate::client::caller::Proxies;
 use crate::client::close_reason::CloseReason;
 use crate::client::connection_limits::address::AddressLimits;
 use crate::client::connection_limits::{
     ConnectionLimits, LimitReached, LimitSettings, descriptors,
 };
 use crate::client::keepalive::{Keepalive, PingSchedule};
+use crate::client::origin::Origins;
 use crate::client::rate::PublishLimits;
+use crate::client::rejection::Rejection;
 use crate::config::{Config, SlowClient, Switch};
 use crate::frame::Limits;
-use crate::http::bind::bind;
-use crate::http::connection::Proxies;
+use crate::http::connection::{BadEnds, Service};
+use crate::http::context::{COLLECTORS, Context};
+use crate::http::delayed_reset::DelayedResets;
 use crate::http::keep_alive::KeepAlive;
-use crate::http::listen::{Admission, Server, Unheard};
-use crate::http::resets::Resets;
+use crate::http::listener::bind;
+use crate::http::server::{Admission, Server};
 use crate::http::{ops, public};
 use crate::hub::Hub;
 use crate::metrics::{LossCause, Metrics};
 use crate::shutdown::Shutdown;
-use crate::ws::handshake::{Door, Rejection};
 use crate::ws::session::Shared;
 use crate::ws::shard::Shards;
 
@@ -186,9 +189,10 @@ impl Node {
         let slow = metrics
             .slow_clients
             .with_label_values(&[SlowClient::Disconnect.label()]);
-        let unheard = Unheard {
+        let bad_ends = BadEnds {
             timeout: refused(Rejection::TIMEOUT),
             no_http: refused(Rejection::NO_HTTP),
+            slow,
         };
         let limits = ConnectionLimits::new(
             limit_settings(&config, descriptors().connections),
@@ -196,48 +200,50 @@ impl Node {
         );
         let proxies = Arc::new(Proxies::new(config.trusted_proxy.clone()));
         info!(connections = limits.most(), "public connections at most");
-        let public = public::router(public::Public {
-            door: Door {
-                shared: Arc::new(shared(&config, hub, metrics.clone(), &keepalives)),
-                shards,
-                limits: limits.clone(),
-                deflate: config.deflate,
-                allow_origin: config.allow_origin.clone(),
-                shutdown: shutdown.clone(),
-            },
-            status: status.clone(),
+        let public = public::router(Context {
+            shared: Arc::new(shared(&config, hub, metrics.clone(), &keepalives)),
+            shards,
+            limits: limits.clone(),
             proxies: proxies.clone(),
-            collecting: Semaphore::new(public::COLLECTORS),
+            origins: Origins::new(config.allow_origin.clone()),
+            deflate: config.deflate,
+            status: status.clone(),
+            shutdown: shutdown.clone(),
+            collecting: Semaphore::new(COLLECTORS),
         });
         let ops = ops::router(ops::Ops {
             metrics: metrics.clone(),
             status,
             shutdown: shutdown.clone(),
         });
-        let resets = Resets::new(descriptors().reserve);
+        let resets = DelayedResets::new(descriptors().reserve);
         let keep_alive = KeepAlive::new(config.idle_timeout);
         let serve_public = Server {
-            router: public,
+            service: Service {
+                router: public,
+                keep_alive: keep_alive.clone(),
+                stop: shutdown.listeners.clone(),
+                connections: shutdown.sessions.clone(),
+                counters: Some(bad_ends),
+            },
             admission: Some(Admission {
                 limits,
                 proxies,
-                unheard,
                 too_many,
                 resets,
-                slow,
             }),
-            keep_alive: keep_alive.clone(),
-            stop: shutdown.listeners.clone(),
-            connections: shutdown.sessions.clone(),
         };
         let serving = parts.spawn("public port", serve_public.serve(listener));
         let (ops_stop, ops_connections) = (shutdown.ops.clone(), TaskTracker::new());
         let serve_ops = Server {
-            router: ops,
+            service: Service {
+                router: ops,
+                keep_alive,
+                stop: ops_stop,
+                connections: ops_connections,
+                counters: None,
+            },
             admission: None,
-            keep_alive,
-            stop: ops_stop,
-            connections: ops_connections,
         };
         let ops_serving = parts.spawn("ops port", serve_ops.serve(ops_listener));
 

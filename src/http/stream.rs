@@ -23,6 +23,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::exchange::Exchange;
+use crate::client::rate::LEAST_RATE;
 
 /// Bytes that the kernel may hold unsent on one connection before it takes no more. A pong or a
 /// ping waits behind them, and behind the rest of the write that passed this limit: on 64 kbit/s
@@ -33,9 +34,6 @@ use super::exchange::Exchange;
 /// and 479 with 64 KiB, 4.1 and 531 with 32 KiB,
 /// 4.0 and 466 with 16 KiB.
 pub(super) const UNSENT_BYTES: u32 = 32 * 1024;
-
-/// A client takes at least this many bytes a second on average while something waits for it.
-pub const LEAST_RATE: u64 = 4 * 1024;
 
 /// How long a client may take nothing at all of what waits for it.
 const PATIENCE: Duration = Duration::from_secs(10);

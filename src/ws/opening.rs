@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::net::TcpStream;
 
-use super::session::{Session, Shared, Wishes, transport};
+use super::session::{Session, SessionOptions, Shared, transport};
 use super::shard::Shards;
 use super::socket::Socket;
 use crate::client::close_reason::CloseReason;
@@ -25,7 +25,7 @@ pub struct Opening {
     /// The client's place in its channel.
     pub subscription: Subscription,
     /// The options that the client asked for.
-    pub wishes: Wishes,
+    pub options: SessionOptions,
     /// Its place among the connections.
     pub permit: Permit,
     /// Bytes that it is sent first.
@@ -40,7 +40,7 @@ impl Opening {
             shards,
             shutdown,
             subscription,
-            wishes,
+            options,
             permit,
             greeting,
         } = self;
@@ -51,7 +51,7 @@ impl Opening {
                     early,
                     shared,
                     subscription,
-                    wishes,
+                    options,
                     permit,
                     &greeting,
                 );
@@ -61,7 +61,7 @@ impl Opening {
                 tracing::error!("cannot take over a socket: {error}");
                 shared
                     .metrics
-                    .of(transport(wishes.format))
+                    .of(transport(options.format))
                     .closed(CloseReason::Internal.label());
             }
         }

@@ -13,6 +13,7 @@ mod stage;
 mod tally;
 mod undecoded;
 
+use std::num::NonZeroU8;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -47,13 +48,15 @@ const ROUNDS: usize = 8;
 /// bookkeeping.
 const TIMED_DELIVERY: u64 = 16;
 
-/// Options of a client beside its channel.
+/// Options of a session.
 #[derive(Clone, Copy, Debug)]
-pub struct Wishes {
-    /// How messages look to it.
+pub struct SessionOptions {
+    /// The format in which it receives messages.
     pub format: Format,
-    /// Whether it hears its own messages.
+    /// Whether it receives its own messages.
     pub echo: bool,
+    /// How much of its earlier deflated messages the next one may refer to, as a power of two.
+    pub client_history: Option<NonZeroU8>,
 }
 
 /// A connected client.
@@ -106,7 +109,11 @@ impl Session {
         early: Bytes,
         shared: Arc<Shared>,
         subscription: Subscription,
-        Wishes { format, echo }: Wishes,
+        SessionOptions {
+            format,
+            echo,
+            client_history,
+        }: SessionOptions,
         permit: Permit,
         greeting: &[u8],
     ) -> Self {
@@ -145,7 +152,7 @@ impl Session {
             membership,
             cursor,
             recipient: Recipient { format, sender },
-            decoder: Decoder::new(),
+            decoder: Decoder::with_history(client_history),
             write_buffer: WriteBuffer::framed(greeting),
             undecoded: Undecoded::new(&early, 0, shared.hub.budget()),
             said: Sequence::default(),

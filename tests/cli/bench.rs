@@ -231,13 +231,13 @@ async fn people_get_a_table_also_of_a_load_they_stop() {
     );
     assert_eq!(
         ended.output.last().unwrap(),
-        "everybody heard everything once, in one order"
+        "every connection received every message once, in one order"
     );
     assert!(
         ended
             .output
             .iter()
-            .any(|line| line.starts_with("note: it was over after ")),
+            .any(|line| line.starts_with("note: the load ended after ")),
         "{ended:?}"
     );
     for name in [
@@ -280,7 +280,7 @@ async fn on_a_terminal_a_bar_tells_how_it_goes_and_is_gone_at_the_end() {
     screen.shows("exit code 0").await;
     screen
         .ends_with(&[
-            "everybody heard everything once, in one order",
+            "every connection received every message once, in one order",
             "exit code 0",
         ])
         .await;
@@ -289,7 +289,7 @@ async fn on_a_terminal_a_bar_tells_how_it_goes_and_is_gone_at_the_end() {
             .rows()
             .await
             .iter()
-            .any(|row| row.starts_with("measuring") || row.starts_with("hearing out"))
+            .any(|row| row.starts_with("measuring") || row.starts_with("draining"))
     );
 }
 

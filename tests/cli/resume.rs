@@ -171,7 +171,10 @@ async fn without_a_history_nothing_is_said_twice_and_what_may_be_lost_is_told() 
         (Some(1), "three"),
         "{ended:?}"
     );
-    for told in ["some messages may be missing here", "not said: \"two\": "] {
+    for told in [
+        "some messages may be missing here",
+        "perhaps not published: \"two\": ",
+    ] {
         assert!(ended.errors.contains(told), "{ended:?}");
     }
     listener.expect(["three"]).await;
@@ -193,8 +196,8 @@ async fn a_line_that_is_too_long_is_told_and_the_others_arrive() {
         "{ended:?}"
     );
     for told in [
-        format!("not said: \"{long}\": "),
-        format!("not said: \"{}…\": ", "y".repeat(60)),
+        format!("not published: \"{long}\": "),
+        format!("not published: \"{}…\": ", "y".repeat(60)),
     ] {
         assert!(ended.errors.contains(&told), "{ended:?}");
     }

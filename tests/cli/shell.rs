@@ -91,7 +91,7 @@ async fn it_obeys_slash_commands() {
     screen.type_line("/nope").await;
     screen
         .ends_with(&[
-            "unknown command '/nope'; /help lists them, //nope says it",
+            "unknown command '/nope'; /help lists all, //nope publishes it",
             ">",
         ])
         .await;
@@ -104,7 +104,7 @@ async fn it_obeys_slash_commands() {
     screen.type_line("/help").await;
     screen
         .ends_with(&[
-            "Lines typed while there is no connection are kept, up to 100, and said later.",
+            "Lines typed without a connection are kept, up to 100, and published later.",
             ">",
         ])
         .await;
@@ -153,7 +153,7 @@ async fn it_keeps_what_is_typed_while_the_server_is_away() {
         .await;
     screen.type_line("are you there?").await;
     screen
-        .shows("not connected: kept, to be said after reconnecting")
+        .shows("not connected: kept, and published after reconnecting")
         .await;
     let _node = TestNode::start_at(&listen, &[]).await;
     // Without Redis a history ends with its node.

@@ -293,7 +293,7 @@ impl Fleet {
             .to_owned()
     }
 
-    /// Lets a user called echocast do what the README says, on all servers.
+    /// Gives a user called echocast the rights that the runbook lists, on all servers.
     async fn add_user(&self, ports: impl Iterator<Item = u16>) {
         for port in ports {
             may_do_what_it_must(&mut self.connect(port).await).await;
@@ -329,12 +329,12 @@ impl Fleet {
     }
 }
 
-/// Makes a user called echocast, with the command that the README gives.
+/// Makes a user called echocast, with the command that the runbook gives.
 pub async fn may_do_what_it_must(connection: &mut MultiplexedConnection) {
-    let readme = include_str!("../../README.md");
-    let (_, command) = readme
+    let runbook = include_str!("../../deploy/README.md");
+    let (_, command) = runbook
         .split_once("redis-cli ACL SETUSER ")
-        .expect("the README has it");
+        .expect("the runbook has it");
     let (command, _) = command.split_once("```").expect("it ends");
     let words = command
         .split_whitespace()

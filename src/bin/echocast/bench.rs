@@ -1,38 +1,45 @@
-//! `echocast bench`: load and truth. This file is its order of events; its command line is in
-//! `args`, what may be asked for is decided in `plan`, connections are opened by `dial`, the load
-//! itself is `load`'s, and what it showed is told by `report` and `table`.
+//! `echocast bench`: puts a load on servers and checks every delivery.
+//!
+//! This file runs the steps in order. `args` is the command line and `plan` checks it. `dial` opens
+//! the connections, `load` runs the load on them, and `report` and `table` present the result.
 
 mod args;
 mod plan;
 mod dial;
-mod entrance;
+mod socket_io;
 mod dialect;
 mod load;
+mod sockets;
+mod outcome;
 mod connection;
 mod publisher;
+mod template;
 mod frames;
 mod inflate;
 mod stamp;
 mod tally;
-mod truth;
+mod sequence;
 mod processes;
 mod progress;
-mod watch;
+mod monitor;
 mod report;
 mod histogram;
 mod table;
+mod bars;
 
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
-use tokio::task::spawn_blocking;
+use tokio::task::{JoinHandle, spawn_blocking};
 
-use crate::connect::{Stop, usage_error};
-use crate::show::{json_for_output, notice};
+use crate::connect::Stop;
+use crate::exit::{success_if, usage_error};
+use crate::show::{json_for_output, notice, print_line};
 pub(crate) use args::Args;
 use load::Load;
+use outcome::Outcome;
 use plan::Plan;
 use progress::Progress;
 use report::Report;
@@ -41,64 +48,64 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let json = args.json;
     let plan = match Plan::new(args).await {
         Ok(plan) => Arc::new(plan),
-        Err(complaints) => {
-            let (last, others) = complaints
-                .split_last()
-                .context("a load is refused for a reason")?;
-            others.iter().for_each(notice);
-            return Ok(usage_error(last));
-        }
+        Err(complaints) => return reject(&complaints),
     };
+
+    // While connections are opened there is nothing to report, so a stop ends the program at once.
     let mut stop = Stop::listen()?;
     let progress = Progress::new();
-    let connecting = dial::open_all(&plan, &progress);
-    let crowd = tokio::select! {
-        crowd = connecting => crowd?,
+    let opened = tokio::select! {
+        opened = dial::open_all(&plan, &progress) => opened?,
         () = stop.requested() => return Ok(ExitCode::FAILURE),
     };
-    let load = Load::new(Arc::clone(&plan), crowd, progress)?;
-    let stopped = Arc::new(AtomicBool::new(false));
-    let running = spawn_blocking({
-        let stopped = Arc::clone(&stopped);
-        move || load.run(&stopped)
-    });
-    tokio::pin!(running);
-    let outcome = tokio::select! {
-        outcome = &mut running => outcome,
-        () = stop.requested() => {
-            stopped.store(true, Ordering::Relaxed);
-            tokio::select! {
-                // What was heard until now is told.
-                outcome = &mut running => outcome,
-                () = stop.requested() => return Ok(ExitCode::FAILURE),
-            }
-        }
+
+    let load = Load::new(Arc::clone(&plan), opened, progress)?;
+    let Some(outcome) = run_until_stopped(load, &mut stop).await? else {
+        return Ok(ExitCode::FAILURE);
     };
-    let report = Report::new(&plan, &outcome.context("the load's thread failed")??);
-    let text = if json {
-        serde_json::to_string(&report)?
-    } else {
-        table::render(&report)
-    };
-    print(&if json {
-        json_for_output(&text)
-    } else {
-        text.as_str().into()
-    })?;
-    Ok(if report.is_true() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    let report = Report::new(&plan, &outcome);
+    // A reader that has read enough (`echocast bench | head -3`) still gets the exit code.
+    let _ = print_line(render(&report, json)?.trim_end())?;
+    Ok(success_if(report.ok))
 }
 
-/// Who does not read it (`echocast bench | head -3`) still gets the exit code.
-fn print(text: &str) -> anyhow::Result<()> {
-    use std::io::{ErrorKind, Write, stdout};
-    match writeln!(stdout().lock(), "{}", text.trim_end()) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
-            Err(error).context("cannot write to standard output")
-        }
-        _ => Ok(()),
+/// Prints all complaints, so that a command line can be corrected in one go.
+fn reject(complaints: &[String]) -> anyhow::Result<ExitCode> {
+    let (last, others) = complaints
+        .split_last()
+        .context("a load was rejected without a reason")?;
+    others.iter().for_each(notice);
+    Ok(usage_error(last))
+}
+
+/// Runs the load on a thread of its own, because it blocks. `None` after a second stop.
+async fn run_until_stopped(load: Load, stop: &mut Stop) -> anyhow::Result<Option<Outcome>> {
+    let stopped = Arc::new(AtomicBool::new(false));
+    let seen_by_load = Arc::clone(&stopped);
+    let mut running = spawn_blocking(move || load.run(&seen_by_load));
+    if let Some(outcome) = finish_or_stop(&mut running, stop).await? {
+        return Ok(Some(outcome));
     }
+    // The first stop ends the load early. It drains, and reports what it has measured until then.
+    stopped.store(true, Ordering::Relaxed);
+    finish_or_stop(&mut running, stop).await
+}
+
+/// `None` if a stop is requested before the load has finished.
+async fn finish_or_stop(
+    running: &mut JoinHandle<anyhow::Result<Outcome>>,
+    stop: &mut Stop,
+) -> anyhow::Result<Option<Outcome>> {
+    tokio::select! {
+        outcome = running => outcome.context("the load's thread failed")?.map(Some),
+        () = stop.requested() => Ok(None),
+    }
+}
+
+fn render(report: &Report, json: bool) -> anyhow::Result<String> {
+    if !json {
+        return Ok(table::render(report));
+    }
+    let text = serde_json::to_string(report)?;
+    Ok(json_for_output(&text).into_owned())
 }

@@ -1,17 +1,19 @@
-//! `echocast client`: the lecture's client. Connects, says its texts once, prints what it hears,
-//! and stays. How it connects, when it tries again and how it goes on where it was is `connect`'s.
+//! `echocast client`: the client of the original demo. It connects, publishes its texts once,
+//! prints every message, and stays. `connect` reconnects, and resumes where the client was.
 
+use std::mem;
+use std::ops::ControlFlow;
 use std::process::ExitCode;
 
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::connect::{
-    Connection, DEFAULT_URL, Dialer, Event, Output, Stop, Target, TargetOptions, doubtful,
-    usage_error,
+    Connection, DEFAULT_URL, Dialer, End, Event, Output, Stop, Target, TargetOptions, warning,
 };
+use crate::exit::{failure, usage_error};
 use crate::show::notice;
 
-/// Connects, says TEXT, prints every message, one a line, and reconnects for ever.
+/// Connects, publishes TEXT, prints every message, one a line, and reconnects for ever
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Server and channel: ws://, wss://, http(s)://, host:port, :port, or /channel on the default
@@ -19,8 +21,8 @@ pub(crate) struct Args {
     #[arg(default_value = DEFAULT_URL, env = "ECHOCAST_URL")]
     url: String,
 
-    /// Said once, after the first connect; repeat it to say more, in this order; '' says an empty
-    /// message
+    /// Text to publish once, after the first connect; repeatable, in this order. '' publishes an
+    /// empty message
     #[arg(
         long,
         value_name = "TEXT",
@@ -29,8 +31,8 @@ pub(crate) struct Args {
     )]
     say: Vec<String>,
 
-    /// Messages only, as any server speaks: nothing is resumed, acknowledged or said again after a
-    /// lost connection
+    /// Plain messages, as any server understands them. After a lost connection nothing is resumed
+    /// or sent again
     #[arg(long)]
     raw: bool,
 }
@@ -44,75 +46,95 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         Ok(target) => target,
         Err(problem) => return Ok(usage_error(&problem)),
     };
-    let mut stop = Stop::listen()?;
+    let stop = Stop::listen()?;
     let mut dialer = Dialer::new(target, true)?;
-    let output = Output::new();
     for text in args.say {
-        dialer.say(Message::text(text));
+        dialer.send(Message::text(text));
     }
-    loop {
-        let connected = tokio::select! {
-            connected = dialer.connect(notice) => connected,
-            () = output.unread() => break,
-            () = stop.requested() => break,
-        };
-        let mut connection = match connected {
-            Ok(connection) => connection,
-            Err(refusal) => {
-                notice(refusal);
-                return Ok(ExitCode::FAILURE);
-            }
-        };
-        let left = listen(&mut connection, &output, &mut stop).await?;
-        let retry = dialer.ended(connection);
-        match left {
-            Left::ByUs => break,
-            Left::ByServer => notice(retry),
-        }
-    }
-    if let Some(words) = doubtful(dialer.unacknowledged()) {
-        notice(words);
-    }
-    Ok(ExitCode::SUCCESS)
+    let mut client = Client {
+        output: Output::new(),
+        stop,
+        leaving: false,
+    };
+    client.run(dialer).await
 }
 
-enum Left {
-    ByUs,
-    ByServer,
+struct Client {
+    output: Output,
+    stop: Stop,
+    /// Whether we have closed the connection.
+    leaving: bool,
 }
 
-/// Prints until the connection ends. The first stop closes it properly, a second one does not wait
-/// for that.
-async fn listen(
-    connection: &mut Connection,
-    output: &Output,
-    stop: &mut Stop,
-) -> anyhow::Result<Left> {
-    let mut leaving = false;
-    loop {
-        let leave = tokio::select! {
-            event = connection.next() => match event {
-                Ok(Event::Heard(message)) => output.print(&message)?.is_break(),
-                Ok(event) => {
-                    event.words().into_iter().for_each(notice);
-                    false
-                }
-                Err(end) => {
-                    notice(end.to_string());
-                    return Ok(if leaving { Left::ByUs } else { Left::ByServer });
-                }
-            },
-            () = output.unread(), if !leaving => true,
-            () = stop.requested() => {
-                if leaving {
-                    return Ok(Left::ByUs);
-                }
-                true
+impl Client {
+    async fn run(&mut self, mut dialer: Dialer) -> anyhow::Result<ExitCode> {
+        while !self.leaving {
+            let mut connection = match self.connect(&mut dialer).await {
+                Some(Ok(connection)) => connection,
+                Some(Err(rejection)) => return Ok(failure(&rejection)),
+                None => break,
+            };
+            self.print_all(&mut connection).await?;
+            let retry = dialer.ended(connection);
+            if !self.leaving {
+                notice(retry);
             }
-        };
-        if leave && !leaving {
-            leaving = true;
-            connection.close(1000, "");
         }
+        warning(dialer.unacknowledged()).iter().for_each(notice);
+        Ok(ExitCode::SUCCESS)
+    }
+
+    /// `None` if the user or the reader of our output has enough.
+    async fn connect(&mut self, dialer: &mut Dialer) -> Option<Result<Connection, String>> {
+        tokio::select! {
+            connected = dialer.connect(notice) => Some(connected),
+            () = self.output.reader_gone() => None,
+            () = self.stop.requested() => None,
+        }
+    }
+
+    /// Prints until the connection ends. The first stop closes it properly; a second one does not
+    /// wait for that.
+    async fn print_all(&mut self, connection: &mut Connection) -> anyhow::Result<()> {
+        loop {
+            let step = tokio::select! {
+                event = connection.next() => self.on_event(event, connection)?,
+                () = self.output.reader_gone(), if !self.leaving => self.leave(connection),
+                () = self.stop.requested() => self.leave(connection),
+            };
+            if step.is_break() {
+                return Ok(());
+            }
+        }
+    }
+
+    fn on_event(
+        &mut self,
+        event: Result<Event, End>,
+        connection: &mut Connection,
+    ) -> anyhow::Result<ControlFlow<()>> {
+        match event {
+            Ok(Event::Received(message)) => {
+                // The reader has closed the pipe. We close the connection only once.
+                if self.output.print(&message)?.is_break() && !self.leaving {
+                    return Ok(self.leave(connection));
+                }
+            }
+            Ok(event) => event.notice().iter().for_each(notice),
+            Err(end) => {
+                notice(end);
+                return Ok(ControlFlow::Break(()));
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    /// Breaks if the connection is being closed already.
+    fn leave(&mut self, connection: &mut Connection) -> ControlFlow<()> {
+        if mem::replace(&mut self.leaving, true) {
+            return ControlFlow::Break(());
+        }
+        connection.close(1000, "");
+        ControlFlow::Continue(())
     }
 }

@@ -1,270 +1,188 @@
-//! How `client` and `shell` reach a server: dialing, what a refusal is, when to try again. What the
-//! user named is checked in `target`, an open connection lives in `connection`, what carries over
-//! from one to the next in `resume`; what is said and shown is left to the subcommands.
+//! How `client` and `shell` reach a server: dials, reconnects, and resumes where it was.
+//!
+//! `target` checks what the user typed. `connection` is one open connection, and `resume` is what
+//! carries over to the next one. What is sent and shown is decided by the subcommands.
 
+mod address;
+mod backoff;
+mod close;
 mod connection;
 mod event;
 mod output;
+mod position;
+mod rejection;
 mod resume;
+mod stop;
 mod target;
 mod tls;
 mod unacknowledged;
 mod v1;
+mod writer;
 
 use std::collections::VecDeque;
-use std::fmt;
+use std::mem;
 use std::time::Duration;
 
-use rand::RngExt;
-use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::time::{Instant, sleep_until, timeout};
-use tokio_tungstenite::tungstenite::handshake::client::Request;
-use tokio_tungstenite::tungstenite::{self, Message, http};
+use tokio::time::{Instant, timeout};
+use tokio_tungstenite::tungstenite::handshake::client::{Request, Response};
+use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{Connector, connect_async_tls_with_config};
 
-pub(crate) use connection::{Connection, End, check_close_code};
+pub(crate) use address::DEFAULT_URL;
+use backoff::{Backoff, LONGEST_WINDOW};
+pub(crate) use close::{End, check_close_code};
+pub(crate) use connection::Connection;
 pub(crate) use event::Event;
 pub(crate) use output::{Output, shown};
+pub(crate) use rejection::DialError;
 use resume::Resume;
-pub(crate) use target::{DEFAULT_URL, Target, TargetOptions, usage_error};
+pub(crate) use stop::Stop;
+pub(crate) use target::{Target, TargetOptions};
+pub(crate) use unacknowledged::warning;
+use writer::Socket;
 
-/// The first reconnect comes within this time; each failure doubles the window.
-const FIRST_WINDOW: Duration = Duration::from_millis(500);
-/// The longest window between two attempts. A connection that lasted this long starts again from
-/// the first window.
-const LONGEST_WINDOW: Duration = Duration::from_secs(15);
 /// Name lookup, TCP, TLS and the handshake together.
 const DIAL_DEADLINE: Duration = Duration::from_secs(10);
-/// The server's reason is one line; more than this is not one.
-const LONGEST_REASON: usize = 200;
 
 /// Connects to one target as often as needed.
 pub(crate) struct Dialer {
     target: Target,
-    /// Used instead of `target` until it has connected once.
+    /// Used instead of `target`, until it has connected once.
     detour: Option<Target>,
     tls: Option<Connector>,
-    /// Whether servers are asked for `echocast.v1`. Not after one was asked in vain.
+    /// Whether to ask the server for `echocast.v1`. No longer after a server did not know it.
     offer_v1: bool,
     /// `None` while a connection has it.
     resume: Option<Resume>,
-    /// Whether the attempt under way has been told of: it may be dropped and begun again.
+    /// Whether the attempt under way was reported. It may be dropped and begun again.
     announced: bool,
-    failures: u32,
-    next_try: Instant,
+    backoff: Backoff,
     connected_at: Instant,
 }
 
-/// Why one attempt did not give a connection.
-pub(crate) enum DialError {
-    /// The server answered, and trying again would get the same answer.
-    Refused(String),
-    /// It may work later.
-    Failed(String),
-}
-
 impl Dialer {
-    /// `check_tls: false` accepts any certificate.
+    /// With `check_tls: false` it accepts any certificate.
     pub(crate) fn new(target: Target, check_tls: bool) -> anyhow::Result<Self> {
-        let tls = tls::connector(check_tls)?;
-        let now = Instant::now();
         Ok(Self {
+            tls: tls::connector(check_tls)?,
             offer_v1: target.offers_v1(),
-            resume: Some(Resume::new(target.hears_itself(), rand::random())),
+            resume: Some(Resume::new(target.has_echo(), rand::random())),
             target,
             detour: None,
-            tls,
             announced: false,
-            failures: 0,
-            next_try: now,
-            connected_at: now,
+            backoff: Backoff::new(),
+            connected_at: Instant::now(),
         })
     }
 
     /// One attempt, at once.
     pub(crate) async fn dial(&mut self) -> Result<Connection, DialError> {
-        let socket = loop {
-            let attempt =
-                connect_async_tls_with_config(self.request(), None, true, self.tls.clone());
-            let answer = timeout(DIAL_DEADLINE, attempt).await.map_err(|_| {
-                DialError::Failed(format!("no answer within {} s", DIAL_DEADLINE.as_secs()))
-            })?;
-            match answer {
-                Ok((socket, response)) if !self.offer_v1 || v1::is_spoken(&response) => {
-                    break socket;
-                }
-                Err(error) if !(self.offer_v1 && connection::took_no_subprotocol(&error)) => {
-                    return Err(error.into());
-                }
-                // Not one of ours, or behind a proxy that hides it. Asked for nothing, every server
-                // is sure to be raw.
-                Ok(_) | Err(_) => self.offer_v1 = false,
-            }
-        };
+        let socket = self.handshake().await?;
         let mut resume = self
             .resume
             .take()
-            .expect("the connection before was handed to `ended`");
+            .expect("the connection before was passed to `ended`");
+        // A detour asks for messages that were received before: they are no repetitions now.
         if self.detour.take().is_some() {
-            resume.forget_place();
+            resume.forget_position();
         }
         self.connected_at = Instant::now();
         Ok(Connection::new(socket, self.offer_v1, resume))
     }
 
-    fn request(&self) -> Request {
-        let target = self.detour.as_ref().unwrap_or(&self.target);
-        match self.resume.as_ref().and_then(Resume::since) {
-            Some(id) if self.detour.is_none() => target.with_since(id).request(self.offer_v1),
-            _ => target.request(self.offer_v1),
+    async fn handshake(&mut self) -> Result<Socket, DialError> {
+        loop {
+            match self.attempt().await? {
+                Ok((socket, response)) if !self.offer_v1 || v1::is_spoken(&response) => {
+                    return Ok(socket);
+                }
+                Err(error) if !(self.offer_v1 && rejection::took_no_subprotocol(&error)) => {
+                    return Err(error.into());
+                }
+                // It is not one of our servers, or a proxy hides that it is one. If it is asked for
+                // nothing, every server is sure to be raw, so try once more.
+                Ok(_) | Err(_) => self.offer_v1 = false,
+            }
         }
     }
 
-    /// Tries until it works or is refused for good. Dropping the future keeps the schedule.
+    async fn attempt(&self) -> Result<Result<(Socket, Response), Error>, DialError> {
+        let attempt = connect_async_tls_with_config(self.request(), None, true, self.tls.clone());
+        timeout(DIAL_DEADLINE, attempt).await.map_err(|_| {
+            DialError::Failed(format!("no answer within {} s", DIAL_DEADLINE.as_secs()))
+        })
+    }
+
+    fn request(&self) -> Request {
+        let since = self.resume.as_ref().and_then(Resume::since);
+        match (&self.detour, since) {
+            (Some(detour), _) => detour.request(self.offer_v1),
+            (None, Some(id)) => self.target.with_since(id).request(self.offer_v1),
+            (None, None) => self.target.request(self.offer_v1),
+        }
+    }
+
+    /// Tries until it is connected, or rejected for good. Dropping the future keeps the schedule.
     pub(crate) async fn connect(
         &mut self,
-        mut tell: impl FnMut(String),
+        mut notify: impl FnMut(String),
     ) -> Result<Connection, String> {
         loop {
-            sleep_until(self.next_try).await;
-            if !std::mem::replace(&mut self.announced, true) {
-                tell(format!("connecting to {}", self.target));
+            self.backoff.wait().await;
+            if !mem::replace(&mut self.announced, true) {
+                notify(format!("connecting to {}", self.target));
             }
             let dialed = self.dial().await;
             self.announced = false;
             match dialed {
                 Ok(connection) => {
-                    tell(format!("connected to {}", self.target));
+                    notify(format!("connected to {}", self.target));
                     return Ok(connection);
                 }
-                Err(DialError::Refused(reason)) => return Err(reason),
-                Err(DialError::Failed(reason)) => tell(format!("{reason}; {}", self.schedule())),
+                Err(DialError::Rejected(reason)) => return Err(reason),
+                Err(DialError::Failed(reason)) => {
+                    notify(format!("{reason}; {}", self.backoff.failed()));
+                }
             }
         }
     }
 
     /// Keeps a message for the next connection.
-    pub(crate) fn say(&mut self, message: Message) {
+    pub(crate) fn send(&mut self, message: Message) {
         let resume = self
             .resume
             .as_mut()
-            .expect("with a connection, that one says it");
-        // Without a connection nothing is sent.
-        resume.say(message, &mut VecDeque::new());
+            .expect("while there is a connection, messages are sent on it");
+        // Without a connection nothing is written.
+        resume.send(message, &mut VecDeque::new());
     }
 
-    /// How many messages wait for the next connection or for its acknowledgement.
+    /// How many messages wait for the next connection, or for its acknowledgement.
     pub(crate) fn unacknowledged(&self) -> usize {
         self.resume.as_ref().map_or(0, Resume::unacknowledged)
     }
 
-    /// Takes over from a connection that ended, sets the time of the next attempt and says when
-    /// that is.
+    /// Takes over from a connection that has ended, and schedules the next attempt. Returns a text
+    /// that says when that is.
     pub(crate) fn ended(&mut self, connection: Connection) -> String {
         let mut resume = connection.into_resume();
         let asked = resume.ended();
         self.resume = Some(resume);
+        // It was a good connection, so this is not one more failure in a row.
         if self.connected_at.elapsed() >= LONGEST_WINDOW {
-            self.failures = 0;
+            self.backoff.reset();
         }
         match asked {
-            _ if self.detour.is_some() => self.schedule_after(Duration::ZERO),
-            Some(delay) => self.schedule_after(delay),
-            None => self.schedule(),
+            _ if self.detour.is_some() => self.backoff.retry_after(Duration::ZERO),
+            Some(delay) => self.backoff.retry_after(delay),
+            None => self.backoff.failed(),
         }
     }
 
-    /// Connects next, and at once, with a replay of the newest `count` messages; later reconnects
-    /// are as before, or every lost connection would show the same messages again.
+    /// Connects next, and at once, with a replay of the newest `count` messages. Only once, because
+    /// otherwise every lost connection would show the same messages again.
     pub(crate) fn detour_for_last(&mut self, count: u64) {
         self.detour = Some(self.target.with_last(count));
-        self.next_try = Instant::now();
-    }
-
-    /// Full jitter: thousands of clients that lost one node must not come back together.
-    fn schedule(&mut self) -> String {
-        let window = LONGEST_WINDOW.min(FIRST_WINDOW * 2_u32.saturating_pow(self.failures.min(10)));
-        self.failures += 1;
-        self.schedule_after(rand::rng().random_range(Duration::ZERO..=window))
-    }
-
-    fn schedule_after(&mut self, delay: Duration) -> String {
-        self.next_try = Instant::now() + delay;
-        format!("retrying in {:.1} s", delay.as_secs_f32())
-    }
-}
-
-impl From<tungstenite::Error> for DialError {
-    fn from(error: tungstenite::Error) -> Self {
-        let tungstenite::Error::Http(response) = error else {
-            return Self::Failed(format!("cannot connect: {}", connection::in_words(&error)));
-        };
-        let text = refusal(&response);
-        match response.status().as_u16() {
-            429 | 502 | 503 | 504 => Self::Failed(text),
-            _ => Self::Refused(text),
-        }
-    }
-}
-
-impl fmt::Display for DialError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (Self::Refused(reason) | Self::Failed(reason)) = self;
-        f.write_str(reason)
-    }
-}
-
-/// The status and the server's own line, if it sent one that can be shown as it is.
-fn refusal(response: &http::Response<Option<Vec<u8>>>) -> String {
-    let status = format!("the server answered {}", response.status());
-    let plain = !response
-        .headers()
-        .contains_key(http::header::TRANSFER_ENCODING);
-    let body = response
-        .body()
-        .as_deref()
-        .filter(|_| plain)
-        .unwrap_or_default();
-    let body = String::from_utf8_lossy(body);
-    let line = body.lines().next().unwrap_or_default().trim();
-    if line.is_empty() || line.starts_with('<') || line.chars().any(char::is_control) {
-        return status;
-    }
-    format!(
-        "{status}: {}",
-        line.chars().take(LONGEST_REASON).collect::<String>()
-    )
-}
-
-/// For people, at the end: what may be lost.
-pub(crate) fn doubtful(unacknowledged: usize) -> Option<String> {
-    match unacknowledged {
-        0 => None,
-        1 => Some("1 message was not acknowledged: it may not have arrived".to_owned()),
-        count => Some(format!(
-            "{count} messages were not acknowledged: they may not have arrived"
-        )),
-    }
-}
-
-/// Ctrl-C or SIGTERM, kept from the start so that none is missed between two waits.
-pub(crate) struct Stop {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl Stop {
-    pub(crate) fn listen() -> std::io::Result<Self> {
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-        })
-    }
-
-    pub(crate) async fn requested(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-        }
+        self.backoff.retry_after(Duration::ZERO);
     }
 }

@@ -1,6 +1,7 @@
-//! `echocast health`: the container's probe, so that the image needs neither a shell nor curl. What
-//! "ready" means is decided by the node.
+//! `echocast health`: the health check of a container, so that the image needs neither a shell nor
+//! curl. Whether it is ready is decided by the node.
 
+use std::env;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::ExitCode;
@@ -13,13 +14,13 @@ use tokio::time::timeout;
 use crate::ops;
 use crate::show::line_for;
 
-/// The probe's whole time; longer than the node ever needs, shorter than what runs probes allows.
+/// Time of the whole check: longer than a node ever needs, shorter than container runtimes wait.
 const DEADLINE: Duration = Duration::from_secs(3);
 
-/// Where a node listens for operators if nothing else is said.
+/// The ops port of a node without settings.
 const DEFAULT_LISTEN: &str = "[::]:8081";
 
-/// Asks the local node's /readyz: exit 0 when it is ready, else 1 with the reason.
+/// Asks the local node's /readyz. Exit code: 0 if it is ready; 1 if not, with the reason
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Base URL of the ops port [default: this machine, at the port of ECHOCAST_OPS_LISTEN or else
@@ -28,13 +29,21 @@ pub(crate) struct Args {
     ops_url: Option<String>,
 }
 
+/// Where a node is reached.
+#[derive(Debug)]
+struct Place {
+    url: String,
+    /// Tried in this order. Empty if the host of the URL is to be looked up.
+    addresses: Vec<SocketAddr>,
+}
+
 #[expect(
     clippy::print_stdout,
     clippy::print_stderr,
-    reason = "the probe's answer"
+    reason = "the answer of the check"
 )]
 pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let answer = timeout(DEADLINE, probe(args)).await;
+    let answer = timeout(DEADLINE, check(args)).await;
     match answer.unwrap_or_else(|_| bail!("no answer within {} s", DEADLINE.as_secs())) {
         Ok(body) => {
             println!("{}", line_for(&io::stdout(), body.trim_end()));
@@ -49,46 +58,62 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 /// The body of a ready node.
-async fn probe(args: Args) -> anyhow::Result<String> {
-    let listen = std::env::var("ECHOCAST_OPS_LISTEN");
-    let (url, addresses) = match args.ops_url {
-        Some(url) => (url, Vec::new()),
-        None => local(listen.as_deref().unwrap_or(DEFAULT_LISTEN))?,
-    };
-    let url = ops::parse(&url)?;
+async fn check(args: Args) -> anyhow::Result<String> {
+    let place = place(args.ops_url)?;
+    let url = ops::parse(&place.url)?;
     let authority = ops::authority(&url);
-    let answer = match &addresses[..] {
+    let answer = match &place.addresses[..] {
         [] => ops::get(&url, &authority, "/readyz").await,
         addresses => ops::get(&url, addresses, "/readyz").await,
     };
-    let (status, body) = answer.with_context(|| authority.clone())?;
+    let (status, body) = answer.context(authority)?;
     ensure!(status == StatusCode::OK, "{status}: {}", body.trim_end());
     Ok(body)
 }
 
-/// Where a node listening at `listen` is reached from its own machine: its URL, and the addresses
-/// to try one after the other, or none where that is a name.
-fn local(listen: &str) -> anyhow::Result<(String, Vec<SocketAddr>)> {
+fn place(ops_url: Option<String>) -> anyhow::Result<Place> {
+    if let Some(url) = ops_url {
+        return Ok(Place {
+            url,
+            addresses: Vec::new(),
+        });
+    }
+    let listen = env::var("ECHOCAST_OPS_LISTEN");
+    local(listen.as_deref().unwrap_or(DEFAULT_LISTEN))
+}
+
+/// Where a node that listens at `listen` is reached from its own machine.
+fn local(listen: &str) -> anyhow::Result<Place> {
     let Ok(address) = listen.parse::<SocketAddr>() else {
         ensure!(
             listen.contains(':'),
             "ECHOCAST_OPS_LISTEN '{listen}' has no port"
         );
-        return Ok((format!("http://{listen}"), Vec::new()));
+        return Ok(Place {
+            url: format!("http://{listen}"),
+            addresses: Vec::new(),
+        });
     };
-    let hosts: Vec<IpAddr> = match address.ip().to_canonical() {
+    let addresses: Vec<SocketAddr> = local_hosts(address.ip())
+        .into_iter()
+        .map(|host| (host, address.port()).into())
+        .collect();
+    Ok(Place {
+        url: format!("http://{}", addresses[0]),
+        addresses,
+    })
+}
+
+/// At least one.
+fn local_hosts(listen: IpAddr) -> Vec<IpAddr> {
+    match listen.to_canonical() {
         IpAddr::V4(ip) if ip.is_unspecified() => vec![Ipv4Addr::LOCALHOST.into()],
-        // Every address of both families, of which the machine may have one only.
+        // It listens on both families, but the machine may have only one of them.
         IpAddr::V6(ip) if ip.is_unspecified() => {
             vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]
         }
         ip => vec![ip],
-    };
-    let addresses: Vec<SocketAddr> = hosts
-        .into_iter()
-        .map(|host| (host, address.port()).into())
-        .collect();
-    Ok((format!("http://{}", addresses[0]), addresses))
+    }
 }
 
 #[cfg(test)]
@@ -123,10 +148,10 @@ mod tests {
             ),
             ("localhost:8081", "http://localhost:8081", &[]),
         ] {
-            let (found, tried) = local(listen).expect(listen);
-            let tried: Vec<String> = tried.iter().map(SocketAddr::to_string).collect();
+            let place = local(listen).expect(listen);
+            let tried: Vec<String> = place.addresses.iter().map(SocketAddr::to_string).collect();
             assert_eq!(
-                (found.as_str(), tried),
+                (place.url.as_str(), tried),
                 (url, addresses.iter().map(|it| (*it).to_owned()).collect()),
                 "{listen}"
             );

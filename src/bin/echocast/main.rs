@@ -4,6 +4,7 @@
 mod bench;
 mod client;
 mod connect;
+mod exit;
 mod health;
 mod ops;
 mod serve;
@@ -11,6 +12,7 @@ mod shell;
 mod show;
 mod top;
 
+use std::io;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
@@ -22,19 +24,28 @@ use tokio::runtime::{Builder, Runtime};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// What sysexits.h calls a usage error: settings that cannot be used.
-const USAGE: u8 = 64;
+/// Every second task comes from the queue that all workers share. A worker's own queue holds 256
+/// tasks. If a thousand readers are woken together, the rest go to the shared queue. By default
+/// workers look there so rarely that some readers wait for many turns. The slowest 1 % of
+/// deliveries took 6 times as long then (with 500 readers; 13 times with 1,000), for a quarter less
+/// CPU.
+const SHARED_QUEUE_INTERVAL: u32 = 2;
 
-/// Requests for people: they need nothing of ours.
+/// Sockets outside of shards, such as the broker's, are polled after this many tasks. The default
+/// is 61, and each of these tasks may be a shard's turn of a millisecond.
+const EVENT_INTERVAL: u32 = 4;
+
+/// How to use a node without this program.
 const BY_HAND: &str = "\
 With curl:
-  curl -N -H 'Accept: text/event-stream' localhost:8080/news         listen
+  curl -N -H 'Accept: text/event-stream' localhost:8080/news         subscribe
   curl -d hello localhost:8080/news                                  publish
-  curl -d '{}' -H 'Echocast-Kind: binary' localhost:8080/news        as binary
-  curl -H 'Accept: application/json' 'localhost:8080/news?last=10'   look
+  curl -d '{}' -H 'Echocast-Kind: binary' localhost:8080/news        publish as binary
+  curl -H 'Accept: application/json' 'localhost:8080/news?last=10'   read the last 10 messages
 Without Echocast-Kind, a body is text if it is UTF-8.";
 
-/// What one client says, every client on every replica hears, in the same order.
+/// A WebSocket broadcast service: a message that one client sends on a path reaches every client of
+/// that path, on every replica, in the same order.
 #[derive(Parser)]
 #[command(name = "echocast", version = version(), max_term_width = 100, args_conflicts_with_subcommands = true)]
 #[command(after_help = after_help())]
@@ -47,14 +58,14 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run a node (what happens without a subcommand, too)
+    /// Run a node (the default without a subcommand)
     #[command(after_help = BY_HAND)]
     Serve(Box<serve::Args>),
-    /// Connect, say something, print every message
+    /// Connect, publish a text, print every message
     Client(client::Args),
-    /// Talk by hand, or from a pipe
+    /// Publish and read messages interactively, or through a pipe
     Shell(shell::Args),
-    /// Measure a server, and check that it tells everybody the same
+    /// Measure a server, and check that all its clients receive the same
     Bench(bench::Args),
     /// Watch all replicas at once
     Top(top::Args),
@@ -62,9 +73,30 @@ enum Command {
     Health(health::Args),
 }
 
+impl Command {
+    async fn run(self) -> anyhow::Result<ExitCode> {
+        match self {
+            Self::Serve(args) => serve::run(*args).await,
+            Self::Client(args) => client::run(args).await,
+            Self::Shell(args) => shell::run(args).await,
+            Self::Bench(args) => bench::run(args).await,
+            Self::Top(args) => top::run(args).await,
+            Self::Health(args) => health::run(args).await,
+        }
+    }
+}
+
+impl Arguments {
+    fn command(self) -> Command {
+        self.command
+            .unwrap_or_else(|| Command::Serve(Box::new(self.serve)))
+    }
+}
+
 fn after_help() -> String {
     format!(
-        "Without a subcommand it serves. Every flag of a node is also an environment variable.\n\n{BY_HAND}"
+        "Without a subcommand, echocast runs a node. Every flag of a node can also be set by an \
+         environment variable.\n\n{BY_HAND}"
     )
 }
 
@@ -73,45 +105,21 @@ fn version() -> String {
 }
 
 fn main() -> ExitCode {
-    let arguments = match Arguments::try_parse() {
-        Ok(arguments) => arguments,
-        Err(error) => return usage(&error),
+    let command = match Arguments::try_parse() {
+        Ok(arguments) => arguments.command(),
+        Err(error) => return help_or_usage(&error),
     };
-    let command = arguments
-        .command
-        .unwrap_or_else(|| Command::Serve(Box::new(arguments.serve)));
     let runtime = match runtime() {
         Ok(runtime) => runtime,
-        Err(error) => {
-            return complain(&anyhow::Error::new(error).context("cannot start the runtime"));
-        }
+        Err(error) => return exit::failure(&format!("cannot start the runtime: {error}")),
     };
-    let result = runtime.block_on(async {
-        match command {
-            Command::Serve(args) => serve::run(*args).await,
-            Command::Client(args) => client::run(args).await,
-            Command::Shell(args) => shell::run(args).await,
-            Command::Bench(args) => bench::run(args).await,
-            Command::Top(args) => top::run(args).await,
-            Command::Health(args) => health::run(args).await,
-        }
-    });
-    // A thread may still wait for a line of standard input: that must not keep the process.
+    let result = runtime.block_on(command.run());
+    // A thread may still wait for a line of standard input, and must not delay the exit.
     runtime.shutdown_background();
-    result.unwrap_or_else(|error| complain(&error))
+    result.unwrap_or_else(|error| exit::failure(&format!("{error:#}")))
 }
 
-/// Every second task comes from the queue that workers share. A worker's own queue holds 256; of a
-/// thousand readers woken together the others go to the shared one, which by default is looked at
-/// so seldom that some wait for many turns: the slowest hundredth of deliveries took 6 times as
-/// long (500 readers; 13 times with 1,000), for a quarter less CPU.
-const SHARED_QUEUE_INTERVAL: u32 = 2;
-
-/// Sockets that are not in a shard, the broker's among them, are looked at after this many tasks:
-/// one of these may be a shard's turn of a millisecond, and the default is 61.
-const EVENT_INTERVAL: u32 = 4;
-
-fn runtime() -> std::io::Result<Runtime> {
+fn runtime() -> io::Result<Runtime> {
     Builder::new_multi_thread()
         .global_queue_interval(SHARED_QUEUE_INTERVAL)
         .event_interval(EVENT_INTERVAL)
@@ -119,20 +127,15 @@ fn runtime() -> std::io::Result<Runtime> {
         .build()
 }
 
-/// Help and version are answers; everything else is a usage error.
-fn usage(error: &clap::Error) -> ExitCode {
-    let answer = matches!(
+/// Help and version were asked for, so they are no error. Everything else is a usage error.
+fn help_or_usage(error: &clap::Error) -> ExitCode {
+    let was_asked_for = matches!(
         error.kind(),
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
     );
     match error.print() {
-        Ok(()) if answer => ExitCode::SUCCESS,
-        // Where it cannot be printed it cannot be read either; the code says it.
-        _ => ExitCode::from(USAGE),
+        Ok(()) if was_asked_for => ExitCode::SUCCESS,
+        // If it cannot be printed, the exit code is all that is left.
+        _ => exit::usage(),
     }
-}
-
-fn complain(error: &anyhow::Error) -> ExitCode {
-    show::notice(format_args!("{error:#}"));
-    ExitCode::FAILURE
 }

@@ -1,9 +1,9 @@
-//! One request to a node's ops port, as `health` and `top` make them. How long it may take is
-//! theirs to say.
+//! One request to the ops port of a node, for `health` and `top`. How long it may take is decided
+//! by the caller.
 
 use anyhow::{Context, anyhow, ensure};
 use http_body_util::{BodyExt, Empty, Limited};
-use hyper::body::Bytes;
+use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
 use hyper::header::HOST;
 use hyper::{Request, StatusCode};
@@ -11,10 +11,10 @@ use hyper_util::rt::TokioIo;
 use tokio::net::{TcpStream, ToSocketAddrs};
 use url::Url;
 
-/// All metrics of a node are a tenth of it.
-const LARGEST_BODY: usize = 1024 * 1024;
+/// The longest body that is read, in bytes: ten times the metrics of a node.
+const LONGEST_BODY: usize = 1024 * 1024;
 
-/// A base URL of an ops port: only what can be asked for.
+/// The base URL of an ops port.
 pub(crate) fn parse(url: &str) -> anyhow::Result<Url> {
     let parsed = Url::parse(url).with_context(|| format!("'{url}' is not a URL"))?;
     ensure!(
@@ -25,7 +25,7 @@ pub(crate) fn parse(url: &str) -> anyhow::Result<Url> {
     Ok(parsed)
 }
 
-/// Host and port, as one dials them.
+/// Host and port to connect to.
 pub(crate) fn authority(url: &Url) -> String {
     format!(
         "{}:{}",
@@ -45,18 +45,24 @@ pub(crate) async fn get(
         .context("cannot connect")?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     let connection = tokio::spawn(connection);
-    let path = format!("{}{path}", url.path().trim_end_matches('/'));
-    let request = Request::get(&path)
-        .header(HOST, authority(url))
-        .body(Empty::<Bytes>::new())?;
-    let response = sender.send_request(request).await.context("no answer")?;
+    let response = sender
+        .send_request(request(url, path)?)
+        .await
+        .context("no answer")?;
     let status = response.status();
-    let body = Limited::new(response.into_body(), LARGEST_BODY)
-        .collect()
-        .await;
+    let body = read(response.into_body()).await;
     connection.abort();
-    let body = body
-        .map_err(|error| anyhow!("cannot read the answer: {error}"))?
-        .to_bytes();
-    Ok((status, String::from_utf8_lossy(&body).into_owned()))
+    Ok((status, body?))
+}
+
+fn request(url: &Url, path: &str) -> anyhow::Result<Request<Empty<Bytes>>> {
+    let path = format!("{}{path}", url.path().trim_end_matches('/'));
+    let request = Request::get(&path).header(HOST, authority(url));
+    Ok(request.body(Empty::new())?)
+}
+
+async fn read(body: Incoming) -> anyhow::Result<String> {
+    let body = Limited::new(body, LONGEST_BODY).collect().await;
+    let body = body.map_err(|error| anyhow!("cannot read the answer: {error}"))?;
+    Ok(String::from_utf8_lossy(&body.to_bytes()).into_owned())
 }

@@ -1,16 +1,18 @@
-//! `echocast serve`: settings in, a node that runs until it is told to stop.
+//! `echocast serve`: checks the settings, and runs a node until it is told to stop.
 
+use std::io;
 use std::process::ExitCode;
 
-use echocast::config::Settings;
+use echocast::config::{Complaints, Settings};
 use echocast::node::Node;
 use echocast::{shutdown, telemetry};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tracing::{info, warn};
 
+use crate::exit;
 use crate::show::line_for;
 
-/// Run a node.
+/// Run a node
 #[derive(clap::Args, Clone, Debug)]
 pub struct Args {
     #[command(flatten)]
@@ -20,18 +22,18 @@ pub struct Args {
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let config = match args.settings.validate() {
         Ok(config) => config,
-        Err(complaints) => return Ok(refuse(&complaints)),
+        Err(complaints) => return Ok(reject(&complaints)),
     };
     let telemetry = telemetry::init(config.log_format)?;
     use_small_pages();
-    let broker = if config.redis_url.is_some() {
-        "redis"
-    } else {
-        "embedded"
+    raise_file_limit();
+    let broker = match config.redis_url {
+        Some(_) => "redis",
+        None => "embedded",
     };
-    // Before the ports are open: a signal from then on drains.
+
+    // Before the ports are open, because a signal from then on must drain the node.
     let stop = shutdown::on_signal()?;
-    take_all_files();
     let node = Node::bind(config)?;
     let (listen, ops) = (node.address()?, node.ops_address()?);
     info!(version = echocast::VERSION, commit = echocast::COMMIT, %listen, %ops, broker, "serving");
@@ -40,18 +42,18 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     outcome.map(|()| ExitCode::SUCCESS)
 }
 
-/// What clients hold is small and scattered: in huge pages an idle connection took 1,000 bytes
-/// instead of 580 (10,000 of them), for no less CPU a delivery.
+/// The state of clients is small and scattered. With huge pages an idle connection took 1,000 bytes
+/// instead of 580 (10,000 of them), and a delivery took no less CPU.
 fn use_small_pages() {
     #[cfg(target_os = "linux")]
     if let Err(error) = nix::sys::prctl::set_thp_disable(true) {
-        warn!("cannot do without huge pages: {error}");
+        warn!("cannot turn off huge pages: {error}");
     }
 }
 
-/// A client is an open file. systemd and container runtimes mostly let a process have 1,024 and
-/// take far more if it asks.
-fn take_all_files() {
+/// A client is an open file. systemd and container runtimes usually allow 1,024, and many more if a
+/// process asks for them.
+fn raise_file_limit() {
     let raised = getrlimit(Resource::RLIMIT_NOFILE)
         .and_then(|(_, most)| setrlimit(Resource::RLIMIT_NOFILE, most, most));
     if let Err(error) = raised {
@@ -61,12 +63,12 @@ fn take_all_files() {
 
 #[expect(
     clippy::print_stderr,
-    reason = "there are no logs before the settings are known"
+    reason = "there is no log before the settings are known"
 )]
-fn refuse(complaints: &echocast::config::Complaints) -> ExitCode {
-    // A line a complaint, which may quote what a file or a template has put into a variable.
+fn reject(complaints: &Complaints) -> ExitCode {
+    // A line for each complaint, which may quote what a file or a template put into a variable.
     for line in complaints.to_string().lines() {
-        eprintln!("{}", line_for(&std::io::stderr(), line));
+        eprintln!("{}", line_for(&io::stderr(), line));
     }
-    ExitCode::from(crate::USAGE)
+    exit::usage()
 }

@@ -1,34 +1,40 @@
-//! `echocast shell`: the hands-on client. This file is its command line and chooses between the two
-//! ways it works: `interactive` at a terminal, `pipe` everywhere else.
+//! `echocast shell`: the interactive client. This file is its command line, and chooses between the
+//! two ways it works: `interactive` at a terminal, `pipe` everywhere else.
 
 mod command;
+mod echoes;
+mod history;
 mod interactive;
+mod lines;
+mod pings;
 mod pipe;
 mod screen;
 mod terminal;
-mod unheard;
 
 use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use crate::connect::{DEFAULT_URL, Dialer, Stop, Target, TargetOptions, usage_error};
+use crate::connect::{DEFAULT_URL, Dialer, Stop, Target, TargetOptions};
+use crate::exit::usage_error;
 use pipe::Ending;
 
 const PIPES: &str = "\
 At a terminal, /help lists the slash commands.
 
-From a pipe it says each line as it is, slash or not, and prints messages bare. After the last line it waits until all \
-are acknowledged and its own lines have come back, at most 2 seconds after the last that did, and closes: `echo hi | \
-echocast shell` says hi and prints hi. Exit 0 means that all lines have arrived.
+From a pipe, every line is published as it is, even if it begins with a slash, and messages are printed \
+bare. After the last line it waits until all lines are acknowledged and have come back, but no longer \
+than 2 seconds without one coming back. Then it closes: `echo hi | echocast shell` publishes hi and \
+prints hi. Exit code 0 means that all lines have arrived.
 
-After a lost connection it goes on where it was: what was said meanwhile is heard, and what was not acknowledged is \
-said again, which the server keeps once. From a pipe it tries to come back for a minute.
+After a lost connection it reconnects and resumes: messages of the meantime are received, and lines that \
+were not acknowledged are sent again, of which the server keeps each once. From a pipe it tries for a \
+minute.
 
-With --raw, with -s, and where the server is of another kind, nothing is acknowledged: there a lost connection ends a \
-pipe with exit 1, and at a terminal what was said meanwhile is not heard.";
+With --raw or -s, and with other servers, nothing is acknowledged. Then a lost connection ends a pipe \
+with exit code 1, and at a terminal the messages of the meantime are missing.";
 
-/// Type a line to say it; what is heard appears above the prompt. Takes wscat's common flags.
+/// Type a line to publish it; messages appear above the prompt. Takes wscat's common flags
 #[derive(Debug, clap::Args)]
 #[command(after_help = PIPES)]
 pub(crate) struct Args {
@@ -37,7 +43,7 @@ pub(crate) struct Args {
     #[arg(default_value = DEFAULT_URL, env = "ECHOCAST_URL")]
     url: String,
 
-    /// The URL, as wscat takes it
+    /// The URL, given as wscat takes it
     #[arg(short, long, value_name = "URL", conflicts_with = "url")]
     connect: Option<String>,
 
@@ -45,12 +51,12 @@ pub(crate) struct Args {
     #[arg(short = 'H', long, value_name = "HEADER")]
     header: Vec<String>,
 
-    /// Subprotocol to offer, and then as --raw; repeatable, in order of preference
+    /// Subprotocol to offer; repeatable, in order of preference. Implies --raw
     #[arg(short, long, value_name = "NAME")]
     subprotocol: Vec<String>,
 
-    /// Messages only, as any server speaks: nothing is resumed, acknowledged or said again after a
-    /// lost connection
+    /// Plain messages, as any server understands them. After a lost connection nothing is resumed
+    /// or sent again
     #[arg(long)]
     raw: bool,
 
@@ -62,11 +68,11 @@ pub(crate) struct Args {
     #[arg(long, value_name = "USER:PASSWORD")]
     auth: Option<String>,
 
-    /// Say TEXT once connected, wait (see --wait) and leave; repeatable
+    /// Publish TEXT once connected, wait (see --wait) and quit; repeatable
     #[arg(short = 'x', long, value_name = "TEXT", allow_hyphen_values = true)]
     execute: Vec<String>,
 
-    /// Seconds to wait after --execute; -1 stays
+    /// Seconds to wait after --execute; -1 stays connected
     #[arg(
         short,
         long,
@@ -76,7 +82,7 @@ pub(crate) struct Args {
     )]
     wait: f64,
 
-    /// Tell of pings and pongs
+    /// Show pings and pongs
     #[arg(short = 'P', long)]
     show_ping_pong: bool,
 
@@ -84,43 +90,60 @@ pub(crate) struct Args {
     #[arg(short, long)]
     no_check: bool,
 
-    /// Accepted for wscat's sake: slash commands are always on at a terminal
+    /// Accepted because wscat has it: at a terminal, slash commands are always on
     #[arg(long)]
     slash: bool,
 }
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let options = TargetOptions {
-        headers: args.header,
-        subprotocols: args.subprotocol,
-        raw: args.raw,
-        origin: args.origin,
-        auth: args.auth,
-    };
-    let target = match Target::new(args.connect.as_deref().unwrap_or(&args.url), options) {
+    let target = match args.target() {
         Ok(target) => target,
         Err(problem) => return Ok(usage_error(&problem)),
     };
-    // As in wscat, any negative number of seconds is "for ever".
-    let stay = args.wait < 0.0;
-    let wait = match Duration::try_from_secs_f64(args.wait.max(0.0)) {
-        Ok(wait) => wait,
-        Err(error) => return Ok(usage_error(&format!("--wait {}: {error}", args.wait))),
+    let ending = match args.ending(&target) {
+        Ok(ending) => ending,
+        Err(problem) => return Ok(usage_error(&problem)),
     };
-
     let stop = Stop::listen()?;
-    let dialer = Dialer::new(target.clone(), !args.no_check)?;
-    let one_shot = !args.execute.is_empty() && !stay;
-    if !one_shot && io::stdin().is_terminal() && io::stdout().is_terminal() {
+    let dialer = Dialer::new(target, !args.no_check)?;
+    // With --execute the texts are all there is to do, unless it stays connected.
+    let reads_input = args.execute.is_empty() || args.stays();
+    if reads_input && io::stdin().is_terminal() && io::stdout().is_terminal() {
         return interactive::run(dialer, stop, args.execute, args.show_ping_pong).await;
     }
-    let ending = match (args.execute.is_empty(), stay) {
-        (true, _) => Ending::Arrived {
-            heard_back: target.hears_itself(),
-        },
-        (false, true) => Ending::Never,
-        (false, false) => Ending::After(wait),
-    };
-    let lines = pipe::lines(args.execute, !one_shot);
+    let lines = lines::read(args.execute, reads_input);
     pipe::run(dialer, stop, lines, ending, args.show_ping_pong).await
+}
+
+impl Args {
+    fn target(&self) -> Result<Target, String> {
+        let options = TargetOptions {
+            headers: self.header.clone(),
+            subprotocols: self.subprotocol.clone(),
+            raw: self.raw,
+            origin: self.origin.clone(),
+            auth: self.auth.clone(),
+        };
+        Target::new(self.connect.as_deref().unwrap_or(&self.url), options)
+    }
+
+    /// As in wscat, any negative number of seconds means "for ever".
+    fn stays(&self) -> bool {
+        self.wait < 0.0
+    }
+
+    /// When a pipe ends.
+    fn ending(&self, target: &Target) -> Result<Ending, String> {
+        let wait = Duration::try_from_secs_f64(self.wait.max(0.0))
+            .map_err(|error| format!("--wait {}: {error}", self.wait))?;
+        Ok(if self.execute.is_empty() {
+            Ending::Arrived {
+                has_echo: target.has_echo(),
+            }
+        } else if self.stays() {
+            Ending::Never
+        } else {
+            Ending::After(wait)
+        })
+    }
 }

@@ -1,24 +1,36 @@
-//! Text on its way to people: of strangers, or with words of theirs in it. A terminal is shown its
-//! control characters instead of obeying them; a file or a pipe gets every byte. The two standard
-//! streams are looked at separately.
+//! Text for people, which may contain text of strangers. On a terminal, control characters are
+//! shown instead of obeyed; a file or a pipe gets every byte. Standard output and standard error
+//! are decided separately.
 
 use std::borrow::Cow;
 use std::fmt;
-use std::io::{self, IsTerminal};
+use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::ops::ControlFlow;
 
+use anyhow::Context;
 use echocast::telemetry::printable;
 
-/// Says something to people: standard output holds messages only.
+/// Prints a notice on standard error, because standard output holds only results.
 #[expect(
     clippy::print_stderr,
-    reason = "this is a command line talking, there is no log"
+    reason = "subcommands other than serve write no log"
 )]
 pub(crate) fn notice(text: impl fmt::Display) {
     let text = format!("echocast: {text}");
     eprintln!("{}", line_for(&io::stderr(), &text));
 }
 
-/// One line of text for this stream.
+/// Prints a line on standard output, at once. Breaks if the reader has closed the pipe.
+pub(crate) fn print_line(line: &str) -> anyhow::Result<ControlFlow<()>> {
+    let mut output = io::stdout().lock();
+    match writeln!(output, "{line}").and_then(|()| output.flush()) {
+        Ok(()) => Ok(ControlFlow::Continue(())),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(ControlFlow::Break(())),
+        Err(error) => Err(error).context("cannot write to standard output"),
+    }
+}
+
+/// A line of text for this stream.
 pub(crate) fn line_for<'a>(stream: &impl IsTerminal, text: &'a str) -> Cow<'a, str> {
     if stream.is_terminal() {
         printable::line(text)
@@ -36,7 +48,7 @@ pub(crate) fn json_for_output(json: &str) -> Cow<'_, str> {
     }
 }
 
-/// A latency in the unit that gives it three digits.
+/// A latency in the unit that gives it about three digits.
 pub(crate) fn latency(us: u64) -> String {
     match us {
         0..1_000 => format!("{us} µs"),

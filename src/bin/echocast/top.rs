@@ -1,46 +1,56 @@
-//! `echocast top`: all replicas at a glance, from their ops ports. This file is its command line
-//! and its rhythm; who the replicas are and how they answer is `fleet`'s, what their metrics say is
-//! read by `exposition` and told by `report`, and people see it as a `table`, on a `screen` if
-//! there is one.
+//! `echocast top`: shows all replicas, from their ops ports. This file is its command line, and
+//! decides when to ask and when to print.
+//!
+//! `fleet` finds and asks the replicas, `exposition` parses their metrics, and `report` computes
+//! the figures. People see them as a `table`, on a `screen` if there is one.
 
+mod cells;
 mod exposition;
+mod figures;
 mod fleet;
+mod histogram;
+mod replica;
 mod report;
 mod screen;
 mod table;
 
-use std::io::{ErrorKind, IsTerminal, Write, stdout};
-use std::ops::ControlFlow;
+use std::io::{IsTerminal, stdout};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Context;
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::{Interval, MissedTickBehavior, interval, sleep};
+use url::Url;
 
-use crate::connect::{Stop, usage_error};
+use crate::connect::Stop;
+use crate::exit::{success_if, usage_error};
 use crate::ops;
-use crate::show::{json_for_output, notice};
+use crate::show::{json_for_output, notice, print_line};
 use fleet::Fleet;
 use report::Report;
 use screen::Screen;
 
-/// Rates are those of this time.
+/// Time between two samples, over which rates are computed.
 const REFRESH: Duration = Duration::from_secs(1);
 
+/// The ops port of a node without settings.
+const DEFAULT_PORT: u16 = 8081;
+
 const ABOUT: &str = "\
-A line for each replica and one for all of them, once a second: connections, what comes in and goes out, the time within \
-which 99 of 100 batches were relayed and delivered (relay: from publish until this node has it; delivery: until it is \
-handed to the kernel), messages waiting for the broker, the broker and a probe's way through it, messages lost since the \
-node started. Latencies are read from histograms whose buckets double, up to 13 s. A terminal that is too narrow gets \
-fewer columns. q or Ctrl-C ends it.
+Shows one line for each replica and one for all of them, once a second: connections, messages and bytes \
+in and out, the 99th percentile of relay and delivery latency, messages that wait for the broker, the \
+broker with the round trip of a probe through it, and messages lost since the node started. Relay is \
+from publish until this node has the message; delivery is until it is handed to the kernel. Latencies \
+are read from histograms whose buckets double, up to 13 s. A terminal that is too narrow shows fewer \
+columns. Press q or Ctrl-C to quit.
 
-A host with several addresses, as a Compose service or a headless Kubernetes service has, is all of them, looked up \
-again and again; of a host with addresses of both families those of IPv4 count.
+A host name with several addresses, as Compose services and headless Kubernetes services have, stands \
+for all of them, and is looked up again and again. If it has IPv4 and IPv6 addresses, the IPv4 ones \
+count.
 
-Where the output is no terminal, or with --once: one table, or with --json one object, after a second. Exit 0 if every \
-replica answered, else 1; 64 for an address that cannot be used.";
+If the output is no terminal, or with --once, it prints one table, or with --json one object, after a \
+second. Exit code: 0 if every replica answered, else 1; 64 for an address that cannot be used.";
 
-/// Watch all replicas at once.
+/// Watch all replicas at once
 #[derive(Debug, clap::Args)]
 #[command(after_help = ABOUT)]
 pub(crate) struct Args {
@@ -48,110 +58,110 @@ pub(crate) struct Args {
     #[arg(default_value = "localhost:8081", value_name = "URL")]
     urls: Vec<String>,
 
-    /// Print one table and end
+    /// Print one table and exit
     #[arg(long)]
     once: bool,
 
-    /// Print JSON: an object a line, one a second; with --once a single one
+    /// Print JSON: one object a line, one a second; with --once a single object
     #[arg(long)]
     json: bool,
 }
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let mut urls = Vec::new();
-    for text in &args.urls {
-        match ops::parse(&full(text)) {
-            Ok(url) => urls.push(url),
-            Err(error) => notice(format_args!("{error:#}")),
-        }
-    }
-    if urls.len() < args.urls.len() {
-        return Ok(usage_error(
-            "an address of an ops port is a URL, HOST:PORT or HOST",
-        ));
-    }
-    let mut stop = Stop::listen()?;
-    let fleet = Fleet::new(urls);
-    let watching = async {
-        match (
-            args.json,
-            args.once || !(args.json || stdout().is_terminal()),
-        ) {
-            (json, true) => once(fleet, json).await,
-            (true, false) => stream(fleet).await,
-            (false, false) => watch(fleet).await,
-        }
+    let Some(urls) = parse(&args.urls) else {
+        let problem = "an address of an ops port is a URL, HOST:PORT or HOST";
+        return Ok(usage_error(problem));
     };
+    let mut stop = Stop::listen()?;
     tokio::select! {
-        ended = watching => ended,
+        ended = show(&args, Fleet::new(urls)) => ended,
         () = stop.requested() => Ok(ExitCode::SUCCESS),
     }
 }
 
-/// What people leave out.
-fn full(text: &str) -> String {
-    match text {
-        _ if text.contains("://") => text.to_owned(),
-        _ if text
-            .rsplit_once(':')
-            .is_some_and(|(_, port)| port.parse::<u16>().is_ok()) =>
-        {
-            format!("http://{text}")
-        }
-        _ => format!("http://{text}:8081"),
+/// `None` if an address cannot be used. Every such address has got a notice.
+fn parse(addresses: &[String]) -> Option<Vec<Url>> {
+    let parsed = addresses.iter().map(|text| ops::parse(&complete(text)));
+    let (urls, errors): (Vec<_>, Vec<_>) = parsed.partition(Result::is_ok);
+    for error in errors.iter().filter_map(|error| error.as_ref().err()) {
+        notice(format_args!("{error:#}"));
+    }
+    errors
+        .is_empty()
+        .then(|| urls.into_iter().flatten().collect())
+}
+
+/// Adds the parts of a URL that people leave out.
+fn complete(text: &str) -> String {
+    if text.contains("://") {
+        text.to_owned()
+    } else if has_port(text) {
+        format!("http://{text}")
+    } else {
+        format!("http://{text}:{DEFAULT_PORT}")
     }
 }
 
-/// Two looks, a second apart, or there would be no rates.
-async fn once(mut fleet: Fleet, json: bool) -> anyhow::Result<ExitCode> {
-    fleet.look().await;
-    sleep(REFRESH).await;
-    fleet.look().await;
-    let report = fleet.report();
-    // Who reads no more still gets the exit code.
-    let _ = if json {
-        print_json(&report)?
-    } else {
-        print(&table::render(&report, None))?
-    };
-    Ok(if report.all_answer() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+fn has_port(text: &str) -> bool {
+    text.rsplit_once(':')
+        .is_some_and(|(_, port)| port.parse::<u16>().is_ok())
 }
 
-/// Until nobody reads it any more.
-async fn stream(mut fleet: Fleet) -> anyhow::Result<ExitCode> {
-    fleet.look().await;
-    let mut seconds = interval(REFRESH);
-    seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+async fn show(args: &Args, fleet: Fleet) -> anyhow::Result<ExitCode> {
+    if args.once || !(args.json || stdout().is_terminal()) {
+        print_once(fleet, args.json).await
+    } else if args.json {
+        print_stream(fleet).await
+    } else {
+        watch(fleet).await
+    }
+}
+
+/// Samples twice, a second apart, because one sample has no rates.
+async fn print_once(mut fleet: Fleet, json: bool) -> anyhow::Result<ExitCode> {
+    fleet.sample().await;
+    sleep(REFRESH).await;
+    fleet.sample().await;
+    let report = fleet.report();
+    let text = if json {
+        to_json(&report)?
+    } else {
+        table::render(&report, None)
+    };
+    // A reader that has read enough still gets the exit code.
+    let _ = print_line(&text)?;
+    Ok(success_if(report.all_answer()))
+}
+
+/// Prints until the reader closes the pipe.
+async fn print_stream(mut fleet: Fleet) -> anyhow::Result<ExitCode> {
+    fleet.sample().await;
+    let mut seconds = every_second();
     seconds.tick().await;
     loop {
         seconds.tick().await;
-        fleet.look().await;
-        if print_json(&fleet.report())?.is_break() {
+        fleet.sample().await;
+        if print_line(&to_json(&fleet.report())?)?.is_break() {
             return Ok(ExitCode::SUCCESS);
         }
     }
 }
 
-/// Until the user has enough. A replica that takes long to answer does not keep the others from
-/// being shown.
+/// Shows the table until the user quits. A replica that is slow to answer does not delay the others.
 async fn watch(mut fleet: Fleet) -> anyhow::Result<ExitCode> {
     let mut screen = Screen::open()?;
-    let mut seconds = interval(REFRESH);
-    seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut seconds = every_second();
     loop {
         tokio::select! {
             _ = seconds.tick() => {
+                // Some have not answered within a second: show those that have.
                 if fleet.is_asking() {
                     screen.show(&fleet.report())?;
                 }
                 fleet.ask();
             }
             () = fleet.answer() => {}
-            () = screen.enough() => return Ok(ExitCode::SUCCESS),
+            () = screen.quit() => return Ok(ExitCode::SUCCESS),
         }
         if !fleet.is_asking() {
             screen.show(&fleet.report())?;
@@ -159,26 +169,23 @@ async fn watch(mut fleet: Fleet) -> anyhow::Result<ExitCode> {
     }
 }
 
-fn print_json(report: &Report) -> anyhow::Result<ControlFlow<()>> {
-    print(&json_for_output(&serde_json::to_string(report)?))
+fn every_second() -> Interval {
+    let mut seconds = interval(REFRESH);
+    seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    seconds
 }
 
-/// Breaks when the reader has enough.
-fn print(text: &str) -> anyhow::Result<ControlFlow<()>> {
-    let mut output = stdout().lock();
-    match writeln!(output, "{text}").and_then(|()| output.flush()) {
-        Ok(()) => Ok(ControlFlow::Continue(())),
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(ControlFlow::Break(())),
-        Err(error) => Err(error).context("cannot write to standard output"),
-    }
+fn to_json(report: &Report) -> anyhow::Result<String> {
+    let json = serde_json::to_string(report)?;
+    Ok(json_for_output(&json).into_owned())
 }
 
 #[cfg(test)]
 mod tests {
-    use super::full;
+    use super::complete;
 
     #[test]
-    fn what_is_left_out_of_an_address_is_added() {
+    fn parts_that_an_address_leaves_out_are_added() {
         for (text, url) in [
             ("node", "http://node:8081"),
             ("node:9000", "http://node:9000"),
@@ -186,7 +193,7 @@ mod tests {
             ("[::1]", "http://[::1]:8081"),
             ("http://node/ops", "http://node/ops"),
         ] {
-            assert_eq!(full(text), url);
+            assert_eq!(complete(text), url);
         }
     }
 }

@@ -14,7 +14,8 @@ use rand::{RngExt, SeedableRng};
 use super::super::window::FIRST;
 use super::*;
 use crate::feed::walk::Walk;
-use crate::feed::{Cursor, FeedWriter, Found, Lagged, Retention, SeatState, Start, Taken};
+use crate::feed::window::ReaderState;
+use crate::feed::{Cursor, FeedWriter, Lagged, Retention, Start, Taken};
 use crate::message::{BatchBuilder, Format, Kind, Missed, Sequence};
 
 /// The walk that follows an append.
@@ -183,8 +184,8 @@ impl Shard {
     fn join(&mut self) {
         let count = self.random.random_range(0..10);
         let cursor = match self.feed.find(Start::Last(count)) {
-            Found::Here { cursor, .. } => cursor,
-            _ => self.feed.follow(),
+            Ok(found) => found.cursor,
+            Err(_) => self.feed.follow(),
         };
         let begin = self
             .batches
@@ -354,10 +355,14 @@ impl Shard {
             );
         }
         let window = self.feed.lock();
-        let seats: Vec<_> = window.seats.iter().map(|(_, seat)| seat.state).collect();
+        let states: Vec<_> = window
+            .readers
+            .iter()
+            .map(|(_, reader)| reader.state)
+            .collect();
         assert_eq!(
-            (seats, window.woken, self.group.batches.len()),
-            (vec![SeatState::Waiting], 0, 0)
+            (states, window.woken, self.group.batches.len()),
+            (vec![ReaderState::Waiting], 0, 0)
         );
         self.calm = false;
     }

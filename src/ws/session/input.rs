@@ -142,15 +142,21 @@ impl Session {
         }
     }
 
-    /// Whether its unfinished message has taken too long, now that such messages crowd the memory
-    /// budget.
-    pub(super) fn holds_too_long(&mut self) -> bool {
+    /// Why the memory that its input holds has to be given back, if it has: nothing was completed
+    /// for a while, and the input of all clients crowds the memory budget.
+    pub(super) fn holds_too_long(&mut self) -> Option<&'static str> {
         // Bytes that wait for room or a turn are no fault of the client's.
-        let Some(undecoded) = self.undecoded.as_mut().filter(|it| it.bytes.is_empty()) else {
-            return false;
-        };
+        let undecoded = self.undecoded.as_mut().filter(|it| it.bytes.is_empty())?;
         undecoded.visits += 1;
-        undecoded.visits > UNFINISHED_VISITS && self.shared.hub.budget().is_crowded(Part::Input)
+        let crowds = undecoded.visits > UNFINISHED_VISITS
+            && self.shared.hub.budget().is_crowded(Part::Input);
+        crowds.then(|| {
+            if self.decoder.is_mid_message() {
+                "the rest of your message did not come in time"
+            } else {
+                "the memory that your compression needs is needed elsewhere"
+            }
+        })
     }
 
     /// A client of an event stream has nothing more to say: notices when it hangs up.

@@ -68,11 +68,8 @@ impl Session {
             }
             return;
         }
-        if self.holds_too_long() {
-            self.begin_close(
-                CloseReason::Rate,
-                "the rest of your message did not come in time",
-            );
+        if let Some(why) = self.holds_too_long() {
+            self.begin_close(CloseReason::Rate, why);
             return;
         }
         self.silent_visits = self.silent_visits.map(|before| before + visits);

@@ -15,9 +15,9 @@ use smallvec::SmallVec;
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::{CloseReason, Ended, Output, Session, Stage, Tally};
+use crate::client::rate::LEAST_RATE;
 use crate::config::SlowClient;
 use crate::feed::{Cursor, TAKE_BATCHES};
-use crate::http::stream::LEAST_RATE;
 use crate::hub::{BrokerAway, ReplayPage, Subscription};
 use crate::message::{Batch, put_gap};
 

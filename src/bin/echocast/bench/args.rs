@@ -1,41 +1,42 @@
-//! The command line of `echocast bench`.
+//! The command line of `echocast bench`. What may be asked for is checked by `plan`.
 
 use std::time::Duration;
 
 use bytesize::ByteSize;
 
 const ABOUT: &str = "\
-Publishers and subscribers all listen on one channel and check every message: nothing lost, nothing twice, each \
-publisher's messages in their order, and one order for everybody. Latency is measured from publish to receipt, for \
-every delivery.
+Publishers and subscribers all subscribe to one channel and check every message: no message is lost or \
+duplicated, each publisher's messages arrive in order, and all connections receive one order. Latency is \
+measured for every delivery, from publish to receipt.
 
-With --rate 0 each publisher keeps --window messages in flight: how much the server can do. With a rate, messages are \
-due at fixed times, whatever the server does: how long they take. One that could not be sent in time is measured from \
-when it was due.
+With --rate 0 each publisher keeps --window messages in flight. This measures throughput. With a rate, \
+every message is due at a fixed time, however fast the server is. This measures latency. If a message \
+could not be sent in time, its latency counts from the time it was due.
 
-Exit 0 if every message was heard once and in one order by everybody, 1 if not, 64 for a load that cannot be run.";
+Exit code: 0 if every connection received every message once and in one order, 1 if not, 64 if the load \
+cannot be run.";
 
-/// Measure a server, and check that it tells everybody the same.
+/// Measure a server, and check that all its clients receive the same
 #[derive(Debug, clap::Args)]
 #[command(after_help = ABOUT)]
 pub(crate) struct Args {
-    /// Servers, all of them for one channel: connections are spread over them in turn. ws:// only
+    /// Servers, all with the same channel; connections are spread over them evenly. ws:// only
     #[arg(default_value = "ws://localhost:8080/bench", value_name = "URL")]
     pub(super) urls: Vec<String>,
 
-    /// Connections that only listen
+    /// Connections that only subscribe
     #[arg(short, long, value_name = "N", default_value_t = 100)]
     pub(super) subscribers: usize,
 
-    /// Connections that publish, and listen, too; 0 leaves everybody idle
+    /// Connections that publish and subscribe. With 0, all connections stay idle
     #[arg(short, long, value_name = "N", default_value_t = 4)]
     pub(super) publishers: usize,
 
-    /// Messages a second of all publishers together; 0 is as many as --window allows
+    /// Messages a second, of all publishers together. With 0, as many as --window allows
     #[arg(short, long, value_name = "N", default_value_t = 0.0)]
     pub(super) rate: f64,
 
-    /// Without a rate: messages each publisher has on their way
+    /// Messages that each publisher keeps in flight when there is no --rate
     #[arg(short, long, value_name = "N", default_value_t = 16)]
     pub(super) window: u32,
 
@@ -43,12 +44,12 @@ pub(crate) struct Args {
     #[arg(long, value_name = "BYTES", default_value = "64")]
     pub(super) size: ByteSize,
 
-    /// Ask servers to deflate messages. Publishers send plain ones
+    /// Ask servers to compress messages (permessage-deflate). Publishers send uncompressed ones
     #[arg(long)]
     pub(super) deflate: bool,
 
-    /// Servers speak Socket.IO: messages are events named "message". For
-    /// ws://host/socket.io/?EIO=4&transport=websocket
+    /// Speak Socket.IO: each message is an event named "message". The URL is then
+    /// ws://HOST/socket.io/?EIO=4&transport=websocket
     #[arg(long, conflicts_with = "deflate")]
     pub(super) socket_io: bool,
 
@@ -56,16 +57,16 @@ pub(crate) struct Args {
     #[arg(short, long, value_name = "TIME", default_value = "10s", value_parser = humantime::parse_duration)]
     pub(super) duration: Duration,
 
-    /// How long to publish before that
+    /// How long to publish before measuring starts
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = humantime::parse_duration)]
     pub(super) warmup: Duration,
 
-    /// Further connections that never read: what do they cost the others?
+    /// Extra connections that never read, to see what they cost the others
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(super) silent: usize,
 
-    /// A process of the server on this machine, whose CPU time and memory are measured; repeatable.
-    /// What a connection takes is told from 1,000 connections on
+    /// Process of the server on this machine, whose CPU time and memory are measured; repeatable.
+    /// From 1,000 connections on, the memory of a connection is reported too
     #[arg(long, value_name = "PID")]
     pub(super) pid: Vec<u32>,
 

@@ -1,57 +1,62 @@
-//! One connection of a load: its socket, the frame that has not arrived whole, what could not be
-//! written yet, and what it has heard. Knows frames, but not what is in them.
+//! One connection of a load: its socket, its read and write buffers, and the check of what it has
+//! received. It knows frames, but not what is in them.
 
 use std::io::{ErrorKind, Read, Write};
+use std::ops::ControlFlow;
 
 use bytes::{Buf, BytesMut};
 use mio::net::TcpStream;
 
 use super::dial::{LONGEST_ANSWER, Opened};
-use super::dialect::ALIVE;
-use super::frames::{self, CLOSE, Next, PONG, Shape, TEXT, put_frame};
-use super::truth::Truth;
+use super::dialect::HEARTBEAT_REPLY;
+use super::frames::{self, CLOSE, Control, Next, PONG, Received, Shape, TEXT, put_frame};
+use super::sequence::Sequence;
 
-/// Read at once, in bytes: enough to keep up, and small enough for processor caches.
+/// Bytes of one read: enough to keep up, and small enough for the caches of a processor.
 const READ: usize = 256 * 1024;
-/// With this much unwritten nothing more is said, in bytes: the server is slower than the load.
+/// With this many unwritten bytes we publish no more: the server is slower than the load.
 const BACKLOG: usize = 1 << 20;
 
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) stream: TcpStream,
-    pub(super) truth: Truth,
+    /// Checks the messages of this connection.
+    pub(super) sequence: Sequence,
     /// The beginning of a frame whose rest has not arrived.
-    kept: Vec<u8>,
-    /// Bytes to come of a message that is not ours.
+    partial: Vec<u8>,
+    /// Bytes still to come of a message that is not of this load.
     skip: usize,
-    out: BytesMut,
-    /// The system has told of its end, which is behind what can still be read.
+    /// Frames to be written.
+    output: BytesMut,
+    /// The system has reported the end of the connection. Unread bytes may still be before it.
     ending: bool,
-    /// Why it ended, if it did.
+    /// Why the connection ended, if it did.
     ended: Option<String>,
 }
 
-/// A buffer that every connection of a load can read with.
-pub(super) fn buffer(message: Shape) -> Vec<u8> {
-    vec![0; message.longest_kept().max(LONGEST_ANSWER) + READ]
+/// A buffer that all connections of a load can share for reading.
+pub(super) fn read_buffer(message: Shape) -> Vec<u8> {
+    vec![0; message.longest_partial().max(LONGEST_ANSWER) + READ]
 }
 
-/// What a read brought: bytes in the buffer that are to be looked at, and bytes that are new.
+/// Result of one read.
 pub(super) struct Filled {
+    /// Bytes of the buffer that are to be scanned.
     pub(super) length: usize,
+    /// Bytes of these that were read now.
     pub(super) new: usize,
-    /// Whether there may be more at once.
+    /// Whether there may be more to read at once.
     pub(super) more: bool,
 }
 
 impl Connection {
-    pub(super) fn new(opened: Opened, truth: Truth) -> Self {
+    pub(super) fn new(opened: Opened, publishers: usize) -> Self {
         Self {
             stream: TcpStream::from_std(opened.stream),
-            truth,
-            kept: opened.early,
+            sequence: Sequence::new(publishers),
+            partial: opened.early,
             skip: 0,
-            out: BytesMut::new(),
+            output: BytesMut::new(),
             ending: false,
             ended: None,
         }
@@ -66,42 +71,43 @@ impl Connection {
         self.ended.is_none()
     }
 
-    /// Reads once, behind what was kept. `None` if there is nothing or the connection has ended.
+    /// Reads once, behind the partial frame. `None` if there is nothing to read, or no more.
     pub(super) fn fill(&mut self, buffer: &mut [u8]) -> Option<Filled> {
         if !self.is_open() {
             return None;
         }
-        let kept = self.kept.len();
-        buffer[..kept].copy_from_slice(&self.kept);
-        match self.stream.read(&mut buffer[kept..kept + READ]) {
-            Ok(0) => self.end("closed without a word"),
-            Ok(new) => {
-                return Some(Filled {
-                    length: kept + new,
-                    new,
-                    more: new == READ || self.ending,
-                });
-            }
-            // An event will tell when there is something.
+        let partial = self.partial.len();
+        buffer[..partial].copy_from_slice(&self.partial);
+        let new = self.read(&mut buffer[partial..partial + READ])?;
+        Some(Filled {
+            length: partial + new,
+            new,
+            more: new == READ || self.ending,
+        })
+    }
+
+    fn read(&mut self, buffer: &mut [u8]) -> Option<usize> {
+        match self.stream.read(buffer) {
+            Ok(0) => self.end("closed without a close frame"),
+            Ok(new) => return Some(new),
+            // The poll reports an event once there is something to read.
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
             Err(error) => self.end(&error.to_string()),
         }
         None
     }
 
-    /// Looks through what was read, hands over each message of that shape and whether it is
-    /// deflated, answers pings, and keeps the rest. Returns how many messages of other shapes there
-    /// were.
+    /// Scans what was read: passes each message of this shape to `on_message`, answers pings, and
+    /// keeps a partial frame for later. Returns the number of messages of other shapes.
     #[inline]
     pub(super) fn scan(
         &mut self,
         bytes: &[u8],
         message: Shape,
-        mut hear: impl FnMut(&mut Truth, &[u8], bool),
+        mut on_message: impl FnMut(&mut Sequence, Received<'_>),
     ) -> u64 {
         let mut foreign = 0;
-        let mut rest = bytes.split_at(self.skip.min(bytes.len())).1;
-        self.skip -= bytes.len() - rest.len();
+        let mut rest = self.skip_foreign(bytes);
         loop {
             let (next, used) = match frames::next(rest, message) {
                 Ok(found) => found,
@@ -112,74 +118,98 @@ impl Connection {
             };
             rest = &rest[used..];
             match next {
-                Next::Message(payload) => hear(&mut self.truth, payload, false),
-                Next::Deflated(payload) => hear(&mut self.truth, payload, true),
+                Next::Message(received) => on_message(&mut self.sequence, received),
                 Next::Foreign(length) => {
                     foreign += 1;
-                    let here = length.min(rest.len());
-                    rest = &rest[here..];
-                    self.skip = length - here;
+                    self.skip = length;
+                    rest = self.skip_foreign(rest);
                 }
-                Next::Ping(payload) => {
-                    put_frame(PONG, payload, &mut self.out);
-                    self.flush();
-                }
-                Next::Heartbeat => {
-                    put_frame(TEXT, ALIVE, &mut self.out);
-                    self.flush();
-                }
-                Next::Pong => {}
-                Next::Close(code) => {
-                    let code = code.map_or_else(
-                        || "without a code".to_owned(),
-                        |code| format!("with {code}"),
-                    );
-                    self.end(&format!("closed by the server {code}"));
-                    return foreign;
+                Next::Control(control) => {
+                    if self.on_control(control).is_break() {
+                        return foreign;
+                    }
                 }
                 Next::Incomplete => {
-                    self.kept.clear();
-                    self.kept.extend_from_slice(rest);
+                    self.keep(rest);
                     return foreign;
                 }
             }
         }
     }
 
-    /// From now on it is read until it has ended: the system does not tell twice.
+    /// The bytes behind the foreign message that is being skipped.
+    #[inline]
+    fn skip_foreign<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
+        let skipped = self.skip.min(bytes.len());
+        self.skip -= skipped;
+        &bytes[skipped..]
+    }
+
+    /// Keeps the beginning of a frame until its rest is read.
+    fn keep(&mut self, partial: &[u8]) {
+        self.partial.clear();
+        self.partial.extend_from_slice(partial);
+    }
+
+    /// Breaks if the server closes the connection.
+    fn on_control(&mut self, control: Control<'_>) -> ControlFlow<()> {
+        match control {
+            Control::Ping(payload) => self.answer(PONG, payload),
+            Control::Heartbeat => self.answer(TEXT, HEARTBEAT_REPLY),
+            Control::Pong => {}
+            Control::Close(code) => {
+                self.end(&closed_by_server(code));
+                return ControlFlow::Break(());
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn answer(&mut self, first: u8, payload: &[u8]) {
+        put_frame(first, payload, &mut self.output);
+        self.flush();
+    }
+
+    /// From now on it is read until it ends, because the system reports an end only once.
     pub(super) fn expect_end(&mut self) {
         self.ending = true;
     }
 
-    /// Whether more may be said now.
+    /// Whether more may be published on it now.
     pub(super) fn has_room(&self) -> bool {
-        self.is_open() && self.out.len() < BACKLOG
+        self.is_open() && self.output.len() < BACKLOG
     }
 
     /// Where frames to be written go.
-    pub(super) fn out(&mut self) -> &mut BytesMut {
-        &mut self.out
+    pub(super) fn output(&mut self) -> &mut BytesMut {
+        &mut self.output
     }
 
-    /// Writes what the socket takes.
+    /// Writes as much as the socket takes.
     pub(super) fn flush(&mut self) {
-        while !self.out.is_empty() && self.is_open() {
-            match self.stream.write(&self.out) {
-                Ok(written) => self.out.advance(written),
+        while !self.output.is_empty() && self.is_open() {
+            match self.stream.write(&self.output) {
+                Ok(written) => self.output.advance(written),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
                 Err(error) => self.end(&error.to_string()),
             }
         }
     }
 
-    /// Takes leave, as far as there is still somebody to hear it.
-    pub(super) fn say_goodbye(&mut self) {
-        put_frame(CLOSE, &1000_u16.to_be_bytes(), &mut self.out);
-        self.flush();
+    /// Sends a close frame, if the connection is still open. Its answer is not awaited.
+    pub(super) fn close(&mut self) {
+        self.answer(CLOSE, &1000_u16.to_be_bytes());
     }
 
     #[cold]
     fn end(&mut self, why: &str) {
         self.ended.get_or_insert_with(|| why.to_owned());
+    }
+}
+
+fn closed_by_server(code: Option<u16>) -> String {
+    match code {
+        Some(code) => format!("closed by the server with {code}"),
+        None => "closed by the server without a code".to_owned(),
     }
 }

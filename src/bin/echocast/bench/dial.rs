@@ -1,11 +1,11 @@
-//! Opens a load's connections: addresses, limits of this process, the handshake, and the words of a
-//! server that refuses. What is open is handed over as a plain socket, because a loop without tasks
-//! takes it from there.
+//! Opens the connections of a load: limits of this process, TCP and the handshake.
+//!
+//! An open connection is handed over as a plain socket, because the load runs without tasks.
 
 use std::net::TcpStream;
 use std::time::Duration;
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, anyhow, bail, ensure};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -14,23 +14,22 @@ use tokio_tungstenite::tungstenite;
 use tungstenite::handshake::client::{Response, generate_request};
 use tungstenite::handshake::derive_accept_key;
 use tungstenite::handshake::machine::TryParse;
-use tungstenite::http::{
-    StatusCode,
-    header::{SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS},
-};
+use tungstenite::http::StatusCode;
+use tungstenite::http::header::{HeaderName, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS};
 
-use super::entrance::enter;
+use super::dialect::Dialect;
 use super::frames::Shape;
 use super::plan::{Endpoint, Plan};
 use super::progress::Progress;
+use super::socket_io;
 use crate::connect::DialError;
 
-/// Attempts under way at the same time: few enough for any server's backlog.
+/// Attempts at the same time: few enough for the backlog of any server.
 const AT_ONCE: usize = 64;
 /// TCP and the handshake together.
 const DEADLINE: Duration = Duration::from_secs(10);
-/// What a refusal has left to say comes at once, or not.
-const LAST_WORDS: Duration = Duration::from_millis(200);
+/// How long to wait for the rest of a rejection. It is sent at once, or never.
+const REASON_WAIT: Duration = Duration::from_millis(200);
 /// The longest answer to a handshake that is read, in bytes.
 pub(super) const LONGEST_ANSWER: usize = 16 * 1024;
 /// Open files besides the connections.
@@ -40,41 +39,47 @@ const OTHER_FILES: u64 = 64;
 #[derive(Debug)]
 pub(super) struct Opened {
     pub(super) stream: TcpStream,
-    /// What came with the handshake's answer.
+    /// Bytes that were read together with the answer to the handshake.
     pub(super) early: Vec<u8>,
 }
 
 /// All connections of a load, in the order of [`Plan::spread`].
-pub(super) struct Crowd {
+pub(super) struct Dialed {
     pub(super) connections: Vec<Opened>,
     /// How long it took to open them.
     pub(super) took: Duration,
-    /// The server's memory before there were any, in bytes.
+    /// Memory of the server before they were opened, in bytes.
     pub(super) memory_before: u64,
 }
 
-pub(super) async fn open_all(plan: &Plan, progress: &Progress) -> anyhow::Result<Crowd> {
+/// The answer to a handshake.
+struct Answer {
+    response: Response,
+    /// Bytes that were read behind its head.
+    rest: Vec<u8>,
+}
+
+pub(super) async fn open_all(plan: &Plan, progress: &Progress) -> anyhow::Result<Dialed> {
     let endpoints: Vec<&Endpoint> = plan.spread().collect();
     allow_files(endpoints.len() as u64)?;
     let memory_before = plan.processes.memory()?;
     progress.connecting(endpoints.len());
+
     let began = Instant::now();
     let attempts = stream::iter(endpoints.into_iter().zip(0..)).map(async |(endpoint, index)| {
         sleep_until(began + plan.spacing * index).await;
-        let opened = timeout(DEADLINE, open(endpoint, plan.message)).await;
-        let opened = opened.unwrap_or_else(|_| bail!("no answer within {} s", DEADLINE.as_secs()));
+        let opened = open_in_time(endpoint, plan.message).await;
         progress.connected();
         opened.with_context(|| format!("connection {} to {}", index + 1, endpoint.target))
     });
-    let connections = attempts.buffered(AT_ONCE).try_collect().await?;
-    Ok(Crowd {
-        connections,
+    Ok(Dialed {
+        connections: attempts.buffered(AT_ONCE).try_collect().await?,
         took: began.elapsed(),
         memory_before,
     })
 }
 
-/// Every connection is an open file, and what shells allow by default is few.
+/// Every connection is an open file, and by default shells allow only a few.
 fn allow_files(connections: u64) -> anyhow::Result<()> {
     let needed = connections + OTHER_FILES;
     let (soft, hard) =
@@ -83,8 +88,17 @@ fn allow_files(connections: u64) -> anyhow::Result<()> {
         return Ok(());
     }
     setrlimit(Resource::RLIMIT_NOFILE, needed, hard.max(needed)).with_context(|| {
-        format!("{connections} connections need {needed} open files, and {hard} are allowed (see ulimit -n)")
+        format!(
+            "{connections} connections need {needed} open files, but only {hard} are allowed \
+             (see ulimit -n)"
+        )
     })
+}
+
+async fn open_in_time(endpoint: &Endpoint, message: Shape) -> anyhow::Result<Opened> {
+    timeout(DEADLINE, open(endpoint, message))
+        .await
+        .unwrap_or_else(|_| bail!("no answer within {} s", DEADLINE.as_secs()))
 }
 
 async fn open(endpoint: &Endpoint, message: Shape) -> anyhow::Result<Opened> {
@@ -92,51 +106,72 @@ async fn open(endpoint: &Endpoint, message: Shape) -> anyhow::Result<Opened> {
         .await
         .context("cannot connect")?;
     stream.set_nodelay(true)?;
+
     let (request, key) = generate_request(endpoint.target.request(false))?;
     stream.write_all(&request).await?;
-    let mut answer = Vec::new();
-    let (head, response) = loop {
-        if answer.len() >= LONGEST_ANSWER || stream.read_buf(&mut answer).await? == 0 {
-            bail!("the answer to the handshake is not one of a WebSocket server");
-        }
-        if let Some(parsed) = Response::try_parse(&answer)? {
-            break parsed;
-        }
-    };
-    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        let last = Instant::now() + LAST_WORDS;
-        while answer.len() < LONGEST_ANSWER
-            && matches!(
-                timeout_at(last, stream.read_buf(&mut answer)).await,
-                Ok(Ok(1..))
-            )
-        {}
-        let refusal =
-            tungstenite::Error::Http(Box::new(response.map(|_| Some(answer.split_off(head)))));
-        return Err(anyhow!(DialError::from(refusal).to_string()));
+    let mut answer = read_answer(&mut stream).await?;
+    if answer.response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        return Err(rejection(answer, &mut stream).await);
     }
-    if response
-        .headers()
-        .get(SEC_WEBSOCKET_ACCEPT)
-        .is_none_or(|accept| *accept != derive_accept_key(key.as_bytes()))
-    {
-        bail!("the server's answer is not to this handshake");
+    check_answer(&answer.response, &key, message)?;
+
+    // Only Socket.IO has a handshake of its own behind that of WebSocket.
+    if message.dialect == Dialect::SocketIo {
+        socket_io::handshake(&mut stream, &mut answer.rest).await?;
     }
-    let extensions = response
-        .headers()
-        .get(SEC_WEBSOCKET_EXTENSIONS)
-        .map_or(&b""[..], |value| value.as_bytes());
-    let extensions = String::from_utf8_lossy(extensions);
-    if message.deflate
-        && !(extensions.contains("permessage-deflate")
-            && extensions.contains("server_no_context_takeover"))
-    {
-        bail!("the server does not deflate messages each by itself");
-    }
-    let mut early = answer.split_off(head);
-    enter(message.dialect, &mut stream, &mut early).await?;
     Ok(Opened {
         stream: stream.into_std()?,
-        early,
+        early: answer.rest,
     })
+}
+
+async fn read_answer(stream: &mut tokio::net::TcpStream) -> anyhow::Result<Answer> {
+    let mut bytes = Vec::new();
+    loop {
+        if bytes.len() >= LONGEST_ANSWER || stream.read_buf(&mut bytes).await? == 0 {
+            bail!("the answer to the handshake is not one of a WebSocket server");
+        }
+        if let Some((head, response)) = Response::try_parse(&bytes)? {
+            let rest = bytes.split_off(head);
+            return Ok(Answer { response, rest });
+        }
+    }
+}
+
+/// Reads the body of a rejection, in which the server gives its reason.
+async fn rejection(mut answer: Answer, stream: &mut tokio::net::TcpStream) -> anyhow::Error {
+    let deadline = Instant::now() + REASON_WAIT;
+    while answer.rest.len() < LONGEST_ANSWER {
+        let reading = timeout_at(deadline, stream.read_buf(&mut answer.rest));
+        if !matches!(reading.await, Ok(Ok(1..))) {
+            break;
+        }
+    }
+    let response = answer.response.map(|_| Some(answer.rest));
+    let error = tungstenite::Error::Http(Box::new(response));
+    anyhow!(DialError::from(error).to_string())
+}
+
+fn check_answer(response: &Response, key: &str, message: Shape) -> anyhow::Result<()> {
+    ensure!(
+        header(response, SEC_WEBSOCKET_ACCEPT) == derive_accept_key(key.as_bytes()),
+        "the server's answer is not to this handshake"
+    );
+    ensure!(
+        !message.deflate || deflates_each_message(response),
+        "the server does not deflate messages each by itself"
+    );
+    Ok(())
+}
+
+fn deflates_each_message(response: &Response) -> bool {
+    let extensions = header(response, SEC_WEBSOCKET_EXTENSIONS);
+    extensions.contains("permessage-deflate") && extensions.contains("server_no_context_takeover")
+}
+
+/// Empty if the header is missing.
+fn header(response: &Response, name: HeaderName) -> String {
+    let value = response.headers().get(name);
+    let bytes = value.map_or(&b""[..], |value| value.as_bytes());
+    String::from_utf8_lossy(bytes).into_owned()
 }

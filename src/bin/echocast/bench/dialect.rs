@@ -1,46 +1,48 @@
-//! The frame around a message: none, or that of an event of Socket.IO, whose clients have
-//! heartbeats of their own inside of WebSocket's. Only what a load needs of that protocol is here;
-//! its handshake is in [`super::entrance`].
+//! How a message is wrapped: not at all, or as an event of Socket.IO.
+//!
+//! Only what a load needs of Socket.IO is here, and its handshake is in [`super::socket_io`].
 
 /// How messages are wrapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Dialect {
     Plain,
     /// An event named `message` with one argument, in the default namespace (Engine.IO 4, Socket.IO
-    /// 5).
+    /// 5). Its heartbeats are messages to WebSocket.
     SocketIo,
 }
 
-/// A heartbeat and its answer.
+/// A heartbeat of Socket.IO, and the answer that its server expects.
 pub(super) const HEARTBEAT: &[u8] = b"2";
-pub(super) const ALIVE: &[u8] = b"3";
+pub(super) const HEARTBEAT_REPLY: &[u8] = b"3";
 
 impl Dialect {
-    pub(super) fn before(self) -> &'static [u8] {
+    /// Bytes before a message.
+    pub(super) fn prefix(self) -> &'static [u8] {
         match self {
             Self::Plain => b"",
             Self::SocketIo => br#"42["message",""#,
         }
     }
 
-    pub(super) fn after(self) -> &'static [u8] {
+    /// Bytes behind a message.
+    pub(super) fn suffix(self) -> &'static [u8] {
         match self {
             Self::Plain => b"",
             Self::SocketIo => br#""]"#,
         }
     }
 
-    /// Bytes around a message.
-    pub(super) fn around(self) -> usize {
-        self.before().len() + self.after().len()
+    /// How many bytes wrapping adds to a message.
+    pub(super) fn overhead(self) -> usize {
+        self.prefix().len() + self.suffix().len()
     }
 
     /// The message itself.
     #[inline]
     pub(super) fn unwrap(self, payload: &[u8]) -> Option<&[u8]> {
         payload
-            .strip_prefix(self.before())?
-            .strip_suffix(self.after())
+            .strip_prefix(self.prefix())?
+            .strip_suffix(self.suffix())
     }
 }
 
@@ -49,13 +51,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_around_a_message_is_taken_off() {
+    fn a_message_is_unwrapped_from_its_dialect() {
         assert_eq!(Dialect::Plain.unwrap(b"hi"), Some(&b"hi"[..]));
         assert_eq!(
             Dialect::SocketIo.unwrap(br#"42["message","hi"]"#),
             Some(&b"hi"[..])
         );
         assert_eq!(Dialect::SocketIo.unwrap(br#"42["another","hi"]"#), None);
-        assert_eq!(Dialect::SocketIo.around(), br#"42["message",""]"#.len());
+        assert_eq!(Dialect::SocketIo.overhead(), br#"42["message",""]"#.len());
     }
 }

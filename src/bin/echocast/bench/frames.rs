@@ -1,6 +1,8 @@
-//! Frames as a client sees them: a server's, found in a buffer without copying, and its own. Far
-//! less than a WebSocket library does, and so fast that it is not the server who waits: a load's
-//! messages all have one length, and whatever has another is passed over.
+//! WebSocket frames as a load needs them: finds a server's frames in a buffer without copying, and
+//! writes a client's.
+//!
+//! It does far less than a WebSocket library, because the server must be the slow side. All
+//! messages of a load have one length, so a message of any other length is skipped.
 
 use bytes::{BufMut, BytesMut};
 
@@ -10,136 +12,238 @@ use super::inflate::SLACK;
 /// What comes next in a buffer.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Next<'a> {
-    /// A whole message of the length that was asked for.
-    Message(&'a [u8]),
-    /// A whole deflated message, which may be one of that length.
-    Deflated(&'a [u8]),
+    /// A whole message, which may be one of this load.
+    Message(Received<'a>),
     /// The header of a message that cannot be ours; this many bytes of payload follow it.
     Foreign(usize),
-    Ping(&'a [u8]),
-    /// One of the dialect's, which is a message to WebSocket.
-    Heartbeat,
-    Pong,
-    /// With its code, if it has one.
-    Close(Option<u16>),
+    Control(Control<'a>),
     /// The rest of it has not arrived.
     Incomplete,
 }
 
-/// First bytes of the frames a client sends.
+/// The payload of a message, as the server sent it.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Received<'a> {
+    /// It has the length of this load's messages.
+    Plain(&'a [u8]),
+    /// It may have that length once it is inflated.
+    Deflated(&'a [u8]),
+}
+
+/// Everything that is no message.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Control<'a> {
+    Ping(&'a [u8]),
+    /// A heartbeat of the dialect, which is a message to WebSocket.
+    Heartbeat,
+    Pong,
+    /// With its code, if it has one.
+    Close(Option<u16>),
+}
+
+/// First bytes of the frames that a client sends.
 pub(super) const TEXT: u8 = FIN | 1;
 pub(super) const CLOSE: u8 = FIN | 8;
 pub(super) const PONG: u8 = FIN | 10;
 
 const FIN: u8 = 0x80;
 const RESERVED: u8 = 0x70;
-/// The reserved bit that says a message is deflated.
+/// The reserved bit of a deflated message.
 const DEFLATED: u8 = 0x40;
 const MASKED: u8 = 0x80;
 const OPCODE: u8 = 0x0f;
-/// The longest payload of a control frame.
+/// Opcodes from here on are control frames.
+const FIRST_CONTROL: u8 = 8;
+/// The longest payload of a control frame, in bytes.
 const MAX_CONTROL: usize = 125;
-/// The longest header of a server's frame.
+/// The longest header of a server's frame, in bytes.
 const MAX_HEADER: usize = 10;
+/// The longest header of a client's frame, which has a mask, in bytes.
+const MAX_MASKED_HEADER: usize = 14;
 
-/// What messages of a load look like.
+/// The form that all messages of a load have.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Shape {
     /// Bytes of a payload, with what the dialect puts around a message.
     pub(super) length: usize,
-    /// Whether the server may deflate them.
+    /// Whether the server may deflate it.
     pub(super) deflate: bool,
     pub(super) dialect: Dialect,
 }
 
 impl Shape {
-    /// The most bytes that ever have to be kept of a frame whose end has not arrived.
-    pub(super) fn longest_kept(self) -> usize {
+    /// The most bytes that are ever kept of a frame whose end has not arrived.
+    pub(super) fn longest_partial(self) -> usize {
         MAX_HEADER + (self.length + SLACK).max(MAX_CONTROL)
     }
+
+    /// Whether a payload of this length may be a message of the load.
+    #[inline]
+    fn may_be_ours(self, length: usize, deflated: bool) -> bool {
+        if deflated {
+            length <= self.length + SLACK
+        } else {
+            length == self.length || self.may_be_heartbeat(length)
+        }
+    }
+
+    #[inline]
+    fn may_be_heartbeat(self, length: usize) -> bool {
+        self.dialect == Dialect::SocketIo && length == HEARTBEAT.len()
+    }
+}
+
+/// The header of a server's frame.
+struct Header {
+    opcode: u8,
+    /// Whether the message ends with this frame.
+    is_last: bool,
+    deflated: bool,
+    /// Bytes of the header itself.
+    size: usize,
+    /// Bytes of the payload.
+    length: usize,
 }
 
 /// The frame at the beginning of `bytes`, and how many bytes it takes.
 #[inline]
 pub(super) fn next(bytes: &[u8], message: Shape) -> Result<(Next<'_>, usize), &'static str> {
-    let [first, second, after @ ..] = bytes else {
+    let Some(header) = Header::parse(bytes, message)? else {
         return Ok((Next::Incomplete, 0));
     };
+    if header.is_control() {
+        header.check_control()?;
+    } else if header.is_foreign(message) {
+        return Ok((Next::Foreign(header.length), header.size));
+    }
+    let end = header.size + header.length;
+    Ok(match bytes.get(header.size..end) {
+        Some(payload) => (header.interpret(payload, message), end),
+        None => (Next::Incomplete, 0),
+    })
+}
+
+impl Header {
+    /// `None` if it has not arrived as a whole.
+    #[inline]
+    fn parse(bytes: &[u8], message: Shape) -> Result<Option<Self>, &'static str> {
+        let [first, second, after @ ..] = bytes else {
+            return Ok(None);
+        };
+        let deflated = check_bits(*first, *second, message)?;
+        let Some((length, size)) = payload_length(*second, after) else {
+            return Ok(None);
+        };
+        let length =
+            usize::try_from(length).map_err(|_| "the server sends a frame larger than memory")?;
+        Ok(Some(Self {
+            opcode: first & OPCODE,
+            is_last: first & FIN != 0,
+            deflated,
+            size,
+            length,
+        }))
+    }
+
+    #[inline]
+    fn is_control(&self) -> bool {
+        self.opcode >= FIRST_CONTROL
+    }
+
+    #[inline]
+    fn check_control(&self) -> Result<(), &'static str> {
+        if self.length > MAX_CONTROL || self.deflated {
+            return Err("the server sends control frames that no server may send");
+        }
+        Ok(())
+    }
+
+    /// A load's messages are published in one frame. A server that fragments a message has not
+    /// received it from us, or has changed it.
+    #[inline]
+    fn is_foreign(&self, message: Shape) -> bool {
+        let is_fragment = self.opcode == 0 || !self.is_last;
+        is_fragment || !message.may_be_ours(self.length, self.deflated)
+    }
+
+    #[inline]
+    fn interpret<'a>(&self, payload: &'a [u8], message: Shape) -> Next<'a> {
+        Next::Control(match self.opcode {
+            8 => Control::Close(close_code(payload)),
+            9 => Control::Ping(payload),
+            10 => Control::Pong,
+            _ if self.deflated => return Next::Message(Received::Deflated(payload)),
+            _ if is_heartbeat(payload, message) => Control::Heartbeat,
+            _ => return Next::Message(Received::Plain(payload)),
+        })
+    }
+}
+
+/// Returns whether the frame is deflated.
+#[inline]
+fn check_bits(first: u8, second: u8, message: Shape) -> Result<bool, &'static str> {
     let reserved = first & RESERVED;
     let deflated = reserved == DEFLATED && message.deflate;
     if reserved != 0 && !deflated || second & MASKED != 0 {
         return Err("the server sends frames that no server may send");
     }
-    let (length, header) = match second {
-        126 => {
-            let Some(&length) = after.first_chunk() else {
-                return Ok((Next::Incomplete, 0));
-            };
-            (u16::from_be_bytes(length).into(), 4)
-        }
-        127 => {
-            let Some(&length) = after.first_chunk() else {
-                return Ok((Next::Incomplete, 0));
-            };
-            (u64::from_be_bytes(length), MAX_HEADER)
-        }
-        &short => (short.into(), 2),
-    };
-    let length =
-        usize::try_from(length).map_err(|_| "the server sends a frame larger than memory")?;
-    let opcode = first & OPCODE;
-    if opcode < 8 {
-        // A message in several frames is one by somebody who splits what we said whole.
-        let ours = if deflated {
-            length <= message.length + SLACK
-        } else {
-            length == message.length
-        };
-        let heartbeat = message.dialect == Dialect::SocketIo && length == HEARTBEAT.len();
-        if !(ours || heartbeat) || opcode == 0 || first & FIN == 0 {
-            return Ok((Next::Foreign(length), header));
-        }
-    } else if length > MAX_CONTROL || deflated {
-        return Err("the server sends control frames that no server may send");
-    }
-    let Some(payload) = bytes.get(header..header + length) else {
-        return Ok((Next::Incomplete, 0));
-    };
-    let next = match opcode {
-        8 => Next::Close(payload.first_chunk().map(|code| u16::from_be_bytes(*code))),
-        9 => Next::Ping(payload),
-        10 => Next::Pong,
-        _ if deflated => Next::Deflated(payload),
-        _ if message.dialect == Dialect::SocketIo && payload == HEARTBEAT => Next::Heartbeat,
-        _ => Next::Message(payload),
-    };
-    Ok((next, header + length))
+    Ok(deflated)
 }
 
-/// Writes a frame as clients send it, masked with a key of its own.
-pub(super) fn put_frame(first: u8, payload: &[u8], out: &mut BytesMut) {
-    out.reserve(14 + payload.len());
-    out.put_u8(first);
-    match payload.len() {
-        length @ 0..=125 => out.put_u8(MASKED | length as u8),
-        length @ 126..=0xffff => {
-            out.put_u8(MASKED | 126);
-            out.put_u16(length as u16);
+/// The length of a payload, and how many bytes of header that makes. `None` if the length has not
+/// arrived as a whole.
+#[inline]
+fn payload_length(second: u8, after: &[u8]) -> Option<(u64, usize)> {
+    Some(match second {
+        126 => (u16::from_be_bytes(*after.first_chunk()?).into(), 4),
+        127 => (u64::from_be_bytes(*after.first_chunk()?), MAX_HEADER),
+        short => (short.into(), 2),
+    })
+}
+
+#[inline]
+fn close_code(payload: &[u8]) -> Option<u16> {
+    payload.first_chunk().map(|code| u16::from_be_bytes(*code))
+}
+
+#[inline]
+fn is_heartbeat(payload: &[u8], message: Shape) -> bool {
+    message.dialect == Dialect::SocketIo && payload == HEARTBEAT
+}
+
+/// Writes a frame as a client sends it, with a mask of its own.
+pub(super) fn put_frame(first: u8, payload: &[u8], output: &mut BytesMut) {
+    output.reserve(MAX_MASKED_HEADER + payload.len());
+    output.put_u8(first);
+    put_length(payload.len(), output);
+    let mask: [u8; 4] = rand::random();
+    output.put_slice(&mask);
+    let start = output.len();
+    output.put_slice(payload);
+    apply_mask(&mut output[start..], mask);
+}
+
+fn put_length(length: usize, output: &mut BytesMut) {
+    match length {
+        0..=125 => output.put_u8(MASKED | length as u8),
+        126..=0xffff => {
+            output.put_u8(MASKED | 126);
+            output.put_u16(length as u16);
         }
-        length => {
-            out.put_u8(MASKED | 127);
-            out.put_u64(length as u64);
+        _ => {
+            output.put_u8(MASKED | 127);
+            output.put_u64(length as u64);
         }
     }
-    let key: [u8; 4] = rand::random();
-    out.put_slice(&key);
-    let at = out.len();
-    out.put_slice(payload);
-    let (words, tail) = out[at..].as_chunks_mut::<4>();
+}
+
+/// Four bytes at once, because every published message passes here.
+fn apply_mask(payload: &mut [u8], mask: [u8; 4]) {
+    let (words, tail) = payload.as_chunks_mut::<4>();
     for word in words {
-        *word = (u32::from_ne_bytes(*word) ^ u32::from_ne_bytes(key)).to_ne_bytes();
+        *word = (u32::from_ne_bytes(*word) ^ u32::from_ne_bytes(mask)).to_ne_bytes();
     }
-    for (byte, mask) in tail.iter_mut().zip(key) {
+    for (byte, mask) in tail.iter_mut().zip(mask) {
         *byte ^= mask;
     }
 }
@@ -159,15 +263,24 @@ mod tests {
     #[test]
     fn every_kind_of_frame_is_found_and_the_rest_left() {
         for (bytes, found) in [
-            (&b"\x81\x02hi!"[..], Ok((Next::Message(b"hi"), 4))),
-            (b"\x82\x02hi", Ok((Next::Message(b"hi"), 4))),
+            (
+                &b"\x81\x02hi!"[..],
+                Ok((Next::Message(Received::Plain(b"hi")), 4)),
+            ),
+            (
+                b"\x82\x02hi",
+                Ok((Next::Message(Received::Plain(b"hi")), 4)),
+            ),
             (b"\x81\x03hey", Ok((Next::Foreign(3), 2))),
             (b"\x01\x02hi", Ok((Next::Foreign(2), 2))),
             (b"\x80\x02hi", Ok((Next::Foreign(2), 2))),
-            (b"\x89\x01p", Ok((Next::Ping(b"p"), 3))),
-            (b"\x8a\x00", Ok((Next::Pong, 2))),
-            (b"\x88\x05\x03\xf4bye", Ok((Next::Close(Some(1012)), 7))),
-            (b"\x88\x00", Ok((Next::Close(None), 2))),
+            (b"\x89\x01p", Ok((Next::Control(Control::Ping(b"p")), 3))),
+            (b"\x8a\x00", Ok((Next::Control(Control::Pong), 2))),
+            (
+                b"\x88\x05\x03\xf4bye",
+                Ok((Next::Control(Control::Close(Some(1012))), 7)),
+            ),
+            (b"\x88\x00", Ok((Next::Control(Control::Close(None)), 2))),
         ] {
             assert_eq!(next(bytes, plain(2)), found, "{bytes:?}");
         }
@@ -184,7 +297,10 @@ mod tests {
             frame.resize(header.len() + length, b'x');
             assert_eq!(
                 next(&frame, plain(length)),
-                Ok((Next::Message(&frame[header.len()..]), frame.len()))
+                Ok((
+                    Next::Message(Received::Plain(&frame[header.len()..])),
+                    frame.len()
+                ))
             );
             assert_eq!(
                 next(&frame, plain(1)),
@@ -203,7 +319,7 @@ mod tests {
                 Ok((Next::Incomplete, 0)),
                 "{cut}"
             );
-            assert!(cut <= plain(200).longest_kept());
+            assert!(cut <= plain(200).longest_partial());
         }
         assert_eq!(next(b"\x89\x02p", plain(200)), Ok((Next::Incomplete, 0)));
     }
@@ -215,7 +331,10 @@ mod tests {
             deflate: true,
             dialect: Dialect::Plain,
         };
-        assert_eq!(next(b"\xc1\x02hi", message), Ok((Next::Deflated(b"hi"), 4)));
+        assert_eq!(
+            next(b"\xc1\x02hi", message),
+            Ok((Next::Message(Received::Deflated(b"hi")), 4))
+        );
         assert_eq!(
             next(b"\xc1\x7e\x01\x00", message),
             Ok((Next::Foreign(256), 4))
@@ -232,9 +351,15 @@ mod tests {
             deflate: false,
             dialect: Dialect::SocketIo,
         };
-        assert_eq!(next(b"\x81\x012", message), Ok((Next::Heartbeat, 3)));
+        assert_eq!(
+            next(b"\x81\x012", message),
+            Ok((Next::Control(Control::Heartbeat), 3))
+        );
         assert_eq!(next(b"\x81\x01", message), Ok((Next::Incomplete, 0)));
-        assert_eq!(next(b"\x81\x016", message), Ok((Next::Message(b"6"), 3)));
+        assert_eq!(
+            next(b"\x81\x016", message),
+            Ok((Next::Message(Received::Plain(b"6")), 3))
+        );
         assert_eq!(next(b"\x81\x012", plain(9)), Ok((Next::Foreign(1), 2)));
     }
 

@@ -1,26 +1,28 @@
-//! Latencies in few rows: 1, 2, 5, 10, 20, 50 … microseconds, or powers of ten where that would be
-//! too many.
+//! Latencies in a few rows: 1, 2, 5, 10, 20, 50 … microseconds, or powers of ten where that would
+//! be too many rows.
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-/// More rows are no picture any more.
-const MOST_ROWS: usize = 12;
+/// More rows than this are hard to read.
+const MAX_ROWS: usize = 12;
+/// The rows reach up to ten to this power, in microseconds, which is far longer than any run.
+const POWERS: u32 = 10;
 
 /// How many latencies were in a range.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Row {
-    /// Microseconds: at least so long.
+    /// The shortest latency of the range, in microseconds.
     pub(super) from_us: u64,
-    /// And shorter than this.
+    /// The first latency beyond the range, in microseconds.
     pub(super) to_us: u64,
     pub(super) count: u64,
 }
 
-/// From the shortest to the longest latency, without leaving one out.
+/// From the shortest to the longest latency, with empty rows between them.
 pub(super) fn rows(latencies: &Histogram<u64>) -> Vec<Row> {
     let fine = rows_between(latencies, &[1, 2, 5]);
-    if fine.len() <= MOST_ROWS {
+    if fine.len() <= MAX_ROWS {
         fine
     } else {
         rows_between(latencies, &[1])
@@ -28,24 +30,36 @@ pub(super) fn rows(latencies: &Histogram<u64>) -> Vec<Row> {
 }
 
 fn rows_between(latencies: &Histogram<u64>, steps: &[u64]) -> Vec<Row> {
-    let edges: Vec<u64> = (0..10)
+    let mut rows = empty_rows(steps);
+    for value in latencies.iter_recorded() {
+        let row = rows.partition_point(|row| row.to_us <= value.value_iterated_to());
+        rows[row].count += value.count_at_value();
+    }
+    trimmed(&rows).to_vec()
+}
+
+fn empty_rows(steps: &[u64]) -> Vec<Row> {
+    let edges: Vec<u64> = (0..POWERS)
         .flat_map(|power| steps.iter().map(move |step| step * 10_u64.pow(power)))
         .collect();
-    let ranges = edges.windows(2).map(|edges| Row {
+    let row = |edges: &[u64]| Row {
         from_us: edges[0],
         to_us: edges[1],
         count: 0,
-    });
-    let mut rows: Vec<Row> = ranges.collect();
-    for value in latencies.iter_recorded() {
-        let at = rows.partition_point(|row| row.to_us <= value.value_iterated_to());
-        rows[at].count += value.count_at_value();
-    }
-    let Some(first) = rows.iter().position(|row| row.count > 0) else {
-        return Vec::new();
     };
-    let last = rows.iter().rposition(|row| row.count > 0).unwrap_or(first);
-    rows[first..=last].to_vec()
+    edges.windows(2).map(row).collect()
+}
+
+/// Without the empty rows at both ends.
+fn trimmed(rows: &[Row]) -> &[Row] {
+    let is_used = |row: &Row| row.count > 0;
+    match (
+        rows.iter().position(is_used),
+        rows.iter().rposition(is_used),
+    ) {
+        (Some(first), Some(last)) => &rows[first..=last],
+        _ => &[],
+    }
 }
 
 #[cfg(test)]
@@ -74,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wide_range_is_told_in_powers_of_ten() {
+    fn a_wide_range_has_a_row_for_each_power_of_ten() {
         let rows = rows_of(&[1, 15, 60_000_000]);
         assert_eq!(
             (rows.len(), rows[0], rows[7]),

@@ -1,82 +1,92 @@
-//! Inflates what a server deflated (RFC 7692), each message by itself. All subscribers of a good
-//! server get the same bytes, so what they inflated to the last time is remembered: inflating anew
-//! for each would make this program the slow one. Bytes that are not exactly the same are inflated.
+//! Inflates what a server deflated (RFC 7692), each message by itself.
+//!
+//! A good server sends all subscribers the same bytes, so results are cached: to inflate them anew
+//! for every subscriber would make this program the slow side. A cached result is used only for
+//! exactly the same bytes.
 
 use flate2::{Decompress, FlushDecompress};
 
-/// What a server leaves off the end of each message.
+/// Every message is deflated up to these bytes, which the server leaves out.
 const TAIL: &[u8] = &[0, 0, 0xff, 0xff];
-/// How much longer than plain one of our messages can be when it is deflated, in bytes: half of it
-/// is redundant, so only what every deflated message needs counts.
+/// How much longer than plain one of our messages can be when it is deflated, in bytes. Half of
+/// each message is redundant, so only the overhead of every deflated message counts.
 pub(super) const SLACK: usize = 64;
-/// Messages remembered at most; more than are on their way to one subscriber and not to another.
-const MOST: usize = 1024;
-/// Bytes of memory for that.
-const MEMORY: usize = 16 << 20;
+/// Most messages in the cache: more than are in flight to one subscriber and not to another.
+const MAX_SLOTS: usize = 1024;
+/// Memory of the cache, in bytes.
+const CACHE_BYTES: usize = 16 << 20;
 
 #[derive(Debug)]
 pub(super) struct Inflater {
     state: Decompress,
-    /// Length of our messages.
+    /// Length of this load's messages.
     message: usize,
-    remembered: Vec<Remembered>,
+    cache: Vec<Slot>,
 }
 
 #[derive(Clone, Debug, Default)]
-struct Remembered {
+struct Slot {
     deflated: Vec<u8>,
-    /// Empty if it inflates to something else than a message of ours.
+    /// Empty if the bytes do not inflate to a message of this load.
     payload: Vec<u8>,
 }
 
 impl Inflater {
     pub(super) fn new(message: usize) -> Self {
-        let slots = (MEMORY / (2 * message)).clamp(1, MOST);
+        let slots = (CACHE_BYTES / (2 * message)).clamp(1, MAX_SLOTS);
         Self {
             state: Decompress::new(false),
             message,
-            remembered: vec![Remembered::default(); slots],
+            cache: vec![Slot::default(); slots],
         }
     }
 
-    /// The payload, if it is as long as our messages.
+    /// The payload, if it is as long as this load's messages.
     pub(super) fn inflate(&mut self, deflated: &[u8]) -> Option<&[u8]> {
-        let slot = hash(deflated) as usize % self.remembered.len();
-        let remembered = &mut self.remembered[slot];
-        if remembered.deflated != deflated {
-            remembered.deflated.clear();
-            remembered.deflated.extend_from_slice(deflated);
-            remembered.deflated.extend_from_slice(TAIL);
-            remembered.payload.clear();
-            // One byte more, so that what is longer shows.
-            remembered.payload.reserve_exact(self.message + 1);
-            self.state.reset(false);
-            let result = self.state.decompress_vec(
-                &remembered.deflated,
-                &mut remembered.payload,
-                FlushDecompress::Sync,
-            );
-            remembered.deflated.truncate(deflated.len());
-            if result.is_err() || remembered.payload.len() != self.message {
-                remembered.payload.clear();
-            }
+        let index = hash(deflated) as usize % self.cache.len();
+        let slot = &mut self.cache[index];
+        if slot.deflated != deflated {
+            slot.fill(deflated, self.message, &mut self.state);
         }
-        Some(remembered.payload.as_slice()).filter(|payload| !payload.is_empty())
+        Some(slot.payload.as_slice()).filter(|payload| !payload.is_empty())
     }
 }
 
-/// Eight bytes a step: only to find the slot, the bytes are compared.
+impl Slot {
+    fn fill(&mut self, deflated: &[u8], message: usize, state: &mut Decompress) {
+        self.deflated.clear();
+        self.deflated.extend_from_slice(deflated);
+        self.deflated.extend_from_slice(TAIL);
+        self.payload.clear();
+        // One byte more than a message, so that a longer one is noticed.
+        self.payload.reserve_exact(message + 1);
+        state.reset(false);
+        let result = state.decompress_vec(&self.deflated, &mut self.payload, FlushDecompress::Sync);
+        // The tail is not part of the key.
+        self.deflated.truncate(deflated.len());
+        if result.is_err() || self.payload.len() != message {
+            self.payload.clear();
+        }
+    }
+}
+
+/// Finds the slot, where the bytes themselves are compared. Eight bytes a step, for speed.
 fn hash(bytes: &[u8]) -> u64 {
     let (words, tail) = bytes.as_chunks::<8>();
-    let step =
-        |hash: u64, word: u64| (hash.rotate_left(5) ^ word).wrapping_mul(0x517c_c1b7_2722_0a95);
-    let hash = words.iter().fold(bytes.len() as u64, |hash, word| {
-        step(hash, u64::from_ne_bytes(*word))
-    });
+    let length = bytes.len() as u64;
+    let hash = words
+        .iter()
+        .fold(length, |hash, word| mix(hash, u64::from_ne_bytes(*word)));
+    let hash = tail
+        .iter()
+        .fold(hash, |hash, byte| mix(hash, u64::from(*byte)));
     // The upper bits are the well-mixed ones.
-    tail.iter()
-        .fold(hash, |hash, byte| step(hash, u64::from(*byte)))
-        >> 32
+    hash >> 32
+}
+
+/// A step of FxHash.
+fn mix(hash: u64, word: u64) -> u64 {
+    (hash.rotate_left(5) ^ word).wrapping_mul(0x517c_c1b7_2722_0a95)
 }
 
 #[cfg(test)]
@@ -111,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_message_of_ours_is_none() {
+    fn other_messages_inflate_to_none() {
         let mut inflater = Inflater::new(300);
         for _ in 0..2 {
             assert_eq!(inflater.inflate(&deflate(&[b'x'; 299])), None);
@@ -122,7 +132,7 @@ mod tests {
 
     #[test]
     fn large_messages_leave_room_for_at_least_one() {
-        assert_eq!(Inflater::new(1 << 20).remembered.len(), 8);
-        assert_eq!(Inflater::new(40).remembered.len(), MOST);
+        assert_eq!(Inflater::new(1 << 20).cache.len(), 8);
+        assert_eq!(Inflater::new(40).cache.len(), MAX_SLOTS);
     }
 }

@@ -1,78 +1,46 @@
-//! From the command line to a load that may be run: every complaint at once. Whose server may be
-//! loaded, and how much, is decided here; addresses are looked up, and nothing else of the world is
-//! touched.
+//! Turns the command line into a load that may be run, or into all complaints at once.
+//!
+//! Addresses are looked up and processes are checked; nothing else is touched. Servers are found by
+//! `endpoint`, and `limits` decides how much load is allowed.
 
-use std::net::SocketAddr;
-use std::ops::RangeInclusive;
+mod endpoint;
+mod limits;
+
 use std::time::Duration;
-
-use url::Url;
 
 use super::args::Args;
 use super::dialect::Dialect;
 use super::frames::Shape;
 use super::processes::Processes;
-use super::stamp::STAMP_LEN;
-use crate::connect::{Target, TargetOptions};
-
-/// Each message by itself, so that every subscriber can be given the same bytes.
-const OFFER: &str = "Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover; client_no_context_takeover";
-/// The largest message, in bytes: one buffer holds it.
-const MAX_SIZE: u64 = 1 << 20;
-/// The most connections; a machine has about half as many ports for each address of a server.
-const MAX_CONNECTIONS: usize = 100_000;
-const MAX_DURATION: Duration = Duration::from_secs(3600);
-/// Messages a second: from one that may still come to more than one thread can write.
-const RATES: RangeInclusive<f64> = 0.001..=10e6;
-
-/// What holds for servers elsewhere, whoever owns them: others share the network on the way.
-mod elsewhere {
-    use std::time::Duration;
-
-    pub(super) const MAX_CONNECTIONS: usize = 10_000;
-    pub(super) const MAX_DURATION: Duration = Duration::from_secs(300);
-    /// Messages a second.
-    pub(super) const MAX_RATE: f64 = 10_000.0;
-    /// Messages of all publishers together.
-    pub(super) const MAX_IN_FLIGHT: usize = 256;
-    /// Between two connection attempts.
-    pub(super) const SPACING: Duration = Duration::from_millis(2);
-}
+pub(super) use endpoint::Endpoint;
 
 /// A load, checked.
 #[derive(Debug)]
 pub(super) struct Plan {
     /// At least one.
     pub(super) endpoints: Vec<Endpoint>,
-    /// Connections that only listen.
+    /// Connections that only subscribe.
     pub(super) subscribers: usize,
-    /// Connections that publish and listen.
+    /// Connections that publish and subscribe.
     pub(super) publishers: usize,
-    /// Connections that do not even read.
+    /// Connections that never read.
     pub(super) silent: usize,
     pub(super) pace: Pace,
-    /// At least [`STAMP_LEN`] long, besides what its dialect puts around it.
+    /// Its messages are at least [`STAMP_LEN`](super::stamp::STAMP_LEN) bytes long, without their
+    /// dialect's prefix and suffix.
     pub(super) message: Shape,
     pub(super) warmup: Duration,
     pub(super) duration: Duration,
-    /// The server's, if they are on this machine.
+    /// Processes of the server, if they are on this machine.
     pub(super) processes: Processes,
-    /// The least time between two connection attempts.
+    /// The shortest time between two connection attempts.
     pub(super) spacing: Duration,
-}
-
-/// A server and where it was found.
-#[derive(Debug)]
-pub(super) struct Endpoint {
-    pub(super) target: Target,
-    /// At least one.
-    pub(super) addresses: Vec<SocketAddr>,
 }
 
 /// When the next message is published.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Pace {
-    /// When fewer than this many of the publisher's messages are on their way.
+    /// When fewer than this many messages of the publisher are in flight.
     Window(u32),
     /// This many a second, of all publishers together.
     Rate(f64),
@@ -81,215 +49,94 @@ pub(super) enum Pace {
 impl Plan {
     pub(super) async fn new(args: Args) -> Result<Self, Vec<String>> {
         let mut complaints = Vec::new();
-        let mut endpoints = Vec::new();
-        for text in &args.urls {
-            match endpoint(text, args.deflate).await {
-                Ok(endpoint) => endpoints.push(endpoint),
-                Err(complaint) => complaints.push(complaint),
-            }
+        let endpoints = find_endpoints(&args, &mut complaints).await;
+        complaints.extend(endpoint::not_one_channel(&endpoints));
+        let outside = endpoint::outside(&endpoints);
+        if let Some(server) = &outside {
+            complaints.extend(limits::outside(server, &args));
         }
-        let channels: Vec<&str> = endpoints
-            .iter()
-            .map(|endpoint| channel(endpoint.target.url()))
-            .collect();
-        if let Some(other) = channels.iter().find(|channel| **channel != channels[0]) {
-            complaints.push(format!(
-                "all URLs must be of one channel, not of '{}' and '{other}'",
-                channels[0]
-            ));
-        }
-        let outside = outside(&endpoints);
-        match &outside {
-            Some(who) if !args.i_own_this_server => complaints.push(format!(
-                "{who} is not on this machine. If it is yours to load, and everybody between agrees, say so with \
-                 --i-own-this-server"
-            )),
-            Some(_) => complaints.extend(too_much_elsewhere(&args)),
-            None => {}
-        }
-        complaints.extend(impossible(&args));
-        let processes =
-            Processes::new(args.pid).map_err(|error| complaints.push(format!("--pid: {error:#}")));
+        complaints.extend(limits::anywhere(&args));
+        let processes = Processes::new(args.pid.clone())
+            .map_err(|error| complaints.push(format!("--pid: {error:#}")));
         let (Ok(processes), true) = (processes, complaints.is_empty()) else {
             return Err(complaints);
-        };
-        let dialect = if args.socket_io {
-            Dialect::SocketIo
-        } else {
-            Dialect::Plain
         };
         Ok(Self {
             endpoints,
             subscribers: args.subscribers,
             publishers: args.publishers,
             silent: args.silent,
-            pace: if args.rate > 0.0 {
-                Pace::Rate(args.rate)
-            } else {
-                Pace::Window(args.window)
-            },
-            message: Shape {
-                length: args.size.as_u64() as usize + dialect.around(),
-                deflate: args.deflate,
-                dialect,
-            },
+            pace: pace(&args),
+            message: shape(&args),
             warmup: args.warmup,
             duration: args.duration,
             processes,
-            spacing: if outside.is_some() {
-                elsewhere::SPACING
-            } else {
-                Duration::ZERO
-            },
+            spacing: limits::spacing(outside.is_some()),
         })
     }
 
-    /// Connections that listen and check, the publishers first.
+    /// Number of connections that subscribe and check.
     pub(super) fn listeners(&self) -> usize {
         self.publishers + self.subscribers
     }
 
-    /// Which server each connection goes to: each kind is spread evenly.
+    /// The server of each connection: the publishers first, then the subscribers, then the silent
+    /// ones. Each kind is spread evenly.
     pub(super) fn spread(&self) -> impl Iterator<Item = &Endpoint> {
-        let kinds = [self.publishers, self.subscribers, self.silent];
-        kinds
+        [self.publishers, self.subscribers, self.silent]
             .into_iter()
-            .flat_map(|count| (0..count).map(|index| &self.endpoints[index % self.endpoints.len()]))
+            .flat_map(|count| self.endpoints.iter().cycle().take(count))
     }
 }
 
-async fn endpoint(text: &str, deflate: bool) -> Result<Endpoint, String> {
-    let headers = if deflate {
-        vec![OFFER.to_owned()]
+impl Pace {
+    /// `None` if a rate was asked for.
+    pub(super) fn window(self) -> Option<u32> {
+        match self {
+            Self::Window(window) => Some(window),
+            Self::Rate(_) => None,
+        }
+    }
+
+    /// Messages a second, if they were asked for.
+    pub(super) fn rate(self) -> Option<f64> {
+        match self {
+            Self::Window(_) => None,
+            Self::Rate(rate) => Some(rate),
+        }
+    }
+}
+
+async fn find_endpoints(args: &Args, complaints: &mut Vec<String>) -> Vec<Endpoint> {
+    let mut endpoints = Vec::new();
+    for text in &args.urls {
+        match Endpoint::find(text, args.deflate).await {
+            Ok(endpoint) => endpoints.push(endpoint),
+            Err(complaint) => complaints.push(complaint),
+        }
+    }
+    endpoints
+}
+
+fn pace(args: &Args) -> Pace {
+    if args.rate > 0.0 {
+        Pace::Rate(args.rate)
     } else {
-        Vec::new()
+        Pace::Window(args.window)
+    }
+}
+
+fn shape(args: &Args) -> Shape {
+    let dialect = if args.socket_io {
+        Dialect::SocketIo
+    } else {
+        Dialect::Plain
     };
-    let target = Target::new(
-        text,
-        TargetOptions {
-            raw: true,
-            headers,
-            ..TargetOptions::default()
-        },
-    )?;
-    if target.url().scheme() != "ws" {
-        return Err(format!(
-            "'{target}': bench speaks ws:// only; measure behind what ends TLS"
-        ));
+    Shape {
+        length: args.size.as_u64() as usize + dialect.overhead(),
+        deflate: args.deflate,
+        dialect,
     }
-    if !target.hears_itself() {
-        return Err(format!(
-            "'{target}': publishers must hear themselves, leave out echo=false"
-        ));
-    }
-    let unknown = |why: &str| format!("'{target}': cannot find the server: {why}");
-    let host = target.url().host_str().ok_or_else(|| unknown("no host"))?;
-    let port = target
-        .url()
-        .port_or_known_default()
-        .ok_or_else(|| unknown("no port"))?;
-    let found = tokio::net::lookup_host(format!("{host}:{port}")).await;
-    let addresses: Vec<SocketAddr> = found
-        .map_err(|error| unknown(&error.to_string()))?
-        .collect();
-    if addresses.is_empty() {
-        return Err(unknown("no address"));
-    }
-    Ok(Endpoint { target, addresses })
-}
-
-/// `/` and `/ws` are one channel. Only the path counts: a query may hold a token.
-fn channel(url: &Url) -> &str {
-    match url.path() {
-        "/ws" => "/",
-        path => path,
-    }
-}
-
-/// A server that is not, or not for certain, on this machine.
-fn outside(endpoints: &[Endpoint]) -> Option<String> {
-    endpoints.iter().find_map(|Endpoint { target, addresses }| {
-        let address = addresses
-            .iter()
-            .find(|address| !address.ip().to_canonical().is_loopback())?;
-        Some(format!("'{target}' ({})", address.ip()))
-    })
-}
-
-fn too_much_elsewhere(args: &Args) -> Vec<String> {
-    let in_flight = args.publishers.saturating_mul(args.window as usize);
-    let limits = [
-        (
-            args.subscribers + args.publishers + args.silent > elsewhere::MAX_CONNECTIONS,
-            format!("{} connections", elsewhere::MAX_CONNECTIONS),
-        ),
-        (
-            args.warmup + args.duration > elsewhere::MAX_DURATION,
-            format!("{} s with its warm-up", elsewhere::MAX_DURATION.as_secs()),
-        ),
-        (
-            args.rate > elsewhere::MAX_RATE,
-            format!("a rate of {}", elsewhere::MAX_RATE),
-        ),
-        (
-            args.rate <= 0.0 && in_flight > elsewhere::MAX_IN_FLIGHT,
-            format!(
-                "{} messages in flight, publishers times window",
-                elsewhere::MAX_IN_FLIGHT
-            ),
-        ),
-    ];
-    let broken = limits.into_iter().filter(|(broken, _)| *broken);
-    broken
-        .map(|(_, limit)| format!("towards other machines a load has at most {limit}"))
-        .collect()
-}
-
-fn impossible(args: &Args) -> Vec<String> {
-    let size = args.size.as_u64();
-    let rules = [
-        (
-            args.subscribers.saturating_add(args.publishers) > 0,
-            "nobody would hear anything: --subscribers and --publishers are 0".to_owned(),
-        ),
-        (
-            args.subscribers
-                .saturating_add(args.publishers)
-                .saturating_add(args.silent)
-                <= MAX_CONNECTIONS,
-            format!("more than {MAX_CONNECTIONS} connections"),
-        ),
-        (
-            (STAMP_LEN as u64..=MAX_SIZE).contains(&size),
-            format!(
-                "--size {size}: from {STAMP_LEN} bytes, which every check needs, to {MAX_SIZE}"
-            ),
-        ),
-        (
-            args.rate == 0.0 || RATES.contains(&args.rate),
-            format!("--rate {}: 0, or from 0.001 to 10000000", args.rate),
-        ),
-        (
-            (1..=100_000).contains(&args.window),
-            format!("--window {}: from 1 to 100000", args.window),
-        ),
-        (
-            !args.duration.is_zero(),
-            "--duration: longer than nothing".to_owned(),
-        ),
-        (
-            args.warmup.saturating_add(args.duration) <= MAX_DURATION,
-            format!(
-                "--duration and --warmup: together at most {} s",
-                MAX_DURATION.as_secs()
-            ),
-        ),
-    ];
-    rules
-        .into_iter()
-        .filter(|(holds, _)| !holds)
-        .map(|(_, complaint)| complaint)
-        .collect()
 }
 
 #[cfg(test)]

@@ -1,35 +1,32 @@
-//! What local processes use, as /proc tells: processor time and memory. Linux only; elsewhere
-//! asking fails.
+//! CPU time and memory of local processes, read from /proc. Linux only: elsewhere it fails.
 
 use std::fs;
 use std::time::Duration;
 
 use anyhow::Context;
+use nix::unistd::{SysconfVar, sysconf};
 
-/// Processes that are watched together, as one server.
-#[derive(Debug)]
+/// Processes that are measured together, as one server.
+#[derive(Clone, Debug)]
 pub(super) struct Processes {
     ids: Vec<u32>,
-    /// Clock ticks a second: the unit of processor times in /proc.
+    /// Clock ticks a second, the unit of CPU times in /proc.
     ticks: u64,
 }
 
 impl Processes {
-    /// Fails if one of them cannot be watched.
+    /// Fails if one of them cannot be measured.
     pub(super) fn new(ids: Vec<u32>) -> anyhow::Result<Self> {
-        let ticks = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK)
-            .ok()
-            .flatten();
-        let ticks = ticks
-            .and_then(|ticks| u64::try_from(ticks).ok())
-            .context("the system's clock has no ticks")?;
-        let processes = Self { ids, ticks };
+        let processes = Self {
+            ids,
+            ticks: clock_ticks()?,
+        };
         processes.cpu()?;
         processes.memory()?;
         Ok(processes)
     }
 
-    /// The one that asks.
+    /// This program itself.
     pub(super) fn this() -> anyhow::Result<Self> {
         Self::new(vec![std::process::id()])
     }
@@ -38,40 +35,50 @@ impl Processes {
         self.ids.is_empty()
     }
 
-    /// Processor time used so far, in user and kernel mode.
+    /// CPU time used so far, in user and kernel mode.
     pub(super) fn cpu(&self) -> anyhow::Result<Duration> {
-        let ticks: u64 = self.sum("stat", cpu_ticks)?;
+        let ticks = self.sum("stat", cpu_ticks)?;
         Ok(Duration::from_secs_f64(ticks as f64 / self.ticks as f64))
     }
 
-    /// Bytes of memory in use.
+    /// Resident memory, in bytes.
     pub(super) fn memory(&self) -> anyhow::Result<u64> {
         self.sum("status", resident_bytes)
     }
 
-    fn sum(&self, file: &str, read: impl Fn(&str) -> Option<u64>) -> anyhow::Result<u64> {
-        let one = |id: &u32| {
+    fn sum(&self, file: &str, parse: impl Fn(&str) -> Option<u64>) -> anyhow::Result<u64> {
+        let value = |id: &u32| {
             let text = fs::read_to_string(format!("/proc/{id}/{file}"))
-                .with_context(|| format!("process {id} cannot be watched"))?;
-            // A process that has ended and was not waited for has no memory.
-            read(&text).with_context(|| format!("process {id} has ended"))
+                .with_context(|| format!("process {id} cannot be measured"))?;
+            // A process that has ended, but was not waited for, has no memory.
+            parse(&text).with_context(|| format!("process {id} has ended"))
         };
-        self.ids.iter().map(one).sum()
+        self.ids.iter().map(value).sum()
     }
 }
 
-/// User and kernel time of a `stat` file: fields 14 and 15, counted from behind the name, which may
-/// hold anything.
+fn clock_ticks() -> anyhow::Result<u64> {
+    let ticks = sysconf(SysconfVar::CLK_TCK).ok().flatten();
+    ticks
+        .and_then(|ticks| u64::try_from(ticks).ok())
+        .context("the system's clock has no ticks")
+}
+
+/// User and kernel time of a `stat` file, its fields 14 and 15. They are counted from behind the
+/// name of the program, which may contain spaces and brackets.
 fn cpu_ticks(stat: &str) -> Option<u64> {
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
-    Some(fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?)
+    let user: u64 = fields.next()?.parse().ok()?;
+    let kernel: u64 = fields.next()?.parse().ok()?;
+    Some(user + kernel)
 }
 
 fn resident_bytes(status: &str) -> Option<u64> {
-    let line = status
+    let size = status
         .lines()
         .find_map(|line| line.strip_prefix("VmRSS:"))?;
-    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
+    let kibibytes: u64 = size.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kibibytes * 1024)
 }
 
 #[cfg(test)]

@@ -1,24 +1,24 @@
-//! What people see while a load runs: a bar on standard error, if that is a terminal.
+//! The progress bar on standard error, shown only if that is a terminal.
 
 use std::time::Duration;
 
 use indicatif::{HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-/// A bar that is gone when the load is over.
+use crate::show::latency;
+
+/// A bar that disappears when the load is over.
 #[derive(Debug)]
 pub(super) struct Progress(ProgressBar);
 
 impl Progress {
     pub(super) fn new() -> Self {
-        Self(ProgressBar::with_draw_target(
-            None,
-            ProgressDrawTarget::stderr(),
-        ))
+        let target = ProgressDrawTarget::stderr();
+        Self(ProgressBar::with_draw_target(None, target))
     }
 
     pub(super) fn connecting(&self, connections: usize) {
-        self.0
-            .set_style(style("connecting {wide_bar} {human_pos}/{human_len}"));
+        let template = "connecting {wide_bar} {human_pos}/{human_len}";
+        self.0.set_style(style(template));
         self.0.set_length(connections as u64);
     }
 
@@ -26,7 +26,7 @@ impl Progress {
         self.0.inc(1);
     }
 
-    /// The load itself begins, for this time.
+    /// The load itself begins, and lasts for `total`.
     pub(super) fn begin(&self, total: Duration) {
         self.0.set_style(style("{prefix:10} {wide_bar} {msg}"));
         self.0.set_length(total.as_millis() as u64);
@@ -37,17 +37,14 @@ impl Progress {
         self.0.set_prefix(name);
     }
 
-    /// Deliveries a second, and the latency in microseconds that one of a hundred exceeds, once
-    /// that is known.
+    /// Shows the deliveries a second and, once it is known, the 99th percentile of the latency in
+    /// microseconds.
     pub(super) fn show(&self, elapsed: Duration, deliveries: f64, p99: Option<u64>) {
         self.0.set_position(elapsed.as_millis() as u64);
-        let p99 = p99
-            .map(|p99| format!(", p99 {}", crate::show::latency(p99)))
-            .unwrap_or_default();
-        self.0.set_message(format!(
-            "{} deliveries/s{p99}",
-            HumanCount(deliveries as u64)
-        ));
+        let p99 = p99.map_or_else(String::new, |us| format!(", p99 {}", latency(us)));
+        let deliveries = HumanCount(deliveries as u64);
+        self.0
+            .set_message(format!("{deliveries} deliveries/s{p99}"));
     }
 
     pub(super) fn is_hidden(&self) -> bool {
@@ -55,7 +52,7 @@ impl Progress {
     }
 }
 
-/// Whatever ends the load, its bar does not stay behind.
+/// However the load ends, errors included, the bar must not stay on the terminal.
 impl Drop for Progress {
     fn drop(&mut self) {
         self.0.finish_and_clear();
@@ -64,6 +61,6 @@ impl Drop for Progress {
 
 fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template)
-        .expect("a template of ours")
+        .expect("a valid template")
         .progress_chars("█▉▊▋▌▍▎▏ ")
 }

@@ -1,70 +1,75 @@
-//! What a load showed, in numbers: the object that `--json` prints, and what the table is made
-//! from. Whether everybody heard the truth is decided here.
+//! The result of a load in numbers: the object that `--json` prints, and the source of the table.
+//! Whether the load passed is decided here.
 
 use std::collections::{BTreeMap, HashSet};
 
+use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use super::dialect::Dialect;
 use super::histogram::{self, Row};
-use super::load::Outcome;
-use super::plan::{Pace, Plan};
+use super::monitor::Snapshot;
+use super::outcome::Outcome;
+use super::plan::Plan;
 
-/// Above this part of a core the load itself may have been what was slow.
+/// Above this share of a core, this program itself may have been the slow side.
 const BUSY: f64 = 0.9;
-/// Below this part of the rate that was asked for, the rate was not kept.
+/// Below this share of a rate or a time, it was not kept.
 const KEPT: f64 = 0.98;
-/// Memory comes in pages: what one of fewer connections takes is not to be seen.
+/// Memory is measured in pages, so with fewer connections than this the share of one is not
+/// visible.
 const FEWEST: usize = 1000;
 
-/// Rates, latencies and processor times are of the measured part; what was heard, of the whole run.
+/// Rates, latencies and CPU times are of the measured part, the checks of the whole run.
 #[derive(Debug, Serialize)]
 pub(super) struct Report {
-    /// Everything published was heard once and in one order by everybody.
+    /// Every connection received everything published, once and in one order.
     pub(super) ok: bool,
+    #[serde(flatten)]
+    pub(super) load: Load,
+    pub(super) connect_seconds: f64,
+    /// How long was really measured.
+    pub(super) seconds: f64,
+    #[serde(flatten)]
+    pub(super) rates: Rates,
+    /// `None` if nothing was received while measuring.
+    pub(super) latency_us: Option<Latency>,
+    pub(super) histogram: Vec<Row>,
+    #[serde(flatten)]
+    pub(super) checks: Checks,
+    /// `None` without `--pid`.
+    pub(super) server: Option<Server>,
+    /// CPU cores that this program kept busy, where it can be measured.
+    pub(super) own_cores: Option<f64>,
+    /// What to know before believing the numbers.
+    pub(super) notes: Vec<String>,
+}
+
+/// What was asked for.
+#[derive(Debug, Serialize)]
+pub(super) struct Load {
     pub(super) servers: Vec<String>,
     pub(super) subscribers: usize,
     pub(super) publishers: usize,
     pub(super) silent: usize,
     /// Bytes of a message.
     pub(super) size: usize,
-    /// Whether the server was asked to deflate them.
+    /// Whether the server was asked to deflate messages.
     pub(super) deflate: bool,
     /// Whether messages were events of Socket.IO.
     pub(super) socket_io: bool,
-    /// Messages a publisher has on their way, in a closed loop.
+    /// Messages in flight of each publisher, without a rate.
     pub(super) window: Option<u32>,
-    /// Messages a second that were asked for, in an open loop.
+    /// Messages a second, if a rate was asked for.
     pub(super) rate: Option<f64>,
-    pub(super) connect_seconds: f64,
-    /// How long was really measured.
-    pub(super) seconds: f64,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Rates {
     pub(super) deliveries_per_second: f64,
     pub(super) published_per_second: f64,
     /// Received, with frame headers.
     pub(super) bytes_per_second: f64,
-    /// `None` if nothing was heard while measuring.
-    pub(super) latency_us: Option<Latency>,
-    pub(super) histogram: Vec<Row>,
-    pub(super) published: u64,
-    /// Messages heard, once for each who heard it.
-    pub(super) delivered: u64,
-    pub(super) lost: u64,
-    pub(super) duplicated: u64,
-    pub(super) out_of_order: u64,
-    /// How many different sequences were heard.
-    pub(super) orders: usize,
-    pub(super) damaged: u64,
-    /// Messages that were not of this load.
-    pub(super) foreign: u64,
-    /// Connections that ended, by reason.
-    pub(super) ended: BTreeMap<String, usize>,
-    /// If its processes were named.
-    pub(super) server: Option<Server>,
-    /// Processor cores this program kept busy, where that can be known.
-    pub(super) own_cores: Option<f64>,
-    /// What to know before believing the numbers.
-    pub(super) notes: Vec<String>,
 }
 
 /// Microseconds from publish to receipt.
@@ -77,12 +82,29 @@ pub(super) struct Latency {
 }
 
 #[derive(Debug, Serialize)]
+pub(super) struct Checks {
+    pub(super) published: u64,
+    /// Messages received, counted once for each connection that received them.
+    pub(super) delivered: u64,
+    pub(super) lost: u64,
+    pub(super) duplicated: u64,
+    pub(super) out_of_order: u64,
+    /// How many different sequences connections received.
+    pub(super) orders: usize,
+    pub(super) damaged: u64,
+    /// Messages that were not of this load.
+    pub(super) foreign: u64,
+    /// Connections that ended, by reason.
+    pub(super) ended: BTreeMap<String, usize>,
+}
+
+#[derive(Debug, Serialize)]
 pub(super) struct Server {
     /// `None` if nothing was delivered.
     pub(super) cpu_us_per_delivery: Option<f64>,
     pub(super) cores: f64,
     pub(super) memory_bytes: u64,
-    /// Before anything was said; `None` with too few connections to tell.
+    /// Of an idle connection, before the first message. `None` with too few connections to tell.
     pub(super) memory_bytes_per_connection: Option<u64>,
 }
 
@@ -92,125 +114,159 @@ impl Report {
             first, last, tally, ..
         } = outcome;
         let seconds = last.at.duration_since(first.at).as_secs_f64();
-        let per_second = |from: u64, to: u64| {
-            if seconds > 0.0 {
-                (to - from) as f64 / seconds
-            } else {
-                0.0
-            }
-        };
-        let deliveries = last.deliveries - first.deliveries;
-        let delivered: u64 = outcome.heard.iter().sum();
-        let mut ended = BTreeMap::new();
-        for reason in outcome.ended.iter().cloned() {
-            *ended.entry(reason).or_default() += 1;
-        }
-        let server = (!plan.processes.is_empty()).then(|| {
-            let cpu = last
-                .server_cpu
-                .saturating_sub(first.server_cpu)
-                .as_secs_f64();
-            Server {
-                cpu_us_per_delivery: (deliveries > 0).then(|| cpu * 1e6 / deliveries as f64),
-                cores: if seconds > 0.0 { cpu / seconds } else { 0.0 },
-                memory_bytes: outcome.memory_max,
-                memory_bytes_per_connection: Some(plan.listeners() + plan.silent)
-                    .filter(|connections| *connections >= FEWEST)
-                    .map(|connections| outcome.memory_of_connections / connections as u64),
-            }
-        });
-        let own_cpu = first.own_cpu.zip(last.own_cpu).filter(|_| seconds > 0.0);
-        let (window, rate) = match plan.pace {
-            Pace::Window(window) => (Some(window), None),
-            Pace::Rate(rate) => (None, Some(rate)),
-        };
         let mut report = Self {
             ok: false,
-            servers: plan
-                .endpoints
-                .iter()
-                .map(|endpoint| endpoint.target.to_string())
-                .collect(),
+            load: Load::new(plan),
+            connect_seconds: outcome.connected_in.as_secs_f64(),
+            seconds,
+            rates: Rates::new(first, last, seconds),
+            latency_us: Latency::new(&tally.latencies),
+            histogram: histogram::rows(&tally.latencies),
+            checks: Checks::new(plan, outcome),
+            server: (!plan.processes.is_empty()).then(|| Server::new(plan, outcome, seconds)),
+            own_cores: own_cores(first, last, seconds),
+            notes: Vec::new(),
+        };
+        report.ok = report.checks.pass() && !report.checked_nothing();
+        report.notes = report.notes(plan.duration.as_secs_f64());
+        report
+    }
+
+    /// Without publishers this is intended.
+    fn checked_nothing(&self) -> bool {
+        self.load.publishers > 0 && self.checks.published == 0
+    }
+
+    fn notes(&self, planned: f64) -> Vec<String> {
+        let nothing = "nothing was published, so nothing was checked";
+        let busy = "this program was busy all the time: the server may be faster than this";
+        let is_busy = self.own_cores.is_some_and(|cores| cores > BUSY);
+        let notes = [
+            self.early_end(planned),
+            self.checked_nothing().then(|| nothing.to_owned()),
+            is_busy.then(|| busy.to_owned()),
+            self.missed_rate(),
+            self.foreign_messages(),
+        ];
+        notes.into_iter().flatten().collect()
+    }
+
+    fn early_end(&self, planned: f64) -> Option<String> {
+        let seconds = self.seconds;
+        (seconds < planned * KEPT)
+            .then(|| format!("the load ended after {seconds:.1} of {planned:.1} s"))
+    }
+
+    fn missed_rate(&self) -> Option<String> {
+        let rate = self.load.rate?;
+        let published = self.rates.published_per_second;
+        (published < rate * KEPT)
+            .then(|| format!("only {published:.0} of {rate} messages/s could be published"))
+    }
+
+    fn foreign_messages(&self) -> Option<String> {
+        let foreign = self.checks.foreign;
+        (foreign > 0).then(|| format!("{foreign} messages on the channel were not of this load"))
+    }
+}
+
+impl Load {
+    fn new(plan: &Plan) -> Self {
+        let message = plan.message;
+        let targets = plan.endpoints.iter().map(|endpoint| &endpoint.target);
+        Self {
+            servers: targets.map(ToString::to_string).collect(),
             subscribers: plan.subscribers,
             publishers: plan.publishers,
             silent: plan.silent,
-            size: plan.message.length - plan.message.dialect.around(),
-            deflate: plan.message.deflate,
-            socket_io: plan.message.dialect == Dialect::SocketIo,
-            window,
-            rate,
-            connect_seconds: outcome.connected_in.as_secs_f64(),
-            seconds,
-            deliveries_per_second: per_second(first.deliveries, last.deliveries),
-            published_per_second: per_second(first.published, last.published),
-            bytes_per_second: per_second(first.bytes, last.bytes),
-            latency_us: (!tally.latencies.is_empty()).then(|| Latency {
-                p50: tally.latencies.value_at_quantile(0.5),
-                p99: tally.latencies.value_at_quantile(0.99),
-                p999: tally.latencies.value_at_quantile(0.999),
-                max: tally.latencies.max(),
-            }),
-            histogram: histogram::rows(&tally.latencies),
+            size: message.length - message.dialect.overhead(),
+            deflate: message.deflate,
+            socket_io: message.dialect == Dialect::SocketIo,
+            window: plan.pace.window(),
+            rate: plan.pace.rate(),
+        }
+    }
+}
+
+impl Rates {
+    fn new(first: &Snapshot, last: &Snapshot, seconds: f64) -> Self {
+        let rate = |from: u64, to: u64| per_second((to - from) as f64, seconds);
+        Self {
+            deliveries_per_second: rate(first.deliveries, last.deliveries),
+            published_per_second: rate(first.published, last.published),
+            bytes_per_second: rate(first.bytes, last.bytes),
+        }
+    }
+}
+
+impl Latency {
+    fn new(latencies: &Histogram<u64>) -> Option<Self> {
+        (!latencies.is_empty()).then(|| Self {
+            p50: latencies.value_at_quantile(0.5),
+            p99: latencies.value_at_quantile(0.99),
+            p999: latencies.value_at_quantile(0.999),
+            max: latencies.max(),
+        })
+    }
+}
+
+impl Checks {
+    fn new(plan: &Plan, outcome: &Outcome) -> Self {
+        let tally = &outcome.tally;
+        let received = &outcome.received;
+        let delivered: u64 = received.iter().map(|received| received.messages).sum();
+        let orders: HashSet<u64> = received.iter().map(|received| received.order).collect();
+        Self {
             published: tally.published,
             delivered,
             lost: tally.published * plan.listeners() as u64 - delivered,
             duplicated: tally.duplicated,
             out_of_order: tally.out_of_order,
-            orders: outcome.orders.iter().collect::<HashSet<_>>().len(),
+            orders: orders.len(),
             damaged: tally.damaged,
             foreign: tally.foreign,
-            ended,
-            server,
-            own_cores: own_cpu
-                .map(|(first, last)| last.saturating_sub(first).as_secs_f64() / seconds),
-            notes: Vec::new(),
-        };
-        report.ok = report.is_true();
-        report.notes = report.notes();
-        if seconds < plan.duration.as_secs_f64() * KEPT {
-            let planned = plan.duration.as_secs_f64();
-            report.notes.insert(
-                0,
-                format!("it was over after {seconds:.1} of {planned:.1} s"),
-            );
+            ended: count_by_reason(&outcome.ended),
         }
-        report
     }
 
-    pub(super) fn is_true(&self) -> bool {
+    fn pass(&self) -> bool {
         let wrong = self.lost + self.duplicated + self.out_of_order + self.damaged;
-        wrong == 0 && self.orders == 1 && self.ended.is_empty() && !self.checked_nothing()
+        wrong == 0 && self.orders == 1 && self.ended.is_empty()
     }
+}
 
-    fn checked_nothing(&self) -> bool {
-        self.publishers > 0 && self.published == 0
+impl Server {
+    fn new(plan: &Plan, outcome: &Outcome, seconds: f64) -> Self {
+        let Outcome { first, last, .. } = outcome;
+        let cpu = last.server_cpu.saturating_sub(first.server_cpu);
+        let deliveries = last.deliveries - first.deliveries;
+        let connections = plan.listeners() + plan.silent;
+        let of_connections = outcome.memory.of_connections;
+        Self {
+            cpu_us_per_delivery: (deliveries > 0)
+                .then(|| cpu.as_secs_f64() * 1e6 / deliveries as f64),
+            cores: per_second(cpu.as_secs_f64(), seconds),
+            memory_bytes: outcome.memory.max,
+            memory_bytes_per_connection: (connections >= FEWEST)
+                .then(|| of_connections / connections as u64),
+        }
     }
+}
 
-    fn notes(&self) -> Vec<String> {
-        let mut notes = Vec::new();
-        if self.checked_nothing() {
-            notes.push("nothing was published, so nothing was checked".to_owned());
-        }
-        if self.own_cores.is_some_and(|cores| cores > BUSY) {
-            notes.push(
-                "this program was busy all the time: the server may be faster than this".to_owned(),
-            );
-        }
-        if let Some(rate) = self
-            .rate
-            .filter(|rate| self.published_per_second < rate * KEPT)
-        {
-            notes.push(format!(
-                "{:.0} of {rate} messages/s could be published",
-                self.published_per_second
-            ));
-        }
-        if self.foreign > 0 {
-            notes.push(format!(
-                "{} messages on the channel were not of this load",
-                self.foreign
-            ));
-        }
-        notes
+fn own_cores(first: &Snapshot, last: &Snapshot, seconds: f64) -> Option<f64> {
+    let used = last.own_cpu?.saturating_sub(first.own_cpu?);
+    (seconds > 0.0).then(|| used.as_secs_f64() / seconds)
+}
+
+/// 0 for a load that was stopped before anything was measured.
+fn per_second(amount: f64, seconds: f64) -> f64 {
+    if seconds > 0.0 { amount / seconds } else { 0.0 }
+}
+
+fn count_by_reason(ended: &[String]) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
+    for reason in ended {
+        *counts.entry(reason.clone()).or_default() += 1;
     }
+    counts
 }

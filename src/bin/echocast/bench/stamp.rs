@@ -1,17 +1,19 @@
-//! What every message of a load carries, so that whoever hears it can check it: which run, which
-//! publisher, its number and when it was sent. Fixed width and printable, because it travels as
-//! text; one letter holds four bits, because it is read for every single delivery.
+//! The stamp at the beginning of every message of a load: run, publisher, number and time. Each
+//! receiver checks the message by it.
+//!
+//! It has a fixed width and is printable, because it travels as text. One letter holds four bits,
+//! which is fast to decode: every delivery is decoded.
 
 /// Bytes at the beginning of each payload.
 pub(super) const STAMP_LEN: usize = 40;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Stamp {
-    /// A random number, so that other people's messages on the channel are told apart from ours.
+    /// A random number, which tells our messages from other ones on the channel.
     pub(super) run: u32,
     /// Index of the publisher.
     pub(super) publisher: u32,
-    /// Counts the publisher's messages from 0.
+    /// The publisher's messages are numbered from 0.
     pub(super) number: u32,
     /// Nanoseconds since the run began.
     pub(super) sent: u64,
@@ -31,7 +33,7 @@ impl Stamp {
         }
     }
 
-    /// Reads any 40 bytes: what is no stamp gives a `run` that is not ours.
+    /// Accepts any bytes: without a stamp in them they give a `run` that is not ours.
     #[inline]
     pub(super) fn read(bytes: &[u8; STAMP_LEN]) -> Self {
         let word = |index: usize| from_letters(bytes.as_chunks::<8>().0[index]);
@@ -46,8 +48,8 @@ impl Stamp {
 
 const A: u64 = u64::from_be_bytes([b'a'; 8]);
 
-/// `a` to `p`, the highest four bits first. All letters at once: each step halves what is packed
-/// together.
+/// Letters `a` to `p`, the highest four bits first. Each step moves the halves of every group apart,
+/// until each group is one letter.
 fn to_letters(word: u32) -> [u8; 8] {
     let mut spread = u64::from(word);
     spread = (spread | spread << 16) & 0x0000_ffff_0000_ffff;
@@ -56,6 +58,7 @@ fn to_letters(word: u32) -> [u8; 8] {
     (spread + A).to_be_bytes()
 }
 
+/// Each step moves neighbouring groups together, as [`to_letters`] moved them apart.
 #[inline]
 fn from_letters(letters: [u8; 8]) -> u32 {
     let mut packed = u64::from_be_bytes(letters).wrapping_sub(A);

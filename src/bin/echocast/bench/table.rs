@@ -1,106 +1,25 @@
-//! A report as people read it, wherever it is printed: nothing in it drives a terminal or passes
-//! for another line.
-
-use std::fmt::Write;
+//! The report as text for people. Text from servers in it is printable: it cannot control the
+//! terminal, and cannot pass for another line of the table.
 
 use echocast::telemetry::printable;
 use indicatif::{BinaryBytes, HumanCount};
 
-use super::histogram::Row;
-use super::report::Report;
+use super::bars::bars;
+use super::report::{Checks, Latency, Load, Rates, Report, Server};
 use crate::show::latency;
-
-/// Characters of the longest bar.
-const BAR: usize = 40;
 
 pub(super) fn render(report: &Report) -> String {
     let mut lines = vec![
-        printable::line(&report.servers.join(", ")).into_owned(),
-        load(report),
+        printable::line(&report.load.servers.join(", ")).into_owned(),
+        load(&report.load, report.seconds),
         String::new(),
     ];
-    let mut row = |name: &str, value: String| lines.push(format!("  {name:<16}{value}"));
-    let count = |count: u64| format!("{:>14}", HumanCount(count).to_string());
-    let per_second = |rate: f64| format!("{} /s", count(rate.round() as u64));
-
-    row("deliveries", per_second(report.deliveries_per_second));
-    row("published", per_second(report.published_per_second));
-    row(
-        "received",
-        format!(
-            "{:>14}/s",
-            BinaryBytes(report.bytes_per_second as u64).to_string()
-        ),
-    );
-    if let Some(us) = &report.latency_us {
-        for (name, us) in [
-            ("latency p50", us.p50),
-            ("        p99", us.p99),
-            ("        p99.9", us.p999),
-            ("        max", us.max),
-        ] {
-            row(name, format!("{:>14}", latency(us)));
-        }
-    }
-    row(
-        "checked",
-        format!(
-            "{} deliveries of {} messages",
-            count(report.delivered),
-            HumanCount(report.published)
-        ),
-    );
-    row("lost", count(report.lost));
-    row("duplicated", count(report.duplicated));
-    row("out of order", count(report.out_of_order));
-    row(
-        "orders",
-        format!(
-            "{}{}",
-            count(report.orders as u64),
-            if report.orders == 1 {
-                ""
-            } else {
-                ": not all heard the same"
-            }
-        ),
-    );
-    if report.damaged > 0 {
-        row("damaged", count(report.damaged));
-    }
-    for (reason, connections) in &report.ended {
-        row(
-            "ended",
-            format!(
-                "{} {}: {reason}",
-                count(*connections as u64),
-                if *connections == 1 {
-                    "connection"
-                } else {
-                    "connections"
-                },
-                reason = printable::line(reason)
-            ),
-        );
-    }
-    if let Some(server) = &report.server {
-        let each = server
-            .cpu_us_per_delivery
-            .map(|us| format!(", {us:.3} µs a delivery"))
-            .unwrap_or_default();
-        row("server CPU", format!("{:>14.2} cores{each}", server.cores));
-        let memory = BinaryBytes(server.memory_bytes).to_string();
-        let each = server
-            .memory_bytes_per_connection
-            .map(|bytes| format!(", {bytes} bytes an idle connection"));
-        row(
-            "server memory",
-            format!("{memory:>14}{}", each.unwrap_or_default()),
-        );
-    }
-    if let Some(cores) = report.own_cores {
-        row("this program", format!("{cores:>14.2} cores"));
-    }
+    lines.extend(rate_rows(&report.rates));
+    lines.extend(report.latency_us.iter().flat_map(latency_rows));
+    lines.extend(check_rows(&report.checks));
+    lines.extend(report.checks.ended.iter().map(ended_row));
+    lines.extend(report.server.iter().flat_map(server_rows));
+    lines.extend(report.own_cores.map(own_row));
     if !report.histogram.is_empty() {
         lines.push(String::new());
         lines.extend(bars(&report.histogram));
@@ -111,106 +30,137 @@ pub(super) fn render(report: &Report) -> String {
     lines.join("\n")
 }
 
-fn load(report: &Report) -> String {
-    let Report {
-        subscribers,
-        publishers,
-        size,
-        seconds,
-        ..
-    } = report;
-    let silent = if report.silent > 0 {
-        format!(", {} that never read", report.silent)
+/// One sentence on what was asked for.
+fn load(load: &Load, seconds: f64) -> String {
+    let mut text = format!("{} subscribers", load.subscribers);
+    if load.publishers == 0 {
+        text = format!("{} idle subscribers", load.subscribers);
     } else {
-        String::new()
-    };
-    if *publishers == 0 {
-        return format!("{subscribers} idle subscribers{silent}; {seconds:.1} s");
+        text += &format!(", {} publishers (which subscribe, too)", load.publishers);
     }
-    let pace = match (report.window, report.rate) {
-        (_, Some(rate)) => format!("{rate} messages/s"),
-        (window, None) => format!("{} messages in flight each", window.unwrap_or_default()),
-    };
-    let deflate = if report.deflate {
+    if load.silent > 0 {
+        text += &format!(", {} connections that never read", load.silent);
+    }
+    if load.publishers > 0 {
+        text += &format!("; {}, {}", pace(load), message(load));
+    }
+    format!("{text}; {seconds:.1} s")
+}
+
+fn pace(load: &Load) -> String {
+    match load.rate {
+        Some(rate) => format!("{rate} messages/s"),
+        None => format!(
+            "{} messages in flight each",
+            load.window.unwrap_or_default()
+        ),
+    }
+}
+
+fn message(load: &Load) -> String {
+    let deflate = if load.deflate {
         " before they are deflated"
     } else {
         ""
     };
+    format!("{} bytes{deflate}", load.size)
+}
+
+fn rate_rows(rates: &Rates) -> [String; 3] {
+    let bytes = BinaryBytes(rates.bytes_per_second as u64).to_string();
+    [
+        row("deliveries", &per_second(rates.deliveries_per_second)),
+        row("published", &per_second(rates.published_per_second)),
+        row("received", &format!("{bytes:>14}/s")),
+    ]
+}
+
+fn latency_rows(us: &Latency) -> [String; 4] {
+    let row = |name, us| row(name, &format!("{:>14}", latency(us)));
+    [
+        row("latency p50", us.p50),
+        row("        p99", us.p99),
+        row("        p99.9", us.p999),
+        row("        max", us.max),
+    ]
+}
+
+fn check_rows(checks: &Checks) -> Vec<String> {
+    let mut rows = vec![
+        row("checked", &checked(checks)),
+        row("lost", &count(checks.lost)),
+        row("duplicated", &count(checks.duplicated)),
+        row("out of order", &count(checks.out_of_order)),
+        row("orders", &orders(checks.orders)),
+    ];
+    // Rare, so it is left out unless it happened.
+    if checks.damaged > 0 {
+        rows.push(row("damaged", &count(checks.damaged)));
+    }
+    rows
+}
+
+fn checked(checks: &Checks) -> String {
     format!(
-        "{subscribers} subscribers, {publishers} publishers (who listen, too){silent}; {pace}, {size} bytes{deflate}; \
-         {seconds:.1} s"
+        "{} deliveries of {} messages",
+        count(checks.delivered),
+        HumanCount(checks.published)
     )
 }
 
+fn orders(orders: usize) -> String {
+    let count = count(orders as u64);
+    if orders == 1 {
+        count
+    } else {
+        format!("{count}: connections received different sequences")
+    }
+}
+
+fn ended_row((reason, connections): (&String, &usize)) -> String {
+    let plural = if *connections == 1 { "" } else { "s" };
+    let count = count(*connections as u64);
+    let reason = printable::line(reason);
+    row("ended", &format!("{count} connection{plural}: {reason}"))
+}
+
+fn server_rows(server: &Server) -> [String; 2] {
+    let per_delivery = server
+        .cpu_us_per_delivery
+        .map_or_else(String::new, |us| format!(", {us:.3} µs a delivery"));
+    let per_connection = server
+        .memory_bytes_per_connection
+        .map_or_else(String::new, |bytes| {
+            format!(", {bytes} bytes an idle connection")
+        });
+    let cores = format!("{:>14.2} cores{per_delivery}", server.cores);
+    let memory = BinaryBytes(server.memory_bytes).to_string();
+    [
+        row("server CPU", &cores),
+        row("server memory", &format!("{memory:>14}{per_connection}")),
+    ]
+}
+
+fn own_row(cores: f64) -> String {
+    row("this program", &format!("{cores:>14.2} cores"))
+}
+
+fn row(name: &str, value: &str) -> String {
+    format!("  {name:<16}{value}")
+}
+
+fn count(count: u64) -> String {
+    format!("{:>14}", HumanCount(count).to_string())
+}
+
+fn per_second(rate: f64) -> String {
+    format!("{} /s", count(rate.round() as u64))
+}
+
 fn verdict(report: &Report) -> &'static str {
-    match (report.ok, report.published) {
-        (true, 0) => "all connections stayed",
-        (true, _) => "everybody heard everything once, in one order",
-        (false, _) => "NOT everybody heard everything once, in one order",
-    }
-}
-
-fn bars(rows: &[Row]) -> impl Iterator<Item = String> {
-    let all: u64 = rows.iter().map(|row| row.count).sum();
-    let most = rows.iter().map(|row| row.count).max().unwrap_or(0).max(1);
-    rows.iter().map(move |row| {
-        let share = row.count as f64 * 100.0 / all.max(1) as f64;
-        let range = format!("{} – {}", edge(row.from_us), edge(row.to_us));
-        let line = format!("  {range:>17} {:<BAR$} {share:6.2} %", bar(row.count, most));
-        if row.count == 0 {
-            format!("  {range:>17}")
-        } else {
-            line
-        }
-    })
-}
-
-/// Edges are round numbers.
-fn edge(us: u64) -> String {
-    match us {
-        0..1_000 => format!("{us} µs"),
-        1_000..1_000_000 => format!("{} ms", us / 1_000),
-        _ => format!("{} s", us / 1_000_000),
-    }
-}
-
-/// In eighths of a character; what is there at all is seen.
-fn bar(count: u64, most: u64) -> String {
-    const EIGHTHS: [&str; 8] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
-    let eighths = (count as f64 / most as f64 * (BAR * 8) as f64)
-        .round()
-        .max(1.0) as usize;
-    let mut bar = String::new();
-    write!(bar, "{}{}", "█".repeat(eighths / 8), EIGHTHS[eighths % 8])
-        .expect("a string takes everything");
-    bar
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_longest_bar_is_full_and_the_shortest_is_seen() {
-        let row = |from_us, to_us, count| Row {
-            from_us,
-            to_us,
-            count,
-        };
-        let lines: Vec<String> = bars(&[
-            row(500, 1_000, 1),
-            row(1_000, 2_000, 0),
-            row(2_000, 5_000, 999),
-        ])
-        .collect();
-        assert_eq!(
-            lines[0],
-            format!("      500 µs – 1 ms ▏{}   0.10 %", " ".repeat(39))
-        );
-        assert_eq!(lines[1], "        1 ms – 2 ms");
-        assert_eq!(
-            lines[2],
-            format!("        2 ms – 5 ms {}  99.90 %", "█".repeat(40))
-        );
+    match (report.ok, report.checks.published) {
+        (true, 0) => "all connections stayed open",
+        (true, _) => "every connection received every message once, in one order",
+        (false, _) => "NOT every connection received every message once, in one order",
     }
 }

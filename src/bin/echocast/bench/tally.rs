@@ -1,16 +1,18 @@
-//! The sums of a load: every message that any connection heard is judged and counted here, once.
+//! The counters of a load. Every message that a connection receives is checked and counted here,
+//! once.
 
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 
-use super::publisher::{Publisher, Template};
-use super::stamp::Stamp;
-use super::truth::{Heard, Truth};
+use super::publisher::Publisher;
+use super::sequence::{Arrival, Sequence};
+use super::stamp::{STAMP_LEN, Stamp};
+use super::template::Template;
 
-/// The longest latency that is told apart from longer ones, in microseconds.
+/// The longest latency that is recorded as it is, in microseconds. Longer ones count as this.
 const LONGEST: u64 = 120_000_000;
-/// Digits of a latency that are right.
+/// Significant digits of a latency.
 const DIGITS: u8 = 3;
 
 #[derive(Debug)]
@@ -20,17 +22,25 @@ pub(super) struct Tally {
     /// Microseconds from publish to receipt, while measuring.
     pub(super) latencies: Histogram<u64>,
     pub(super) measuring: bool,
-    /// Messages heard for the first time by a connection.
+    /// Messages that a connection received for the first time.
     pub(super) deliveries: u64,
     /// Bytes received, with everything that is no message.
     pub(super) bytes: u64,
     pub(super) published: u64,
     pub(super) duplicated: u64,
     pub(super) out_of_order: u64,
-    /// Messages that have our stamp and are not what was said.
+    /// Messages with our stamp that differ from what was published.
     pub(super) damaged: u64,
     /// Messages on the channel that are not of this load.
     pub(super) foreign: u64,
+}
+
+/// A message that a connection received.
+pub(super) struct Delivery<'a> {
+    /// Index of the connection.
+    pub(super) connection: usize,
+    pub(super) payload: &'a [u8],
+    pub(super) at: Instant,
 }
 
 impl Tally {
@@ -58,68 +68,98 @@ impl Tally {
         publisher: &mut Publisher,
         sent: Instant,
     ) -> Stamp {
-        let number = publisher.sent;
-        publisher.sent += 1;
         self.published += 1;
         Stamp {
             run: self.run,
             publisher: index as u32,
-            number,
+            number: publisher.next_number(),
             sent: self.since_began(sent).as_nanos() as u64,
         }
     }
 
-    /// Judges a payload that the connection `listener` heard.
+    /// Checks and counts one delivery.
     #[inline]
-    pub(super) fn take(
+    pub(super) fn count(
         &mut self,
-        listener: usize,
-        payload: &[u8],
-        truth: &mut Truth,
+        delivery: &Delivery<'_>,
+        sequence: &mut Sequence,
         publishers: &mut [Publisher],
         template: &Template,
-        now: Instant,
     ) {
-        let Some((stamp, text)) = payload.split_first_chunk() else {
+        let Some((stamp, text)) = delivery.payload.split_first_chunk() else {
             return;
         };
-        let stamp = Stamp::read(stamp);
-        if stamp.run != self.run {
-            self.foreign += 1;
+        let Some(stamp) = self.own_stamp(stamp) else {
             return;
-        }
-        let publisher = publishers
-            .get_mut(stamp.publisher as usize)
-            .filter(|publisher| stamp.number < publisher.sent);
-        let (Some(publisher), true) = (publisher, text == template.text()) else {
+        };
+        let Some(publisher) = find_publisher(publishers, &stamp) else {
             self.damaged += 1;
             return;
         };
-        match truth.hear(stamp.publisher, stamp.number) {
-            Heard::New => {}
-            Heard::Late => self.out_of_order += 1,
-            Heard::Again => {
+        if text != template.text() {
+            self.damaged += 1;
+            return;
+        }
+        if !self.count_arrival(sequence.record(stamp.publisher, stamp.number)) {
+            return;
+        }
+        // A publisher that receives its own message may publish another one.
+        if delivery.connection == stamp.publisher as usize {
+            publisher.received_own(stamp.number, delivery.at);
+        }
+        if self.measuring {
+            self.record_latency(&stamp, delivery.at);
+        }
+    }
+
+    /// `None` for a message of others, which is counted as such.
+    #[inline]
+    fn own_stamp(&mut self, bytes: &[u8; STAMP_LEN]) -> Option<Stamp> {
+        let stamp = Stamp::read(bytes);
+        if stamp.run != self.run {
+            self.foreign += 1;
+            return None;
+        }
+        Some(stamp)
+    }
+
+    /// Whether it is a delivery, and not a duplicate.
+    #[inline]
+    fn count_arrival(&mut self, arrival: Arrival) -> bool {
+        match arrival {
+            Arrival::InOrder => {}
+            Arrival::Late => self.out_of_order += 1,
+            Arrival::Duplicate => {
                 self.duplicated += 1;
-                return;
+                return false;
             }
         }
         self.deliveries += 1;
-        if listener == stamp.publisher as usize {
-            publisher.heard_itself(stamp.number, now);
-        }
-        if self.measuring {
-            let sent = Duration::from_nanos(stamp.sent);
-            self.latencies
-                .saturating_record(self.since_began(now).saturating_sub(sent).as_micros() as u64);
-        }
+        true
     }
 
-    /// How many of our messages were heard, whatever was wrong with them.
-    pub(super) fn heard(&self) -> u64 {
+    #[inline]
+    fn record_latency(&mut self, stamp: &Stamp, received: Instant) {
+        let sent = Duration::from_nanos(stamp.sent);
+        let latency = self.since_began(received).saturating_sub(sent);
+        self.latencies.saturating_record(latency.as_micros() as u64);
+    }
+
+    /// How many of our messages arrived anywhere, whatever was wrong with them.
+    pub(super) fn arrived(&self) -> u64 {
         self.deliveries + self.duplicated + self.damaged
     }
 
+    #[inline]
     fn since_began(&self, time: Instant) -> Duration {
         time.saturating_duration_since(self.began)
     }
+}
+
+/// `None` if no publisher has published a message with this stamp.
+#[inline]
+fn find_publisher<'a>(publishers: &'a mut [Publisher], stamp: &Stamp) -> Option<&'a mut Publisher> {
+    publishers
+        .get_mut(stamp.publisher as usize)
+        .filter(|publisher| stamp.number < publisher.sent())
 }

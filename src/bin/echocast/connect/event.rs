@@ -1,55 +1,77 @@
-//! What an open connection tells the subcommands, and in which words people are told.
+//! Events of an open connection, and the notices about them that people read.
 
 use tokio_tungstenite::tungstenite::Message;
 
 use super::output::shown;
 
-/// Characters of a message that could not be said.
+/// Characters of a message that a notice quotes.
 const QUOTED: usize = 60;
 
 /// What happened on an open connection.
 #[derive(Debug)]
 pub(crate) enum Event {
     /// A message, a ping (already answered) or a pong.
-    Heard(Message),
-    /// Of the channel's messages so many are missing at this place, if that is known.
+    Received(Message),
+    /// This many messages of the channel are missing here, if the number is known.
     Missing(Option<u64>),
-    /// Something that was said is with the channel.
+    /// One of our messages is published.
     Acknowledged,
-    /// Something that was said is not, or not for sure: what, if that is known, and why.
-    NotSaid {
+    /// One of our messages is not published: which, if that is known, and why.
+    NotPublished {
         message: Option<Message>,
         why: String,
     },
-    /// All that was said has been handed to the system; there is room again.
+    /// The connection was lost before this message was acknowledged, and the server cannot tell
+    /// whether it was published.
+    Doubtful(Message),
+    /// Everything queued is written, so there is room again.
     Flushed,
 }
 
 impl Event {
-    /// What people should be told besides the messages.
-    pub(crate) fn words(&self) -> Option<String> {
+    /// A notice for people, besides the messages themselves.
+    pub(crate) fn notice(&self) -> Option<String> {
         match self {
-            Self::Missing(None) => Some("some messages may be missing here".to_owned()),
-            Self::Missing(Some(1)) => Some("1 message is missing here".to_owned()),
-            Self::Missing(Some(count)) => Some(format!("{count} messages are missing here")),
-            Self::NotSaid { message, why } => Some(match message.as_ref().and_then(shown) {
-                Some(text) => format!("not said: \"{}\": {why}", beginning(&text)),
-                None => format!("not said: {why}"),
-            }),
-            Self::Heard(_) | Self::Acknowledged | Self::Flushed => None,
+            Self::Missing(count) => Some(missing(*count)),
+            Self::NotPublished { message, why } => Some(not_published(message.as_ref(), why)),
+            Self::Doubtful(message) => Some(doubtful(message)),
+            Self::Received(_) | Self::Acknowledged | Self::Flushed => None,
         }
     }
 }
 
-/// Enough of a text to know it again.
-fn beginning(text: &str) -> String {
-    let mut shortened: String = text
+fn missing(count: Option<u64>) -> String {
+    match count {
+        None => "some messages may be missing here".to_owned(),
+        Some(1) => "1 message is missing here".to_owned(),
+        Some(count) => format!("{count} messages are missing here"),
+    }
+}
+
+fn not_published(message: Option<&Message>, why: &str) -> String {
+    match message.and_then(quote) {
+        Some(quote) => format!("not published: {quote}: {why}"),
+        None => format!("not published: {why}"),
+    }
+}
+
+fn doubtful(message: &Message) -> String {
+    let quote = quote(message).unwrap_or_default();
+    format!("perhaps not published: {quote}: the connection was lost before it was acknowledged")
+}
+
+/// The beginning of a message, enough to recognize it.
+fn quote(message: &Message) -> Option<String> {
+    let text = shown(message)?;
+    let more = if text.chars().nth(QUOTED).is_some() {
+        "…"
+    } else {
+        ""
+    };
+    let beginning: String = text
         .chars()
         .take(QUOTED)
         .flat_map(char::escape_debug)
         .collect();
-    if text.chars().nth(QUOTED).is_some() {
-        shortened.push('…');
-    }
-    shortened
+    Some(format!("\"{beginning}{more}\""))
 }

@@ -1,71 +1,67 @@
-//! Standard output as another program reads it: messages only, one a line, each at once, until that
-//! program has enough. People who read it on a terminal are shown what a message would do to that.
+//! Standard output, as another program reads it: messages only, one a line, each at once, until
+//! that program has read enough. On a terminal, messages are made printable.
 
 use std::borrow::Cow;
-use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::ops::ControlFlow;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::thread;
 
-use anyhow::Context;
 use echocast::telemetry::printable;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::sync::Notify;
 use tokio_tungstenite::tungstenite::Message;
 
-/// Of a binary message, this many bytes are shown.
+use crate::show::print_line;
+
+/// Bytes of a binary message that are shown.
 const SHOWN_BYTES: usize = 32;
 
 pub(crate) struct Output {
     reader_gone: Arc<Notify>,
-    /// Whether people read it.
-    terminal: bool,
+    is_terminal: bool,
 }
 
 impl Output {
     pub(crate) fn new() -> Self {
         let reader_gone = Arc::new(Notify::new());
         let gone = Arc::clone(&reader_gone);
-        // Asked for no event, poll returns only when the other end is gone; on a file, never. A
-        // thread of its own, because nothing may hold up the exit. If poll fails we still find out
-        // by the next message.
-        thread::spawn(move || {
-            let stdout = io::stdout();
-            let mut output = [PollFd::new(stdout.as_fd(), PollFlags::empty())];
-            if poll(&mut output, PollTimeout::NONE).is_ok() {
-                gone.notify_one();
-            }
-        });
+        // A thread of its own, which is never joined, because nothing may delay the exit.
+        thread::spawn(move || notify_when_reader_is_gone(&gone));
         Self {
             reader_gone,
-            terminal: io::stdout().is_terminal(),
+            is_terminal: io::stdout().is_terminal(),
         }
     }
 
-    /// Breaks when nobody reads any more (`echocast client | head -1`): no error, the reader has
-    /// enough.
+    /// Breaks if the reader has closed the pipe (`echocast client | head -1`). That is no error: the
+    /// reader has enough.
     pub(crate) fn print(&self, message: &Message) -> anyhow::Result<ControlFlow<()>> {
         let Some(text) = shown(message) else {
             return Ok(ControlFlow::Continue(()));
         };
-        let mut output = io::stdout().lock();
-        let line = if self.terminal {
-            printable::line(&text)
+        if self.is_terminal {
+            print_line(&printable::line(&text))
         } else {
-            text
-        };
-        match writeln!(output, "{line}").and_then(|()| output.flush()) {
-            Ok(()) => Ok(ControlFlow::Continue(())),
-            Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(ControlFlow::Break(())),
-            Err(error) => Err(error).context("cannot write to standard output"),
+            print_line(&text)
         }
     }
 
-    /// Returns when the reader is gone: on a quiet channel there may be no next message to find out
-    /// by.
-    pub(crate) async fn unread(&self) {
+    /// Returns when the reader is gone. On a quiet channel no message may follow that would fail to
+    /// be printed.
+    pub(crate) async fn reader_gone(&self) {
         self.reader_gone.notified().await;
+    }
+}
+
+/// If `poll` fails, the next message still finds out.
+fn notify_when_reader_is_gone(gone: &Notify) {
+    let stdout = io::stdout();
+    // Asked for no event, `poll` returns only when the other end is gone. On a file it never does.
+    let mut output = [PollFd::new(stdout.as_fd(), PollFlags::empty())];
+    if poll(&mut output, PollTimeout::NONE).is_ok() {
+        gone.notify_one();
     }
 }
 
@@ -73,19 +69,17 @@ impl Output {
 pub(crate) fn shown(message: &Message) -> Option<Cow<'_, str>> {
     match message {
         Message::Text(text) => Some(Cow::Borrowed(text.as_str())),
-        Message::Binary(bytes) => {
-            let hex: String = bytes
-                .iter()
-                .take(SHOWN_BYTES)
-                .map(|byte| format!("{byte:02x}"))
-                .collect();
-            let more = if bytes.len() > SHOWN_BYTES { "…" } else { "" };
-            let plural = if bytes.len() == 1 { "" } else { "s" };
-            Some(Cow::Owned(format!(
-                "<{} byte{plural}: {hex}{more}>",
-                bytes.len()
-            )))
-        }
+        Message::Binary(bytes) => Some(Cow::Owned(hex(bytes))),
         _ => None,
     }
+}
+
+/// The length and the first bytes, as `<2 bytes: 00ff>`.
+fn hex(bytes: &[u8]) -> String {
+    let length = bytes.len();
+    let plural = if length == 1 { "" } else { "s" };
+    let more = if length > SHOWN_BYTES { "…" } else { "" };
+    let first = bytes.iter().take(SHOWN_BYTES);
+    let digits: String = first.map(|byte| format!("{byte:02x}")).collect();
+    format!("<{length} byte{plural}: {digits}{more}>")
 }

@@ -1,7 +1,9 @@
-//! What outlives a connection: up to where the channel was heard, and what was said and is
-//! `unacknowledged`. With it the next connection goes on without loss or repetition, if the server
-//! speaks `echocast.v1`; with others everything is passed on as it is, and nothing is known. Pure:
-//! frames in, frames and events out.
+//! The state that outlives a connection: the position in the channel, and messages that are not
+//! acknowledged.
+//!
+//! With it the next connection resumes without loss or repetition, if the server speaks
+//! `echocast.v1`. With other servers everything is passed on as it is. Pure: frames in, frames and
+//! events out.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -9,82 +11,70 @@ use std::time::Duration;
 use tokio_tungstenite::tungstenite::Message;
 
 use super::event::Event;
+use super::position::Position;
 use super::unacknowledged::Unacknowledged;
 use super::v1::{self, Frame, Id};
 
-/// Own messages that are remembered behind a gap.
-const REMEMBERED: usize = 1024;
 /// A server may ask for no longer wait than this.
 const LONGEST_RETRY: Duration = Duration::from_secs(300);
-/// The close code for a message that is too big.
+/// Close code for a message that is too big.
 const TOO_BIG: u16 = 1009;
-const MAYBE: &str = "the connection was lost and this server cannot tell: it may not have arrived";
+
+type Queue = VecDeque<Message>;
 
 #[derive(Debug)]
 pub(crate) struct Resume {
     state: State,
-    /// Whether the server sends our own messages back.
-    hears_itself: bool,
-    /// Messages after this one are still to be heard. `None` until something is known, or where the
-    /// server keeps nothing.
-    newest: Option<Id>,
-    /// Whether `newest` was heard. If it is from a welcome, older ones may follow that were asked
-    /// for.
-    heard: bool,
-    /// Our own acknowledged messages behind `newest`, where they are not heard: a later connection
-    /// would be sent them.
-    own: VecDeque<Id>,
-    /// Whether there was a connection before whose messages this one goes on from.
-    begun: bool,
-    said: Unacknowledged,
-    /// How long the server wants us to stay away.
+    /// Whether the server sends us our own messages, too.
+    has_echo: bool,
+    position: Position,
+    /// Whether this goes on from an earlier connection.
+    continues: bool,
+    unacknowledged: Unacknowledged,
+    /// How long the server asks us to stay away.
     retry: Option<Duration>,
 }
 
 #[derive(Debug, PartialEq)]
 enum State {
-    /// No connection, or one whose welcome is still to come: what is said is kept.
+    /// Without a connection, or before its welcome. Messages are kept.
     Waiting,
-    /// A server of ours, which acknowledges.
+    /// The server speaks `echocast.v1`, and acknowledges.
     Open,
     /// Any server: one message, one frame.
     Raw,
 }
 
 impl Resume {
-    /// `run` is random: a number that no other client has.
-    pub(crate) fn new(hears_itself: bool, run: u128) -> Self {
+    /// `run` is random, so that no other client has it.
+    pub(crate) fn new(has_echo: bool, run: u128) -> Self {
         Self {
             state: State::Waiting,
-            hears_itself,
-            newest: None,
-            heard: false,
-            own: VecDeque::new(),
-            begun: false,
-            said: Unacknowledged::new(run),
+            has_echo,
+            position: Position::default(),
+            continues: false,
+            unacknowledged: Unacknowledged::new(run),
             retry: None,
         }
     }
 
-    /// After which message the next connection is to begin.
+    /// The message behind which the next connection is to begin.
     pub(crate) fn since(&self) -> Option<&Id> {
-        self.newest.as_ref()
+        self.position.newest()
     }
 
-    /// The next connection begins anew: what it is sent may have been heard before.
-    pub(crate) fn forget_place(&mut self) {
-        self.newest = None;
-        self.heard = false;
-        self.own.clear();
-        self.begun = false;
+    /// The next connection begins anew, and may repeat messages.
+    pub(crate) fn forget_position(&mut self) {
+        self.position = Position::default();
+        self.continues = false;
     }
 
     pub(crate) fn unacknowledged(&self) -> usize {
-        self.said.len()
+        self.unacknowledged.len()
     }
 
     pub(crate) fn has_room(&self) -> bool {
-        self.said.has_room()
+        self.unacknowledged.has_room()
     }
 
     /// Whether a lost connection loses nothing.
@@ -92,146 +82,130 @@ impl Resume {
         self.state != State::Raw
     }
 
-    /// A connection is open.
-    pub(crate) fn opened(&mut self, v1: bool, outbox: &mut VecDeque<Message>) -> Vec<Event> {
+    /// A connection is open. `v1`: the server speaks `echocast.v1`.
+    pub(crate) fn opened(&mut self, v1: bool, queue: &mut Queue) -> Vec<Event> {
         if v1 {
+            // Everything else is done once the welcome arrives.
             self.state = State::Waiting;
             return Vec::new();
         }
         self.state = State::Raw;
-        let missing = self.begun.then_some(Event::Missing(None));
-        self.forget_place();
+        let missing = self.continues.then_some(Event::Missing(None));
+        self.forget_position();
         let events = missing.into_iter().chain(self.give_up_sent()).collect();
-        outbox.extend(self.said.take_all());
+        queue.extend(self.unacknowledged.take_all());
         events
     }
 
-    /// The connection is gone; returns how long the server asked us to stay away, if it did.
+    /// The connection has ended. Returns how long the server asked us to stay away, if it did.
     pub(crate) fn ended(&mut self) -> Option<Duration> {
         self.state = State::Waiting;
         self.retry.take()
     }
 
-    pub(crate) fn say(&mut self, message: Message, outbox: &mut VecDeque<Message>) {
+    pub(crate) fn send(&mut self, message: Message, queue: &mut Queue) {
         if self.state == State::Raw {
-            return outbox.push_back(message);
+            return queue.push_back(message);
         }
-        self.said.push(message);
+        self.unacknowledged.push(message);
         if self.state == State::Open {
-            outbox.extend(self.said.send_last());
+            queue.extend(self.unacknowledged.send_last());
         }
     }
 
-    /// What a message from the server means.
-    pub(crate) fn hear(&mut self, message: Message, outbox: &mut VecDeque<Message>) -> Vec<Event> {
-        let frame = match &message {
+    /// Handles a message from the server.
+    pub(crate) fn receive(&mut self, message: Message, queue: &mut Queue) -> Vec<Event> {
+        match self.parse(&message) {
+            Some(frame) => self.on_frame(frame, queue),
+            None => vec![Event::Received(message)],
+        }
+    }
+
+    fn parse(&self, message: &Message) -> Option<Frame> {
+        match message {
             Message::Text(text) if self.state != State::Raw => v1::parse(text),
             _ => None,
-        };
+        }
+    }
+
+    fn on_frame(&mut self, frame: Frame, queue: &mut Queue) -> Vec<Event> {
         match frame {
-            None => vec![Event::Heard(message)],
-            Some(Frame::Message { id, message }) if self.is_new(id.as_ref()) => {
-                vec![Event::Heard(message)]
-            }
-            Some(Frame::Message { .. } | Frame::Unknown) => Vec::new(),
-            Some(Frame::Welcome { id }) => self.welcome(id, outbox),
-            Some(Frame::Gap { missed }) => vec![Event::Missing(missed)],
-            Some(Frame::Drain { retry }) => {
+            Frame::Welcome { id } => self.on_welcome(id, queue),
+            Frame::Message { id, message } => self.on_message(id.as_ref(), message),
+            Frame::Gap { missed } => vec![Event::Missing(missed)],
+            Frame::Ack { reference, id } => self.on_ack(&reference, id),
+            Frame::Error { why, reference } => vec![self.on_error(why, reference.as_deref())],
+            Frame::Drain { retry } => {
                 self.retry = Some(retry.min(LONGEST_RETRY));
                 Vec::new()
             }
-            Some(Frame::Ack { reference, id }) => {
-                if let Some(id) = id.filter(|_| !self.hears_itself) {
-                    self.own.push_back(id);
-                    self.pass_own();
-                    // Only behind a gap on a channel where nobody else speaks.
-                    self.own.truncate(REMEMBERED);
-                }
-                self.said
-                    .settle(&reference)
-                    .map(|_| Event::Acknowledged)
-                    .into_iter()
-                    .collect()
-            }
-            Some(Frame::Error { words, reference }) => {
-                let message = reference.and_then(|reference| self.said.settle(&reference));
-                vec![Event::NotSaid {
-                    message,
-                    why: words,
-                }]
-            }
+            Frame::Unknown => Vec::new(),
         }
     }
 
-    /// The server closes. For the code of a message that is too big the biggest is given up, or it
-    /// would end every later connection, too.
-    pub(crate) fn closed(&mut self, code: u16) -> Vec<Event> {
-        let biggest = if code == TOO_BIG {
-            self.said.take_biggest()
-        } else {
-            None
-        };
-        let not_said = |message| Event::NotSaid {
-            message: Some(message),
-            why: "too big for this server".to_owned(),
-        };
-        biggest.map(not_said).into_iter().collect()
-    }
-
-    fn welcome(&mut self, id: Option<Id>, outbox: &mut VecDeque<Message>) -> Vec<Event> {
+    fn on_welcome(&mut self, id: Option<Id>, queue: &mut Queue) -> Vec<Event> {
         let mut events = Vec::new();
-        if self.begun && self.newest.is_none() {
-            // There was nothing to resume from, so the server cannot know that something is
-            // missing.
+        // We named no message to resume after, so the server cannot know that some are missing.
+        if self.continues && self.position.newest().is_none() {
             events.push(Event::Missing(None));
         }
+        // Without a history the server keeps no keys, so a message that is sent again might be
+        // published twice.
         if id.is_none() {
-            // Without a history there are no keys: what is sent again may be said twice.
             events.extend(self.give_up_sent());
         }
-        self.newest = self.newest.take().or(id);
-        self.begun = true;
+        self.position.begin_at(id);
+        self.continues = true;
         self.state = State::Open;
-        outbox.extend(self.said.send());
+        queue.extend(self.unacknowledged.send_all());
         events
     }
 
-    /// Whether a message was not heard before; it is the newest then.
-    fn is_new(&mut self, id: Option<&Id>) -> bool {
-        let Some(id) = id else { return true };
-        let repeated = self.heard
-            && self
-                .newest
-                .as_ref()
-                .is_some_and(|newest| id.is_at_or_before(newest));
-        // An own message that was acknowledged on an earlier connection, and left out there.
-        let own = self.own.contains(id);
-        if !repeated {
-            self.own.retain(|own| own != id && id.is_at_or_before(own));
-            self.newest = Some(id.clone());
-            self.heard = true;
-            self.pass_own();
-        }
-        !repeated && !own
-    }
-
-    /// What follows without a gap and is our own needs not be heard.
-    fn pass_own(&mut self) {
-        let Some(newest) = &mut self.newest else {
-            return;
-        };
-        while let Some(at) = self.own.iter().position(|own| own.is_next_after(newest)) {
-            *newest = self.own.remove(at).expect("just found");
+    fn on_message(&mut self, id: Option<&Id>, message: Message) -> Vec<Event> {
+        // A message that did not come through the service has no id, and so no position.
+        if id.is_none_or(|id| self.position.receive(id)) {
+            vec![Event::Received(message)]
+        } else {
+            Vec::new()
         }
     }
 
-    /// What cannot be confirmed any more.
+    fn on_ack(&mut self, reference: &str, id: Option<Id>) -> Vec<Event> {
+        if !self.has_echo
+            && let Some(id) = id
+        {
+            self.position.skip(id);
+        }
+        match self.unacknowledged.settle(reference) {
+            Some(_) => vec![Event::Acknowledged],
+            None => Vec::new(),
+        }
+    }
+
+    fn on_error(&mut self, why: String, reference: Option<&str>) -> Event {
+        let message = reference.and_then(|reference| self.unacknowledged.settle(reference));
+        Event::NotPublished { message, why }
+    }
+
+    /// The server closes the connection. If a message was too big, the biggest one is given up.
+    /// Otherwise it would end every later connection, too.
+    pub(crate) fn closed(&mut self, code: u16) -> Option<Event> {
+        if code != TOO_BIG {
+            return None;
+        }
+        let biggest = self.unacknowledged.take_biggest_sent()?;
+        Some(Event::NotPublished {
+            message: Some(biggest),
+            why: "too big for this server".to_owned(),
+        })
+    }
+
+    /// Gives up messages that can no longer be acknowledged.
     fn give_up_sent(&mut self) -> impl Iterator<Item = Event> + use<> {
-        let not_said = |message| Event::NotSaid {
-            message: Some(message),
-            why: MAYBE.to_owned(),
-        };
-        self.said.take_sent().into_iter().map(not_said)
+        self.unacknowledged
+            .take_sent()
+            .into_iter()
+            .map(Event::Doubtful)
     }
 }
 
@@ -241,46 +215,46 @@ mod tests {
 
     use super::*;
 
-    /// A conversation, and what it has sent since it was last looked at.
-    struct Talk {
+    /// A client, and the frames it has sent since the last look at them.
+    struct Client {
         resume: Resume,
-        outbox: VecDeque<Message>,
+        queue: VecDeque<Message>,
     }
 
-    impl Talk {
-        fn new(hears_itself: bool) -> Self {
+    impl Client {
+        fn new(has_echo: bool) -> Self {
             Self {
-                resume: Resume::new(hears_itself, 7),
-                outbox: VecDeque::new(),
+                resume: Resume::new(has_echo, 7),
+                queue: VecDeque::new(),
             }
         }
 
         fn connect(&mut self, welcome: &str) -> Vec<String> {
-            self.outbox.clear();
-            let mut events = in_short(self.resume.opened(true, &mut self.outbox));
-            assert!(self.outbox.is_empty(), "nothing is sent before the welcome");
-            events.extend(self.hear(&format!(
+            self.queue.clear();
+            let mut events = in_short(self.resume.opened(true, &mut self.queue));
+            assert!(self.queue.is_empty(), "nothing is sent before the welcome");
+            events.extend(self.receive(&format!(
                 r#"{{"event":"welcome","id":{welcome},"recovered":true}}"#
             )));
             events
         }
 
-        fn say(&mut self, text: &str) {
-            self.resume.say(Message::text(text), &mut self.outbox);
+        fn send(&mut self, text: &str) {
+            self.resume.send(Message::text(text), &mut self.queue);
         }
 
-        fn hear(&mut self, frame: &str) -> Vec<String> {
-            in_short(self.resume.hear(Message::text(frame), &mut self.outbox))
+        fn receive(&mut self, frame: &str) -> Vec<String> {
+            in_short(self.resume.receive(Message::text(frame), &mut self.queue))
         }
 
-        /// Each message as the server says it.
-        fn hear_id(&mut self, id: &str) -> Vec<String> {
-            self.hear(&format!(r#"{{"id":"{id}","data":"{id}"}}"#))
+        /// A message whose text is its id.
+        fn receive_id(&mut self, id: &str) -> Vec<String> {
+            self.receive(&format!(r#"{{"id":"{id}","data":"{id}"}}"#))
         }
 
         fn sent(&mut self) -> Vec<Value> {
             let sent = self
-                .outbox
+                .queue
                 .drain(..)
                 .map(|frame| frame.into_text().expect("frames are text"));
             sent.map(|text| serde_json::from_str(&text).unwrap_or_else(|_| json!(text.as_str())))
@@ -294,8 +268,8 @@ mod tests {
 
     fn in_short(events: Vec<Event>) -> Vec<String> {
         let short = |event| match event {
-            Event::Heard(message) => message.into_text().expect("texts only").to_string(),
-            event => event.words().unwrap_or_else(|| format!("{event:?}")),
+            Event::Received(message) => message.into_text().expect("texts only").to_string(),
+            event => event.notice().unwrap_or_else(|| format!("{event:?}")),
         };
         events.into_iter().map(short).collect()
     }
@@ -305,24 +279,24 @@ mod tests {
     }
 
     #[test]
-    fn it_goes_on_after_the_newest_it_heard_or_was_welcomed_with() {
-        let mut talk = Talk::new(true);
-        assert_eq!(talk.since(), None);
-        talk.connect(r#""e-3""#);
-        assert_eq!(talk.since().as_deref(), Some("e-3"));
-        assert_eq!(talk.hear_id("e-4"), ["e-4"]);
-        // What came from outside has no id and no place.
-        assert_eq!(talk.hear(r#"{"data":"x"}"#), ["x"]);
-        talk.resume.ended();
-        // The newer ones that the welcome names are still to come.
-        talk.connect(r#""e-9""#);
-        assert_eq!(talk.since().as_deref(), Some("e-4"));
+    fn it_resumes_after_the_newest_message_received_or_named_by_the_welcome() {
+        let mut client = Client::new(true);
+        assert_eq!(client.since(), None);
+        client.connect(r#""e-3""#);
+        assert_eq!(client.since().as_deref(), Some("e-3"));
+        assert_eq!(client.receive_id("e-4"), ["e-4"]);
+        // A message from outside of the service has no id and no position.
+        assert_eq!(client.receive(r#"{"data":"x"}"#), ["x"]);
+        client.resume.ended();
+        // The messages up to the one that the welcome names are still to come.
+        client.connect(r#""e-9""#);
+        assert_eq!(client.since().as_deref(), Some("e-4"));
     }
 
     #[test]
     fn repetitions_are_dropped_and_a_new_epoch_is_none() {
-        let mut talk = Talk::new(true);
-        talk.connect(r#""e-3""#);
+        let mut client = Client::new(true);
+        client.connect(r#""e-3""#);
         for (id, heard) in [
             ("e-4", 1),
             ("e-4", 0),
@@ -332,137 +306,143 @@ mod tests {
             ("f-1", 0),
             ("e-8", 1),
         ] {
-            assert_eq!(talk.hear_id(id).len(), heard, "{id}");
+            assert_eq!(client.receive_id(id).len(), heard, "{id}");
         }
     }
 
     #[test]
     fn a_replay_that_was_asked_for_is_no_repetition() {
-        let mut talk = Talk::new(true);
-        talk.connect(r#""e-3""#);
-        talk.resume.ended();
-        talk.resume.forget_place();
-        assert_eq!(talk.since(), None);
-        // Those before the welcome's id are the replay.
-        assert_eq!(talk.connect(r#""e-3""#), [""; 0]);
+        let mut client = Client::new(true);
+        client.connect(r#""e-3""#);
+        client.resume.ended();
+        client.resume.forget_position();
+        assert_eq!(client.since(), None);
+        // Messages before the id of the welcome are the replay.
+        assert_eq!(client.connect(r#""e-3""#), [""; 0]);
         assert_eq!(
-            (talk.hear_id("e-2"), talk.hear_id("e-3")),
+            (client.receive_id("e-2"), client.receive_id("e-3")),
             (vec!["e-2".into()], vec!["e-3".into()])
         );
     }
 
     #[test]
-    fn what_is_not_acknowledged_is_said_again_under_its_key() {
-        let mut talk = Talk::new(true);
-        talk.say("a");
-        talk.connect(r#""0-0""#);
-        talk.say("b");
-        assert_eq!(talk.sent(), [frame("a", 1), frame("b", 2)]);
-        assert_eq!(talk.hear(r#"{"ack":"1","id":"e-1"}"#), ["Acknowledged"]);
-        talk.resume.ended();
-        talk.say("c");
-        assert_eq!(talk.resume.unacknowledged(), 2);
-        talk.connect(r#""e-1""#);
-        assert_eq!(talk.sent(), [frame("b", 2), frame("c", 3)]);
-        talk.hear(r#"{"ack":"3","id":"e-3"}"#);
-        talk.hear(r#"{"ack":"2","id":"e-2"}"#);
-        assert_eq!(talk.resume.unacknowledged(), 0);
+    fn messages_without_an_acknowledgement_are_sent_again_with_their_keys() {
+        let mut client = Client::new(true);
+        client.send("a");
+        client.connect(r#""0-0""#);
+        client.send("b");
+        assert_eq!(client.sent(), [frame("a", 1), frame("b", 2)]);
+        assert_eq!(
+            client.receive(r#"{"ack":"1","id":"e-1"}"#),
+            ["Acknowledged"]
+        );
+        client.resume.ended();
+        client.send("c");
+        assert_eq!(client.resume.unacknowledged(), 2);
+        client.connect(r#""e-1""#);
+        assert_eq!(client.sent(), [frame("b", 2), frame("c", 3)]);
+        client.receive(r#"{"ack":"3","id":"e-3"}"#);
+        client.receive(r#"{"ack":"2","id":"e-2"}"#);
+        assert_eq!(client.resume.unacknowledged(), 0);
     }
 
     #[test]
-    fn without_a_history_nothing_is_said_twice_and_what_may_be_lost_is_told() {
-        let mut talk = Talk::new(true);
-        talk.connect("null");
-        talk.say("a");
-        talk.resume.ended();
-        talk.say("b");
-        let told = talk.connect("null");
-        assert_eq!(told[0], "some messages may be missing here");
+    fn without_a_history_nothing_is_sent_twice_and_possible_losses_are_reported() {
+        let mut client = Client::new(true);
+        client.connect("null");
+        client.send("a");
+        client.resume.ended();
+        client.send("b");
+        let notices = client.connect("null");
+        assert_eq!(notices[0], "some messages may be missing here");
         assert!(
-            told[1].starts_with("not said: \"a\": ") && told.len() == 2,
-            "{told:?}"
+            notices[1].starts_with("perhaps not published: \"a\": ") && notices.len() == 2,
+            "{notices:?}"
         );
-        assert_eq!(talk.sent(), [frame("b", 2)]);
+        assert_eq!(client.sent(), [frame("b", 2)]);
     }
 
     #[test]
-    fn what_is_refused_is_told_and_not_said_again() {
-        let mut talk = Talk::new(true);
-        talk.connect("null");
-        talk.say("a");
+    fn a_rejected_message_is_reported_and_not_sent_again() {
+        let mut client = Client::new(true);
+        client.connect("null");
+        client.send("a");
         assert_eq!(
-            talk.hear(r#"{"error":"no","ref":"1"}"#),
-            [r#"not said: "a": no"#]
+            client.receive(r#"{"error":"no","ref":"1"}"#),
+            [r#"not published: "a": no"#]
         );
         assert_eq!(
-            talk.hear(r#"{"error":"what?","ref":null}"#),
-            ["not said: what?"]
+            client.receive(r#"{"error":"what?","ref":null}"#),
+            ["not published: what?"]
         );
-        assert_eq!(talk.resume.unacknowledged(), 0);
-        // Too big for the server: it closes. The others are said again.
-        talk.say("small");
-        talk.say("much bigger");
-        assert_eq!(in_short(talk.resume.closed(1012)), [""; 0]);
+        assert_eq!(client.resume.unacknowledged(), 0);
+        // Too big for the server, which closes. The others are sent again.
+        client.send("small");
+        client.send("much bigger");
         assert_eq!(
-            in_short(talk.resume.closed(1009))[0],
-            r#"not said: "much bigger": too big for this server"#
+            in_short(client.resume.closed(1012).into_iter().collect()),
+            [""; 0]
         );
-        assert_eq!(talk.resume.unacknowledged(), 1);
+        assert_eq!(
+            in_short(client.resume.closed(1009).into_iter().collect())[0],
+            r#"not published: "much bigger": too big for this server"#
+        );
+        assert_eq!(client.resume.unacknowledged(), 1);
     }
 
     #[test]
     fn own_messages_that_are_left_out_are_not_asked_for_later() {
-        let mut talk = Talk::new(false);
-        talk.connect(r#""0-0""#);
+        let mut client = Client::new(false);
+        client.connect(r#""0-0""#);
         for text in ["a", "b", "c"] {
-            talk.say(text);
+            client.send(text);
         }
-        talk.hear(r#"{"ack":"1","id":"e-1"}"#);
-        assert_eq!(talk.since().as_deref(), Some("e-1"));
-        // Somebody else's is on its way: it must be asked for if the connection is lost.
-        talk.hear(r#"{"ack":"2","id":"e-3"}"#);
-        assert_eq!(talk.since().as_deref(), Some("e-1"));
-        assert_eq!(talk.hear_id("e-2"), ["e-2"]);
-        assert_eq!(talk.since().as_deref(), Some("e-3"));
-        // A replay brings it back, to be dropped.
-        talk.hear(r#"{"ack":"3","id":"e-5"}"#);
+        client.receive(r#"{"ack":"1","id":"e-1"}"#);
+        assert_eq!(client.since().as_deref(), Some("e-1"));
+        // A message of another client is missing: it must be asked for if the connection is lost.
+        client.receive(r#"{"ack":"2","id":"e-3"}"#);
+        assert_eq!(client.since().as_deref(), Some("e-1"));
+        assert_eq!(client.receive_id("e-2"), ["e-2"]);
+        assert_eq!(client.since().as_deref(), Some("e-3"));
+        // A replay contains it, and it is dropped.
+        client.receive(r#"{"ack":"3","id":"e-5"}"#);
         assert_eq!(
             (
-                talk.hear_id("e-4").len(),
-                talk.hear_id("e-5").len(),
-                talk.hear_id("e-6").len()
+                client.receive_id("e-4").len(),
+                client.receive_id("e-5").len(),
+                client.receive_id("e-6").len()
             ),
             (1, 0, 1)
         );
     }
 
     #[test]
-    fn the_server_says_when_to_come_back() {
-        let mut talk = Talk::new(true);
-        talk.connect("null");
-        talk.hear(r#"{"event":"drain","retry_ms":1830}"#);
-        assert_eq!(talk.resume.ended(), Some(Duration::from_millis(1830)));
-        talk.hear(r#"{"event":"drain","retry_ms":18446744073709551615}"#);
+    fn the_server_decides_when_to_reconnect() {
+        let mut client = Client::new(true);
+        client.connect("null");
+        client.receive(r#"{"event":"drain","retry_ms":1830}"#);
+        assert_eq!(client.resume.ended(), Some(Duration::from_millis(1830)));
+        client.receive(r#"{"event":"drain","retry_ms":18446744073709551615}"#);
         assert_eq!(
-            (talk.resume.ended(), talk.resume.ended()),
+            (client.resume.ended(), client.resume.ended()),
             (Some(LONGEST_RETRY), None)
         );
     }
 
     #[test]
     fn with_other_servers_everything_is_passed_on_as_it_is() {
-        let mut talk = Talk::new(true);
-        talk.say("early");
-        talk.resume.opened(false, &mut talk.outbox);
-        talk.say("now");
-        assert_eq!(talk.sent(), ["early", "now"]);
+        let mut client = Client::new(true);
+        client.send("early");
+        client.resume.opened(false, &mut client.queue);
+        client.send("now");
+        assert_eq!(client.sent(), ["early", "now"]);
         let frame = r#"{"event":"gap","missed":3}"#;
-        assert_eq!(talk.hear(frame), [frame]);
+        assert_eq!(client.receive(frame), [frame]);
         assert_eq!(
             (
-                talk.resume.unacknowledged(),
-                talk.resume.resumes(),
-                talk.since()
+                client.resume.unacknowledged(),
+                client.resume.resumes(),
+                client.since()
             ),
             (0, false, None)
         );

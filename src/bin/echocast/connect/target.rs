@@ -1,25 +1,22 @@
-//! Where to connect and what to say in the handshake, from what the user typed. Pure: nothing is
-//! reached here.
+//! Where to connect, and the headers of the handshake, from what the user typed. Pure: it opens no
+//! connection.
 
 use std::fmt;
-use std::process::ExitCode;
 
 use base64::prelude::{BASE64_STANDARD, Engine};
-use percent_encoding::percent_decode_str;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::handshake::client::Request;
 use tokio_tungstenite::tungstenite::http::header::{
     AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, ORIGIN, SEC_WEBSOCKET_PROTOCOL, USER_AGENT,
 };
 use url::Url;
+use url::form_urlencoded::byte_serialize;
 
+use super::address::{self, take_credentials};
 use super::v1;
-use crate::show::notice;
 
-pub(crate) const DEFAULT_URL: &str = "ws://localhost:8080";
-
-/// A server, a channel and the handshake's own headers: checked, so that every request built from
-/// it is valid.
+/// A server, a channel and the headers of the handshake. They are checked, so that every request
+/// made from them is valid.
 #[derive(Debug, Clone)]
 pub(crate) struct Target {
     url: Url,
@@ -27,135 +24,96 @@ pub(crate) struct Target {
     offers_v1: bool,
 }
 
-/// What may be asked of a handshake besides the URL.
+/// Options of a handshake besides the URL.
 #[derive(Debug, Default)]
 pub(crate) struct TargetOptions {
-    /// `Name: value` lines; they win over the ones of our own.
+    /// Lines `Name: value`, which replace headers of our own.
     pub(crate) headers: Vec<String>,
     /// Offered in this order.
     pub(crate) subprotocols: Vec<String>,
-    /// Offers nothing of our own.
+    /// Do not offer `echocast.v1`.
     pub(crate) raw: bool,
     pub(crate) origin: Option<String>,
-    /// `user:password`, sent as HTTP basic authentication. Wins over the URL's.
+    /// `user:password`, sent as HTTP basic authentication. It replaces that of the URL.
     pub(crate) auth: Option<String>,
 }
 
 impl Target {
-    pub(crate) fn new(text: &str, options: TargetOptions) -> Result<Self, String> {
-        let mut url = parse_url(text)?;
-        let mut headers = HeaderMap::new();
-        headers.insert(
-            USER_AGENT,
-            HeaderValue::from_static(concat!("echocast/", env!("CARGO_PKG_VERSION"))),
-        );
-        if let Some(auth) = options.auth.or_else(|| take_credentials(&mut url)) {
-            headers.insert(
-                AUTHORIZATION,
-                value("--auth", &format!("Basic {}", BASE64_STANDARD.encode(auth)))?,
-            );
-        }
-        if let Some(origin) = &options.origin {
-            headers.insert(ORIGIN, value("--origin", origin)?);
-        }
-        if !options.subprotocols.is_empty() {
-            headers.insert(
-                SEC_WEBSOCKET_PROTOCOL,
-                value("--subprotocol", &options.subprotocols.join(", "))?,
-            );
-        }
-        let mut given = HeaderMap::new();
-        for line in &options.headers {
-            let (name, text) = line
-                .split_once(':')
-                .ok_or_else(|| format!("--header '{line}': expected 'Name: value'"))?;
-            let name = HeaderName::try_from(name.trim())
-                .map_err(|error| format!("--header '{line}': {error}"))?;
-            given.append(name, value("--header", text.trim())?);
-        }
-        headers.extend(given);
-        let offers_v1 = !options.raw && !headers.contains_key(SEC_WEBSOCKET_PROTOCOL);
+    pub(crate) fn new(text: &str, mut options: TargetOptions) -> Result<Self, String> {
+        let mut url = address::parse(text)?;
+        // Taken out of the URL in any case, even if --auth replaces them.
+        let credentials = take_credentials(&mut url);
+        options.auth = options.auth.or(credentials);
+        let mut headers = headers(&options)?;
+        headers.extend(given_headers(&options.headers)?);
         url.as_str()
             .into_client_request()
             .map_err(|error| format!("'{text}': {error}"))?;
         Ok(Self {
             url,
+            offers_v1: !options.raw && !headers.contains_key(SEC_WEBSOCKET_PROTOCOL),
             headers,
-            offers_v1,
         })
     }
 
-    /// Where it is: with everything of the query, so not for showing.
+    /// With its whole query, so do not print it.
     pub(crate) fn url(&self) -> &Url {
         &self.url
     }
 
-    /// Whether the server may be asked for `echocast.v1`: not where the user chose a subprotocol or
-    /// none.
+    /// Whether to ask the server for `echocast.v1`. Not if the user chose a subprotocol, or none.
     pub(crate) fn offers_v1(&self) -> bool {
         self.offers_v1
     }
 
-    /// A fresh handshake: its key must never be used twice.
+    /// A new handshake, because its key must not be used twice.
     pub(crate) fn request(&self, offer_v1: bool) -> Request {
         let mut request = self
             .url
             .as_str()
             .into_client_request()
             .expect("the URL was checked in `new`");
-        request.headers_mut().extend(self.headers.clone());
+        let headers = request.headers_mut();
+        headers.extend(self.headers.clone());
         if offer_v1 {
-            request.headers_mut().insert(
-                SEC_WEBSOCKET_PROTOCOL,
-                HeaderValue::from_static(v1::PROTOCOL),
-            );
+            let protocol = HeaderValue::from_static(v1::PROTOCOL);
+            headers.insert(SEC_WEBSOCKET_PROTOCOL, protocol);
         }
         request
     }
 
-    /// The same target, asking for a replay of the newest `count` messages.
+    /// The same target, with a replay of the newest `count` messages.
     pub(crate) fn with_last(&self, count: u64) -> Self {
-        self.beginning_with(&format!("last={count}"))
+        self.starting_at(&format!("last={count}"))
     }
 
-    /// The same target, asking for everything after a message.
+    /// The same target, with a replay of all messages after this one.
     pub(crate) fn with_since(&self, id: &v1::Id) -> Self {
-        let id = id.to_string();
-        self.beginning_with(&format!(
-            "since={}",
-            url::form_urlencoded::byte_serialize(id.as_bytes()).collect::<String>()
-        ))
+        let id: String = byte_serialize(id.to_string().as_bytes()).collect();
+        self.starting_at(&format!("since={id}"))
     }
 
-    /// Replaces whatever says where to begin.
-    fn beginning_with(&self, place: &str) -> Self {
+    /// Replaces the parameters that decide where to start.
+    fn starting_at(&self, start: &str) -> Self {
         let query = self.url.query().unwrap_or_default();
-        let is_place = |pair: &str| {
-            matches!(
-                pair.split('=').next(),
-                Some("last" | "since" | "lastEventId")
-            )
-        };
         let others = query
             .split('&')
-            .filter(|pair| !pair.is_empty() && !is_place(pair));
-        let query = others.chain([place]).collect::<Vec<_>>().join("&");
+            .filter(|pair| !pair.is_empty() && !is_start(pair));
+        let query: Vec<&str> = others.chain([start]).collect();
         let mut target = self.clone();
-        target.url.set_query(Some(&query));
+        target.url.set_query(Some(&query.join("&")));
         target
     }
 
-    /// Whether the server was asked to leave out this connection's own messages.
-    pub(crate) fn hears_itself(&self) -> bool {
-        !self
-            .url
-            .query_pairs()
-            .any(|(name, value)| name == "echo" && value == "false")
+    /// Whether the server sends a connection its own messages, too.
+    pub(crate) fn has_echo(&self) -> bool {
+        let mut pairs = self.url.query_pairs();
+        !pairs.any(|(name, value)| name == "echo" && value == "false")
     }
 }
 
 impl fmt::Display for Target {
-    /// Without the query: it may carry a token, and this is printed.
+    /// Without the query: this is printed, and a query may hold a token.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut url = self.url.clone();
         url.set_query(None);
@@ -163,68 +121,47 @@ impl fmt::Display for Target {
     }
 }
 
-/// Says what is wrong with the command line; 64 is `EX_USAGE` of sysexits(3).
-pub(crate) fn usage_error(problem: &str) -> ExitCode {
-    notice(problem);
-    ExitCode::from(64)
+fn is_start(pair: &str) -> bool {
+    let name = pair.split('=').next();
+    matches!(name, Some("last" | "since" | "lastEventId"))
 }
 
-/// Takes `ws://` and `wss://`, what a browser's address bar gives, and the short forms `host:port`,
-/// `:port` and `/channel`.
-fn parse_url(text: &str) -> Result<Url, String> {
-    let wrong = |what: &str| format!("'{text}' is not a WebSocket URL: {what}");
-    let full = match text {
-        "" => return Err(wrong("it is empty")),
-        _ if text.contains("://") => text.to_owned(),
-        _ if text.starts_with(':') => format!("ws://localhost{text}"),
-        _ if text.starts_with('/') => format!("{DEFAULT_URL}{text}"),
-        _ => format!("ws://{text}"),
-    };
-    let mut url = Url::parse(&full).map_err(|error| wrong(&error.to_string()))?;
-    let scheme = match url.scheme() {
-        "ws" | "http" => "ws",
-        "wss" | "https" => "wss",
-        other => {
-            return Err(wrong(&format!(
-                "unknown scheme '{other}', expected ws, wss, http or https"
-            )));
-        }
-    };
-    url.set_scheme(scheme)
-        .map_err(|()| wrong("its scheme cannot be a WebSocket's"))?;
-    if url.fragment().is_some() {
-        return Err(wrong("it has a #fragment, which is never sent to a server"));
+/// Headers of our own, and those of flags other than --header.
+fn headers(options: &TargetOptions) -> Result<HeaderMap, String> {
+    let mut headers = HeaderMap::new();
+    let agent = concat!("echocast/", env!("CARGO_PKG_VERSION"));
+    headers.insert(USER_AGENT, HeaderValue::from_static(agent));
+    if let Some(auth) = &options.auth {
+        let basic = format!("Basic {}", BASE64_STANDARD.encode(auth));
+        headers.insert(AUTHORIZATION, value("--auth", &basic)?);
     }
-    if url.port() == Some(0) {
-        return Err(wrong("port 0 cannot be connected to"));
+    if let Some(origin) = &options.origin {
+        headers.insert(ORIGIN, value("--origin", origin)?);
     }
-    Ok(url)
+    if !options.subprotocols.is_empty() {
+        let names = options.subprotocols.join(", ");
+        headers.insert(SEC_WEBSOCKET_PROTOCOL, value("--subprotocol", &names)?);
+    }
+    Ok(headers)
 }
 
-/// The user and password of the URL, which do not belong into the request line.
-fn take_credentials(url: &mut Url) -> Option<String> {
-    let user = url.username().to_owned();
-    let password = url.password().map(str::to_owned);
-    if user.is_empty() && password.is_none() {
-        return None;
+fn given_headers(lines: &[String]) -> Result<HeaderMap, String> {
+    let mut headers = HeaderMap::new();
+    for line in lines {
+        let wrong = |why: &str| format!("--header '{line}': {why}");
+        let (name, text) = line
+            .split_once(':')
+            .ok_or_else(|| wrong("expected 'Name: value'"))?;
+        let name = HeaderName::try_from(name.trim()).map_err(|error| wrong(&error.to_string()))?;
+        headers.append(name, value("--header", text.trim())?);
     }
-    url.set_username("")
-        .and_then(|()| url.set_password(None))
-        .expect("a URL with credentials has a host");
-    let plain = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
-    Some(format!(
-        "{}:{}",
-        plain(&user),
-        plain(&password.unwrap_or_default())
-    ))
+    Ok(headers)
 }
 
 fn value(flag: &str, text: &str) -> Result<HeaderValue, String> {
     HeaderValue::from_bytes(text.as_bytes()).map_err(|_| {
-        format!(
-            "{flag} '{}': a header cannot hold this",
-            text.escape_debug()
-        )
+        let text = text.escape_debug();
+        format!("{flag} '{text}': a header cannot hold this")
     })
 }
 
@@ -258,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_url_that_cannot_work_is_refused_with_its_reason() {
+    fn a_url_that_cannot_work_is_rejected_with_its_reason() {
         for (text, reason) in [
             ("", "empty"),
             ("ftp://example.org", "unknown scheme 'ftp'"),
@@ -274,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_replaces_the_one_in_the_query_and_keeps_the_rest() {
+    fn a_start_replaces_the_one_in_the_query_and_keeps_the_rest() {
         let with_last = |text: &str| {
             target(text).map(|target| target.with_last(20).url.query().map(str::to_owned))
         };
@@ -328,6 +265,17 @@ mod tests {
             "Basic bWU6cEBzcw=="
         );
         assert_eq!(target.request(false).headers()["host"], "host");
+        let auth = Some("other:one".to_owned());
+        let options = TargetOptions {
+            auth,
+            ..Default::default()
+        };
+        let target = Target::new("ws://me:p%40ss@host/a", options).expect("a good URL");
+        assert_eq!(target.to_string(), "ws://host/a");
+        assert_eq!(
+            target.request(false).headers()[AUTHORIZATION],
+            "Basic b3RoZXI6b25l"
+        );
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What `wss://` trusts: the system's certificates, or everything when the user asked for that.
+//! Certificates that `wss://` trusts: the system's, or any if the user asks for that.
 
 use std::sync::Arc;
 
@@ -9,27 +9,31 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
 use tokio_tungstenite::Connector;
 
-/// `None` leaves it to tokio-tungstenite, which reads the system's certificates when a `wss://` URL
-/// needs them.
+/// `None` lets tokio-tungstenite read the system's certificates when a `wss://` URL needs them.
 pub(crate) fn connector(check: bool) -> anyhow::Result<Option<Connector>> {
-    // rustls picks its provider by what is compiled in, and panics as soon as a dependency brings a
-    // second one. This fails only where a provider is installed already, which is as good.
+    // Otherwise rustls picks its provider by what is compiled in, and panics as soon as a
+    // dependency brings a second one. This fails only if a provider is installed already.
     aws_lc_rs::default_provider().install_default().ok();
     if check {
         return Ok(None);
     }
-    let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-        .with_safe_default_protocol_versions()
-        .context("cannot set up TLS")?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(TrustEverything(
-            aws_lc_rs::default_provider().signature_verification_algorithms,
-        )))
-        .with_no_client_auth();
+    let config = trust_everything()?;
     Ok(Some(Connector::Rustls(Arc::new(config))))
 }
 
-/// Takes any certificate for any name, but still demands that the server holds the certificate's
+fn trust_everything() -> anyhow::Result<ClientConfig> {
+    let provider = aws_lc_rs::default_provider();
+    let verifier = TrustEverything(provider.signature_verification_algorithms);
+    let config = ClientConfig::builder_with_provider(Arc::new(provider))
+        .with_safe_default_protocol_versions()
+        .context("cannot set up TLS")?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_no_client_auth();
+    Ok(config)
+}
+
+/// Accepts any certificate for any name. The server must still prove that it has the certificate's
 /// key.
 #[derive(Debug)]
 struct TrustEverything(WebPkiSupportedAlgorithms);

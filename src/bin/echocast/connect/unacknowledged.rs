@@ -1,5 +1,5 @@
-//! What was said and may not have arrived: kept until the server acknowledges or refuses it. When
-//! it is sent, and what is told about it, is `resume`'s.
+//! Messages that may not have arrived: kept until the server acknowledges or rejects them. When
+//! they are sent is decided by `resume`.
 
 use std::collections::VecDeque;
 
@@ -7,23 +7,24 @@ use tokio_tungstenite::tungstenite::Message;
 
 use super::v1;
 
-/// Beyond it nothing more should be said.
+/// At this many messages or bytes, no more should be sent.
 const WINDOW_MESSAGES: usize = 1024;
 const WINDOW_BYTES: usize = 16 << 20;
 
 #[derive(Debug)]
 pub(crate) struct Unacknowledged {
-    /// In the order they were said.
-    messages: VecDeque<Said>,
-    /// Of all of them.
+    /// Oldest first.
+    messages: VecDeque<Pending>,
+    /// Bytes of all of them.
     bytes: usize,
-    /// Begins each key of this process: no other's are the same.
+    /// Prefix of every key of this process, which no other process has.
     run: String,
     counter: u64,
 }
 
 #[derive(Debug)]
-struct Said {
+struct Pending {
+    /// The server acknowledges the message by it.
     reference: String,
     message: Message,
     /// Whether a server may have it already.
@@ -31,7 +32,7 @@ struct Said {
 }
 
 impl Unacknowledged {
-    /// `run` is random: a number that no other client has.
+    /// `run` is random, so that no other client has it.
     pub(crate) fn new(run: u128) -> Self {
         Self {
             messages: VecDeque::new(),
@@ -52,15 +53,15 @@ impl Unacknowledged {
     pub(crate) fn push(&mut self, message: Message) {
         self.counter += 1;
         self.bytes += message.len();
-        self.messages.push_back(Said {
+        self.messages.push_back(Pending {
             reference: self.counter.to_string(),
             message,
             sent: false,
         });
     }
 
-    /// All of them as frames, again under the same keys if they were sent before.
-    pub(crate) fn send(&mut self) -> impl Iterator<Item = Message> {
+    /// All of them as frames. Those that were sent before have the same keys again.
+    pub(crate) fn send_all(&mut self) -> impl Iterator<Item = Message> {
         self.send_from(0)
     }
 
@@ -70,54 +71,62 @@ impl Unacknowledged {
     }
 
     fn send_from(&mut self, first: usize) -> impl Iterator<Item = Message> {
-        self.messages.range_mut(first..).map(|said| {
-            said.sent = true;
-            v1::said(
-                &said.message,
-                &said.reference,
-                &format!("{}-{}", self.run, said.reference),
-            )
+        let run = &self.run;
+        self.messages.range_mut(first..).map(move |pending| {
+            pending.sent = true;
+            let key = format!("{run}-{}", pending.reference);
+            v1::publish(&pending.message, &pending.reference, &key)
         })
     }
 
-    /// Takes out the one that the server has answered.
+    /// Takes out the message that the server has answered.
     pub(crate) fn settle(&mut self, reference: &str) -> Option<Message> {
-        self.take(
-            self.messages
-                .iter()
-                .position(|said| said.reference == reference)?,
-        )
-    }
-
-    /// Takes out the biggest of those that a server has seen.
-    pub(crate) fn take_biggest(&mut self) -> Option<Message> {
-        let sent = self
+        let index = self
             .messages
             .iter()
-            .enumerate()
-            .filter(|(_, said)| said.sent);
-        self.take(sent.max_by_key(|(_, said)| said.message.len())?.0)
+            .position(|pending| pending.reference == reference)?;
+        self.take(index)
     }
 
-    /// Takes out those that a server may have already.
+    /// Takes out the biggest of the messages that a server may have seen.
+    pub(crate) fn take_biggest_sent(&mut self) -> Option<Message> {
+        let sent = self.messages.iter().enumerate();
+        let (index, _) = sent
+            .filter(|(_, pending)| pending.sent)
+            .max_by_key(|(_, pending)| pending.message.len())?;
+        self.take(index)
+    }
+
+    /// Takes out the messages that a server may have already.
     pub(crate) fn take_sent(&mut self) -> Vec<Message> {
         let mut taken = Vec::new();
-        while let Some(at) = self.messages.iter().position(|said| said.sent) {
-            taken.extend(self.take(at));
+        while let Some(index) = self.messages.iter().position(|pending| pending.sent) {
+            taken.extend(self.take(index));
         }
         taken
     }
 
-    /// Takes out all, as they were said.
+    /// Takes out all messages.
     pub(crate) fn take_all(&mut self) -> impl Iterator<Item = Message> {
         self.bytes = 0;
-        self.messages.drain(..).map(|said| said.message)
+        self.messages.drain(..).map(|pending| pending.message)
     }
 
-    fn take(&mut self, at: usize) -> Option<Message> {
-        let said = self.messages.remove(at)?;
-        self.bytes -= said.message.len();
-        Some(said.message)
+    fn take(&mut self, index: usize) -> Option<Message> {
+        let pending = self.messages.remove(index)?;
+        self.bytes -= pending.message.len();
+        Some(pending.message)
+    }
+}
+
+/// For people, at the end: how many messages may be lost.
+pub(crate) fn warning(unacknowledged: usize) -> Option<String> {
+    match unacknowledged {
+        0 => None,
+        1 => Some("1 message was not acknowledged: it may not have arrived".to_owned()),
+        count => Some(format!(
+            "{count} messages were not acknowledged: they may not have arrived"
+        )),
     }
 }
 
@@ -127,28 +136,33 @@ mod tests {
 
     #[test]
     fn room_comes_back_when_messages_are_settled() {
-        let mut said = Unacknowledged::new(7);
-        said.push(Message::text("x".repeat(WINDOW_BYTES)));
-        assert!(!said.has_room());
-        assert!(said.settle("2").is_none() && said.settle("1").is_some() && said.has_room());
+        let mut pending = Unacknowledged::new(7);
+        pending.push(Message::text("x".repeat(WINDOW_BYTES)));
+        assert!(!pending.has_room());
+        assert!(
+            pending.settle("2").is_none() && pending.settle("1").is_some() && pending.has_room()
+        );
         for _ in 0..WINDOW_MESSAGES {
-            said.push(Message::text(""));
+            pending.push(Message::text(""));
         }
-        assert!(!said.has_room());
-        assert_eq!(said.take_all().count(), WINDOW_MESSAGES);
-        assert!(said.has_room() && said.len() == 0);
+        assert!(!pending.has_room());
+        assert_eq!(pending.take_all().count(), WINDOW_MESSAGES);
+        assert!(pending.has_room() && pending.len() == 0);
     }
 
     #[test]
-    fn only_what_was_sent_is_given_up() {
-        let mut said = Unacknowledged::new(7);
+    fn only_messages_that_were_sent_are_given_up() {
+        let mut pending = Unacknowledged::new(7);
         for text in ["a", "bbb", "cc"] {
-            said.push(Message::text(text));
+            pending.push(Message::text(text));
         }
-        assert_eq!(said.send().count(), 3);
-        said.push(Message::text("never sent, and the biggest"));
-        assert_eq!(said.take_biggest(), Some(Message::text("bbb")));
-        assert_eq!(said.take_sent(), [Message::text("a"), Message::text("cc")]);
-        assert_eq!((said.len(), said.take_biggest()), (1, None));
+        assert_eq!(pending.send_all().count(), 3);
+        pending.push(Message::text("never sent, and the biggest"));
+        assert_eq!(pending.take_biggest_sent(), Some(Message::text("bbb")));
+        assert_eq!(
+            pending.take_sent(),
+            [Message::text("a"), Message::text("cc")]
+        );
+        assert_eq!((pending.len(), pending.take_biggest_sent()), (1, None));
     }
 }

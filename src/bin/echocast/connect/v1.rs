@@ -1,5 +1,5 @@
-//! The frames of the subprotocol `echocast.v1`, as a client reads and writes them. What they mean
-//! for a conversation is `resume`'s.
+//! The frames of the subprotocol `echocast.v1`, as a client reads and writes them. What follows
+//! from them is decided by `resume`.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,95 +7,137 @@ use std::time::Duration;
 use base64::prelude::{BASE64_STANDARD, Engine};
 use echocast::ws::handshake::VERSION;
 pub(crate) use echocast::ws::v1::PROTOCOL;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::client::Response;
 use tokio_tungstenite::tungstenite::http::header::SEC_WEBSOCKET_PROTOCOL;
 
-/// What a server says.
+/// A frame from the server.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Frame {
-    /// Once, first. `id` is the newest of the channel, if the server keeps any.
+    /// The first frame, once. `id` is the newest message of the channel, if the server keeps a
+    /// history.
     Welcome { id: Option<Id> },
-    /// A message of the channel; one that did not come through the service has no id.
+    /// A message of the channel. One that did not come through the service has no id.
     Message { id: Option<Id>, message: Message },
-    /// Messages are missing at this place; nobody may know how many.
+    /// Messages are missing here, and perhaps it is not known how many.
     Gap { missed: Option<u64> },
-    /// The connection is about to be closed: come back after this time.
+    /// The server will close the connection. Reconnect after this time.
     Drain { retry: Duration },
-    /// The message said with this reference is the one with this id.
+    /// The message with this reference is published, with this id.
     Ack { reference: String, id: Option<Id> },
-    /// Something was not published: why, and which if that is known.
+    /// A message was not published: why, and which one if that is known.
     Error {
-        words: String,
+        why: String,
         reference: Option<String>,
     },
-    /// A kind that later servers may have.
+    /// A kind of frame that later servers may send.
     Unknown,
 }
 
-/// `EPOCH-NUMBER`. Sent back as it came; only ids of one epoch can be compared.
+/// `EPOCH-OFFSET`. It is sent back as it came. Only ids of one epoch can be compared.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Id {
     text: String,
-    /// Where the number begins, and the number, if it has that form.
-    number: Option<(usize, u64)>,
+    /// `None` if the text does not have that form.
+    parts: Option<Parts>,
 }
 
-/// Whether the server took the subprotocol and knows what that means: others echo any name they are
-/// offered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Parts {
+    /// Bytes of the epoch, at the beginning of the text.
+    epoch: usize,
+    offset: u64,
+}
+
+/// Whether the server took the subprotocol and knows its meaning. Other servers accept any name
+/// that they are offered.
 pub(crate) fn is_spoken(response: &Response) -> bool {
     let taken = response.headers().get(SEC_WEBSOCKET_PROTOCOL);
     taken.is_some_and(|taken| taken == PROTOCOL) && response.headers().contains_key(VERSION)
 }
 
-/// `None` for what no server of this protocol sends.
+/// `None` for a text that is no frame of this protocol.
 pub(crate) fn parse(text: &str) -> Option<Frame> {
     let Value::Object(fields) = serde_json::from_str(text).ok()? else {
         return None;
     };
-    let string = |name: &str| fields.get(name).and_then(Value::as_str);
-    let number = |name: &str| fields.get(name).and_then(Value::as_u64);
-    let id = || string("id").map(Id::new);
-    Some(match string("event") {
-        Some("welcome") => Frame::Welcome { id: id() },
-        Some("gap") => Frame::Gap {
-            missed: number("missed"),
-        },
-        Some("drain") => Frame::Drain {
-            retry: Duration::from_millis(number("retry_ms")?),
-        },
-        Some(_) => Frame::Unknown,
-        None => {
-            if let Some(reference) = string("ack") {
-                Frame::Ack {
-                    reference: reference.to_owned(),
-                    id: id(),
-                }
-            } else if let Some(words) = string("error") {
-                Frame::Error {
-                    words: words.to_owned(),
-                    reference: string("ref").map(str::to_owned),
-                }
-            } else if let Some(data) = string("data") {
-                Frame::Message {
-                    id: id(),
-                    message: Message::text(data),
-                }
-            } else if let Some(base64) = string("base64") {
-                Frame::Message {
-                    id: id(),
-                    message: Message::binary(BASE64_STANDARD.decode(base64).ok()?),
-                }
-            } else {
-                Frame::Unknown
-            }
-        }
-    })
+    let fields = Fields(fields);
+    match fields.text("event") {
+        Some(event) => fields.event(event),
+        None => fields.message_or_answer(),
+    }
 }
 
-/// What a client says: the server answers with `reference`, and keeps one message of each `key`.
-pub(crate) fn said(message: &Message, reference: &str, key: &str) -> Message {
+struct Fields(Map<String, Value>);
+
+impl Fields {
+    fn text(&self, name: &str) -> Option<&str> {
+        self.0.get(name).and_then(Value::as_str)
+    }
+
+    fn number(&self, name: &str) -> Option<u64> {
+        self.0.get(name).and_then(Value::as_u64)
+    }
+
+    fn id(&self) -> Option<Id> {
+        self.text("id").map(Id::new)
+    }
+
+    fn event(&self, event: &str) -> Option<Frame> {
+        Some(match event {
+            "welcome" => Frame::Welcome { id: self.id() },
+            "gap" => Frame::Gap {
+                missed: self.number("missed"),
+            },
+            "drain" => Frame::Drain {
+                retry: Duration::from_millis(self.number("retry_ms")?),
+            },
+            _ => Frame::Unknown,
+        })
+    }
+
+    /// Frames without `event` are told apart by the field that only they have.
+    fn message_or_answer(&self) -> Option<Frame> {
+        if let Some(reference) = self.text("ack") {
+            Some(self.ack(reference))
+        } else if let Some(why) = self.text("error") {
+            Some(self.error(why))
+        } else if let Some(data) = self.text("data") {
+            Some(self.message(Message::text(data)))
+        } else if let Some(base64) = self.text("base64") {
+            let bytes = BASE64_STANDARD.decode(base64).ok()?;
+            Some(self.message(Message::binary(bytes)))
+        } else {
+            Some(Frame::Unknown)
+        }
+    }
+
+    fn ack(&self, reference: &str) -> Frame {
+        Frame::Ack {
+            reference: reference.to_owned(),
+            id: self.id(),
+        }
+    }
+
+    fn error(&self, why: &str) -> Frame {
+        Frame::Error {
+            why: why.to_owned(),
+            reference: self.text("ref").map(str::to_owned),
+        }
+    }
+
+    fn message(&self, message: Message) -> Frame {
+        Frame::Message {
+            id: self.id(),
+            message,
+        }
+    }
+}
+
+/// The frame that publishes a message. The server answers with `reference`, and keeps only one
+/// message for each `key`.
+pub(crate) fn publish(message: &Message, reference: &str, key: &str) -> Message {
     let frame = match message {
         Message::Binary(bytes) => {
             json!({"base64": BASE64_STANDARD.encode(bytes), "ref": reference, "key": key})
@@ -107,34 +149,47 @@ pub(crate) fn said(message: &Message, reference: &str, key: &str) -> Message {
 
 impl Id {
     pub(crate) fn new(text: &str) -> Self {
-        let number = text
-            .rsplit_once('-')
-            .and_then(|(epoch, number)| Some((epoch.len(), number.parse().ok()?)));
         Self {
             text: text.to_owned(),
-            number,
+            parts: Parts::parse(text),
         }
     }
 
-    /// Whether it is the place of `other` or one before it, in the same epoch.
+    /// Whether it is `other` or before it, in the same epoch.
     pub(crate) fn is_at_or_before(&self, other: &Self) -> bool {
-        self.comparable(other)
-            .is_some_and(|(mine, others)| mine <= others)
+        self.offsets(other)
+            .is_some_and(|(offset, others)| offset <= others)
     }
 
-    /// Whether nothing can be between `other` and this one.
+    /// Whether no message can be between `other` and this one.
     pub(crate) fn is_next_after(&self, other: &Self) -> bool {
-        // `0-0` is the place before a channel's first message, of whatever epoch.
-        let first = other.text == "0-0" && self.number.is_some_and(|(_, number)| number == 1);
-        first
-            || self
-                .comparable(other)
-                .is_some_and(|(mine, others)| mine.checked_sub(others) == Some(1))
+        if other.is_before_first() {
+            return self.parts.is_some_and(|parts| parts.offset == 1);
+        }
+        self.offsets(other)
+            .is_some_and(|(offset, others)| offset.checked_sub(others) == Some(1))
     }
 
-    fn comparable(&self, other: &Self) -> Option<(u64, u64)> {
-        let ((mine, my_number), (others, other_number)) = (self.number?, other.number?);
-        (self.text[..mine] == other.text[..others]).then_some((my_number, other_number))
+    /// `0-0` stands for the position before the first message, in any epoch.
+    fn is_before_first(&self) -> bool {
+        self.text == "0-0"
+    }
+
+    /// Both offsets, if the epochs are the same.
+    fn offsets(&self, other: &Self) -> Option<(u64, u64)> {
+        let (parts, others) = (self.parts?, other.parts?);
+        let is_same_epoch = self.text[..parts.epoch] == other.text[..others.epoch];
+        is_same_epoch.then_some((parts.offset, others.offset))
+    }
+}
+
+impl Parts {
+    fn parse(text: &str) -> Option<Self> {
+        let (epoch, offset) = text.rsplit_once('-')?;
+        Some(Self {
+            epoch: epoch.len(),
+            offset: offset.parse().ok()?,
+        })
     }
 }
 
@@ -206,14 +261,14 @@ mod tests {
             (
                 r#"{"error":"no","ref":null}"#,
                 Frame::Error {
-                    words: "no".into(),
+                    why: "no".into(),
                     reference: None,
                 },
             ),
             (
                 r#"{"error":"no","ref":"7"}"#,
                 Frame::Error {
-                    words: "no".into(),
+                    why: "no".into(),
                     reference: Some("7".into()),
                 },
             ),
@@ -233,14 +288,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_said_keeps_its_kind() {
-        let said = |message| {
-            said(&message, "1", "k-1")
+    fn a_published_message_keeps_its_kind() {
+        let published = |message| {
+            publish(&message, "1", "k-1")
                 .into_text()
                 .expect("frames are text")
         };
         let fields =
-            |message| serde_json::from_str::<Value>(&said(message)).expect("frames are JSON");
+            |message| serde_json::from_str::<Value>(&published(message)).expect("frames are JSON");
         assert_eq!(
             fields(Message::text("a\"b")),
             json!({"data": "a\"b", "ref": "1", "key": "k-1"})
@@ -252,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_of_one_epoch_are_compared_by_number() {
+    fn ids_of_one_epoch_are_compared_by_offset() {
         let (nine, ten) = (Id::new("9f2c-9"), Id::new("9f2c-10"));
         assert!(
             nine.is_at_or_before(&ten)

@@ -1,78 +1,101 @@
-//! What a typed line means. Pure: it is carried out by `interactive`.
+//! The meaning of a typed line. Pure: `interactive` carries it out.
 
 use crate::connect::check_close_code;
 
 pub(crate) const HELP: &str = "\
-a line           is said as it is; an empty one says nothing
-//text           says /text
+a line           is published as it is; an empty line publishes nothing
+//text           publishes /text
 /ping [text]     pings the server and shows how long the pong took
 /close [code] [reason]
-                 closes with that code (default 1000), shows the answer, leaves
+                 closes with that code (default 1000), shows the answer, quits
 /last N          reconnects and replays the newest N messages
-/help            this
-/quit            closes with 1000 and leaves, as Ctrl-C and Ctrl-D do
-Lines typed while there is no connection are kept, up to 100, and said later.";
+/help            shows this help
+/quit            closes with 1000 and quits, as Ctrl-C and Ctrl-D do
+Lines typed without a connection are kept, up to 100, and published later.";
 
-/// A ping is a control frame, which holds no more.
+/// The longest payload of a ping, in bytes, because it is a control frame.
 const LONGEST_PING: usize = 125;
 
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Command {
     Nothing,
-    Say(String),
+    Publish(String),
     Ping(String),
     Close { code: u16, reason: String },
     Last(u64),
     Help,
-    Quit,
+}
+
+impl Command {
+    pub(crate) fn quit() -> Self {
+        Self::Close {
+            code: 1000,
+            reason: String::new(),
+        }
+    }
 }
 
 pub(crate) fn parse(line: &str) -> Result<Command, String> {
-    let Some(command) = line.strip_prefix('/') else {
-        return Ok(if line.is_empty() {
-            Command::Nothing
-        } else {
-            Command::Say(line.to_owned())
-        });
-    };
-    if command.starts_with('/') {
-        return Ok(Command::Say(command.to_owned()));
+    match line.strip_prefix('/') {
+        None if line.is_empty() => Ok(Command::Nothing),
+        None => Ok(Command::Publish(line.to_owned())),
+        // Two slashes publish a text that begins with one.
+        Some(text) if text.starts_with('/') => Ok(Command::Publish(text.to_owned())),
+        Some(command) => parse_command(command),
     }
-    let (name, rest) = command
-        .split_once(char::is_whitespace)
-        .unwrap_or((command, ""));
-    let rest = rest.trim();
+}
+
+fn parse_command(command: &str) -> Result<Command, String> {
+    let (name, arguments) = split(command);
     match name {
-        "ping" if rest.len() > LONGEST_PING => Err(format!(
-            "/ping: the text is {} bytes long, a ping holds at most {LONGEST_PING}",
-            rest.len()
-        )),
-        "ping" => Ok(Command::Ping(rest.to_owned())),
-        "close" => parse_close(rest),
-        "last" => match rest.parse() {
-            Ok(count) => Ok(Command::Last(count)),
-            Err(_) => Err(format!("/last: '{rest}' is not a number of messages")),
-        },
-        "help" | "quit" if !rest.is_empty() => Err(format!("/{name} takes nothing after it")),
+        "ping" => parse_ping(arguments),
+        "close" => parse_close(arguments),
+        "last" => parse_last(arguments),
+        "help" | "quit" if !arguments.is_empty() => Err(format!("/{name} takes no arguments")),
         "help" => Ok(Command::Help),
-        "quit" => Ok(Command::Quit),
+        "quit" => Ok(Command::quit()),
         _ => Err(format!(
-            "unknown command '/{name}'; /help lists them, //{name} says it"
+            "unknown command '/{name}'; /help lists all, //{name} publishes it"
         )),
     }
 }
 
-fn parse_close(rest: &str) -> Result<Command, String> {
-    let (code, reason) = rest.split_once(char::is_whitespace).unwrap_or((rest, ""));
+fn parse_ping(text: &str) -> Result<Command, String> {
+    let length = text.len();
+    if length > LONGEST_PING {
+        return Err(format!(
+            "/ping: the text is {length} bytes long, a ping holds at most {LONGEST_PING}"
+        ));
+    }
+    Ok(Command::Ping(text.to_owned()))
+}
+
+fn parse_last(count: &str) -> Result<Command, String> {
+    match count.parse() {
+        Ok(count) => Ok(Command::Last(count)),
+        Err(_) => Err(format!("/last: '{count}' is not a number of messages")),
+    }
+}
+
+fn parse_close(arguments: &str) -> Result<Command, String> {
+    let (code, reason) = split(arguments);
     let code = match code {
         "" => 1000,
         code => code
             .parse()
             .map_err(|_| format!("/close: '{code}' is not a close code, as 1000 or 4000 are"))?,
     };
-    let reason = reason.trim().to_owned();
-    check_close_code(code, &reason).map_err(|problem| format!("/close: {problem}"))?;
-    Ok(Command::Close { code, reason })
+    check_close_code(code, reason).map_err(|problem| format!("/close: {problem}"))?;
+    Ok(Command::Close {
+        code,
+        reason: reason.to_owned(),
+    })
+}
+
+/// The first word, and the rest without spaces around it.
+fn split(text: &str) -> (&str, &str) {
+    let (word, rest) = text.split_once(char::is_whitespace).unwrap_or((text, ""));
+    (word, rest.trim())
 }
 
 #[cfg(test)]
@@ -87,10 +110,13 @@ mod tests {
     }
 
     #[test]
-    fn lines_without_a_slash_are_said_as_they_are() {
-        assert_eq!(parse(" hi /quit "), Ok(Command::Say(" hi /quit ".into())));
-        assert_eq!(parse("//quit"), Ok(Command::Say("/quit".into())));
-        assert_eq!(parse("//"), Ok(Command::Say("/".into())));
+    fn lines_without_a_slash_are_published_as_they_are() {
+        assert_eq!(
+            parse(" hi /quit "),
+            Ok(Command::Publish(" hi /quit ".into()))
+        );
+        assert_eq!(parse("//quit"), Ok(Command::Publish("/quit".into())));
+        assert_eq!(parse("//"), Ok(Command::Publish("/".into())));
         assert_eq!(parse(""), Ok(Command::Nothing));
     }
 
@@ -104,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_done_is_named() {
+    fn a_command_that_cannot_be_run_is_rejected_with_its_reason() {
         for (line, reason) in [
             ("/nope x", "unknown command '/nope'"),
             ("/", "unknown command '/'"),
@@ -114,7 +140,7 @@ mod tests {
             ("/close 1005", "1005 cannot be sent"),
             ("/close 999", "999 cannot be sent"),
             ("/close 70000", "not a close code"),
-            ("/quit now", "takes nothing"),
+            ("/quit now", "takes no arguments"),
         ] {
             let error = parse(line).expect_err(line);
             assert!(error.contains(reason), "{line}: {error}");

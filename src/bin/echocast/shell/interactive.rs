@@ -1,28 +1,26 @@
-//! The shell at a terminal: carries out what is typed, shows what is heard, and keeps a connection.
-//! It owns neither the terminal's ways (`terminal`) nor the meaning of a line (`command`).
+//! The shell at a terminal: carries out typed lines, shows messages, and keeps a connection.
+//! Editing lines belongs to `terminal`, and their meaning to `command`.
 
-use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::process::ExitCode;
 
-use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::{Bytes, Message};
 
 use super::command::{self, Command, HELP};
+use super::pings::Pings;
 use super::screen::Screen;
 use super::terminal::{self, Keyboard, Typed};
-use crate::connect::{Connection, Dialer, End, Event, Stop, doubtful, shown};
+use crate::connect::{Connection, Dialer, End, Event, Stop, shown, warning};
+use crate::exit::failure;
 use crate::show::notice;
 
-/// Lines typed while there is no connection, and those before that are not acknowledged.
+/// Lines that are kept without a connection, with those before that are not acknowledged.
 const KEPT_LINES: usize = 100;
-/// Pings whose pong is still awaited.
-const OPEN_PINGS: usize = 16;
 
 pub(crate) async fn run(
     dialer: Dialer,
     stop: Stop,
-    says: Vec<String>,
+    texts: Vec<String>,
     show_ping_pong: bool,
 ) -> anyhow::Result<ExitCode> {
     let (keyboard, screen) = terminal::open()?;
@@ -31,36 +29,19 @@ pub(crate) async fn run(
         stop,
         keyboard,
         screen,
-        pings: VecDeque::new(),
+        pings: Pings::default(),
         show_ping_pong,
+        closing: None,
     };
-    for text in says {
-        shell.dialer.say(Message::text(text));
+    for text in texts {
+        shell.dialer.send(Message::text(text));
     }
-    let left = loop {
-        let outcome = match shell.connect().await {
-            ControlFlow::Continue(connection) => shell.talk(connection).await,
-            ControlFlow::Break(left) => break left,
-        };
-        if let ControlFlow::Break(left) = outcome {
-            break left;
-        }
-    };
-    let doubtful = doubtful(shell.dialer.unacknowledged());
-    // The terminal first, or the last words would be lost in a prompt.
+    let exit = shell.run().await;
+    let doubts = warning(shell.dialer.unacknowledged());
+    // Give the terminal back first, or these notices would be lost in a prompt.
     drop(shell);
-    doubtful.into_iter().for_each(notice);
-    match left {
-        Left::Refused(reason) => {
-            notice(reason);
-            Ok(ExitCode::FAILURE)
-        }
-        Left::Closed(answer) => {
-            notice(answer);
-            Ok(ExitCode::SUCCESS)
-        }
-        Left::Quit => Ok(ExitCode::SUCCESS),
-    }
+    doubts.iter().for_each(notice);
+    Ok(exit.code())
 }
 
 struct Shell {
@@ -68,166 +49,207 @@ struct Shell {
     stop: Stop,
     keyboard: Keyboard,
     screen: Screen,
-    pings: VecDeque<(Bytes, Instant)>,
+    pings: Pings,
     show_ping_pong: bool,
+    /// Set once we have closed the connection.
+    closing: Option<Closing>,
+}
+
+/// What follows once the connection that we close has ended.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Closing {
+    Exit,
+    Reconnect,
 }
 
 /// Why the shell ends.
-enum Left {
+enum Exit {
     Quit,
-    /// How the connection ended.
+    /// The connection ended after we closed it: how.
     Closed(String),
-    /// The server will not have us.
-    Refused(String),
+    /// The server rejected us.
+    Rejected(String),
 }
 
-/// What a line asks of the connection.
-enum Wish {
-    Nothing,
-    Say(String),
-    Ping(String),
-    Close { code: u16, reason: String },
-    Last(u64),
+impl Exit {
+    fn code(self) -> ExitCode {
+        match self {
+            Self::Quit => ExitCode::SUCCESS,
+            Self::Closed(answer) => {
+                notice(answer);
+                ExitCode::SUCCESS
+            }
+            Self::Rejected(reason) => failure(&reason),
+        }
+    }
 }
 
 impl Shell {
-    /// Until there is a connection. What is typed meanwhile is kept.
-    async fn connect(&mut self) -> ControlFlow<Left, Connection> {
+    async fn run(&mut self) -> Exit {
         loop {
-            let wish = tokio::select! {
-                connected = self.dialer.connect(|text| self.screen.notice(text)) => match connected {
-                    Ok(connection) => return ControlFlow::Continue(connection),
-                    Err(refusal) => return ControlFlow::Break(Left::Refused(refusal)),
-                },
-                typed = self.keyboard.next() => self.wish(typed),
-                () = self.stop.requested() => return ControlFlow::Break(Left::Quit),
+            let step = match self.connect().await {
+                ControlFlow::Continue(connection) => self.exchange(connection).await,
+                ControlFlow::Break(exit) => return exit,
             };
-            match wish {
-                Wish::Nothing => {}
-                Wish::Close { .. } => return ControlFlow::Break(Left::Quit),
-                Wish::Say(_) if self.dialer.unacknowledged() >= KEPT_LINES => {
-                    self.screen.answer(format!(
-                        "not connected and {KEPT_LINES} lines are kept already: not said"
-                    ));
-                }
-                Wish::Say(text) => {
-                    self.dialer.say(Message::text(text));
-                    self.screen
-                        .notice("not connected: kept, to be said after reconnecting");
-                }
-                Wish::Ping(_) => self.screen.answer("not connected: no ping"),
-                Wish::Last(count) => self.dialer.detour_for_last(count),
+            if let ControlFlow::Break(exit) = step {
+                return exit;
             }
+        }
+    }
+
+    /// Waits for a connection. Lines that are typed meanwhile are kept.
+    async fn connect(&mut self) -> ControlFlow<Exit, Connection> {
+        loop {
+            let connecting = self.dialer.connect(|text| self.screen.notice(text));
+            let typed = tokio::select! {
+                connected = connecting => return connected_or_rejected(connected),
+                typed = self.keyboard.next() => typed,
+                () = self.stop.requested() => return ControlFlow::Break(Exit::Quit),
+            };
+            let command = self.command(typed);
+            self.run_offline(command)?;
             self.keyboard.go_on();
         }
     }
 
-    /// From connect to the end of the connection; continues if a new one is wanted.
-    async fn talk(&mut self, mut connection: Connection) -> ControlFlow<Left> {
+    fn run_offline(&mut self, command: Command) -> ControlFlow<Exit> {
+        match command {
+            Command::Publish(text) => self.keep(text),
+            Command::Ping(_) => self.screen.answer("not connected: no ping"),
+            Command::Last(count) => self.dialer.detour_for_last(count),
+            Command::Close { .. } => return ControlFlow::Break(Exit::Quit),
+            Command::Help => self.help(),
+            Command::Nothing => {}
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn keep(&mut self, text: String) {
+        if self.dialer.unacknowledged() >= KEPT_LINES {
+            let problem = format!("not connected, and {KEPT_LINES} lines are kept: not published");
+            return self.screen.answer(problem);
+        }
+        self.dialer.send(Message::text(text));
+        self.screen
+            .notice("not connected: kept, and published after reconnecting");
+    }
+
+    /// Runs commands and shows messages until the connection ends. Continues if a new one is
+    /// wanted.
+    async fn exchange(&mut self, mut connection: Connection) -> ControlFlow<Exit> {
         self.pings.clear();
-        // Set once we have closed: whether to come back.
-        let mut closing: Option<ControlFlow<()>> = None;
+        self.closing = None;
         loop {
-            let wish = tokio::select! {
-                event = heard(&mut connection, &self.screen, closing.is_none()) => match event {
-                    Ok(Event::Heard(message)) => { self.show(&message); continue }
-                    Ok(event) => { event.words().into_iter().for_each(|text| self.screen.notice(text)); continue }
-                    Err(end) => {
-                        let retry = self.dialer.ended(connection);
-                        return match closing {
-                            Some(ControlFlow::Break(())) => ControlFlow::Break(Left::Closed(end.to_string())),
-                            Some(ControlFlow::Continue(())) => { self.keyboard.go_on(); ControlFlow::Continue(()) }
-                            None => {
-                                self.screen.notice(format!("{end}; {retry}"));
-                                ControlFlow::Continue(())
-                            }
-                        };
-                    }
-                },
-                typed = self.keyboard.next(), if closing.is_none() => self.wish(typed),
-                () = self.stop.requested() => match closing {
-                    None => Wish::Close { code: 1000, reason: String::new() },
-                    Some(_) => return ControlFlow::Break(Left::Quit),
-                },
+            let is_open = self.closing.is_none();
+            let step = tokio::select! {
+                event = next_event(&mut connection, &self.screen, is_open) => self.on_event(event),
+                typed = self.keyboard.next(), if is_open => self.on_typed(typed, &mut connection),
+                () = self.stop.requested() => self.on_stop(&mut connection),
             };
-            match wish {
-                Wish::Say(_) | Wish::Ping(_) if !connection.has_room() => {
-                    self.screen.answer("the server is not reading: not said");
-                }
-                Wish::Say(text) => connection.say(Message::text(text)),
-                Wish::Ping(text) => {
-                    let payload = Bytes::from(text);
-                    if self.pings.len() == OPEN_PINGS {
-                        self.pings.pop_front();
-                    }
-                    self.pings.push_back((payload.clone(), Instant::now()));
-                    connection.ping(payload);
-                }
-                Wish::Close { code, reason } => {
-                    connection.close(code, &reason);
-                    closing = Some(ControlFlow::Break(()));
-                }
-                Wish::Last(count) => {
-                    self.dialer.detour_for_last(count);
-                    connection.close(1000, "");
-                    closing = Some(ControlFlow::Continue(()));
-                }
-                Wish::Nothing => {}
-            }
-            // No prompt any more while closing: see `Keyboard::go_on`.
-            if closing.is_none() {
-                self.keyboard.go_on();
+            match step {
+                Step::Go => {}
+                Step::Ended(end) => return self.on_end(&end, connection),
+                Step::Quit => return ControlFlow::Break(Exit::Quit),
             }
         }
     }
 
-    /// Deals with what needs no connection.
-    fn wish(&mut self, typed: Typed) -> Wish {
-        let quit = Wish::Close {
-            code: 1000,
-            reason: String::new(),
-        };
-        let line = match typed {
-            Typed::Line(line) => line,
+    fn on_event(&mut self, event: Result<Event, End>) -> Step {
+        match event {
+            Ok(Event::Received(message)) => self.show(&message),
+            Ok(event) => {
+                if let Some(text) = event.notice() {
+                    self.screen.notice(text);
+                }
+            }
+            Err(end) => return Step::Ended(end),
+        }
+        Step::Go
+    }
+
+    fn on_typed(&mut self, typed: Typed, connection: &mut Connection) -> Step {
+        let command = self.command(typed);
+        self.run_command(command, connection);
+        // While closing there is no new prompt, see `Keyboard::go_on`.
+        if self.closing.is_none() {
+            self.keyboard.go_on();
+        }
+        Step::Go
+    }
+
+    /// The first stop closes the connection properly; a second one does not wait for that.
+    fn on_stop(&mut self, connection: &mut Connection) -> Step {
+        if self.closing.is_some() {
+            return Step::Quit;
+        }
+        self.close(1000, "", Closing::Exit, connection);
+        Step::Go
+    }
+
+    fn on_end(&mut self, end: &End, connection: Connection) -> ControlFlow<Exit> {
+        let retry = self.dialer.ended(connection);
+        match self.closing {
+            Some(Closing::Exit) => return ControlFlow::Break(Exit::Closed(end.to_string())),
+            // The prompt is still owed to the line that asked for it.
+            Some(Closing::Reconnect) => self.keyboard.go_on(),
+            None => self.screen.notice(format!("{end}; {retry}")),
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn command(&mut self, typed: Typed) -> Command {
+        match typed {
+            Typed::Line(line) => command::parse(&line).unwrap_or_else(|problem| {
+                self.screen.answer(problem);
+                Command::Nothing
+            }),
             Typed::Notice(text) => {
                 self.screen.notice(text);
-                return Wish::Nothing;
+                Command::Nothing
             }
-            Typed::End => return quit,
-        };
-        match command::parse(&line) {
-            Ok(Command::Say(text)) => return Wish::Say(text),
-            Ok(Command::Ping(text)) => return Wish::Ping(text),
-            Ok(Command::Close { code, reason }) => return Wish::Close { code, reason },
-            Ok(Command::Last(count)) => return Wish::Last(count),
-            Ok(Command::Quit) => return quit,
-            Ok(Command::Help) => HELP.lines().for_each(|line| self.screen.answer(line)),
-            Ok(Command::Nothing) => {}
-            Err(problem) => self.screen.answer(problem),
+            Typed::End => Command::quit(),
         }
-        Wish::Nothing
+    }
+
+    fn run_command(&mut self, command: Command, connection: &mut Connection) {
+        match command {
+            Command::Publish(_) | Command::Ping(_) if !connection.has_room() => {
+                self.screen.answer("the server is not reading: not sent");
+            }
+            Command::Publish(text) => connection.send(Message::text(text)),
+            Command::Ping(text) => self.ping(text, connection),
+            Command::Close { code, reason } => {
+                self.close(code, &reason, Closing::Exit, connection);
+            }
+            Command::Last(count) => {
+                self.dialer.detour_for_last(count);
+                self.close(1000, "", Closing::Reconnect, connection);
+            }
+            Command::Help => self.help(),
+            Command::Nothing => {}
+        }
+    }
+
+    fn ping(&mut self, text: String, connection: &mut Connection) {
+        let payload = Bytes::from(text);
+        self.pings.sent(payload.clone());
+        connection.ping(payload);
+    }
+
+    fn close(&mut self, code: u16, reason: &str, then: Closing, connection: &mut Connection) {
+        connection.close(code, reason);
+        self.closing = Some(then);
+    }
+
+    fn help(&self) {
+        HELP.lines().for_each(|line| self.screen.answer(line));
     }
 
     fn show(&mut self, message: &Message) {
         match message {
-            Message::Pong(payload) => {
-                let text = String::from_utf8_lossy(payload).escape_debug().to_string();
-                // A server may answer only the newest of several pings: older ones are answered
-                // with it.
-                if let Some(found) = self.pings.iter().rposition(|(sent, _)| sent == payload) {
-                    let (_, sent_at) = self.pings.drain(..=found).next_back().expect("found above");
-                    let milliseconds = sent_at.elapsed().as_secs_f64() * 1000.0;
-                    self.screen
-                        .notice(format!("pong \"{text}\" after {milliseconds:.2} ms"));
-                } else if self.show_ping_pong {
-                    self.screen.notice(format!("pong \"{text}\""));
-                }
-            }
+            Message::Pong(payload) => self.show_pong(payload),
             Message::Ping(payload) if self.show_ping_pong => {
-                self.screen.notice(format!(
-                    "ping \"{}\"",
-                    String::from_utf8_lossy(payload).escape_debug()
-                ));
+                self.screen.notice(format!("ping {}", quote(payload)));
             }
             message => {
                 if let Some(text) = shown(message) {
@@ -236,12 +258,45 @@ impl Shell {
             }
         }
     }
+
+    fn show_pong(&mut self, payload: &Bytes) {
+        let text = quote(payload);
+        if let Some(took) = self.pings.answered(payload) {
+            let milliseconds = took.as_secs_f64() * 1000.0;
+            self.screen
+                .notice(format!("pong {text} after {milliseconds:.2} ms"));
+        } else if self.show_ping_pong {
+            self.screen.notice(format!("pong {text}"));
+        }
+    }
 }
 
-/// What the connection brings, as fast as the terminal can show it. A connection that is closing is
-/// not held up: the little that it still brings is shown as far as there is room.
-async fn heard(connection: &mut Connection, screen: &Screen, patient: bool) -> Result<Event, End> {
-    if patient {
+/// What follows from one event of `exchange`.
+enum Step {
+    Go,
+    Ended(End),
+    Quit,
+}
+
+fn connected_or_rejected(connected: Result<Connection, String>) -> ControlFlow<Exit, Connection> {
+    match connected {
+        Ok(connection) => ControlFlow::Continue(connection),
+        Err(reason) => ControlFlow::Break(Exit::Rejected(reason)),
+    }
+}
+
+fn quote(payload: &Bytes) -> String {
+    format!("\"{}\"", String::from_utf8_lossy(payload).escape_debug())
+}
+
+/// The next event, as soon as the terminal can show it. A connection that is closing is not held
+/// up: the few messages that still arrive are shown as far as there is room.
+async fn next_event(
+    connection: &mut Connection,
+    screen: &Screen,
+    is_open: bool,
+) -> Result<Event, End> {
+    if is_open {
         screen.room().await;
     }
     connection.next().await

@@ -1,243 +1,237 @@
-//! The shell without a terminal: lines in, messages out, nothing else on standard output. It
-//! reconnects only where nothing is lost by that: a script must learn that lines may not have
+//! The shell without a terminal: lines in, messages out, and nothing else on standard output.
+//!
+//! It reconnects only if that loses nothing, because a script must learn that lines may not have
 //! arrived.
 
-use std::io::{self, BufRead, BufReader, Read};
+use std::io;
+use std::mem;
 use std::ops::ControlFlow;
 use std::process::ExitCode;
-use std::thread;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_tungstenite::tungstenite::Message;
 
-use super::unheard::Unheard;
-use crate::connect::{Connection, Dialer, End, Event, Output, Stop, doubtful};
+use super::echoes::Echoes;
+use super::lines::Lines;
+use crate::connect::{Connection, DialError, Dialer, End, Event, Output, Stop, warning};
+use crate::exit::{failure, success_if};
 use crate::show::notice;
 
-/// How long a line may take to come back, counted from the last progress made.
+/// How long a line may take to come back, since the last progress.
 const ECHO_WAIT: Duration = Duration::from_secs(2);
-/// The same for its acknowledgement, which a server owes us, be it with its broker away for a
-/// while.
+/// How long a line may take to be acknowledged, since the last progress. A server that acknowledges
+/// will do so, even if its broker is away for a while.
 const ACK_WAIT: Duration = Duration::from_secs(60);
-/// How long a script is kept waiting for a new connection.
+/// How long a script waits for a new connection.
 const RECONNECT_WAIT: Duration = Duration::from_secs(60);
-/// The longest line, or a pipe without line ends would fill the memory.
-const LONGEST_LINE: u64 = 16 << 20;
 
 /// When to close after the last line.
 pub(crate) enum Ending {
-    /// When the lines have been acknowledged, where servers do that, and have been heard back,
-    /// where they are.
+    /// Once all lines are acknowledged, and have come back if the server sends them back.
     Arrived {
-        heard_back: bool,
+        has_echo: bool,
     },
-    /// When they have been acknowledged, and not before this time.
+    /// Once all lines are acknowledged, and not before this time.
     After(Duration),
     Never,
 }
 
-/// The texts, then, if `read_input`, the lines of standard input; read only as fast as they are
-/// taken.
-pub(crate) fn lines(texts: Vec<String>, read_input: bool) -> mpsc::Receiver<io::Result<Message>> {
-    let (sender, receiver) = mpsc::channel(16);
-    // A thread, because a read that waits for a pipe cannot be given up: it must not hold up the
-    // exit.
-    thread::spawn(move || {
-        let texts = texts.into_iter().map(|text| Ok(Message::text(text)));
-        let mut input = BufReader::new(io::stdin());
-        let input = std::iter::from_fn(|| read_line(&mut input).transpose());
-        for line in texts.chain(input.take(if read_input { usize::MAX } else { 0 })) {
-            let last = line.is_err();
-            if sender.blocking_send(line).is_err() || last {
-                return;
-            }
-        }
-    });
-    receiver
-}
-
-/// A line without its end, as text; what is not UTF-8 goes as binary, so that every byte arrives.
-fn read_line(input: &mut impl BufRead) -> io::Result<Option<Message>> {
-    let mut line = Vec::new();
-    if input.take(LONGEST_LINE + 1).read_until(b'\n', &mut line)? == 0 {
-        return Ok(None);
-    }
-    if line.len() as u64 > LONGEST_LINE {
-        return Err(io::Error::other(format!(
-            "a line is longer than {LONGEST_LINE} bytes"
-        )));
-    }
-    if line.pop_if(|byte| *byte == b'\n').is_some() {
-        line.pop_if(|byte| *byte == b'\r');
-    }
-    Ok(Some(String::from_utf8(line).map_or_else(
-        |error| Message::binary(error.into_bytes()),
-        Message::text,
-    )))
-}
-
+/// Runs until a connection ends that cannot be replaced, or until we leave.
 pub(crate) async fn run(
     mut dialer: Dialer,
-    mut stop: Stop,
-    lines: mpsc::Receiver<io::Result<Message>>,
+    stop: Stop,
+    lines: Lines,
     ending: Ending,
     show_ping_pong: bool,
 ) -> anyhow::Result<ExitCode> {
-    let dialed = tokio::select! {
-        dialed = dialer.dial() => dialed,
-        () = stop.requested() => return Ok(ExitCode::FAILURE),
-    };
-    let mut connection = match dialed {
-        Ok(connection) => connection,
-        Err(error) => return Ok(failure(&error.to_string())),
-    };
-    let unheard = Unheard::new(matches!(ending, Ending::Arrived { heard_back: true }));
-    let output = Output::new();
-    let mut pipe = Pipe {
-        stop,
-        lines,
-        ending,
-        output,
-        show_ping_pong,
-        unheard,
-        said: 0,
-        input_ended: None,
-        leaving: false,
-        failed: false,
+    let mut pipe = Pipe::new(stop, lines, ending, show_ping_pong);
+    let mut connection = match pipe.dial(&mut dialer).await {
+        Some(Ok(connection)) => connection,
+        Some(Err(error)) => return Ok(failure(&error.to_string())),
+        None => return Ok(ExitCode::FAILURE),
     };
     loop {
-        let end = match pipe.talk(&mut connection).await? {
+        let end = match pipe.exchange(&mut connection).await? {
             ControlFlow::Continue(end) => end,
             ControlFlow::Break(code) => return Ok(code),
         };
         let resumes = connection.resumes();
         let retry = dialer.ended(connection);
         if pipe.leaving || !resumes {
-            return Ok(pipe.left(&end, resumes, dialer.unacknowledged()));
+            return Ok(pipe.exit_code(&end, resumes, dialer.unacknowledged()));
         }
         notice(format_args!("{end}; {retry}"));
-        let connected = tokio::select! {
-            connected = timeout(RECONNECT_WAIT, dialer.connect(notice)) => connected,
-            () = pipe.output.unread() => return Ok(ExitCode::SUCCESS),
-            () = pipe.stop.requested() => Ok(Err("stopped".to_owned())),
-        };
-        connection = match connected
-            .unwrap_or_else(|_| Err(format!("no connection for {} s", RECONNECT_WAIT.as_secs())))
-        {
-            Ok(connection) => connection,
-            Err(problem) => {
-                return Ok(pipe.left(&End::Lost(problem), true, dialer.unacknowledged()));
+        connection = match pipe.reconnect(&mut dialer).await {
+            Some(Ok(connection)) => connection,
+            Some(Err(problem)) => {
+                let end = End::Lost(problem);
+                return Ok(pipe.exit_code(&end, true, dialer.unacknowledged()));
             }
+            None => return Ok(ExitCode::SUCCESS),
         };
     }
 }
 
-/// What goes on from one connection to the next.
+/// State that outlives a connection.
 struct Pipe {
     stop: Stop,
-    lines: mpsc::Receiver<io::Result<Message>>,
+    lines: Lines,
     ending: Ending,
     output: Output,
     show_ping_pong: bool,
-    unheard: Unheard,
-    said: u64,
+    echoes: Echoes,
+    /// Lines sent so far.
+    sent: u64,
     input_ended: Option<Instant>,
+    /// Whether we have closed the connection.
     leaving: bool,
+    /// Whether a line could not be read or published.
     failed: bool,
 }
 
+/// `Continue` while the connection is open. `Break` with its end, or with our exit code.
+type Step = ControlFlow<ControlFlow<ExitCode, End>>;
+
 impl Pipe {
-    /// Until the connection ends, or nobody reads any more.
-    async fn talk(
+    fn new(stop: Stop, lines: Lines, ending: Ending, show_ping_pong: bool) -> Self {
+        let has_echo = matches!(ending, Ending::Arrived { has_echo: true });
+        Self {
+            stop,
+            lines,
+            ending,
+            output: Output::new(),
+            show_ping_pong,
+            echoes: Echoes::new(has_echo),
+            sent: 0,
+            input_ended: None,
+            leaving: false,
+            failed: false,
+        }
+    }
+
+    /// The first attempt is the only one, so that a script learns at once that its server is not
+    /// there. `None` after a stop.
+    async fn dial(&mut self, dialer: &mut Dialer) -> Option<Result<Connection, DialError>> {
+        tokio::select! {
+            dialed = dialer.dial() => Some(dialed),
+            () = self.stop.requested() => None,
+        }
+    }
+
+    /// `None` if nobody reads our output any more.
+    async fn reconnect(&mut self, dialer: &mut Dialer) -> Option<Result<Connection, String>> {
+        let connecting = timeout(RECONNECT_WAIT, dialer.connect(notice));
+        tokio::select! {
+            connected = connecting => Some(connected.unwrap_or_else(|_| Err(no_connection()))),
+            () = self.output.reader_gone() => None,
+            () = self.stop.requested() => Some(Err("stopped".to_owned())),
+        }
+    }
+
+    /// Sends lines and prints messages until the connection ends, or until we have to exit at once.
+    async fn exchange(
         &mut self,
         connection: &mut Connection,
     ) -> anyhow::Result<ControlFlow<ExitCode, End>> {
-        self.unheard.progress = Instant::now();
+        self.echoes.progress();
         loop {
-            let arrived = connection.unacknowledged() == 0;
-            if self.input_ended.is_some()
-                && arrived
-                && self.unheard.is_empty()
-                && self.ending.is_arrival()
-            {
-                self.leave(connection);
-            }
-            let wake = self.wake(arrived);
-            let may_read = self.input_ended.is_none()
-                && !self.leaving
-                && connection.has_room()
-                && self.unheard.has_room();
-            tokio::select! {
-                event = connection.next() => match event {
-                    Ok(event) => if self.on_event(event)?.is_break() {
-                        return Ok(ControlFlow::Break(ExitCode::SUCCESS));
-                    },
-                    Err(end) => return Ok(ControlFlow::Continue(end)),
-                },
+            self.leave_if_arrived(connection);
+            let deadline = self.deadline(connection);
+            let may_read = self.may_read(connection);
+            let step = tokio::select! {
+                event = connection.next() => self.on_event(event)?,
                 line = self.lines.recv(), if may_read => self.on_line(line, connection),
-                () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {
-                    if arrived && self.ending.is_arrival() {
-                        self.unheard.give_up();
-                    } else {
-                        self.leave(connection);
-                    }
-                }
-                () = self.output.unread() => return Ok(ControlFlow::Break(ExitCode::SUCCESS)),
-                () = self.stop.requested() => {
-                    if self.leaving {
-                        return Ok(ControlFlow::Break(ExitCode::FAILURE));
-                    }
-                    self.leave(connection);
-                }
+                () = wait_until(deadline) => self.on_deadline(connection),
+                () = self.output.reader_gone() => exit(ExitCode::SUCCESS),
+                () = self.stop.requested() => self.on_stop(connection),
+            };
+            if let ControlFlow::Break(outcome) = step {
+                return Ok(outcome);
             }
         }
     }
 
-    /// When waiting must end if nothing happens.
-    fn wake(&self, arrived: bool) -> Option<Instant> {
-        match (&self.ending, self.input_ended) {
-            _ if self.leaving => None,
-            _ if !arrived => Some(self.unheard.progress + ACK_WAIT),
-            (Ending::After(wait), Some(ended)) => Some(ended + *wait),
-            (Ending::Arrived { .. }, ended) if ended.is_some() || !self.unheard.has_room() => {
-                Some(self.unheard.progress + ECHO_WAIT)
-            }
-            _ => None,
+    fn leave_if_arrived(&mut self, connection: &mut Connection) {
+        let has_arrived = connection.unacknowledged() == 0 && self.echoes.is_empty();
+        if self.input_ended.is_some() && has_arrived && self.ending.waits_for_arrival() {
+            self.leave(connection);
         }
     }
 
-    /// Breaks when nobody reads the output any more.
-    fn on_event(&mut self, event: Event) -> anyhow::Result<ControlFlow<()>> {
-        event.words().into_iter().for_each(notice);
+    fn may_read(&self, connection: &Connection) -> bool {
+        let has_room = connection.has_room() && self.echoes.has_room();
+        self.input_ended.is_none() && !self.leaving && has_room
+    }
+
+    /// When to stop waiting if nothing happens.
+    fn deadline(&self, connection: &Connection) -> Option<Instant> {
+        if self.leaving {
+            return None;
+        }
+        if connection.unacknowledged() > 0 {
+            return Some(self.echoes.progress_at() + ACK_WAIT);
+        }
+        match self.ending {
+            Ending::After(wait) => self.input_ended.map(|ended| ended + wait),
+            // Before the end of the input only a full window waits for echoes.
+            Ending::Arrived { .. } if self.input_ended.is_some() || !self.echoes.has_room() => {
+                Some(self.echoes.progress_at() + ECHO_WAIT)
+            }
+            Ending::Arrived { .. } | Ending::Never => None,
+        }
+    }
+
+    fn on_deadline(&mut self, connection: &mut Connection) -> Step {
+        if connection.unacknowledged() == 0 && self.ending.waits_for_arrival() {
+            self.echoes.give_up();
+        } else {
+            self.leave(connection);
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn on_event(&mut self, event: Result<Event, End>) -> anyhow::Result<Step> {
+        let event = match event {
+            Ok(event) => event,
+            Err(end) => return Ok(ControlFlow::Break(ControlFlow::Continue(end))),
+        };
+        event.notice().iter().for_each(notice);
         match event {
-            Event::Heard(message) => {
-                self.unheard.heard(&message);
-                if self.show_ping_pong {
-                    tell_control(&message);
-                }
-                return self.output.print(&message);
-            }
-            Event::NotSaid { message, .. } => {
-                self.failed = true;
-                message
-                    .into_iter()
-                    .for_each(|message| self.unheard.forget(&message));
-            }
-            Event::Acknowledged | Event::Flushed => self.unheard.progress = Instant::now(),
+            Event::Received(message) => return self.on_message(&message),
+            Event::NotPublished { message, .. } => self.on_failed(message),
+            Event::Doubtful(message) => self.on_failed(Some(message)),
+            Event::Acknowledged | Event::Flushed => self.echoes.progress(),
             Event::Missing(_) => {}
         }
         Ok(ControlFlow::Continue(()))
     }
 
-    fn on_line(&mut self, line: Option<io::Result<Message>>, connection: &mut Connection) {
+    fn on_message(&mut self, message: &Message) -> anyhow::Result<Step> {
+        self.echoes.received(message);
+        if self.show_ping_pong {
+            show_control(message);
+        }
+        if self.output.print(message)?.is_break() {
+            return Ok(exit(ExitCode::SUCCESS));
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    fn on_failed(&mut self, message: Option<Message>) {
+        self.failed = true;
+        if let Some(message) = message {
+            self.echoes.forget(&message);
+        }
+    }
+
+    fn on_line(&mut self, line: Option<io::Result<Message>>, connection: &mut Connection) -> Step {
         match line {
             Some(Ok(line)) => {
-                self.said += 1;
-                self.unheard.said(&line);
-                connection.say(line);
-                return;
+                self.sent += 1;
+                self.echoes.sent(&line);
+                connection.send(line);
+                return ControlFlow::Continue(());
             }
             Some(Err(error)) => {
                 notice(format_args!("cannot read standard input: {error}"));
@@ -246,55 +240,76 @@ impl Pipe {
             None => {}
         }
         self.input_ended = Some(Instant::now());
+        ControlFlow::Continue(())
+    }
+
+    /// The first stop closes the connection properly; a second one does not wait for that.
+    fn on_stop(&mut self, connection: &mut Connection) -> Step {
+        if self.leaving {
+            return exit(ExitCode::FAILURE);
+        }
+        self.leave(connection);
+        ControlFlow::Continue(())
     }
 
     fn leave(&mut self, connection: &mut Connection) {
-        if !std::mem::replace(&mut self.leaving, true) {
+        if !mem::replace(&mut self.leaving, true) {
             connection.close(1000, "");
         }
     }
 
-    /// The exit code after the last connection. Where the server acknowledges, it is known what has
-    /// arrived.
-    fn left(&self, end: &End, acknowledges: bool, unacknowledged: usize) -> ExitCode {
-        let arrived = if acknowledges {
+    /// The exit code after the last connection. If the server acknowledges, it is known which lines
+    /// have arrived.
+    fn exit_code(&self, end: &End, acknowledges: bool, unacknowledged: usize) -> ExitCode {
+        let has_arrived = if acknowledges {
             unacknowledged == 0
         } else {
-            self.unheard.is_empty()
+            self.echoes.is_empty() && matches!(end, End::Closed(_))
         };
-        if self.leaving && arrived && (acknowledges || matches!(end, End::Closed(_))) {
-            return if self.failed {
-                ExitCode::FAILURE
-            } else {
-                ExitCode::SUCCESS
-            };
+        if self.leaving && has_arrived {
+            return success_if(!self.failed);
         }
-        failure(&match doubtful(unacknowledged) {
-            Some(words) => format!("{end}; {words}"),
-            None if acknowledges => format!("{end}; all {} messages said have arrived", self.said),
-            None => format!(
-                "{end}; of {} messages said, not all may have arrived{}",
-                self.said, self.unheard
-            ),
-        })
+        let doubts = warning(unacknowledged);
+        let doubts = doubts.unwrap_or_else(|| self.doubts(acknowledges));
+        failure(&format!("{end}; {doubts}"))
+    }
+
+    fn doubts(&self, acknowledges: bool) -> String {
+        let sent = self.sent;
+        if acknowledges {
+            return format!("all {sent} messages sent have arrived");
+        }
+        let echoes = &self.echoes;
+        format!("of {sent} messages sent, some may not have arrived{echoes}")
     }
 }
 
 impl Ending {
-    fn is_arrival(&self) -> bool {
+    fn waits_for_arrival(&self) -> bool {
         matches!(self, Self::Arrived { .. })
     }
 }
 
-fn tell_control(message: &Message) {
+fn exit(code: ExitCode) -> Step {
+    ControlFlow::Break(ControlFlow::Break(code))
+}
+
+fn no_connection() -> String {
+    format!("no connection for {} s", RECONNECT_WAIT.as_secs())
+}
+
+/// Never returns without a deadline.
+async fn wait_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn show_control(message: &Message) {
     match message {
         Message::Ping(_) => notice("ping"),
         Message::Pong(_) => notice("pong"),
         _ => {}
     }
-}
-
-fn failure(problem: &str) -> ExitCode {
-    notice(problem);
-    ExitCode::FAILURE
 }

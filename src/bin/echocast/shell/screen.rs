@@ -1,6 +1,5 @@
-//! What appears on the terminal: printed above the line being typed, by a thread of its own, and no
-//! faster than the terminal takes it. What it shows is harmless to the terminal. Restores the
-//! terminal at the end.
+//! The shell's output at a terminal. A thread of its own prints above the line being typed, as fast
+//! as the terminal allows. All text is made printable. At the end it restores the terminal.
 
 use std::io::{self, Write};
 use std::sync::{Arc, mpsc};
@@ -13,34 +12,37 @@ use nix::sys::termios::{SetArg, Termios, tcgetattr, tcsetattr};
 use rustyline::ExternalPrinter;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Messages waiting for the terminal; at the bound, no more are read from the connection.
+/// Messages that wait for the terminal. At the bound no more are read from the connection.
 const WAITING: usize = 256;
-/// The line being typed is drawn anew after each print, so a flood is printed in pieces of about
-/// this size.
+/// The line being typed is drawn again after each print, so many messages are printed together, in
+/// pieces of about this many bytes.
 const PIECE: usize = 16 * 1024;
-/// How long leaving waits for the terminal to take what was heard.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+/// How long leaving waits for the terminal to show the last messages.
+const LAST_PRINT: Duration = Duration::from_secs(1);
+/// Removes a prompt that is left on the terminal, and turns bracketed paste off.
+const CLEAN_UP: &str = "\r\x1b[K\x1b[?2004l";
 
-/// The editor's way to print above its prompt. `None` on terminals that cannot edit lines
-/// (`TERM=dumb`): there, output goes where it falls.
+/// The editor's way to print above its prompt. `None` if the terminal cannot edit lines
+/// (`TERM=dumb`); there, text is printed at the cursor.
 pub(crate) type AbovePrompt = Option<Box<dyn ExternalPrinter + Send>>;
 
 pub(crate) struct Screen {
+    /// `None` once the last entry is queued.
     queue: Option<mpsc::Sender<Entry>>,
     room: Arc<Semaphore>,
     /// Disconnects when the last entry is printed.
     printed: mpsc::Receiver<()>,
     colours: bool,
     editing: bool,
-    /// The terminal before the editor changed it: it may be in the middle of a line when the shell
-    /// must leave.
+    /// The terminal's settings before the editor changed them. It may be in the middle of a line
+    /// when the shell has to leave.
     before: Termios,
 }
 
 struct Entry {
     text: String,
-    /// Given back once printed. Answers and notices need none: they come no faster than the user
-    /// types.
+    /// Given back once printed. `None` for answers and notices, of which there are not more than
+    /// the user types.
     room: Option<OwnedSemaphorePermit>,
 }
 
@@ -49,35 +51,24 @@ impl Screen {
     pub(crate) fn new(above_prompt: AbovePrompt) -> anyhow::Result<Self> {
         let before = tcgetattr(io::stdin()).context("cannot read the terminal's settings")?;
         let editing = above_prompt.is_some();
-        let colours = editing && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
         let (queue, entries) = mpsc::channel();
-        let (done, printed) = mpsc::channel();
-        // The editor's printer blocks while a line has been typed and not yet dealt with: if that
-        // were waited for where lines are dealt with, both would wait for ever.
-        thread::Builder::new()
-            .name("screen".to_owned())
-            .spawn(move || {
-                print_all(&entries, above_prompt);
-                drop(done);
-            })
-            .context("cannot start the screen's thread")?;
         Ok(Self {
             queue: Some(queue),
             room: Arc::new(Semaphore::new(WAITING)),
-            printed,
-            colours,
+            printed: start_printer(entries, above_prompt)?,
+            colours: editing && !is_set("NO_COLOR"),
             editing,
             before,
         })
     }
 
-    /// Returns when one more message can be shown. Safe to drop.
+    /// Returns when one more message can be shown. Cancellation-safe.
     pub(crate) async fn room(&self) {
-        // The semaphore is never closed, so this only waits.
+        // Fails only on a closed semaphore, and nobody closes this one.
         self.room.acquire().await.ok();
     }
 
-    /// Shows a message, if there is `room`.
+    /// Shows a message if there is `room`.
     pub(crate) fn message(&self, text: &str) {
         let Ok(room) = Arc::clone(&self.room).try_acquire_owned() else {
             return;
@@ -85,20 +76,17 @@ impl Screen {
         self.put(format!("< {}", printable::line(text)), Some(room));
     }
 
-    /// About the connection, not from it.
+    /// Shows a text about the connection.
     pub(crate) fn notice(&self, text: impl AsRef<str>) {
         let text = printable::line(text.as_ref());
-        self.put(
-            if self.colours {
-                format!("\x1b[2m{text}\x1b[0m")
-            } else {
-                text.into_owned()
-            },
-            None,
-        );
+        if self.colours {
+            self.put(format!("\x1b[2m{text}\x1b[0m"), None);
+        } else {
+            self.put(text.into_owned(), None);
+        }
     }
 
-    /// A line of ours, which may quote what was typed.
+    /// Shows the answer to a typed line, which it may quote.
     pub(crate) fn answer(&self, text: impl AsRef<str>) {
         self.put(printable::line(text.as_ref()).into_owned(), None);
     }
@@ -106,7 +94,7 @@ impl Screen {
     fn put(&self, mut text: String, room: Option<OwnedSemaphorePermit>) {
         text.push('\n');
         if let Some(queue) = &self.queue {
-            // Fails only if the screen's thread has died, whose panic is on the terminal already.
+            // Fails only if the printer has panicked, and the panic is on the terminal already.
             queue.send(Entry { text, room }).ok();
         }
     }
@@ -115,41 +103,74 @@ impl Screen {
 impl Drop for Screen {
     fn drop(&mut self) {
         self.queue = None;
-        // Disconnected: all is printed. Timed out: the terminal is stuck, and leaving must not be.
-        self.printed.recv_timeout(LAST_WORDS).ok();
-        // A prompt may be left standing, and bracketed paste on. If the terminal is gone there is
-        // nothing to restore.
-        let mut output = io::stdout();
+        // Disconnected: everything is printed. Timed out: the terminal is stuck, and must not keep
+        // the shell from leaving.
+        self.printed.recv_timeout(LAST_PRINT).ok();
         if self.editing {
-            output
-                .write_all(b"\r\x1b[K\x1b[?2004l")
-                .and_then(|()| output.flush())
-                .ok();
+            write(CLEAN_UP).ok();
         }
+        // If the terminal is gone there is nothing to restore.
         tcsetattr(io::stdin(), SetArg::TCSADRAIN, &self.before).ok();
     }
 }
 
+fn is_set(variable: &str) -> bool {
+    env::var_os(variable).is_some_and(|value| !value.is_empty())
+}
+
+/// Returns a channel that disconnects when everything is printed.
+///
+/// The editor's printer blocks between a typed line and the next prompt. If the thread that handles
+/// lines printed, too, both would wait for each other for ever.
+fn start_printer(
+    entries: mpsc::Receiver<Entry>,
+    above_prompt: AbovePrompt,
+) -> anyhow::Result<mpsc::Receiver<()>> {
+    let (done, printed) = mpsc::channel();
+    let print = move || {
+        print_all(&entries, above_prompt);
+        drop(done);
+    };
+    thread::Builder::new()
+        .name("screen".to_owned())
+        .spawn(print)
+        .context("cannot start the screen's thread")?;
+    Ok(printed)
+}
+
 fn print_all(entries: &mpsc::Receiver<Entry>, mut above_prompt: AbovePrompt) {
-    while let Ok(mut entry) = entries.recv() {
-        let mut rooms = vec![entry.room.take()];
-        while entry.text.len() < PIECE
-            && let Ok(next) = entries.try_recv()
-        {
-            entry.text.push_str(&next.text);
-            rooms.push(next.room);
-        }
-        let above = above_prompt
+    while let Ok(first) = entries.recv() {
+        // The room is given back only after printing, when these are dropped.
+        let (text, _rooms) = piece(first, entries);
+        let printed = above_prompt
             .as_mut()
-            .is_some_and(|printer| printer.print(entry.text.clone()).is_ok());
-        if !above {
-            // The editor is gone or never was. A terminal that cannot be written to has nobody to
-            // be told.
-            let mut output = io::stdout();
-            output
-                .write_all(entry.text.as_bytes())
-                .and_then(|()| output.flush())
-                .ok();
+            .is_some_and(|printer| printer.print(text.clone()).is_ok());
+        if !printed {
+            // The editor is gone, or there never was one. If the terminal cannot be written to,
+            // nobody can be notified.
+            write(&text).ok();
         }
     }
+}
+
+/// Puts entries that wait together, up to the size of a piece.
+fn piece(
+    first: Entry,
+    entries: &mpsc::Receiver<Entry>,
+) -> (String, Vec<Option<OwnedSemaphorePermit>>) {
+    let mut text = first.text;
+    let mut rooms = vec![first.room];
+    while text.len() < PIECE
+        && let Ok(next) = entries.try_recv()
+    {
+        text.push_str(&next.text);
+        rooms.push(next.room);
+    }
+    (text, rooms)
+}
+
+fn write(text: &str) -> io::Result<()> {
+    let mut output = io::stdout();
+    output.write_all(text.as_bytes())?;
+    output.flush()
 }

@@ -1,18 +1,16 @@
-//! The keyboard while the shell runs: line editing and history, on a thread of their own because
-//! reading a terminal blocks. What lines mean is not known here, and what is shown is `screen`'s.
+//! The keyboard while the shell runs: line editing and history. Reading a terminal blocks, so it
+//! has a thread of its own. The meaning of lines is known to `command`, and output is `screen`'s.
 
 use std::fmt::Display;
-use std::fs::DirBuilder;
-use std::os::unix::fs::DirBuilderExt;
-use std::path::PathBuf;
 use std::sync::mpsc as std_mpsc;
-use std::{env, thread};
+use std::thread;
 
-use anyhow::{Context, anyhow};
+use anyhow::Context;
 use rustyline::error::ReadlineError;
 use rustyline::{Config, DefaultEditor};
 use tokio::sync::mpsc;
 
+use super::history::History;
 use super::screen::{AbovePrompt, Screen};
 
 /// Lines as they are typed.
@@ -23,109 +21,115 @@ pub(crate) struct Keyboard {
 
 pub(crate) enum Typed {
     Line(String),
-    /// Something the user should know, as that the history cannot be kept.
+    /// A problem to be shown, for example that the history cannot be kept.
     Notice(String),
     /// Ctrl-C or Ctrl-D, or the terminal is gone.
     End,
 }
 
 impl Keyboard {
-    /// Safe to drop and to call again.
+    /// Cancellation-safe.
     pub(crate) async fn next(&mut self) -> Typed {
         self.typed.recv().await.unwrap_or(Typed::End)
     }
 
-    /// Owed for each `Typed`. The prompt appears again only when the last line has been dealt with:
-    /// its answer stands above it, and no new line is begun on a shell that is about to leave.
+    /// Has to follow each `Typed`. The prompt appears only after it. So the answer to a line stands
+    /// above the next prompt, and no line is begun in a shell that is about to leave.
     pub(crate) fn go_on(&self) {
-        // Fails only after `Typed::End`, when there is no prompt to show any more.
+        // Fails only after `Typed::End`, when there will be no prompt.
         self.go_on.send(()).ok();
     }
 }
 
-/// Takes the terminal over. There is one, and it has one reader: call this once.
+/// Takes the terminal over. There is only one terminal, so call it once.
 pub(crate) fn open() -> anyhow::Result<(Keyboard, Screen)> {
+    let config = Config::builder().history_ignore_dups(true)?.build();
     let mut editor =
-        DefaultEditor::with_config(Config::builder().history_ignore_dups(true)?.build())
-            .context("cannot edit lines on this terminal")?;
-    let above_prompt: AbovePrompt = match editor.create_external_printer() {
-        Ok(printer) => Some(Box::new(printer)),
-        Err(_) => None,
-    };
-    let screen = Screen::new(above_prompt)?;
+        DefaultEditor::with_config(config).context("cannot edit lines on this terminal")?;
+    let screen = Screen::new(above_prompt(&mut editor))?;
     let (lines, typed) = mpsc::channel(1);
     let (go_on, may_go_on) = std_mpsc::channel();
+    let reader = Reader {
+        editor,
+        history: None,
+        lines,
+        may_go_on,
+    };
+    // Never joined, because it may wait for a key. The end of the process ends it.
     thread::Builder::new()
         .name("keyboard".to_owned())
-        .spawn(move || edit(editor, &lines, &may_go_on))
+        .spawn(move || reader.run())
         .context("cannot start the keyboard's thread")?;
     Ok((Keyboard { typed, go_on }, screen))
 }
 
-/// Reads lines until the user or the shell has enough. Not joined: the process ends over it.
-fn edit(
-    mut editor: DefaultEditor,
-    lines: &mpsc::Sender<Typed>,
-    may_go_on: &std_mpsc::Receiver<()>,
-) {
-    let hand_over = |typed| lines.blocking_send(typed).is_ok() && may_go_on.recv().is_ok();
-    let notice =
-        |what: &str, error: &dyn Display| hand_over(Typed::Notice(format!("{what}: {error:#}")));
-    let mut history = None;
-    match load_history(&mut editor) {
-        Ok(path) => history = Some(path),
-        Err(error) if notice("no history", &error) => {}
-        Err(_) => return,
+fn above_prompt(editor: &mut DefaultEditor) -> AbovePrompt {
+    match editor.create_external_printer() {
+        Ok(printer) => Some(Box::new(printer)),
+        Err(_) => None,
     }
-    loop {
-        let line = match editor.readline("> ") {
-            Ok(line) => line,
-            Err(ReadlineError::Interrupted | ReadlineError::Eof | ReadlineError::Signal(_)) => {
-                break;
-            }
-            Err(error) => {
-                notice("cannot read the terminal", &error);
-                break;
-            }
-        };
-        if let Some(path) = &history
-            && let Err(error) = editor
-                .add_history_entry(&line)
-                .and_then(|_| editor.append_history(path))
-        {
-            notice("the history is no longer kept", &error);
-            history = None;
-        }
-        if !hand_over(Typed::Line(line)) {
-            return;
-        }
-    }
-    hand_over(Typed::End);
 }
 
-/// Reads `$XDG_STATE_HOME/echocast/history`. The first line typed creates it, readable by its owner
-/// only.
-fn load_history(editor: &mut DefaultEditor) -> anyhow::Result<PathBuf> {
-    let state = match env::var_os("XDG_STATE_HOME")
-        .map(PathBuf::from)
-        .filter(|path| path.is_absolute())
-    {
-        Some(path) => path,
-        None => env::home_dir()
-            .context("neither XDG_STATE_HOME nor HOME is set")?
-            .join(".local/state"),
-    };
-    let folder = state.join("echocast");
-    let mut private = DirBuilder::new();
-    private.recursive(true).mode(0o700);
-    private
-        .create(&folder)
-        .with_context(|| format!("cannot create {}", folder.display()))?;
-    let path = folder.join("history");
-    if path.exists() {
-        editor
-            .load_history(&path)
-            .map_err(|error| anyhow!("cannot read {}: {error}", path.display()))?;
+/// The thread that reads lines, until the user or the shell has enough.
+struct Reader {
+    editor: DefaultEditor,
+    /// `None` if it cannot be kept.
+    history: Option<History>,
+    lines: mpsc::Sender<Typed>,
+    may_go_on: std_mpsc::Receiver<()>,
+}
+
+impl Reader {
+    /// Each step ends it with `None` once the shell is gone.
+    fn run(mut self) -> Option<()> {
+        self.load_history()?;
+        while let Some(line) = self.read()? {
+            self.keep(&line)?;
+            self.hand_over(Typed::Line(line))?;
+        }
+        self.hand_over(Typed::End)
     }
-    Ok(path)
+
+    fn load_history(&mut self) -> Option<()> {
+        match History::load(&mut self.editor) {
+            Ok(history) => self.history = Some(history),
+            Err(error) => self.notice("no history", &error)?,
+        }
+        Some(())
+    }
+
+    /// `Some(None)` at the end of the input.
+    fn read(&mut self) -> Option<Option<String>> {
+        match self.editor.readline("> ") {
+            Ok(line) => Some(Some(line)),
+            Err(ReadlineError::Interrupted | ReadlineError::Eof | ReadlineError::Signal(_)) => {
+                Some(None)
+            }
+            Err(error) => {
+                self.notice("cannot read the terminal", &error)?;
+                Some(None)
+            }
+        }
+    }
+
+    fn keep(&mut self, line: &str) -> Option<()> {
+        let Some(history) = &self.history else {
+            return Some(());
+        };
+        if let Err(error) = history.append(line, &mut self.editor) {
+            self.history = None;
+            self.notice("the history is no longer kept", &error)?;
+        }
+        Some(())
+    }
+
+    fn notice(&self, problem: &str, error: &dyn Display) -> Option<()> {
+        self.hand_over(Typed::Notice(format!("{problem}: {error:#}")))
+    }
+
+    /// Returns when the shell has dealt with it.
+    fn hand_over(&self, typed: Typed) -> Option<()> {
+        self.lines.blocking_send(typed).ok()?;
+        self.may_go_on.recv().ok()
+    }
 }

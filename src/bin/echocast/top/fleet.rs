@@ -1,114 +1,101 @@
-//! The replicas: who they are, as names resolve now, and what each answered. It owns the asking,
-//! each replica on its own, so that one that hangs keeps nobody waiting.
+//! All replicas: which there are, as names resolve now, and when each is asked. Each is asked on its
+//! own, so that one that does not answer delays none of the others.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::mem;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use anyhow::{Context, anyhow, ensure};
-use hyper::StatusCode;
+use anyhow::{Context, anyhow};
 use tokio::net::lookup_host;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use url::Url;
 
-use super::exposition::Exposition;
-use super::report::{Look, Node, Report, Row};
+use super::figures::Sample;
+use super::replica::{self, PATIENCE, Replica};
+use super::report::{Report, Row};
 use crate::ops;
-
-/// A node that is well answers in milliseconds; one that is overloaded has something to tell, too.
-const PATIENCE: Duration = Duration::from_secs(3);
-
-/// How long a replica that neither answers nor is named any more is shown.
-const GONE_FOR: Duration = Duration::from_secs(60);
 
 pub(super) struct Fleet {
     targets: Vec<Target>,
     replicas: BTreeMap<SocketAddr, Replica>,
+    /// Questions that are not answered yet.
     asking: JoinSet<Answer>,
 }
 
 /// A URL as it was given.
 struct Target {
     url: Arc<Url>,
-    /// Where its host is.
+    /// Addresses of its host, as last resolved.
     addresses: Vec<SocketAddr>,
-    /// Why that is not known any more.
+    /// Why it could not be resolved the last time.
     error: Option<String>,
-    asked: bool,
-}
-
-struct Replica {
-    /// How it is asked for.
-    url: Arc<Url>,
-    /// The two last looks, the older first.
-    looks: [Option<Look>; 2],
-    /// Why there was no answer to the last question, and since when there has been none.
-    failed: Option<(Instant, String)>,
+    /// Whether an answer is outstanding.
     asked: bool,
 }
 
 enum Answer {
+    /// Of the target with this index.
     Addresses(usize, anyhow::Result<Vec<SocketAddr>>),
-    Metrics(SocketAddr, anyhow::Result<Look>),
+    Metrics(SocketAddr, anyhow::Result<Sample>),
 }
 
 impl Fleet {
     pub(super) fn new(urls: Vec<Url>) -> Self {
-        let target = |url| Target {
-            url: Arc::new(url),
-            addresses: Vec::new(),
-            error: None,
-            asked: false,
-        };
-        let targets = urls.into_iter().map(target).collect();
         Self {
-            targets,
+            targets: urls.into_iter().map(Target::new).collect(),
             replicas: BTreeMap::new(),
             asking: JoinSet::new(),
         }
     }
 
-    /// Asks where all hosts are, and all replicas for their metrics; those that are new once they
-    /// are known. Whoever has not answered yet is not asked again.
+    /// Resolves all names, and asks all known replicas for their metrics. New ones are asked once
+    /// they are found. A question that is not answered yet is not asked again.
     pub(super) fn ask(&mut self) {
-        self.forget();
-        for (at, target) in self.targets.iter_mut().enumerate() {
-            if !std::mem::replace(&mut target.asked, true) {
-                let url = target.url.clone();
-                self.asking
-                    .spawn(async move { Answer::Addresses(at, resolve(&url).await) });
-            }
+        self.forget_gone();
+        for index in 0..self.targets.len() {
+            self.resolve(index);
         }
         let known: Vec<SocketAddr> = self.replicas.keys().copied().collect();
-        known.into_iter().for_each(|address| self.ask_one(address));
+        for address in known {
+            self.ask_replica(address);
+        }
     }
 
-    fn ask_one(&mut self, address: SocketAddr) {
+    fn resolve(&mut self, index: usize) {
+        let target = &mut self.targets[index];
+        if !mem::replace(&mut target.asked, true) {
+            let url = target.url.clone();
+            self.asking
+                .spawn(async move { Answer::Addresses(index, resolve(&url).await) });
+        }
+    }
+
+    fn ask_replica(&mut self, address: SocketAddr) {
         let Some(replica) = self.replicas.get_mut(&address) else {
             return;
         };
-        if !std::mem::replace(&mut replica.asked, true) {
+        if !mem::replace(&mut replica.asked, true) {
             let url = replica.url.clone();
             self.asking
-                .spawn(async move { Answer::Metrics(address, look(&url, address).await) });
+                .spawn(async move { Answer::Metrics(address, replica::ask(&url, address).await) });
         }
     }
 
-    /// Waits for the next answer; for ever if nobody is being asked. Cancellation-safe.
+    /// Waits for the next answer; for ever if there is no question. Cancellation-safe.
     pub(super) async fn answer(&mut self) {
         match self.asking.join_next().await {
-            Some(Ok(Answer::Addresses(at, addresses))) => self.resolved(at, addresses),
-            Some(Ok(Answer::Metrics(address, look))) => self.looked(address, look),
+            Some(Ok(Answer::Addresses(index, found))) => self.resolved(index, found),
+            Some(Ok(Answer::Metrics(address, answer))) => self.answered(address, answer),
             Some(Err(error)) => std::panic::resume_unwind(error.into_panic()),
             None => std::future::pending().await,
         }
     }
 
-    /// Asks, and waits for all answers.
-    pub(super) async fn look(&mut self) {
+    /// Asks all, and waits for all answers.
+    pub(super) async fn sample(&mut self) {
         self.ask();
         while self.is_asking() {
             self.answer().await;
@@ -119,117 +106,86 @@ impl Fleet {
         !self.asking.is_empty()
     }
 
-    fn resolved(&mut self, at: usize, addresses: anyhow::Result<Vec<SocketAddr>>) {
-        let target = &mut self.targets[at];
-        target.asked = false;
-        match addresses {
-            Ok(addresses) => (target.addresses, target.error) = (addresses, None),
-            Err(error) => target.error = Some(format!("{error:#}")),
-        }
+    fn resolved(&mut self, index: usize, found: anyhow::Result<Vec<SocketAddr>>) {
+        let target = &mut self.targets[index];
+        target.resolved(found);
         let (url, addresses) = (target.url.clone(), target.addresses.clone());
         for address in addresses {
-            if let Entry::Vacant(place) = self.replicas.entry(address) {
-                place.insert(Replica {
-                    url: url.clone(),
-                    looks: [None, None],
-                    failed: None,
-                    asked: false,
-                });
-                self.ask_one(address);
-            }
+            self.found(address, &url);
         }
     }
 
-    fn looked(&mut self, address: SocketAddr, look: anyhow::Result<Look>) {
-        let Some(replica) = self.replicas.get_mut(&address) else {
-            return;
-        };
-        replica.asked = false;
-        match look {
-            Ok(look) => {
-                replica.looks.rotate_left(1);
-                replica.looks[1] = Some(look);
-                replica.failed = None;
-            }
-            Err(error) => {
-                let since = replica
-                    .failed
-                    .take()
-                    .map_or_else(Instant::now, |(since, _)| since);
-                replica.failed = Some((since, format!("{error:#}")));
-                // What it says when it is back is not what happened in the last second.
-                replica.looks = [None, None];
-            }
+    /// A new replica is asked at once.
+    fn found(&mut self, address: SocketAddr, url: &Arc<Url>) {
+        if let Entry::Vacant(place) = self.replicas.entry(address) {
+            place.insert(Replica::new(url.clone()));
+            self.ask_replica(address);
         }
     }
 
-    fn forget(&mut self) {
+    fn answered(&mut self, address: SocketAddr, answer: anyhow::Result<Sample>) {
+        if let Some(replica) = self.replicas.get_mut(&address) {
+            replica.answered(answer);
+        }
+    }
+
+    fn forget_gone(&mut self) {
         let targets = &self.targets;
-        self.replicas.retain(|address, replica| {
-            let long = replica
-                .failed
-                .as_ref()
-                .is_some_and(|(since, _)| since.elapsed() > GONE_FOR);
-            !long || is_named(targets, address)
-        });
+        self.replicas
+            .retain(|address, replica| !replica.is_gone() || is_found(targets, *address));
     }
 
+    /// Replicas first, then names that cannot be resolved.
     pub(super) fn report(&self) -> Report {
-        let unknown = self.targets.iter().filter_map(|target| {
-            Some(Row {
-                address: ops::authority(&target.url),
-                error: Some(target.error.clone()?),
-                node: None,
-            })
+        let replicas = self.replicas.iter().filter_map(|(address, replica)| {
+            replica.row(*address, is_found(&self.targets, *address))
         });
-        let known =
-            self.replicas.iter().filter_map(|(address, replica)| {
-                let error = replica.failed.as_ref().map(|(_, why)| {
-                    match is_named(&self.targets, address) {
-                        true => why.clone(),
-                        false => format!("no longer resolved, and {why}"),
-                    }
-                });
-                let [before, now] = &replica.looks;
-                let node = now.as_ref().map(|now| Node::new(before.as_ref(), now));
-                // Who has not answered for the first time is not told of yet.
-                (error.is_some() || node.is_some()).then(|| Row {
-                    address: address.to_string(),
-                    error,
-                    node,
-                })
-            });
-        Report::new(known.chain(unknown).collect())
+        let unresolved = self.targets.iter().filter_map(Target::unresolved);
+        Report::new(replicas.chain(unresolved).collect())
     }
 }
 
-fn is_named(targets: &[Target], address: &SocketAddr) -> bool {
+impl Target {
+    fn new(url: Url) -> Self {
+        Self {
+            url: Arc::new(url),
+            addresses: Vec::new(),
+            error: None,
+            asked: false,
+        }
+    }
+
+    fn resolved(&mut self, found: anyhow::Result<Vec<SocketAddr>>) {
+        self.asked = false;
+        match found {
+            Ok(addresses) => (self.addresses, self.error) = (addresses, None),
+            // The addresses from before still count: a name server may be away for a moment.
+            Err(error) => self.error = Some(format!("{error:#}")),
+        }
+    }
+
+    fn unresolved(&self) -> Option<Row> {
+        Some(Row {
+            address: ops::authority(&self.url),
+            error: Some(self.error.clone()?),
+            node: None,
+        })
+    }
+}
+
+/// Whether a name leads to this address.
+fn is_found(targets: &[Target], address: SocketAddr) -> bool {
     targets
         .iter()
-        .any(|target| target.addresses.contains(address))
+        .any(|target| target.addresses.contains(&address))
 }
 
-/// All addresses of a host, of one family: with both, each replica would be there twice.
+/// All addresses of a host, of one family. With both, each replica would be listed twice.
 async fn resolve(url: &Url) -> anyhow::Result<Vec<SocketAddr>> {
-    let found = timeout(PATIENCE, lookup_host(ops::authority(url))).await;
-    let found = found
+    let found = timeout(PATIENCE, lookup_host(ops::authority(url)))
+        .await
         .map_err(|_| anyhow!("cannot be resolved in time"))?
         .context("cannot be resolved")?;
     let (v4, v6): (Vec<_>, Vec<_>) = found.partition(SocketAddr::is_ipv4);
     Ok(if v4.is_empty() { v6 } else { v4 })
-}
-
-async fn look(url: &Url, address: SocketAddr) -> anyhow::Result<Look> {
-    let answer = timeout(PATIENCE, ops::get(url, address, "/metrics")).await;
-    let (status, text) =
-        answer.map_err(|_| anyhow!("no answer within {} s", PATIENCE.as_secs()))??;
-    ensure!(
-        status == StatusCode::OK,
-        "the answer is {status}: not an ops port?"
-    );
-    let metrics = Exposition::parse(&text).context("not an ops port?")?;
-    Ok(Look {
-        at: Instant::now(),
-        metrics,
-    })
 }

@@ -1,255 +1,173 @@
-//! A report as people read it: as many columns and rows as there is room for. Names, versions and
-//! errors come from whoever answers at an address: nothing in them drives a terminal or passes for
-//! another row, wherever the table is printed.
+//! The report as a table, with as many columns and rows as there is room for. The texts of its
+//! cells come from `cells`.
 
-use std::borrow::Cow;
+use std::array;
 
 use console::{measure_text_width, style, truncate_str};
-use echocast::telemetry::printable;
-use indicatif::{BinaryBytes, HumanCount};
 
-use super::report::{Figures, Node, Report, Row};
-use crate::show::latency;
-
-/// Titles, and which columns a narrow terminal does without: the largest number goes first.
-const COLUMNS: [(&str, u8); 14] = [
-    ("replica", 0),
-    ("state", 0),
-    ("ws", 0),
-    ("sse", 3),
-    ("in/s", 0),
-    ("out/s", 0),
-    ("bytes in/s", 5),
-    ("bytes out/s", 4),
-    ("relay p99", 2),
-    ("delivery p99", 0),
-    ("inbox", 1),
-    ("broker", 0),
-    ("lost", 0),
-    ("version", 6),
-];
+use super::cells::{self, Align, COLUMNS, Cells, printable_cell};
+use super::report::{Node, Report, Row};
 
 /// Between two columns.
 const GAP: &str = "  ";
 
-/// Where nothing was measured.
-const NONE: &str = "–";
-
-/// Of a terminal.
+/// Of a terminal, in characters.
 #[derive(Clone, Copy)]
 pub(super) struct Size {
     pub(super) rows: usize,
     pub(super) columns: usize,
 }
 
-/// The lines of a table, for a terminal of this size or for no terminal.
-pub(super) fn render(report: &Report, size: Option<Size>) -> String {
-    let titles = COLUMNS.map(|(title, _)| title.to_owned());
-    let rows: Vec<Option<[String; 14]>> = report
-        .replicas
-        .iter()
-        .map(|row| row.node.as_ref().map(|node| cells(row, node)))
-        .collect();
-    let total = total(report);
-    let longest = report
-        .replicas
-        .iter()
-        .map(|row| row.address.len())
-        .max()
-        .unwrap_or(0);
-    let mut widths: [usize; 14] = std::array::from_fn(|column| {
-        let cells = [&titles, &total].into_iter().chain(rows.iter().flatten());
-        cells
-            .map(|cells| measure_text_width(&cells[column]))
-            .max()
-            .unwrap_or(0)
-    });
-    widths[0] = widths[0].max(longest);
-    let shown = fitting(&widths, size.map_or(usize::MAX, |size| size.columns));
-    let line = |cells: &[String; 14]| {
-        let cells = shown
-            .iter()
-            .map(|&column| pad(&cells[column], widths[column], column));
-        cells.collect::<Vec<_>>().join(GAP).trim_end().to_owned()
+impl Size {
+    /// For output that is no terminal.
+    const UNLIMITED: Self = Self {
+        rows: usize::MAX,
+        columns: usize::MAX,
     };
+}
 
-    let mut lines = vec![style(line(&titles)).bold().to_string()];
-    for (row, cells) in report.replicas.iter().zip(&rows) {
-        lines.push(match (&row.node, cells) {
-            (Some(node), Some(cells)) => coloured(node, line(cells)),
-            _ => style(format!(
-                "{:width$}{GAP}{}",
-                row.address,
-                error(row),
-                width = widths[0]
-            ))
-            .red()
-            .to_string(),
-        });
-    }
-    let mut last = vec![style(line(&total)).bold().to_string()];
-    last.extend(losses(&report.total));
-    if let Some(size) = size {
-        let room = size.rows.saturating_sub(last.len());
-        if lines.len() > room && room > 0 {
-            let hidden = lines.len() + 1 - room;
-            lines.truncate(room - 1);
-            lines.push(format!("… and {hidden} more"));
+/// The lines of a table for a terminal of this size, or for no terminal.
+pub(super) fn render(report: &Report, size: Option<Size>) -> String {
+    let size = size.unwrap_or(Size::UNLIMITED);
+    let table = Table::new(report, size.columns);
+    let mut lines = table.lines();
+    let footer = table.footer();
+    hide_rows(&mut lines, size.rows.saturating_sub(footer.len()));
+    lines.extend(footer);
+    let lines: Vec<_> = lines
+        .iter()
+        .map(|line| truncate_str(line, size.columns, "…"))
+        .collect();
+    lines.join("\n")
+}
+
+struct Table<'a> {
+    report: &'a Report,
+    titles: Cells,
+    /// `None` for a replica that does not answer.
+    rows: Vec<Option<Cells>>,
+    total: Cells,
+    widths: Widths,
+    /// Indices of the columns for which there is room.
+    shown: Vec<usize>,
+}
+
+/// Of each column, in characters.
+type Widths = [usize; COLUMNS.len()];
+
+impl<'a> Table<'a> {
+    fn new(report: &'a Report, columns: usize) -> Self {
+        let cells = |row: &Row| Some(cells::of_node(row, row.node.as_ref()?));
+        let rows: Vec<Option<Cells>> = report.replicas.iter().map(cells).collect();
+        let (titles, total) = (cells::titles(), cells::of_total(report));
+        let all = [&titles, &total].into_iter().chain(rows.iter().flatten());
+        let mut widths = widths(all);
+        // Replicas that do not answer have no cells, but an address.
+        let longest = report.replicas.iter().map(|row| row.address.len()).max();
+        widths[0] = widths[0].max(longest.unwrap_or(0));
+        Self {
+            report,
+            shown: fitting(&widths, columns),
+            titles,
+            rows,
+            total,
+            widths,
         }
     }
-    lines.extend(last);
-    let columns = size.map_or(usize::MAX, |size| size.columns);
-    lines
-        .iter()
-        .map(|line| truncate_str(line, columns, "…"))
-        .collect::<Vec<_>>()
-        .join("\n")
-}
 
-fn error(row: &Row) -> Cow<'_, str> {
-    cell(row.error.as_deref().unwrap_or_default())
-}
+    /// The titles, and a line for each replica.
+    fn lines(&self) -> Vec<String> {
+        let rows = self.report.replicas.iter().zip(&self.rows);
+        let rows = rows.map(|(row, cells)| match (&row.node, cells) {
+            (Some(node), Some(cells)) => coloured(node, self.line(cells)),
+            _ => self.error_line(row),
+        });
+        let titles = style(self.line(&self.titles)).bold().to_string();
+        [titles].into_iter().chain(rows).collect()
+    }
 
-/// Text of strangers in a place of its own: a tab would leave that, too.
-fn cell(text: &str) -> Cow<'_, str> {
-    if text.contains('\t') {
-        printable::line(&text.replace('\t', " "))
-            .into_owned()
-            .into()
-    } else {
-        printable::line(text)
+    /// The lines below all rows, which are shown in any case.
+    fn footer(&self) -> Vec<String> {
+        let total = style(self.line(&self.total)).bold().to_string();
+        let losses = cells::losses(&self.report.total);
+        let losses = losses.map(|line| style(line).red().to_string());
+        [Some(total), losses].into_iter().flatten().collect()
+    }
+
+    fn line(&self, cells: &Cells) -> String {
+        let cells = self
+            .shown
+            .iter()
+            .map(|&column| pad(&cells[column], self.widths[column], COLUMNS[column].align));
+        let cells: Vec<String> = cells.collect();
+        cells.join(GAP).trim_end().to_owned()
+    }
+
+    fn error_line(&self, row: &Row) -> String {
+        let error = printable_cell(row.error.as_deref().unwrap_or_default());
+        let address = pad(&row.address, self.widths[0], Align::Left);
+        style(format!("{address}{GAP}{error}")).red().to_string()
     }
 }
 
-fn coloured(node: &Node, line: String) -> String {
-    match node {
-        Node {
-            broker_up: false, ..
-        } => style(line).red().to_string(),
-        Node { draining: true, .. } => style(line).yellow().to_string(),
-        _ => line,
-    }
+/// Each column is as wide as its widest cell.
+fn widths<'a>(rows: impl Iterator<Item = &'a Cells> + Clone) -> Widths {
+    array::from_fn(|column| {
+        let widths = rows.clone().map(|cells| measure_text_width(&cells[column]));
+        widths.max().unwrap_or(0)
+    })
 }
 
-/// The columns that this width has room for.
-fn fitting(widths: &[usize; 14], room: usize) -> Vec<usize> {
+/// The columns for which there is room.
+fn fitting(widths: &Widths, room: usize) -> Vec<usize> {
     let mut shown: Vec<usize> = (0..widths.len()).collect();
-    let width = |shown: &[usize]| {
-        shown
-            .iter()
-            .map(|&column| widths[column] + GAP.len())
-            .sum::<usize>()
-            - GAP.len()
-    };
-    while width(&shown) > room
-        && let Some(least) = shown
-            .iter()
-            .copied()
-            .filter(|&column| COLUMNS[column].1 > 0)
-            .max_by_key(|&column| COLUMNS[column].1)
+    while total_width(&shown, widths) > room
+        && let Some(least) = least_important(&shown)
     {
         shown.retain(|&column| column != least);
     }
     shown
 }
 
-/// Words to the left, numbers to the right.
-fn pad(cell: &str, width: usize, column: usize) -> String {
+fn total_width(shown: &[usize], widths: &Widths) -> usize {
+    let columns: usize = shown.iter().map(|&column| widths[column]).sum();
+    columns + GAP.len() * (shown.len() - 1)
+}
+
+/// `None` if the others are never dropped.
+fn least_important(shown: &[usize]) -> Option<usize> {
+    let dropped = |column: &usize| COLUMNS[*column].dropped;
+    shown
+        .iter()
+        .copied()
+        .filter(|column| dropped(column) > 0)
+        .max_by_key(dropped)
+}
+
+fn pad(cell: &str, width: usize, align: Align) -> String {
     let fill = " ".repeat(width.saturating_sub(measure_text_width(cell)));
-    if matches!(
-        COLUMNS[column].0,
-        "replica" | "state" | "broker" | "version"
-    ) {
-        format!("{cell}{fill}")
-    } else {
-        format!("{fill}{cell}")
+    match align {
+        Align::Left => format!("{cell}{fill}"),
+        Align::Right => format!("{fill}{cell}"),
     }
 }
 
-fn cells(row: &Row, node: &Node) -> [String; 14] {
-    let state = if node.draining { "draining" } else { "up" };
-    let broker = match (node.broker_up, node.broker_roundtrip_us) {
-        (false, _) => "away".to_owned(),
-        (true, Some(us)) => format!("up, {}", latency(us)),
-        (true, None) => "up".to_owned(),
-    };
-    let version = cell(&format!("{} ({})", node.version, node.commit)).into_owned();
-    line(
-        row.address.clone(),
-        state.to_owned(),
-        &node.figures,
-        broker,
-        version,
-    )
+fn coloured(node: &Node, line: String) -> String {
+    if !node.broker_up {
+        style(line).red().to_string()
+    } else if node.draining {
+        style(line).yellow().to_string()
+    } else {
+        line
+    }
 }
 
-fn total(report: &Report) -> [String; 14] {
-    let answering = format!("{} of {}", report.answering(), report.replicas.len());
-    line(
-        "total".to_owned(),
-        answering,
-        &report.total,
-        String::new(),
-        String::new(),
-    )
-}
-
-fn line(
-    name: String,
-    state: String,
-    figures: &Figures,
-    broker: String,
-    version: String,
-) -> [String; 14] {
-    let count = |count: u64| HumanCount(count).to_string();
-    let connections =
-        |transport: &str| count(figures.connections.get(transport).copied().unwrap_or(0));
-    let or_none = |text: Option<String>| text.unwrap_or_else(|| NONE.to_owned());
-    let bytes = |rate: Option<f64>| or_none(rate.map(|rate| BinaryBytes(rate as u64).to_string()));
-    [
-        name,
-        state,
-        connections("websocket"),
-        connections("sse"),
-        or_none(figures.messages_in_per_second.map(rate)),
-        or_none(figures.messages_out_per_second.map(rate)),
-        bytes(figures.bytes_in_per_second),
-        bytes(figures.bytes_out_per_second),
-        or_none(figures.relay.p99_us().map(latency)),
-        or_none(figures.delivery.p99_us().map(latency)),
-        count(figures.inbox_depth),
-        broker,
-        count(figures.lost.values().sum()),
-        version,
-    ]
-}
-
-/// What was lost and why, if anything was.
-fn losses(total: &Figures) -> Option<String> {
-    let causes = total.lost.iter().filter(|(_, messages)| **messages > 0);
-    let causes: Vec<_> = causes
-        .map(|(cause, messages)| format!("{} {}", cell(cause), HumanCount(*messages)))
-        .collect();
-    let lately = total
-        .lost_per_second
-        .filter(|rate| *rate > 0.0)
-        .map(|lost| format!("; {}/s now", rate(lost)));
-    let line = || {
-        format!(
-            "lost since the nodes started: {}{}",
-            causes.join(", "),
-            lately.unwrap_or_default()
-        )
-    };
-    (!causes.is_empty()).then(|| style(line()).red().to_string())
-}
-
-/// With at most four digits.
-fn rate(rate: f64) -> String {
-    match rate.round() as u64 {
-        rate @ 0..10_000 => rate.to_string(),
-        rate @ 10_000..1_000_000 => format!("{:.0} k", rate as f64 / 1e3),
-        rate => format!("{:.1} M", rate as f64 / 1e6),
+/// Replaces the last lines by their number if there are more than `room`.
+fn hide_rows(lines: &mut Vec<String>, room: usize) {
+    if lines.len() > room && room > 0 {
+        let hidden = lines.len() + 1 - room;
+        lines.truncate(room - 1);
+        lines.push(format!("… and {hidden} more"));
     }
 }
 
@@ -258,13 +176,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_narrow_terminal_does_without_what_matters_least() {
-        let widths = COLUMNS.map(|(title, _)| title.len());
+    fn a_narrow_terminal_drops_the_least_important_columns() {
+        let widths = COLUMNS.map(|column| column.title.len());
         assert_eq!(fitting(&widths, usize::MAX).len(), 14);
         let titles = |room| {
             fitting(&widths, room)
                 .into_iter()
-                .map(|column| COLUMNS[column].0)
+                .map(|column| COLUMNS[column].title)
                 .collect::<Vec<_>>()
         };
         assert!(!titles(110).contains(&"version") && titles(110).contains(&"bytes in/s"));
@@ -281,18 +199,6 @@ mod tests {
                 "lost"
             ]
         );
-    }
-
-    #[test]
-    fn rates_are_short() {
-        for (given, shown) in [
-            (0.4, "0"),
-            (9_999.0, "9999"),
-            (12_345.0, "12 k"),
-            (1_234_567.0, "1.2 M"),
-        ] {
-            assert_eq!(rate(given), shown);
-        }
     }
 
     #[test]
