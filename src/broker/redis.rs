@@ -2,7 +2,7 @@
 //!
 //! | module | owns |
 //! |---|---|
-//! | [`address`], [`topology`], [`server`], [`tls`] | which servers there are, which has which channel, and how to connect to it |
+//! | [`topology`], [`server`] | which servers there are, which has which channel, and how to connect to it |
 //! | [`fitness`], [`round_trips`] | whether a server can be the broker, and whether what is published there comes back |
 //! | [`publishers`], [`publisher`] | the way from the inbox to each server |
 //! | [`subscribers`], [`subscriber`], [`pushes`] | the subscriptions to each server, and what they bring |
@@ -10,7 +10,6 @@
 //! | [`catch_up`], [`replay`], [`pages`], [`history`] | reading what subscriptions did not bring, and what clients want of the time before them |
 //! | [`names`], [`warnings`], [`backoff`] | what all of these use |
 
-mod address;
 mod backoff;
 mod catch_up;
 mod fitness;
@@ -27,7 +26,6 @@ mod round_trips;
 mod server;
 mod subscriber;
 mod subscribers;
-mod tls;
 mod topology;
 mod warnings;
 
@@ -43,13 +41,13 @@ use tokio_util::sync::CancellationToken;
 use super::{Broker, Link};
 use crate::feed::Retention;
 use crate::hub::Intake;
-use address::Address;
+use crate::redis_address::RedisAddress;
+use crate::redis_address::tls::RedisTls;
 use backoff::Backoff;
 use names::Names;
 use receiver::Shared;
 use receivers::Receivers;
 use server::Server;
-pub use tls::RedisTls;
 use topology::Topology;
 use warnings::Warnings;
 
@@ -86,32 +84,16 @@ pub struct Redis {
 impl Redis {
     /// A broker for this address; nothing is connected yet. Of `retention`, Redis keeps messages,
     /// their bytes and time to live.
-    ///
-    /// # Errors
-    /// If the address cannot be used.
-    pub fn new(
-        url: &str,
-        tls: RedisTls,
-        prefix: &str,
-        retention: Retention,
-    ) -> anyhow::Result<Self> {
-        let topology = Topology::new(Address::parse(url).context("--redis-url")?, tls);
+    pub fn new(address: RedisAddress, tls: RedisTls, prefix: &str, retention: Retention) -> Self {
+        let topology = Topology::new(address, tls);
         let names = Names::new(prefix, topology.database());
-        Ok(Self {
+        Self {
             topology,
             names,
             node: rand::random(),
             retention,
             warnings: Arc::new(Warnings::new()),
-        })
-    }
-
-    /// Whether an address can be used; what is wrong is told without its password.
-    ///
-    /// # Errors
-    /// If it cannot.
-    pub fn check(url: &str) -> anyhow::Result<()> {
-        Address::parse(url).map(drop)
+        }
     }
 }
 
