@@ -1,4 +1,4 @@
-//! The broker: how what is said on one node is heard on all. This file is its contract.
+//! The broker: it takes what is published on one node to all nodes. This file is its contract.
 
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering::*};
@@ -20,15 +20,14 @@ pub use self::redis::Redis;
 /// Moves messages from a node's inbox to the feeds of all nodes.
 ///
 /// What it promises:
-/// - Every feed of a channel gets the same messages in the same order, each at most once, and those
-///   of one publisher in the order in which they were said.
-/// - It is the only writer of feeds, and a node's own messages come back to it the same way as
-///   everyone else's.
-/// - A channel is set live once everything said on it from then on will reach this node, and not
-///   live when that ends.
-/// - It takes from the inbox no more than it is about to hand on, and settles what it took once
-///   that is held elsewhere: the inbox's bound is a bound on everything it has in hand.
-/// - It never gives up: while what it needs is away, [`Status`] says so and it goes on by itself
+/// - Every feed of a channel gets the same messages in the same order, each at most once. Those of
+///   one publisher keep the order in which they were published.
+/// - It is the only writer of feeds. A node's own messages come back to it the same way as everyone
+///   else's.
+/// - A channel is live while everything that is published on it will reach this node.
+/// - It takes a batch from the inbox when it is about to hand it on, and settles it once it is held
+///   elsewhere. So the inbox's bound is a bound on everything that the broker holds.
+/// - It never gives up. While what it needs is away, [`Status`] tells, and it goes on by itself
 ///   afterwards.
 pub trait Broker: Send + 'static {
     /// Works until `stop`, then hands on what the inbox still holds and returns. Dropping the
@@ -41,14 +40,14 @@ pub trait Broker: Send + 'static {
     ) -> impl Future<Output = ()> + Send;
 }
 
-/// What a broker has of its node.
+/// What a broker shares with its node.
 #[derive(Clone, Debug)]
 pub struct Link {
     /// Inbox, channels and feeds.
     pub hub: Arc<Hub>,
-    /// Where things are counted.
+    /// Counters of the node.
     pub metrics: Arc<Metrics>,
-    /// What the rest of the node is told.
+    /// Where it reports whether it can be reached.
     pub status: Arc<Status>,
 }
 
@@ -77,7 +76,7 @@ impl Status {
         })
     }
 
-    /// Tells everybody.
+    /// It is up or down from now on.
     pub fn set(&self, up: bool) {
         self.up.store(up, Release);
         self.has_been_up.fetch_or(up, Release);
@@ -88,7 +87,7 @@ impl Status {
         self.changed.notify_waiters();
     }
 
-    /// Says why it is down although something answers, for operators; `None` if nothing does.
+    /// For operators: why it is down although something answers. `None` if nothing does.
     pub fn explain(&self, why: Option<String>) {
         *self.lock_why() = why;
     }

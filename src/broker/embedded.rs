@@ -184,6 +184,7 @@ impl Outlet {
                 return Ok(Some(known));
             }
         }
+        // The id is known only now.
         let last = self.append(link, pending);
         if let (Some((key, digest)), Some(id)) = (keyed, last) {
             let oldest = self.oldest(link);
@@ -200,6 +201,7 @@ impl Outlet {
         let relay = telemetry::relay_span(SYSTEM, name.as_str(), count, &traceparent);
         metrics.batch_messages.observe(count as f64);
         let published_ns = now_ns();
+        // The receipts stay behind, to be answered with the id.
         let batch = std::mem::take(&mut pending.batch).build(published_ns);
         let subscribers = || link.hub.subscribers(name);
         let writer = &mut self.writer;

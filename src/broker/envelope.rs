@@ -1,18 +1,17 @@
-//! The envelope: what nodes say to each other. A two-byte magic, then a protobuf batch. Fields are
-//! only ever added, and unknown ones ignored, so that old and new nodes run side by side.
+//! The envelope: how a batch travels between nodes. A two-byte magic, then protobuf. Fields are only
+//! ever added, and unknown ones ignored, so that old and new nodes run side by side.
 
 use bytes::{BufMut, Bytes};
 use prost::Message as _;
 
 use crate::message::{BatchBuilder, Kind, PublisherId, Sequence};
 
-/// What a payload of ours begins with. No UTF-8 text does: the first byte asks for a continuation
-/// the second is not.
+/// The first bytes of a payload of ours. No UTF-8 text begins so: the first byte asks for a
+/// continuation that the second is not.
 pub const MAGIC: [u8; 2] = [0xEC, 0x01];
 
-/// The highest offset, and the highest number of a message among those of its node: fifteen digits,
-/// which the numbers of Redis' scripts hold exactly, and a million messages a second for thirty
-/// years. What is beyond is nonsense.
+/// The highest offset, and the highest sequence. The numbers of Redis' scripts hold fifteen digits
+/// exactly, which is a million messages a second for thirty years. Anything beyond is nonsense.
 pub const HIGHEST: u64 = 999_999_999_999_999;
 
 /// A batch on its way between nodes.
@@ -54,23 +53,23 @@ pub struct EnvelopeMessage {
     /// Its bytes.
     #[prost(bytes = "bytes", tag = "2")]
     pub payload: Bytes,
-    /// Tells repetitions, if its publisher gave one.
+    /// Under this key the history has the message once; empty if the client gave none.
     #[prost(string, tag = "3")]
     pub key: String,
-    /// The publishing connection, told from others of its node, if it does not want to hear itself;
+    /// The publishing connection among those of its node, if it does not want its own messages back;
     /// else 0.
     #[prost(uint32, tag = "4")]
     pub sender: u32,
 }
 
-/// What a pub/sub payload is.
+/// A pub/sub payload.
 #[derive(Debug)]
 pub enum Payload {
     /// A batch of a node.
     Batch(Envelope),
     /// Somebody else's message, such as `redis-cli PUBLISH`.
     Foreign(Kind, Bytes),
-    /// Begins with the magic but is no batch, or an empty one, or has text that is none or numbers
+    /// Begins with the magic, but is no batch, or is empty, or has text that is not UTF-8 or numbers
     /// that cannot be.
     Malformed,
 }
@@ -138,7 +137,7 @@ impl Envelope {
 }
 
 impl Payload {
-    /// Tells batches from other people's messages.
+    /// A batch, or somebody else's message.
     pub fn decode(payload: Bytes) -> Self {
         if !payload.starts_with(&MAGIC) {
             let kind = if simdutf8::basic::from_utf8(&payload).is_ok() {
@@ -156,8 +155,8 @@ impl Payload {
 }
 
 impl EnvelopeMessage {
-    /// Clients close connections that bring them text which is none, so what claims to be text is
-    /// checked here, once.
+    /// Clients close connections that bring them text which is not UTF-8. So text is checked here,
+    /// once.
     fn is_sound(&self) -> bool {
         self.binary || simdutf8::basic::from_utf8(&self.payload).is_ok()
     }

@@ -1,7 +1,6 @@
-//! Whether a server can be the broker: it is no replica, has all channels of its address, and
-//! allows every command that publishing takes. It owns those questions, asked before anybody relies
-//! on a server and while it is used; what follows from an answer is the business of
-//! [`super::subscriber`].
+//! Whether a server can be the broker: it is no replica, has all channels of its address, and allows
+//! every command that publishing takes. A [`super::subscriber`] checks this before it uses a server
+//! and every second while it does.
 
 use std::collections::HashMap;
 
@@ -25,7 +24,7 @@ const SLOT_SAMPLES: u32 = 64;
 #[error("{0}")]
 pub(super) struct Unfit(pub(super) String);
 
-/// Checks a server that nobody relies on yet. `probe` is a pub/sub channel that is in one of its
+/// Checks a server that is not used yet. `probe` is a pub/sub channel that is in one of its
 /// slots.
 ///
 /// # Errors
@@ -45,7 +44,7 @@ pub(super) async fn check(
 /// Checks a server that is in use: its role, and the rest if publishing there was refused.
 ///
 /// # Errors
-/// [`Unfit`]. A server that does not answer is somebody else's concern.
+/// [`Unfit`]. A server that does not answer is noticed elsewhere.
 pub(super) async fn check_again(redis: &Redis, server: &Server, probe: &str) -> anyhow::Result<()> {
     let is_suspect = server.take_suspicion();
     let Ok(mut connection) = server.connection().await else {
@@ -64,14 +63,14 @@ pub(super) async fn check_again(redis: &Redis, server: &Server, probe: &str) -> 
     })
 }
 
-/// The reason why the node has no broker although a server answers, as far as this error tells one.
+/// For operators: why the node has no broker although a server answers, if this error tells.
 pub(super) fn reason(error: &anyhow::Error) -> Option<String> {
     let is_answer = |error: &RedisError| error.code().is_some();
     let told = error.is::<Unfit>() || error.downcast_ref().is_some_and(is_answer);
     told.then(|| format!("{error:#}"))
 }
 
-/// The words of a refusal.
+/// An error in Redis' own words.
 pub(super) fn words(error: &RedisError) -> String {
     match (error.code(), error.detail()) {
         (Some(code), Some(detail)) => format!("{code} {detail}"),
@@ -87,30 +86,26 @@ async fn check_role(connection: &mut MultiplexedConnection) -> anyhow::Result<bo
         .await
     {
         Ok(about) => about,
-        // It allowed this when we connected. A node that can do everything else does not depend on
-        // it.
+        // The server allowed this when we connected. A node that can do everything else does not
+        // need it.
         Err(error) if error.code().is_some() => return Ok(false),
         Err(error) => return Err(error.into()),
     };
     let text = |name| {
-        about
-            .get(name)
-            .and_then(|value| redis::from_redis_value_ref::<String>(value).ok())
+        let value = about.get(name)?;
+        redis::from_redis_value_ref::<String>(value).ok()
     };
-    let (role, mode) = (
-        text("role").unwrap_or_default(),
-        text("mode").unwrap_or_default(),
-    );
-    if mode == "sentinel" {
-        return Err(Unfit(
-            "it is a Sentinel: its address is redis+sentinel://host:26379/mymaster".to_owned(),
-        )
-        .into());
+    let (role, mode) = (text("role"), text("mode"));
+    match (role.as_deref(), mode.as_deref()) {
+        (_, Some("sentinel")) => {
+            let why = "it is a Sentinel: its address is redis+sentinel://host:26379/mymaster";
+            Err(Unfit(why.to_owned()).into())
+        }
+        (Some("replica" | "slave"), _) => {
+            Err(Unfit("it is a replica, and takes no messages".to_owned()).into())
+        }
+        (_, mode) => Ok(mode == Some("cluster")),
     }
-    if role == "replica" || role == "slave" {
-        return Err(Unfit("it is a replica, and takes no messages".to_owned()).into());
-    }
-    Ok(mode == "cluster")
 }
 
 /// Asks a server that is to have all channels for keys of many slots.
@@ -150,8 +145,8 @@ async fn rehearse(
     pipeline.ignore_errors();
     if redis.retention.messages > 0 {
         let script = Script::new(REHEARSAL);
-        pipeline.cmd("SCRIPT").arg("LOAD").arg(REHEARSAL);
         let keys = ["hash", "stream", "set"].map(|key| redis.names.rehearsal(probe, key));
+        pipeline.cmd("SCRIPT").arg("LOAD").arg(REHEARSAL);
         pipeline
             .cmd("EVALSHA")
             .arg(script.get_hash())
@@ -162,19 +157,24 @@ async fn rehearse(
     }
     pipeline.cmd(publish).arg(probe).arg("");
     let answers: Vec<RedisResult<Value>> = pipeline.query_async(connection).await?;
-    for error in answers.into_iter().filter_map(Result::err) {
-        match error.code() {
-            // It takes no writes for now, which is told to those who publish; others go on
-            // listening.
-            Some("OOM" | "MISCONF" | "NOREPLICAS") => {
-                warn!("redis takes no messages for now: {}", words(&error))
-            }
-            // It is busy, its scripts were flushed just now, or a slot is on its way.
-            Some("BUSY" | "NOSCRIPT" | "ASK" | "TRYAGAIN") => {}
-            _ => return Err(Unfit(format!("it refuses to publish: {}", words(&error))).into()),
+    answers
+        .into_iter()
+        .filter_map(Result::err)
+        .try_for_each(judge)
+}
+
+/// Whether a server can be the broker although it has refused something with this error.
+fn judge(error: RedisError) -> anyhow::Result<()> {
+    match error.code() {
+        // It takes no writes for now. Publishers get an error, and subscribers go on.
+        Some("OOM" | "MISCONF" | "NOREPLICAS") => {
+            warn!("redis takes no messages for now: {}", words(&error));
+            Ok(())
         }
+        // It is busy, its scripts were flushed just now, or a slot is moving.
+        Some("BUSY" | "NOSCRIPT" | "ASK" | "TRYAGAIN") => Ok(()),
+        _ => Err(Unfit(format!("it refuses to publish: {}", words(&error))).into()),
     }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! What Redis keeps of a channel: reading it, in the one place that knows how it looks.
+//! Reads what Redis keeps of a channel, in the one place that knows how it looks.
 
 use bytes::Bytes;
 use redis::aio::ConnectionLike;
@@ -73,54 +73,61 @@ pub(super) async fn read(
     from: EntryId,
     count: usize,
 ) -> RedisResult<Excerpt> {
-    let mut pipeline = redis::pipe();
     // No transaction: Redis 7.0 refuses to queue one while it is full, also one that only reads.
+    let mut pipeline = redis::pipe();
+    let (meta, stream) = (names.meta(name), names.stream(name));
     pipeline
         .cmd("HMGET")
-        .arg(names.meta(name))
+        .arg(&meta)
         .arg("epoch")
         .arg("offset")
         .arg(AFTER_LOSS);
-    let from = format!("{}-{}", from.0, from.1);
     pipeline
         .cmd("XRANGE")
-        .arg(names.stream(name))
-        .arg(from)
+        .arg(stream)
+        .arg(format!("{}-{}", from.0, from.1))
         .arg("+")
         .arg("COUNT")
         .arg(count);
-    pipeline.cmd("HGET").arg(names.meta(name)).arg("epoch");
+    pipeline.cmd("HGET").arg(&meta).arg("epoch");
     for _ in 0..EPOCHS_AT_ONCE {
-        type Answers = (MetaValues, Vec<Entry>, Option<Vec<u8>>);
-        let answers = if_ours::<Answers>(pipeline.query_async(connection).await)?;
-        let Some((meta, entries, epoch_after)) = answers else {
+        let Some((meta, entries, epoch_after)) =
+            if_ours::<Answers>(pipeline.query_async(connection).await)?
+        else {
             let newest = newest(connection, names, name).await?;
-            return Ok(Excerpt {
-                newest,
-                payloads: Vec::new(),
-                next: None,
-            });
+            return Ok(Excerpt::empty(newest));
         };
         // No epoch comes twice, so the entries are of this one. The offset was read before them:
         // whatever was published up to there and is not among them is gone.
         if meta.0 == epoch_after {
-            let next = if entries.len() == count {
-                entries.last().and_then(|(id, _)| after(id))
-            } else {
-                None
-            };
-            return Ok(Excerpt {
-                newest: Newest::read(meta),
-                payloads: entries.into_iter().map(payload).collect(),
-                next,
-            });
+            return Ok(Excerpt::read(meta, entries, count));
         }
     }
-    Err((
-        ErrorKind::Io,
-        "the history began anew each time that it was read",
-    )
-        .into())
+    let why = "the history began anew each time that it was read";
+    Err((ErrorKind::Io, why).into())
+}
+
+/// The answers to reading a part of a history: its meta hash, the entries, and its epoch after that.
+type Answers = (MetaValues, Vec<Entry>, Option<Vec<u8>>);
+
+impl Excerpt {
+    fn empty(newest: Newest) -> Self {
+        Self {
+            newest,
+            payloads: Vec::new(),
+            next: None,
+        }
+    }
+
+    fn read(meta: MetaValues, entries: Vec<Entry>, count: usize) -> Self {
+        let is_full = entries.len() == count;
+        let last = entries.last().filter(|_| is_full);
+        Self {
+            newest: Newest::read(meta),
+            next: last.and_then(|(id, _)| after(id)),
+            payloads: entries.into_iter().map(payload).collect(),
+        }
+    }
 }
 
 impl Newest {
@@ -157,8 +164,8 @@ impl Newest {
     }
 }
 
-/// `None` if there is a key of another type: somebody else's, which holds nothing for us. What is
-/// published is refused for that, in words; whoever comes to hear is let in.
+/// `None` if there is a key of another type: somebody else's, which holds nothing for us. Publishing
+/// is refused for that, in words; clients that only subscribe are let in.
 fn if_ours<T>(result: RedisResult<T>) -> RedisResult<Option<T>> {
     match result {
         Err(error) if error.code() == Some("WRONGTYPE") => Ok(None),
@@ -193,19 +200,13 @@ pub(super) async fn read_back(
     upto: u64,
     count: usize,
 ) -> RedisResult<Vec<Bytes>> {
-    let mut range = cmd("XREVRANGE");
-    range
-        .arg(names.stream(name))
-        .arg(upto)
-        .arg("-")
-        .arg("COUNT")
-        .arg(count);
-    let entries: Vec<Entry> = if_ours(range.query_async(connection).await)?.unwrap_or_default();
+    let entries = entries_back(connection, &names.stream(name), &upto.to_string(), count).await;
+    let entries = if_ours(entries)?.unwrap_or_default();
     Ok(entries.into_iter().map(payload).collect())
 }
 
-/// Begins a new history, unless somebody has: nobody can say any more what is at which place of
-/// this one. What publishers have published stays known, so that nothing is published twice.
+/// Begins a new history, unless another node has: which message is at which offset of this one is
+/// not known any more. Redis still remembers publishers, so that nothing is published twice.
 pub(super) async fn abandon(
     connection: &mut impl ConnectionLike,
     names: &Names,
@@ -241,26 +242,40 @@ pub(super) async fn find(
 ) -> RedisResult<Option<MessageId>> {
     let mut upto = "+".to_owned();
     loop {
-        let mut page = cmd("XREVRANGE");
-        page.arg(stream)
-            .arg(&upto)
-            .arg("-")
-            .arg("COUNT")
-            .arg(SEARCH);
-        let entries: Vec<Entry> = page.query_async(connection).await?;
+        let entries = entries_back(connection, stream, &upto, SEARCH).await?;
         let Some((oldest, _)) = entries.last() else {
             return Ok(None);
         };
         upto = format!("({oldest}");
-        for entry in entries {
-            if let Payload::Batch(batch) = Payload::decode(payload(entry))
-                && (batch.publisher_id(), batch.first()) == (publisher_id, first)
-            {
-                return Ok(Some(MessageId {
-                    epoch: batch.epoch,
-                    offset: batch.last_offset(),
-                }));
-            }
+        let found = entries.into_iter().find_map(|entry| {
+            let Payload::Batch(batch) = Payload::decode(payload(entry)) else {
+                return None;
+            };
+            let is_it = (batch.publisher_id(), batch.first()) == (publisher_id, first);
+            is_it.then(|| MessageId {
+                epoch: batch.epoch,
+                offset: batch.last_offset(),
+            })
+        });
+        if found.is_some() {
+            return Ok(found);
         }
     }
+}
+
+/// The newest entries up to this id, at most `count`, newest first.
+async fn entries_back(
+    connection: &mut impl ConnectionLike,
+    stream: &str,
+    upto: &str,
+    count: usize,
+) -> RedisResult<Vec<Entry>> {
+    cmd("XREVRANGE")
+        .arg(stream)
+        .arg(upto)
+        .arg("-")
+        .arg("COUNT")
+        .arg(count)
+        .query_async(connection)
+        .await
 }

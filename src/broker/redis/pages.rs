@@ -1,6 +1,6 @@
-//! Reading histories page by page, each on the server that has it. It owns how large a page is, and
-//! how many bytes are on their way to this node at the same time: live messages and probes share
-//! the same network, and must not wait long.
+//! Reads histories page by page, each from the server that has it. It owns how large a page is, and
+//! how many bytes are on their way to this node at the same time: live messages and probes share the
+//! same network, and must not wait long.
 
 use std::sync::Arc;
 
@@ -33,8 +33,7 @@ const PAGES_AT_ONCE: usize = 2;
 /// Bytes of a permit.
 const PERMIT_BYTES: usize = 1024;
 
-/// Batches looked at that were received before: after a failover they may be others than those that
-/// were.
+/// Batches compared with those that were received: after a failover they may be others.
 const LOOK_BACK: usize = 8;
 
 /// Reads histories.
@@ -45,8 +44,8 @@ pub(super) struct Reader<'a> {
     permits: Semaphore,
 }
 
-/// Whether what was asked failed for the connection: what Redis has answered, even if it is an
-/// error, says that this works.
+/// Whether a request failed because of the connection. An error that Redis answered shows that the
+/// connection works.
 fn is_broken<T>(result: &RedisResult<T>) -> bool {
     result.as_ref().is_err_and(|error| error.code().is_none())
 }
@@ -72,7 +71,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The newest message of a history. It waits for no page.
+    /// The newest message of a history. Does not wait for pages.
     pub(super) async fn newest(&self, name: &ChannelName) -> anyhow::Result<Newest> {
         let server = self.server(name)?;
         let newest =
@@ -91,6 +90,7 @@ impl<'a> Reader<'a> {
         size: &mut PageSize,
     ) -> anyhow::Result<Excerpt> {
         let count = size.batches();
+        // Permits by the size that is expected: live messages wait behind that many bytes at most.
         let mut turn = self.turn(name, size.permits(count)).await?;
         let page = history::read(&mut turn.connection, &self.redis.names, name, from, count).await;
         let page = self.end(turn, page).await?;
@@ -135,7 +135,7 @@ impl<'a> Reader<'a> {
             .0)
     }
 
-    /// Begins another history than this.
+    /// Has Redis end this history and begin another one.
     pub(super) async fn abandon(&self, name: &ChannelName, epoch: u64) -> anyhow::Result<()> {
         let server = self.server(name)?;
         let abandoned = history::abandon(
@@ -164,7 +164,7 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// It has been read.
+    /// A page has been read.
     async fn end<T>(&self, turn: Turn<'_>, page: RedisResult<T>) -> anyhow::Result<T> {
         if is_broken(&page) {
             turn.server.forget_page_connection().await;
@@ -181,7 +181,7 @@ impl<'a> Reader<'a> {
             .context("no server is known that has this channel")
     }
 
-    /// Says that a history cannot be read, and why, but not too often.
+    /// Warns that a history cannot be read, and why, but not too often.
     pub(super) fn warn_unreadable(&self, name: &ChannelName, error: &anyhow::Error) {
         if self.redis.warnings.allows(Trouble::Reading, name) {
             warn!(
@@ -207,8 +207,8 @@ impl PageSize {
         }
     }
 
-    /// A page of what a feed has missed: probably like what it has. Most have missed nothing, and a
-    /// page of few small batches takes few permits.
+    /// A page of what a feed has missed: its batches are probably like those it has. Most feeds have
+    /// missed nothing, and a page of few small batches takes few permits.
     pub(super) fn like(feed: &Feed) -> Self {
         feed.mean_batch()
             .map_or_else(Self::unknown, |mean| Self { mean: mean.max(1) })

@@ -93,8 +93,10 @@ impl<'a> Publisher<'a> {
     pub(super) async fn run(&mut self, mut work: Work, halted: &CancellationToken) {
         let mut tasks = Vec::new();
         loop {
+            // 1. Publish what there is. Nothing is left then, unless this is halted.
             self.publish(&mut work, halted).await;
             self.forget_ended(halted).await;
+            // 2. Wait for more. An idle connection proves every second that it still works.
             tokio::select! {
                 biased;
                 () = halted.cancelled() => break,
@@ -151,6 +153,7 @@ impl<'a> Publisher<'a> {
     async fn publish(&mut self, work: &mut Work, halted: &CancellationToken) {
         while !self.load.is_empty() && !halted.is_cancelled() {
             let published_ns = now_ns();
+            // A pipeline that was halted is sent again as it is: it may be published.
             if self.load.sending.is_empty() {
                 self.fill_pipeline(published_ns);
             }

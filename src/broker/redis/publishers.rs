@@ -2,11 +2,11 @@
 //! server that has the channel. It owns that choice, and the order of a channel's messages also when
 //! it moves from one server to another.
 
-use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use futures_util::future::join_all;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::super::Link;
@@ -17,10 +17,19 @@ use super::server::Server;
 use super::topology::Map;
 use crate::hub::{Channel, Inbox};
 
+/// What is to be published, and until when.
+struct Source<'a> {
+    link: &'a Link,
+    /// Channels without clients.
+    gone: UnboundedReceiver<Arc<Channel>>,
+    stop: CancellationToken,
+    /// `stop` has come: nothing new is published any more.
+    stopping: bool,
+}
+
 /// Gives tasks to publishers, as one map of servers says.
 struct Router<'a> {
     map: &'a Map,
-    link: &'a Link,
     senders: Vec<TaskSender>,
     /// Channels that no server has, with something to publish.
     homeless: Vec<Arc<Channel>>,
@@ -35,81 +44,98 @@ pub(super) async fn run(
     redis: &Redis,
     link: &Link,
     receivers: &Receivers,
-    mut gone: UnboundedReceiver<Arc<Channel>>,
+    gone: UnboundedReceiver<Arc<Channel>>,
     stop: CancellationToken,
 ) {
     let mut maps = redis.topology.watch();
     let mut publishers: Vec<Publisher> = Vec::new();
     // Of channels that no server has.
     let mut stranded = Load::default();
-    let mut stopping = false;
+    let mut source = Source {
+        link,
+        gone,
+        stop,
+        stopping: false,
+    };
     loop {
         // 1. A publisher for each server of the map, with what is left from the one before.
         let map = maps.borrow_and_update().clone();
         let new = |server| Publisher::new(redis, link, receivers, server);
         arrange(new, &map, &mut publishers, &mut stranded);
-        let (halted, finished) = (CancellationToken::new(), CancellationToken::new());
-        let mut router = Router {
-            map: &map,
-            link,
-            senders: Vec::new(),
-            homeless: Vec::new(),
-        };
-        let mut running = Vec::new();
-        for publisher in &mut publishers {
-            let (sender, work) = unbounded_channel();
-            router.senders.push(sender);
-            running.push(publisher.run(work, &halted));
-        }
-        let publishing = async {
-            join_all(running).await;
-            finished.cancel();
-        };
         // 2. They publish until the map changes, or all is done after `stop`.
-        let routing = async {
-            loop {
-                let step = tokio::select! {
-                    channels = link.hub.inbox().queued(), if !stopping => router.publish(channels),
-                    Some(channel) = gone.recv(), if !stopping => router.forget(channel),
-                    () = stop.cancelled(), if !stopping => {
-                        stopping = true;
-                        router.stop()
-                    }
-                    // It changes as long as the topology is there, which is as long as we are.
-                    _ = maps.changed() => {
-                        halted.cancel();
-                        ControlFlow::Break(())
-                    }
-                    () = finished.cancelled(), if stopping => ControlFlow::Break(()),
-                };
-                if step.is_break() {
-                    return;
-                }
-                if stopping {
-                    // Nothing comes any more, so publishers end when they are done.
-                    router.senders.clear();
-                }
-            }
-        };
-        tokio::join!(routing, publishing);
+        let halted = CancellationToken::new();
+        let homeless = publish(&map, &mut publishers, &mut source, &mut maps, &halted).await;
         // 3. What no server has waits for one.
-        stranded.queue.extend(Inbox::take_from(router.homeless));
+        stranded.queue.extend(Inbox::take_from(homeless));
         if !halted.is_cancelled() {
             if stranded.is_empty() {
                 return;
             }
-            // As above.
+            // It changes as long as the topology is there, which is as long as we are.
             let _ = maps.changed().await;
         }
     }
 }
 
+/// Publishes by one map, until there is another: then all are `halted`. Returns the channels that no
+/// server has.
+async fn publish(
+    map: &Map,
+    publishers: &mut [Publisher<'_>],
+    source: &mut Source<'_>,
+    maps: &mut watch::Receiver<Arc<Map>>,
+    halted: &CancellationToken,
+) -> Vec<Arc<Channel>> {
+    let mut router = Router {
+        map,
+        senders: Vec::new(),
+        homeless: Vec::new(),
+    };
+    let mut running = Vec::new();
+    for publisher in publishers {
+        let (sender, work) = unbounded_channel();
+        router.senders.push(sender);
+        running.push(publisher.run(work, halted));
+    }
+    let finished = CancellationToken::new();
+    let publishing = async {
+        join_all(running).await;
+        finished.cancel();
+    };
+    let routing = async {
+        tokio::select! {
+            // As above.
+            _ = maps.changed() => halted.cancel(),
+            () = router.route(source, &finished) => {}
+        }
+    };
+    tokio::join!(routing, publishing);
+    router.homeless
+}
+
 impl Router<'_> {
+    /// Gives out tasks until all is done after the source's stop.
+    async fn route(&mut self, source: &mut Source<'_>, finished: &CancellationToken) {
+        while !source.stopping {
+            tokio::select! {
+                channels = source.link.hub.inbox().queued() => self.publish(channels),
+                Some(channel) = source.gone.recv() => self.forget(channel),
+                () = source.stop.cancelled() => {
+                    source.stopping = true;
+                    self.give_out_last(source.link);
+                }
+            }
+        }
+        // Nothing comes any more, so publishers end when they are done.
+        self.senders.clear();
+        finished.cancelled().await;
+    }
+
     fn sender(&self, channel: &Channel) -> Option<&TaskSender> {
         self.senders.get(self.map.place(channel.name.as_str()))
     }
 
-    fn publish(&mut self, channels: Vec<Arc<Channel>>) -> ControlFlow<()> {
+    fn publish(&mut self, channels: Vec<Arc<Channel>>) {
         for channel in channels {
             match self.sender(&channel) {
                 // A publisher takes tasks as long as it is not halted.
@@ -117,24 +143,21 @@ impl Router<'_> {
                 None => self.homeless.push(channel),
             }
         }
-        ControlFlow::Continue(())
     }
 
-    fn forget(&self, channel: Arc<Channel>) -> ControlFlow<()> {
+    fn forget(&self, channel: Arc<Channel>) {
         if let Some(sender) = self.sender(&channel) {
             // As above. If it is halted, Redis forgets this by itself.
             drop(sender.send(Task::Forget(channel)));
         }
-        ControlFlow::Continue(())
     }
 
-    /// Gives out the last tasks.
-    fn stop(&mut self) -> ControlFlow<()> {
-        let step = self.publish(self.link.hub.inbox().try_queued());
-        for channel in self.link.hub.published() {
-            _ = self.forget(channel);
+    /// The node stops: all of its publishers end, after what is left in the inbox.
+    fn give_out_last(&mut self, link: &Link) {
+        self.publish(link.hub.inbox().try_queued());
+        for channel in link.hub.published() {
+            self.forget(channel);
         }
-        step
     }
 }
 

@@ -41,6 +41,7 @@ impl Receivers {
     /// A channel has gone; returns its receiver, if there was one. A channel that comes again has
     /// another one.
     pub(super) fn remove(&self, channel: &Arc<Channel>) -> Option<Arc<Receiver>> {
+        // Not one of the same name that has come since.
         let receiver = self.of(channel)?;
         self.lock().remove(&channel.name);
         receiver.end();

@@ -1,6 +1,6 @@
-//! Reading histories that a node does not have for its clients. Once for all that want the same: a
-//! feed is filled backwards as far as anybody needs and it can hold, and of what it cannot hold,
-//! each page is read once at a time.
+//! Reads for clients what this node does not have of a history, once for all that want the same. A
+//! feed is filled backwards as far as anybody needs and it can hold. What it cannot hold is read
+//! page by page, and clients that want the same page share it.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -21,8 +21,8 @@ pub(super) struct Replay<'a> {
     shared: Mutex<Shared>,
 }
 
-/// Reads that are under way, and the clients that wait for them. Channels by their publisher id:
-/// one that went and came again is another.
+/// Reads that are under way, and the clients that wait for them. The publisher id stands for the
+/// channel, because a channel that went and came again has another one.
 #[derive(Default)]
 struct Shared {
     fills: HashMap<PublisherId, Fill>,
@@ -66,12 +66,12 @@ impl<'a> Replay<'a> {
         match self.reader.newest(&channel.name).await {
             // The client may have left just now.
             Ok(newest) => drop(answer.send(newest.id)),
-            // A client that is not answered goes on without.
+            // A client that gets no answer goes on without.
             Err(error) => self.reader.warn_unreadable(&channel.name, &error),
         }
     }
 
-    /// Adds one who waits; returns whether nobody fills the feed yet.
+    /// Adds a client that waits; returns whether the feed is not being filled yet.
     fn begins_fill(&self, channel: &Channel, from: u64, done: Sender<()>) -> bool {
         match self.lock().fills.entry(channel.publisher_id) {
             Entry::Occupied(mut entry) => {
@@ -94,6 +94,8 @@ impl<'a> Replay<'a> {
     async fn fill(&self, channel: &Channel) {
         let (mut size, mut backoff) = (PageSize::unknown(), Backoff::default());
         while let Some((begins, most)) = self.unfilled(channel) {
+            // 1. Read the page before the window. One page of a channel at a time, so that other
+            // channels' pages come in between.
             let epoch = channel.feed.begins().0;
             let turn = channel.paging.lock().await;
             let page = self
@@ -101,9 +103,10 @@ impl<'a> Replay<'a> {
                 .read_back(&channel.name, begins, most, &mut size)
                 .await;
             drop(turn);
+            // 2. Prepend it. The feed ends the filling itself when it has no room.
             match page {
                 Ok((payloads, is_all)) => {
-                    // At a hole, or where there is no room. Older pages are for those who read them
+                    // At a hole, or where there is no room, filling ends. Clients read older pages
                     // one by one.
                     if !payloads
                         .into_iter()
@@ -126,11 +129,12 @@ impl<'a> Replay<'a> {
         }
     }
 
-    /// Before which offset the feed still lacks something that somebody waits for, and how many
-    /// messages of it; if there is nothing, those who wait are answered.
+    /// The offset before which the feed lacks messages that a client waits for, and how many. If it
+    /// lacks none, the clients are answered.
     fn unfilled(&self, channel: &Channel) -> Option<(u64, u64)> {
         let mut shared = self.lock();
         let fill = shared.fills.get_mut(&channel.publisher_id)?;
+        // Clients that have left need nothing.
         fill.waiting.retain(|waiting| !waiting.is_closed());
         let wanted = !fill.waiting.is_empty();
         let missing = channel
@@ -153,7 +157,7 @@ impl<'a> Replay<'a> {
         }
     }
 
-    /// Adds one who waits; returns whether nobody reads this page yet.
+    /// Adds a client that waits; returns whether this page is not being read yet.
     fn begins_page(&self, channel: &Channel, from: u64, answer: Sender<HistoryPage>) -> bool {
         let mut shared = self.lock();
         let waiting = shared
@@ -164,7 +168,7 @@ impl<'a> Replay<'a> {
         waiting.len() == 1
     }
 
-    /// Reads a page for all who want it, until there is one or nobody waits any more.
+    /// Reads a page for all clients that want it, until it is there or none waits any more.
     async fn page(&self, channel: &Channel, from: u64) {
         let key = (channel.publisher_id, from);
         let mut backoff = Backoff::default();
@@ -176,6 +180,7 @@ impl<'a> Replay<'a> {
                 Ok(page) => break page,
                 Err(error) => self.reader.warn_unreadable(&channel.name, &error),
             }
+            // Try again, unless all clients have left meanwhile.
             tokio::time::sleep(backoff.next()).await;
             let mut shared = self.lock();
             if shared
@@ -193,8 +198,8 @@ impl<'a> Replay<'a> {
         }
     }
 
-    /// Some batches from an offset on. A page of nothing but what nobody can read is not the end:
-    /// there may be more.
+    /// Some batches from an offset on. A page on which nobody can read anything is not the end: there
+    /// may be more.
     async fn read(&self, channel: &Channel, offset: u64) -> anyhow::Result<HistoryPage> {
         let (mut from, mut size) = ((offset, 0), PageSize::unknown());
         loop {

@@ -1,7 +1,7 @@
-//! Proof that a node hears what it publishes: over each connection that publishes to a server, or
-//! reads what was published there, goes a probe now and then, which must come back over the
-//! subscription. An address can lead to another server than before while the old one lives on; then
-//! a subscription that looks fine hears nothing of what a newer connection publishes.
+//! Proof that a node receives what it publishes. Each connection that publishes to a server, or reads
+//! histories there, sends a probe every second, which must come back over the subscription. An
+//! address can lead to another server than before while the old one lives on. Then a subscription
+//! that looks fine receives nothing of what a newer connection publishes.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -19,8 +19,8 @@ pub(super) struct RoundTrips(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    /// The command that publishes and the pub/sub channel, as long as that is subscribed to.
-    way: Option<(&'static str, String)>,
+    /// The command that publishes probes and their pub/sub channel, while that is subscribed.
+    route: Option<(&'static str, String)>,
     /// The number of the newest probe. It only grows: a probe of an earlier subscription may still
     /// come.
     newest: u64,
@@ -34,7 +34,7 @@ struct Trips {
     begun: Option<Instant>,
     /// The newest that came back.
     back: u64,
-    /// The oldest that Redis has taken and that has not come back, and since when.
+    /// The oldest that Redis has taken and that has not come back, and when Redis took it.
     missing: Option<(u64, Instant)>,
 }
 
@@ -57,9 +57,9 @@ impl RoundTrips {
         self.begin_anew(None);
     }
 
-    fn begin_anew(&self, way: Option<(&'static str, String)>) {
+    fn begin_anew(&self, route: Option<(&'static str, String)>) {
         let mut state = self.lock();
-        state.way = way;
+        state.route = route;
         state.trips.clear();
     }
 
@@ -67,7 +67,7 @@ impl RoundTrips {
     pub(super) fn begin(&self, connection: u64) -> Option<(Probe, Cmd)> {
         let mut state = self.lock();
         let State {
-            way: Some((command, channel)),
+            route: Some((command, channel)),
             newest,
             trips,
         } = &mut *state
@@ -78,6 +78,7 @@ impl RoundTrips {
         if trips.begun.is_some_and(|begun| begun.elapsed() < INTERVAL) {
             return None;
         }
+        // Numbers are never used again, so that a late probe proves nothing about a newer one.
         trips.begun = Some(Instant::now());
         *newest += 1;
         let mut publish = redis::cmd(command);
@@ -96,13 +97,14 @@ impl RoundTrips {
     /// Redis has taken it.
     pub(super) fn taken(&self, Probe { connection, number }: Probe) {
         if let Some(trips) = self.lock().trips.get_mut(&connection)
+            // It may have come back before Redis' answer.
             && trips.back < number
         {
             trips.missing.get_or_insert((number, Instant::now()));
         }
     }
 
-    /// A payload has come on the probes' channel. One that is none of ours proves nothing.
+    /// A payload has come on the probes' channel. One that is no probe of ours proves nothing.
     pub(super) fn came(&self, payload: &str) {
         let Some((connection, number)) = payload.split_once(':') else {
             return;
@@ -115,7 +117,7 @@ impl RoundTrips {
         }
     }
 
-    /// The connection has ended: what it published last may never have arrived.
+    /// The connection has ended: its last probe may never have arrived.
     pub(super) fn end(&self, connection: u64) {
         self.lock().trips.remove(&connection);
     }
@@ -141,7 +143,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_probe_that_was_taken_and_does_not_come_back_is_missing() {
         let trips = RoundTrips::default();
-        assert!(trips.begin(7).is_none(), "nobody would hear it");
+        assert!(trips.begin(7).is_none(), "nobody would receive it");
         trips.subscribed("PUBLISH", "p:probe".into());
         let (first, _) = trips.begin(7).expect("it is due");
         assert!(trips.begin(7).is_none(), "not again so soon");
@@ -167,7 +169,7 @@ mod tests {
         trips.came("7:3");
         assert!(
             !trips.is_missing(Duration::ZERO),
-            "what came later shows that the way is good"
+            "a later one shows that messages come"
         );
         trips.taken(trips.begin(8).expect("another connection").0);
         tokio::time::advance(INTERVAL).await;

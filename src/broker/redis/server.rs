@@ -1,5 +1,5 @@
-//! One server as a node knows it: how to connect to it, whether it is heard, and the connection for
-//! what is neither subscribing nor publishing.
+//! One server as a node knows it: how to connect to it, whether its subscription is up, and the
+//! connections for everything but subscribing and publishing.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
@@ -15,22 +15,22 @@ use super::round_trips::RoundTrips;
 use super::{ANSWER_PATIENCE, CONNECT_PATIENCE};
 use crate::redis_address::tls::RedisTls;
 
-/// One server, for as long as it owns anything.
+/// One server, for as long as it has any channels.
 #[derive(Debug)]
 pub(super) struct Server {
     pub(super) info: ConnectionInfo,
     tls: Arc<RedisTls>,
-    /// Where it is, for maps of servers and for people.
+    /// Its address, for maps of servers and for logs.
     pub(super) name: String,
-    /// Whether this node hears what is published there.
+    /// Whether this node receives what is published there.
     pub(super) up: watch::Sender<bool>,
-    /// It owns nothing any more.
+    /// Cancelled when it has no channels any more.
     pub(super) gone: CancellationToken,
     /// Whether what is published there comes back.
     pub(super) round_trips: Arc<RoundTrips>,
     /// How many subscriptions there have been.
     subscriptions: AtomicU64,
-    /// It refused to publish, for a reason that may hold for all channels.
+    /// It refused a batch, for a reason that may hold for all channels.
     suspect: AtomicBool,
     /// For everything but subscriptions, publishing and pages.
     connection: Shared,
@@ -41,8 +41,9 @@ pub(super) struct Server {
 /// The connection for pages among those that send probes; the others draw their numbers at random.
 const PAGES: u64 = 0;
 
-/// A connection that is made when it is needed. As old as the subscription of this number: what
-/// ended that one may have ended this, too, and nobody was told.
+/// A connection that is made when it is needed, and the number of the subscription at that time. It
+/// is valid only for that subscription: whatever broke that connection may have silently broken this
+/// one.
 type Shared = Mutex<Option<(u64, MultiplexedConnection)>>;
 
 impl Server {
@@ -72,7 +73,7 @@ impl Server {
         self.subscriptions.load(Acquire)
     }
 
-    /// A connection of its own for somebody, as this configures it.
+    /// Makes a connection that nobody else uses.
     pub(super) async fn connect(
         &self,
         config: &AsyncConnectionConfig,
@@ -80,19 +81,19 @@ impl Server {
         connect(&self.info, &self.tls, config).await
     }
 
-    /// Connections that publish. They are made with the files for TLS as these are now.
+    /// A pool of connections for a publisher. They are made with the files for TLS as these are now.
     pub(super) fn pool(&self, most: usize) -> anyhow::Result<Pool> {
         let client = self.tls.client(self.info.clone())?;
         let manager = Manager::new_with_config(client.get_connection_info().clone(), config())?;
         Ok(Pool::builder(manager).max_size(most).build()?)
     }
 
-    /// It refused to publish: whether it can do that at all is to be checked.
+    /// It refused a batch: the subscriber checks whether it takes any.
     pub(super) fn suspect(&self) {
         self.suspect.store(true, Release);
     }
 
-    /// Whether it is to be checked; the caller does so.
+    /// Whether it is to be checked. The caller checks it.
     pub(super) fn take_suspicion(&self) -> bool {
         self.suspect.swap(false, AcqRel)
     }
@@ -102,7 +103,7 @@ impl Server {
         self.shared(&self.connection).await
     }
 
-    /// It failed: the next one tries another, because this one may be dead for good.
+    /// That connection has failed: the next caller gets a new one.
     pub(super) async fn forget_connection(&self) {
         *self.connection.lock().await = None;
     }
@@ -111,7 +112,7 @@ impl Server {
     pub(super) async fn page_connection(&self) -> anyhow::Result<MultiplexedConnection> {
         let mut connection = self.shared(&self.page_connection).await?;
         if let Some((probe, publish)) = self.round_trips.begin(PAGES)
-            // Otherwise reading will fail, too.
+            // If the probe fails, reading will fail, too.
             && publish.exec_async(&mut connection).await.is_ok()
         {
             self.round_trips.taken(probe);
@@ -119,13 +120,14 @@ impl Server {
         Ok(connection)
     }
 
-    /// The same of that.
+    /// The connection for pages has failed.
     pub(super) async fn forget_page_connection(&self) {
         *self.page_connection.lock().await = None;
         self.round_trips.end(PAGES);
     }
 
     async fn shared(&self, shared: &Shared) -> anyhow::Result<MultiplexedConnection> {
+        // Held while connecting: callers that come meanwhile get the same connection.
         let mut connection = shared.lock().await;
         let subscriptions = self.subscription();
         if let Some((_, connection)) = connection.as_ref().filter(|it| it.0 == subscriptions) {

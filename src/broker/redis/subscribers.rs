@@ -86,11 +86,14 @@ impl Subscribers {
 
     /// Takes a new map; returns the servers that need a subscriber, and what is sent to it.
     fn redraw(&mut self, map: Arc<Map>) -> Vec<(Arc<Server>, UnboundedReceiver<Change>)> {
+        // 1. Channels that have another server now are not received until that has a subscriber.
         let before = std::mem::replace(&mut self.map, map);
         self.move_channels(&before);
+        // 2. Subscribers of servers that own nothing any more end by themselves.
         let servers = &self.map.servers;
         self.senders
             .retain(|(server, _)| servers.iter().any(|other| Arc::ptr_eq(server, other)));
+        // 3. New servers get one.
         let mut added = Vec::new();
         for server in servers {
             if sender_to(&self.senders, server).is_none() {

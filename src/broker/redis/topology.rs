@@ -1,7 +1,7 @@
-//! Where channels are: which server publishes and keeps each right now. One server for all never
-//! changes; Sentinels and the nodes of a Cluster are asked every second, and at once when somebody
-//! has trouble. What follows from a change is the business of those who speak to servers:
-//! [`super::subscribers`], [`super::publishers`] and [`super::catch_up`].
+//! Which server has which channel. With one server for all this never changes. Sentinels and the
+//! nodes of a Cluster are asked every second, and at once after a failure. The map is watched by
+//! those who connect to servers: [`super::subscribers`], [`super::publishers`] and
+//! [`super::catch_up`].
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -22,19 +22,19 @@ use crate::channel::ChannelName;
 use crate::redis_address::tls::RedisTls;
 use crate::redis_address::{self, RedisAddress};
 
-/// Time between two questions.
+/// Time between two looks.
 const ASK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The least of it, however much trouble there is.
+/// The least of it, after whatever failures.
 const ASK_PAUSE: Duration = Duration::from_millis(100);
 
-/// How long one of those who know may take; there are others.
+/// How long one node or Sentinel may take to answer; there are others.
 const ASK_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Slots of a Cluster.
 const SLOTS: usize = 16384;
 
-/// Knows where channels are, as last heard.
+/// Which server has which channel, as last learned.
 #[derive(Debug)]
 pub(super) struct Topology {
     address: RedisAddress,
@@ -43,12 +43,12 @@ pub(super) struct Topology {
     trouble: Notify,
 }
 
-/// Which server has which channels. There are none in it until somebody has told.
+/// Which server has which channels. Empty until somebody has answered.
 #[derive(Debug, Default)]
 pub(super) struct Map {
     pub(super) servers: Vec<Arc<Server>>,
-    /// The owner of each slot, as a place in `servers` or beyond if it has none; empty if one
-    /// server has everything.
+    /// The owner of each slot, as an index in `servers`, or beyond them if it has none. Empty if one
+    /// server has all channels.
     slots: Vec<u16>,
 }
 
@@ -99,48 +99,59 @@ impl Topology {
         matches!(self.address, RedisAddress::Server(_))
     }
 
-    /// A server did not do what it should: it may not be the right one any more.
+    /// A server has failed: it may not have its channels any more.
     pub(super) fn doubt(&self) {
         self.trouble.notify_one();
     }
 
-    /// Asks for ever. `status` learns why nobody could tell.
+    /// Keeps the map up to date, for ever. `status` learns why nobody could answer.
     pub(super) async fn keep(&self, status: &Status) {
         if self.is_one_server() {
             return std::future::pending().await;
         }
         let mut backoff = Backoff::default();
         let mut asked = None;
-        // Whom to ask, counted through all who know.
+        // Which of the nodes or Sentinels is asked.
         let mut next = 0;
         loop {
-            match timeout(ASK_PATIENCE, self.ask(&mut asked, next))
+            let answer = timeout(ASK_PATIENCE, self.ask(&mut asked, next))
                 .await
-                .unwrap_or_else(|_| Err(anyhow!("no answer")))
-            {
-                Ok(owners) => {
+                .unwrap_or_else(|_| Err(anyhow!("no answer")));
+            match answer {
+                Ok(ranges) => {
                     backoff.reset();
-                    self.draw(owners);
-                    sleep(ASK_PAUSE).await;
-                    tokio::select! {
-                        () = sleep(ASK_INTERVAL) => continue,
-                        () = self.trouble.notified() => {}
+                    self.update(ranges);
+                    if !self.has_failed_meanwhile().await {
+                        continue;
                     }
                 }
                 Err(error) => {
                     let pause = backoff.next();
-                    warn!(
-                        retry_ms = pause.as_millis() as u64,
-                        "cannot learn where redis is: {error:#}"
-                    );
-                    if self.map().servers.is_empty() {
-                        status.explain(fitness::reason(&error));
-                    }
+                    self.report(&error, pause, status);
                     sleep(pause).await;
                 }
             }
-            // Somebody else may know better.
+            // Another one may know better.
             (asked, next) = (None, next + 1);
+        }
+    }
+
+    /// Waits until it is time to ask again; returns whether that is because a server has failed.
+    async fn has_failed_meanwhile(&self) -> bool {
+        sleep(ASK_PAUSE).await;
+        tokio::select! {
+            () = sleep(ASK_INTERVAL) => false,
+            () = self.trouble.notified() => true,
+        }
+    }
+
+    fn report(&self, error: &anyhow::Error, pause: Duration, status: &Status) {
+        warn!(
+            retry_ms = pause.as_millis() as u64,
+            "cannot learn where redis is: {error:#}"
+        );
+        if self.map().servers.is_empty() {
+            status.explain(fitness::reason(error));
         }
     }
 
@@ -148,7 +159,8 @@ impl Topology {
         &self,
         asked: &mut Option<(ConnectionInfo, MultiplexedConnection)>,
         next: usize,
-    ) -> anyhow::Result<Owners> {
+    ) -> anyhow::Result<Vec<SlotRange>> {
+        // Keep asking the same one, over the same connection, as long as it answers.
         let (info, connection) = match asked {
             Some(asked) => asked,
             None => {
@@ -171,8 +183,8 @@ impl Topology {
         owners.with_context(|| info.addr().to_string())
     }
 
-    /// Those of the address, and before them the servers of a Cluster, which may have moved away
-    /// from there.
+    /// One of those in the address. In a Cluster, first the servers of the map, which may have moved
+    /// away from the address.
     fn who_knows(&self, next: usize) -> ConnectionInfo {
         let known = match &self.address {
             RedisAddress::Cluster(seeds) => {
@@ -190,57 +202,72 @@ impl Topology {
         known[next % known.len()].clone()
     }
 
-    /// Draws a new map, if it differs from the old one.
-    fn draw(&self, owners: Owners) {
+    /// Takes a new map, if it differs from the old one.
+    fn update(&self, ranges: Vec<SlotRange>) {
         let before = self.map();
-        let mut servers: Vec<Arc<Server>> = Vec::new();
-        let mut places = HashMap::new();
-        let mut slots = if self.is_cluster() {
-            vec![u16::MAX; SLOTS]
-        } else {
-            Vec::new()
-        };
-        for (first, last, info) in owners {
+        let server = |info: ConnectionInfo| {
             let name = info.addr().to_string();
-            let place = *places.entry(name).or_insert_with_key(|name| {
-                let known = before
-                    .servers
-                    .iter()
-                    .find(|server| server.name == *name)
-                    .cloned();
-                servers
-                    .push(known.unwrap_or_else(|| Arc::new(Server::new(info, self.tls.clone()))));
-                servers.len() - 1
-            });
-            if let Some(slots) = slots.get_mut(first..=last) {
-                slots.fill(place as u16);
-            }
-        }
-        let names =
-            |servers: &[Arc<Server>]| servers.iter().map(|it| it.name.clone()).collect::<Vec<_>>();
-        if names(&before.servers) == names(&servers) && before.slots == slots {
+            let known = before.servers.iter().find(|server| server.name == name);
+            let new = || Arc::new(Server::new(info, self.tls.clone()));
+            known.cloned().unwrap_or_else(new)
+        };
+        // A server that is known stays the same object, with its connections.
+        let map = Map::draw(ranges, self.is_cluster(), server);
+        if before.names() == map.names() && before.slots == map.slots {
             return;
         }
         info!(
-            servers = names(&servers).join(","),
-            "channels are there from now on"
+            servers = map.names().join(","),
+            "these servers have the channels now"
         );
+        // Those that own nothing any more lose their subscriber and publisher.
         for server in &before.servers {
-            if !servers.iter().any(|other| Arc::ptr_eq(server, other)) {
+            if !map.servers.iter().any(|other| Arc::ptr_eq(server, other)) {
                 server.gone.cancel();
             }
         }
-        self.map.send_replace(Arc::new(Map { servers, slots }));
+        self.map.send_replace(Arc::new(map));
     }
 }
 
 impl Map {
-    /// Who has a channel.
+    /// A map of these ranges. `server` finds or makes a server.
+    fn draw(
+        ranges: Vec<SlotRange>,
+        is_cluster: bool,
+        server: impl Fn(ConnectionInfo) -> Arc<Server>,
+    ) -> Self {
+        let mut map = Self::default();
+        if is_cluster {
+            map.slots = vec![u16::MAX; SLOTS];
+        }
+        let mut places = HashMap::new();
+        for SlotRange { first, last, owner } in ranges {
+            let name = owner.addr().to_string();
+            let place = *places.entry(name).or_insert_with(|| {
+                map.servers.push(server(owner));
+                map.servers.len() - 1
+            });
+            if let Some(slots) = map.slots.get_mut(first..=last) {
+                slots.fill(place as u16);
+            }
+        }
+        map
+    }
+
+    fn names(&self) -> Vec<&str> {
+        self.servers
+            .iter()
+            .map(|server| server.name.as_str())
+            .collect()
+    }
+
+    /// The server that has a channel.
     pub(super) fn owner(&self, name: &ChannelName) -> Option<&Arc<Server>> {
         self.owner_of(name.as_str())
     }
 
-    /// Who has what has this text in braces, or is this text and has no braces.
+    /// The server that has the keys with this text in braces, or the key that is this text.
     pub(super) fn owner_of(&self, tag: &str) -> Option<&Arc<Server>> {
         self.servers.get(self.place(tag))
     }
@@ -254,7 +281,7 @@ impl Map {
         }
     }
 
-    /// Whether this node hears everything that is published anywhere.
+    /// Whether this node receives everything that is published anywhere.
     pub(super) fn is_up(&self) -> bool {
         let whole = self
             .slots
@@ -264,26 +291,35 @@ impl Map {
     }
 }
 
-/// First and last slot, and how to speak to who has them.
-type Owners = Vec<(usize, usize, ConnectionInfo)>;
+/// Neighbouring slots of one server.
+struct SlotRange {
+    first: usize,
+    last: usize,
+    /// How to connect to the server that has them.
+    owner: ConnectionInfo,
+}
 
 async fn ask_sentinel(
     connection: &mut MultiplexedConnection,
     service: &str,
     server: &ConnectionInfo,
-) -> anyhow::Result<Owners> {
+) -> anyhow::Result<Vec<SlotRange>> {
     let mut question = redis::cmd("SENTINEL");
     question.arg("GET-MASTER-ADDR-BY-NAME").arg(service);
     let answer: Option<(String, u16)> = question.query_async(connection).await?;
     let (host, port) =
         answer.ok_or_else(|| Unfit(format!("this sentinel does not know {service:?}")))?;
-    Ok(vec![(0, SLOTS - 1, redis_address::at(server, &host, port))])
+    Ok(vec![SlotRange {
+        first: 0,
+        last: SLOTS - 1,
+        owner: redis_address::at(server, &host, port),
+    }])
 }
 
 async fn ask_cluster(
     connection: &mut MultiplexedConnection,
     asked: &ConnectionInfo,
-) -> anyhow::Result<Owners> {
+) -> anyhow::Result<Vec<SlotRange>> {
     let mut questions = redis::pipe();
     questions
         .cmd("CLUSTER")
@@ -291,52 +327,60 @@ async fn ask_cluster(
         .cmd("CLUSTER")
         .arg("SLOTS");
     let (info, ranges): (String, Vec<Vec<Value>>) = questions.query_async(connection).await?;
-    // One that is cut off from most others still believes in the map of that time.
+    // A node that is cut off from most others still has the map of that time.
     if !info.contains("cluster_state:ok") {
         return Err(
             Unfit("the cluster is down, or this node is cut off from it".to_owned()).into(),
         );
     }
-    let owners: Option<Owners> = ranges.iter().map(|range| owner(range, asked)).collect();
-    let owners = owners.context("an answer of an unknown shape")?;
-    ensure!(!owners.is_empty(), "nobody has any slot");
-    Ok(owners)
+    let ranges: Option<Vec<SlotRange>> = ranges
+        .iter()
+        .map(|range| SlotRange::read(range, asked))
+        .collect();
+    let ranges = ranges.context("an answer of an unknown shape")?;
+    ensure!(!ranges.is_empty(), "nobody has any slot");
+    Ok(ranges)
 }
 
-/// From an answer like `[first, last, [host, port, …], replicas…]`. A node that does not know its
-/// own address leaves it out.
-fn owner(range: &[Value], asked: &ConnectionInfo) -> Option<(usize, usize, ConnectionInfo)> {
-    let [
-        Value::Int(first),
-        Value::Int(last),
-        Value::Array(master),
-        ..,
-    ] = range
-    else {
-        return None;
-    };
-    let [host, Value::Int(port), ..] = &master[..] else {
-        return None;
-    };
-    let known = text(Some(host)).filter(|host| !host.is_empty());
-    let host = match (known, asked.addr()) {
-        (Some(host), _) => host,
-        (None, ConnectionAddr::Tcp(host, _) | ConnectionAddr::TcpTls { host, .. }) => host.clone(),
-        (None, _) => return None,
-    };
-    let port = u16::try_from(*port).ok()?;
-    Some((
-        usize::try_from(*first).ok()?,
-        usize::try_from(*last).ok()?,
-        redis_address::at(asked, &host, port),
-    ))
+impl SlotRange {
+    /// From an answer like `[first, last, [host, port, …], replicas…]`.
+    fn read(range: &[Value], asked: &ConnectionInfo) -> Option<Self> {
+        let [
+            Value::Int(first),
+            Value::Int(last),
+            Value::Array(master),
+            ..,
+        ] = range
+        else {
+            return None;
+        };
+        let [host, Value::Int(port), ..] = &master[..] else {
+            return None;
+        };
+        let host = text(Some(host))
+            .filter(|host| !host.is_empty())
+            .or_else(|| own_host(asked))?;
+        Some(Self {
+            first: usize::try_from(*first).ok()?,
+            last: usize::try_from(*last).ok()?,
+            owner: redis_address::at(asked, &host, u16::try_from(*port).ok()?),
+        })
+    }
+}
+
+/// The host of the node that answered. A node that does not know its own address leaves it out.
+fn own_host(asked: &ConnectionInfo) -> Option<String> {
+    match asked.addr() {
+        ConnectionAddr::Tcp(host, _) | ConnectionAddr::TcpTls { host, .. } => Some(host.clone()),
+        _ => None,
+    }
 }
 
 fn text(value: Option<&Value>) -> Option<String> {
     redis::from_redis_value_ref(value?).ok().flatten()
 }
 
-/// CRC-16/XMODEM of what decides, as Redis has it.
+/// CRC-16/XMODEM of the hash tag, as Redis computes it.
 fn slot(tag: &str) -> usize {
     let crc = tag.bytes().fold(0u16, |crc, byte| {
         (0..8).fold(crc ^ (u16::from(byte) << 8), |crc, _| {

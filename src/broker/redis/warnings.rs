@@ -1,6 +1,5 @@
-//! Warnings about single channels, at a bounded rate: what is broken in one channel's keys, or
-//! comes on its pub/sub channel, may come a thousand times a second and on every channel, and must
-//! not fill the log.
+//! Warnings about single channels, at a bounded rate. Broken keys or payloads may come a thousand
+//! times a second and on every channel, and must not fill the log.
 
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
@@ -25,22 +24,22 @@ pub(super) enum Trouble {
     Forbidden,
     /// Redis does not take what is published on it.
     Refused,
-    /// Entries of its history are none of ours.
+    /// Its history has entries that no node has written.
     Unreadable,
     /// A batch came that Redis does not hold.
     Foreign,
-    /// A payload came that begins like a batch and is none.
+    /// A payload begins like a batch and is none.
     Malformed,
 }
 
-/// Knows what has been logged lately.
+/// Remembers what has been logged lately.
 #[derive(Debug)]
 pub(super) struct Warnings(Mutex<Window>);
 
 #[derive(Debug)]
 struct Window {
     began: Instant,
-    told: HashSet<(Trouble, ChannelName)>,
+    logged: HashSet<(Trouble, ChannelName)>,
     left_out: u64,
 }
 
@@ -62,7 +61,7 @@ impl Warnings {
                 );
             }
         }
-        let may = window.told.len() < MOST && window.told.insert((trouble, channel.clone()));
+        let may = window.logged.len() < MOST && window.logged.insert((trouble, channel.clone()));
         window.left_out += u64::from(!may);
         may
     }
@@ -72,7 +71,7 @@ impl Window {
     fn begin() -> Self {
         Self {
             began: Instant::now(),
-            told: HashSet::new(),
+            logged: HashSet::new(),
             left_out: 0,
         }
     }

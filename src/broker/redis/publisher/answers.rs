@@ -89,11 +89,13 @@ impl Publisher<'_> {
 
     /// Redis has taken a batch, or has it already.
     async fn published(&mut self, sending: Sending, answer: Value, lookups: &mut usize) {
+        // 1. What Redis did with it.
         let id = match Answer::read(answer) {
             Some(answer) => self.apply(&sending, &answer, lookups).await,
             // Without history Redis only answers how many subscribers there are.
             None => Ok(None),
         };
+        // 2. Tell those who wait, and give its room in the inbox to others.
         let mut pending = sending.pending;
         pending.channel.skipped.settled(pending.first);
         match id {

@@ -46,6 +46,7 @@ impl Load {
         published_ns: u64,
         observe: impl Fn(usize),
     ) {
+        // A channel's batch that is still in the pipeline must come before its next one.
         let left: HashSet<ChannelName> = self
             .sending
             .iter()
@@ -74,6 +75,7 @@ impl Sending {
     fn new(mut pending: PendingBatch, published_ns: u64) -> Self {
         let batch = std::mem::take(&mut pending.batch);
         let traceparent = pending.trace("redis");
+        // Only with a key: a digest costs as much as everything else here.
         let digest = pending.key.as_ref().and_then(|_| batch.digest());
         let envelope = Envelope {
             publisher_id: pending.channel.publisher_id.0,

@@ -56,6 +56,7 @@ impl Queue {
             let place = turns.iter().position(|name| !waiting.contains(name))?;
             turns.remove(place)
         };
+        // 1. Small batches first, but not for ever.
         let quick = if self.quick_run < QUICK_RUN {
             take(&mut self.quick)
         } else {
@@ -66,9 +67,11 @@ impl Queue {
         } else {
             0
         };
+        // 2. Then a large one; or a small one after all, if there is no large one.
         let name = quick
             .or_else(|| take(&mut self.turns))
             .or_else(|| take(&mut self.quick))?;
+        // 3. A channel that has more waits behind the others. It has been served, so it is not quick.
         let batches = self.by_channel.get_mut(&name)?;
         let next = batches.pop_front();
         if batches.is_empty() {
