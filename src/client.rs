@@ -3,14 +3,14 @@
 //! requests are rejected and why, how a silent client is noticed, and the reasons a connection
 //! ends. [`crate::ws`] and [`crate::http`] use it; it uses neither.
 
-pub mod caller;
+pub(crate) mod caller;
 mod forwarded;
-pub mod connection_limits;
-pub mod rate;
-pub mod origin;
-pub mod query;
-pub mod percent;
-pub mod header_list;
+pub(crate) mod connection_limits;
+pub(crate) mod rate;
+pub(crate) mod origin;
+pub(crate) mod query;
+pub(crate) mod percent;
+pub(crate) mod header_list;
 pub mod rejection;
-pub mod keepalive;
-pub mod close_reason;
+pub(crate) mod keepalive;
+pub(crate) mod close_reason;

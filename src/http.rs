@@ -41,21 +41,21 @@
 //! reads on so that the answer is not lost: at most 64 MiB, for 30 s. A client may close its side
 //! after its request and still gets its answer (`nc -N`).
 
-pub mod listener;
-pub mod server;
-pub mod delayed_reset;
-pub mod connection;
+pub(crate) mod listener;
+pub(crate) mod server;
+pub(crate) mod delayed_reset;
+pub(crate) mod connection;
 mod stream;
-pub mod keep_alive;
+pub(crate) mod keep_alive;
 mod exchange;
 mod body;
 mod unread;
 mod handover;
 mod successor;
 mod linger;
-pub mod ops;
-pub mod public;
-pub mod context;
+pub(crate) mod ops;
+pub(crate) mod public;
+pub(crate) mod context;
 mod head;
 mod accept;
 mod cors;

@@ -2,7 +2,7 @@
 //! some nodes of a Cluster. It is parsed once, when the settings are read. The broker asks what is
 //! there.
 
-pub mod tls;
+pub(crate) mod tls;
 
 use anyhow::{Context, anyhow, bail, ensure};
 use redis::io::tcp::TcpSettings;

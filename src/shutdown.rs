@@ -1,5 +1,5 @@
-//! Stopping: the signals, and what sessions and connections are told and waited for by. The order
-//! is the node's.
+//! Stopping: the signals, and the handles by which a node stops its tasks and waits for them. The
+//! order is the node's.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::*};
@@ -8,18 +8,19 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// What everything that can be stopped holds a clone of.
+/// The handles of one node. Every task that can be stopped has a clone.
 #[derive(Clone, Debug, Default)]
 pub struct Shutdown {
-    /// Listeners close, HTTP connections end after their current answer, and new clients are
-    /// refused.
+    /// Once cancelled, listeners close, HTTP connections end after their current answer, and new
+    /// clients are rejected.
     pub listeners: CancellationToken,
-    /// The broker empties the inbox and leaves.
+    /// Once cancelled, the broker publishes the rest of the inbox and ends.
     pub broker: CancellationToken,
-    /// The ops port closes.
+    /// Once cancelled, the ops port closes.
     pub ops: CancellationToken,
     /// All sessions, and connections that may become sessions.
     pub sessions: TaskTracker,
+    /// Set once the stop signal came.
     draining: Arc<AtomicBool>,
 }
 
@@ -29,14 +30,14 @@ impl Shutdown {
         self.draining.store(true, Release);
     }
 
-    /// Whether it has begun.
+    /// Whether the node drains.
     pub fn has_begun(&self) -> bool {
         self.draining.load(Acquire)
     }
 }
 
-/// Ends with the first SIGTERM or SIGINT. The second one ends the process at once, with the code
-/// shells give a signal.
+/// Ends with the first SIGTERM or SIGINT. The second one ends the process at once, with the exit
+/// code that shells use for a signal.
 ///
 /// # Errors
 /// If the signals cannot be listened for.
@@ -52,7 +53,7 @@ pub fn on_signal() -> std::io::Result<impl Future<Output = ()>> {
     })
 }
 
-/// Waits for one of them; returns the exit code that shells give it.
+/// Waits for one of them. Returns the exit code that shells use for it.
 async fn either(terminate: &mut Signal, interrupt: &mut Signal) -> i32 {
     tokio::select! {
         _ = terminate.recv() => 143,

@@ -1,7 +1,6 @@
-//! Logs and traces: the process's subscriber and what it sends where. Which spans there are, and
-//! how a trace gets from node to node, is `span`'s business. Records hold names, texts and errors
-//! of strangers: `text` and `lines` see to it that none of these drives a terminal or passes for
-//! another record.
+//! Logs and traces: the process's subscriber, and where it sends both. `span` has the spans, and the
+//! way of a trace from node to node. Records hold names, texts and errors of strangers: `text` and
+//! `lines` make sure that none of these controls a terminal or looks like another record.
 
 mod lines;
 pub mod printable;
@@ -13,8 +12,11 @@ use std::io::IsTerminal;
 use anyhow::Context;
 use opentelemetry::trace::TracerProvider;
 use opentelemetry_sdk::trace::SdkTracerProvider;
+use tracing::Subscriber;
+use tracing_subscriber::Registry;
 use tracing_subscriber::filter::{EnvFilter, Targets};
 use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use self::lines::JsonLines;
@@ -51,45 +53,17 @@ pub struct Telemetry {
 /// `OTEL_RESOURCE_ATTRIBUTES`, `OTEL_BSP_*`, `OTEL_EXPORTER_OTLP_*`.
 ///
 /// # Errors
-/// If there is a subscriber already, or the exporter's settings make no sense.
+/// If there is a subscriber already, or the exporter's settings cannot be used.
 pub fn init(format: LogFormat) -> anyhow::Result<Telemetry> {
-    let terminal = std::io::stderr().is_terminal();
-    let filter = EnvFilter::builder()
+    let levels = EnvFilter::builder()
         .with_default_directive(tracing::Level::INFO.into())
         .from_env()?;
-    let filter = filter.add_directive(format!("{TRACES}=off").parse()?);
-    let logs = tracing_subscriber::fmt::layer();
-    let logs = match format {
-        LogFormat::Text | LogFormat::Auto if terminal || format == LogFormat::Text => {
-            let logs = logs
-                .with_writer(std::io::stderr)
-                .fmt_fields(TextFields)
-                .with_target(false);
-            logs.with_ansi(terminal && std::env::var_os("NO_COLOR").is_none())
-                .boxed()
-        }
-        _ => logs
-            .with_writer(JsonLines::new)
-            .json()
-            .flatten_event(true)
-            .boxed(),
-    };
+    let levels = levels.add_directive(format!("{TRACES}=off").parse()?);
+    let logs = log_layer(format).with_filter(levels);
+    let registry = tracing_subscriber::registry().with(logs);
     let traces = exporter()?;
-    let registry = tracing_subscriber::registry().with(logs.with_filter(filter));
     match &traces {
-        Some(provider) => {
-            // Where in our code a span is made, and on which thread, is the same for all of them.
-            let spans = tracing_opentelemetry::layer()
-                .with_location(false)
-                .with_threads(false)
-                .with_target(false);
-            let spans = spans
-                .with_tracked_inactivity(false)
-                .with_tracer(provider.tracer(SERVICE));
-            registry
-                .with(spans.with_filter(Targets::new().with_target(TRACES, tracing::Level::INFO)))
-                .try_init()?;
-        }
+        Some(provider) => registry.with(span_layer(provider)).try_init()?,
         // Not a layer that is `None`: then filters would be asked about every span that nobody
         // wants, at 1,100 instructions each.
         None => registry.try_init()?,
@@ -97,29 +71,70 @@ pub fn init(format: LogFormat) -> anyhow::Result<Telemetry> {
     Ok(Telemetry { traces })
 }
 
+/// Writes records to standard error.
+fn log_layer(format: LogFormat) -> Box<dyn Layer<Registry> + Send + Sync> {
+    let is_terminal = std::io::stderr().is_terminal();
+    let is_text = match format {
+        LogFormat::Text => true,
+        LogFormat::Json => false,
+        LogFormat::Auto => is_terminal,
+    };
+    let logs = tracing_subscriber::fmt::layer();
+    if is_text {
+        let has_colours = is_terminal && std::env::var_os("NO_COLOR").is_none();
+        logs.with_writer(std::io::stderr)
+            .fmt_fields(TextFields)
+            .with_target(false)
+            .with_ansi(has_colours)
+            .boxed()
+    } else {
+        logs.with_writer(JsonLines::new)
+            .json()
+            .flatten_event(true)
+            .boxed()
+    }
+}
+
+/// Exports the spans of messages. Where in our code a span is made, and on which thread, is the same
+/// for all of them, so it is left out.
+fn span_layer<S>(provider: &SdkTracerProvider) -> impl Layer<S> + use<S>
+where
+    S: Subscriber + for<'span> LookupSpan<'span>,
+{
+    let spans = tracing_opentelemetry::layer()
+        .with_location(false)
+        .with_threads(false)
+        .with_target(false)
+        .with_tracked_inactivity(false)
+        .with_tracer(provider.tracer(SERVICE));
+    spans.with_filter(Targets::new().with_target(TRACES, tracing::Level::INFO))
+}
+
+/// The exporter of spans, if there is an address to send them to.
 fn exporter() -> anyhow::Result<Option<SdkTracerProvider>> {
-    if std::env::var_os("OTEL_EXPORTER_OTLP_ENDPOINT").is_none_or(|endpoint| endpoint.is_empty()) {
+    let endpoint = std::env::var_os("OTEL_EXPORTER_OTLP_ENDPOINT");
+    if endpoint.is_none_or(|endpoint| endpoint.is_empty()) {
         return Ok(None);
     }
     let exporter = opentelemetry_otlp::SpanExporter::builder()
         .with_tonic()
-        .build();
-    let exporter = exporter.context("OTEL_EXPORTER_OTLP_ENDPOINT: cannot export traces there")?;
+        .build()
+        .context("OTEL_EXPORTER_OTLP_ENDPOINT: cannot export traces there")?;
     let resource = opentelemetry_sdk::Resource::builder();
     let resource = match std::env::var_os("OTEL_SERVICE_NAME") {
+        // The SDK has read it.
         Some(_) => resource,
         None => resource.with_service_name(SERVICE),
     };
-    Ok(Some(
-        SdkTracerProvider::builder()
-            .with_batch_exporter(exporter)
-            .with_resource(resource.build())
-            .build(),
-    ))
+    let provider = SdkTracerProvider::builder()
+        .with_batch_exporter(exporter)
+        .with_resource(resource.build())
+        .build();
+    Ok(Some(provider))
 }
 
 impl Telemetry {
-    /// Sends what is left. The exporter blocks, so this waits on a thread of its own.
+    /// Sends the traces that are left. The exporter blocks, so this waits on a thread of its own.
     pub async fn flush(self) {
         let Some(traces) = self.traces else { return };
         match tokio::task::spawn_blocking(move || traces.shutdown()).await {
@@ -130,7 +145,7 @@ impl Telemetry {
     }
 }
 
-/// Logs what a client said, as the lecture's server did.
+/// Logs a message of a client.
 pub fn log_message(channel: &str, kind: Kind, payload: &[u8]) {
     if !tracing::enabled!(tracing::Level::INFO) {
         return;

@@ -123,7 +123,8 @@ impl Caller {
         let peer = connection.peer.ip();
         let ip = proxies.client(peer, request.headers());
         // Any other connection was counted by its address when it was accepted.
-        let address = if proxies.contains(peer) && !proxies.contains(ip) {
+        let came_through_proxy = proxies.contains(peer) && !proxies.contains(ip);
+        let address = if came_through_proxy {
             limits.permit_address(ip)?
         } else {
             None
@@ -133,13 +134,18 @@ impl Caller {
             connection,
             address,
         };
-        let rates = caller.address_rates();
-        if rates.is_some_and(|rates| !rates.allows_message()) {
-            return Err(Rejection::Rate(
-                "too many requests and messages a second from your address",
-            ));
-        }
+        caller.check_rate()?;
         Ok(caller)
+    }
+
+    /// Counts the request in the rate of its address.
+    fn check_rate(&self) -> Result<(), Rejection> {
+        match self.address_rates() {
+            Some(rates) if !rates.allows_message() => Err(Rejection::Rate(
+                "too many requests and messages a second from your address",
+            )),
+            _ => Ok(()),
+        }
     }
 
     /// The rate limits of the client's address, if anything is limited by address.

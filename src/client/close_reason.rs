@@ -1,27 +1,27 @@
-//! Every reason a connection ends: what the client is told and how it is counted.
+//! Every reason a connection ends, with its close code and its label in the metrics.
 
 use crate::frame::Violation;
 
-/// Why a connection ended.
+/// Why a connection ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CloseReason {
-    /// The client said so; its code is echoed.
+    /// The client closed it; its code is echoed.
     Client,
     /// The socket ended without a close.
     Disconnected,
-    /// The client did not speak the protocol.
+    /// The client broke the protocol.
     Protocol,
-    /// The client said text that is none.
+    /// The client sent text that is not UTF-8.
     NotUtf8,
-    /// The client said more at once than it may.
+    /// The client sent a message over `--max-message`.
     TooBig,
-    /// The client said more a second than it may.
+    /// The client sent more a second than it may.
     Rate,
-    /// The client read too slowly.
+    /// The client lagged out of the feed.
     Slow,
     /// The client did not answer a ping.
     PingTimeout,
-    /// The node is going.
+    /// The node drains.
     Drain,
     /// The node failed.
     Internal,
@@ -58,7 +58,7 @@ impl CloseReason {
         }
     }
 
-    /// The code a close that we begin carries.
+    /// The code of a close that the node begins.
     pub fn code(self) -> u16 {
         match self {
             Self::Client | Self::Disconnected => 1000,

@@ -1,7 +1,6 @@
 //! Addresses that proxies put into the head of a request: `X-Forwarded-For`, or where that is
-//! missing `Forwarded` (RFC 7239). Pure. Everything is read from its end, because proxies append:
-//! only the end is theirs, and the client may have written anything before it, half a quoted string
-//! included.
+//! missing, `Forwarded` (RFC 7239). Headers are read from their end, because proxies append. Only
+//! the end is theirs: the client may have written anything before it, even half a quoted string.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -10,8 +9,7 @@ use axum::http::HeaderMap;
 const X_FORWARDED_FOR: &str = "x-forwarded-for";
 const FORWARDED: &str = "forwarded";
 
-/// The addresses that the request passed, the last first; `None` for one that its proxy did not
-/// tell.
+/// The addresses that the request passed, the last first; `None` for one that its proxy left out.
 pub(super) fn hops(headers: &HeaderMap) -> Vec<Option<IpAddr>> {
     let hops: Vec<_> = elements(headers, X_FORWARDED_FOR)
         .iter()
@@ -33,11 +31,8 @@ fn elements(headers: &HeaderMap, name: &str) -> Vec<String> {
         let line = String::from_utf8_lossy(line.as_bytes());
         let parts = parts_from_end(&line, b',').into_iter().map(str::trim);
         // An element may be empty: RFC 9110, section 5.6.1.
-        elements.extend(
-            parts
-                .filter(|element| !element.is_empty())
-                .map(str::to_owned),
-        );
+        let filled = parts.filter(|element| !element.is_empty());
+        elements.extend(filled.map(str::to_owned));
     }
     elements
 }
@@ -60,13 +55,8 @@ fn parts_from_end(text: &str, separator: u8) -> Vec<&str> {
 
 /// Whether the byte after these belongs to a pair that begins with a backslash.
 fn is_escaped(before: &[u8]) -> bool {
-    before
-        .iter()
-        .rev()
-        .take_while(|byte| **byte == b'\\')
-        .count()
-        % 2
-        == 1
+    let backslashes = before.iter().rev().take_while(|byte| **byte == b'\\');
+    backslashes.count() % 2 == 1
 }
 
 /// The address in `for=` of an element of `Forwarded`.
@@ -85,28 +75,31 @@ fn forwarded_for(element: &str) -> Option<IpAddr> {
 /// An address as proxies write it: with or without a port, brackets and quotes. `unknown` and
 /// made-up names are none.
 fn address(node: &str) -> Option<IpAddr> {
-    let node = node.trim();
-    let node = node
-        .strip_prefix('"')
-        .and_then(|node| node.strip_suffix('"'))
-        .unwrap_or(node)
-        .trim();
+    let node = unquoted(node.trim()).trim();
     if let Some(bracketed) = node.strip_prefix('[') {
-        let (ip, port) = bracketed.split_once(']')?;
-        return ip
-            .parse()
-            .ok()
-            .filter(|_| port.is_empty() || port.starts_with(':'));
+        return bracketed_address(bracketed);
     }
-    // A port of RFC 7239 may be a made-up name, too.
-    let with_port = || {
-        node.split_once(':')?
-            .0
-            .parse::<Ipv4Addr>()
-            .ok()
-            .map(IpAddr::V4)
-    };
-    node.parse().ok().or_else(with_port)
+    node.parse().ok().or_else(|| address_with_port(node))
+}
+
+fn unquoted(text: &str) -> &str {
+    let inner = text
+        .strip_prefix('"')
+        .and_then(|text| text.strip_suffix('"'));
+    inner.unwrap_or(text)
+}
+
+/// `2001:db8::1]` or `2001:db8::1]:port`.
+fn bracketed_address(text: &str) -> Option<IpAddr> {
+    let (ip, port) = text.split_once(']')?;
+    let is_port = port.is_empty() || port.starts_with(':');
+    ip.parse().ok().filter(|_| is_port)
+}
+
+/// `192.0.2.1:port`. The port may be a made-up name, too (RFC 7239, section 6).
+fn address_with_port(text: &str) -> Option<IpAddr> {
+    let (ip, _port) = text.split_once(':')?;
+    ip.parse::<Ipv4Addr>().ok().map(IpAddr::V4)
 }
 
 #[cfg(test)]

@@ -1,6 +1,5 @@
 //! Percent-encoding of paths and queries: decoded once, and only if it is valid. Lenient decoders
-//! leave a broken sequence as it is, so that two of them on the way disagree about the name it
-//! stands for.
+//! keep a broken sequence as it is, so that two of them in a row disagree about the name.
 
 use std::borrow::Cow;
 
@@ -8,12 +7,15 @@ use percent_encoding::percent_decode_str;
 
 /// The text that is encoded here; `None` if it is no percent-encoded UTF-8.
 pub fn decoded(text: &str) -> Option<Cow<'_, str>> {
-    let is_whole =
-        |rest: &str| rest.len() >= 2 && rest.bytes().take(2).all(|digit| digit.is_ascii_hexdigit());
-    if !text.split('%').skip(1).all(is_whole) {
+    if !text.split('%').skip(1).all(begins_with_byte) {
         return None;
     }
     percent_decode_str(text).decode_utf8().ok()
+}
+
+/// Whether the text after a `%` begins with two hexadecimal digits.
+fn begins_with_byte(text: &str) -> bool {
+    text.len() >= 2 && text.bytes().take(2).all(|digit| digit.is_ascii_hexdigit())
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
-//! What a request asks for: the query of a channel's address, and the headers that say the same. A
-//! value that means nothing is refused with its name, in the same way for every kind of request: a
-//! client whose `last=abc` is ignored takes the missing messages for lost ones. Parameters that we
-//! do not know are somebody else's business.
+//! The options of a subscription: the query of a channel's address, and the headers with the same
+//! meaning. A value without a meaning is rejected with its name, the same way for every kind of
+//! request, because a client whose `last=abc` is ignored takes the missing messages for lost ones.
+//! Unknown parameters are ignored.
 
 use std::borrow::Cow;
 
@@ -11,13 +11,13 @@ use super::percent;
 use crate::feed::Start;
 use crate::message::MessageId;
 
-/// The header in which event streams say what they received last.
+/// The header with the id of the message that an event stream received last.
 const LAST_EVENT_ID: &str = "Last-Event-ID";
 
 /// The same in the address, for clients that cannot send headers.
 const LAST_EVENT_ID_PARAMETER: &str = "lastEventId";
 
-/// After an id that we did not give: in a history that we do not have.
+/// The start after an id that is none of ours: in a history that we do not have.
 const AFTER_UNKNOWN: Start = Start::After(MessageId {
     epoch: u64::MAX,
     offset: 0,
@@ -26,13 +26,13 @@ const AFTER_UNKNOWN: Start = Start::After(MessageId {
 /// The options of a subscription, as its client gives them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SubscribeOptions {
-    /// Where it begins.
+    /// Where it starts.
     pub start: Start,
     /// Whether this connection receives its own messages.
     pub echo: bool,
 }
 
-/// A parameter or header whose value means nothing.
+/// A parameter or header whose value has no meaning.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("bad value of {name}: {why}")]
 pub struct BadParameter {
@@ -45,7 +45,7 @@ pub struct BadParameter {
 /// The options in a request's query and headers.
 ///
 /// # Errors
-/// If one of them has a value that means nothing, also if another one wins over it.
+/// If one of them has a value without a meaning, also if another one wins over it.
 pub fn subscribe_options(
     query: &str,
     headers: &HeaderMap,
@@ -73,9 +73,9 @@ pub fn header<'a>(
     single(name, headers.get_all(name).iter())
 }
 
-/// Event sources send the id that they received last, from whatever answered at this address then.
-/// They end for good at a 400 and have no way to forget the id: one that is none of ours is a gap,
-/// as one of a lost history is.
+/// Event sources send the id that they received last, from any server that answered at this address
+/// then. They never reconnect after a 400 and cannot forget the id. So an id that is none of ours is
+/// a gap, as the id of a lost history is.
 fn last_event_id(query: &str, headers: &HeaderMap) -> Result<Option<Start>, BadParameter> {
     let in_header = header(headers, LAST_EVENT_ID)?
         .map(HeaderValue::as_bytes)
@@ -139,7 +139,7 @@ fn parameter<'a>(query: &'a str, name: &'static str) -> Result<Option<Cow<'a, st
     single(name, values.into_iter())
 }
 
-/// In queries a plus is a space.
+/// The text that is encoded here, where a plus is a space.
 fn form_decoded(text: &str) -> Option<Cow<'_, str>> {
     if text.contains('+') {
         percent::decoded(&text.replace('+', " ")).map(|text| Cow::Owned(text.into_owned()))
@@ -148,6 +148,7 @@ fn form_decoded(text: &str) -> Option<Cow<'_, str>> {
     }
 }
 
+/// The one value of all that were given.
 fn single<T: PartialEq>(
     name: &'static str,
     mut values: impl Iterator<Item = T>,

@@ -1,6 +1,6 @@
 //! How fast a client may send: a token bucket, of messages, requests or bytes.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -14,19 +14,19 @@ pub const LEAST_RATE: u64 = 4 * 1024;
 pub struct Rate {
     /// Tokens gained a second.
     per_second: f64,
-    /// Tokens it holds at most: so many may be taken at once.
+    /// Tokens that it holds, and that may be taken at once, at most.
     burst: f64,
     tokens: f64,
     filled: Instant,
 }
 
 impl Rate {
-    /// So many messages or requests a second, and as many at once.
+    /// This many messages or requests a second, and as many at once.
     pub fn new(per_second: u32) -> Self {
         Self::with_burst(u64::from(per_second), u64::from(per_second))
     }
 
-    /// So many tokens a second, and `burst` at once.
+    /// This many tokens a second, and `burst` at once.
     pub fn with_burst(per_second: u64, burst: u64) -> Self {
         let (per_second, burst) = (per_second as f64, burst as f64);
         Self {
@@ -42,7 +42,7 @@ impl Rate {
         self.charge(1)
     }
 
-    /// Takes so many tokens if there are so many, else none.
+    /// Takes this many tokens, or none if there are fewer.
     pub fn charge(&mut self, tokens: u64) -> bool {
         let allowed = self.fill() >= tokens as f64;
         if allowed {
@@ -56,7 +56,7 @@ impl Rate {
         self.fill() as u64
     }
 
-    /// Whether nothing was taken lately: a new bucket would be the same.
+    /// Whether it is the same as a new bucket.
     pub fn is_full(&mut self) -> bool {
         self.fill() >= self.burst
     }
@@ -77,7 +77,7 @@ pub struct PublishLimits {
     pub messages: Option<u32>,
     /// `--byte-rate`: bytes of bodies a second.
     pub bytes: Option<u64>,
-    /// `--max-message`: so many bytes may come at once at least.
+    /// `--max-message`: at least this many bytes may come at once.
     pub max_message: u64,
 }
 
@@ -121,34 +121,34 @@ impl PublishRates {
         }
     }
 
-    /// Whether one more message may come now; if so, it is counted.
+    /// Counts one more message; false if that is over the limit.
     pub fn allows_message(&self) -> bool {
         Self::all(&self.messages, Rate::allows)
     }
 
-    /// How many bytes more may come now.
+    /// How many more bytes may come now.
     pub fn bytes_left(&self) -> u64 {
-        let bytes = self
-            .bytes
-            .as_ref()
-            .map(|rate| rate.lock().unwrap_or_else(PoisonError::into_inner).left());
-        bytes.unwrap_or(u64::MAX)
+        let bytes = self.bytes.as_ref();
+        bytes.map_or(u64::MAX, |rate| lock(rate).left())
     }
 
-    /// Whether so many bytes more may come now; if so, they are counted.
+    /// Counts this many bytes more; false if that is over the limit.
     pub fn allows_bytes(&self, bytes: usize) -> bool {
         Self::all(&self.bytes, |rate| rate.charge(bytes as u64))
     }
 
-    /// Whether new ones would be the same.
+    /// Whether they are the same as new ones.
     pub fn is_fresh(&self) -> bool {
         Self::all(&self.messages, Rate::is_full) && Self::all(&self.bytes, Rate::is_full)
     }
 
     fn all(rate: &Option<Mutex<Rate>>, holds: impl FnOnce(&mut Rate) -> bool) -> bool {
-        rate.as_ref()
-            .is_none_or(|rate| holds(&mut rate.lock().unwrap_or_else(PoisonError::into_inner)))
+        rate.as_ref().is_none_or(|rate| holds(&mut lock(rate)))
     }
+}
+
+pub(super) fn lock(rate: &Mutex<Rate>) -> MutexGuard<'_, Rate> {
+    rate.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

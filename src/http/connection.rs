@@ -100,17 +100,10 @@ impl Served {
         } = &self;
         let exchange = Exchange::new();
         let answer = service_fn(|request| self.answer(request, &exchange));
-        let mut builder = http1::Builder::new();
-        builder
-            .timer(HeadTimer::new(exchange.clone(), *patience))
-            .header_read_timeout(patience.head)
-            .max_buf_size(BUFFER_BYTES)
-            // A client that has sent its request may close its side and wait for the answer. A
-            // client that only closed looks the same, so it is served and counted until its answer
-            // is due. The stream notices one that reset its connection.
-            .half_close(true);
         let stream = Stream::new(stream, exchange.clone());
-        let mut connection = builder.serve_connection(stream, answer).with_upgrades();
+        let mut connection = builder(&exchange, *patience)
+            .serve_connection(stream, answer)
+            .with_upgrades();
 
         let end = tokio::select! {
             end = ended(&mut connection, &exchange) => end,
@@ -124,17 +117,14 @@ impl Served {
             }
         };
 
+        // The HTTP server's memory is freed before anything else waits on this connection.
         let parts = connection.into_parts();
         match end {
             End::HandedOver(successor) => service.hand_over(parts, successor),
             End::Closed(closed) => {
                 service.count(closed, exchange.has_served());
-                // Only a connection that was closed in order has unread bytes to wait for.
                 let stream = parts.and_then(|parts| parts.io.into_ended());
-                if let Some(stream) = stream {
-                    // The HTTP server's memory is freed by now. The connection still counts.
-                    linger(stream, exchange.is_left_unread(), &service.stop).await;
-                }
+                service.linger(stream, &exchange).await;
             }
         }
     }
@@ -180,6 +170,13 @@ impl Service {
         }
     }
 
+    /// Waits until a connection that was closed in order can be dropped. It still counts.
+    async fn linger(&self, stream: Option<TcpStream>, exchange: &Exchange) {
+        if let Some(stream) = stream {
+            linger(stream, exchange.is_left_unread(), &self.stop).await;
+        }
+    }
+
     /// Counts a connection that ended badly. `has_served`: a request was complete on it.
     fn count(&self, closed: hyper::Result<()>, has_served: bool) {
         let Err(error) = closed else { return };
@@ -197,6 +194,20 @@ impl Service {
             counters.no_http.inc();
         }
     }
+}
+
+/// hyper's settings for one connection.
+fn builder(exchange: &Arc<Exchange>, patience: Patience) -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(HeadTimer::new(exchange.clone(), patience))
+        .header_read_timeout(patience.head)
+        .max_buf_size(BUFFER_BYTES)
+        // A client that has sent its request may close its side and wait for the answer. A client
+        // that only closed looks the same, so it is served and counted until its answer is due. The
+        // stream notices one that reset its connection.
+        .half_close(true);
+    builder
 }
 
 /// Serves a connection until it ends or a request takes its socket.

@@ -47,17 +47,21 @@ impl CorsRequest {
         } else {
             return;
         }
-        // Every header that a preflight asks for, because tracing libraries add many of their own.
-        // No header grants anything here.
-        let ours = || HeaderValue::from_static(REQUEST_HEADERS);
-        let allowed = self.headers.unwrap_or_else(ours);
-        headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, allowed);
-        for (name, value) in [
-            (header::ACCESS_CONTROL_ALLOW_METHODS, METHODS),
-            (header::ACCESS_CONTROL_EXPOSE_HEADERS, "retry-after"),
-            (header::ACCESS_CONTROL_MAX_AGE, "3600"),
-        ] {
-            headers.insert(name, HeaderValue::from_static(value));
-        }
+        allow_requests(headers, self.headers);
+    }
+}
+
+/// Lets a page send all our methods, and every header that its preflight asks for: tracing libraries
+/// add many of their own, and no header grants anything here.
+fn allow_requests(headers: &mut HeaderMap, asked: Option<HeaderValue>) {
+    let ours = || HeaderValue::from_static(REQUEST_HEADERS);
+    let allowed = asked.unwrap_or_else(ours);
+    headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, allowed);
+    for (name, value) in [
+        (header::ACCESS_CONTROL_ALLOW_METHODS, METHODS),
+        (header::ACCESS_CONTROL_EXPOSE_HEADERS, "retry-after"),
+        (header::ACCESS_CONTROL_MAX_AGE, "3600"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
     }
 }

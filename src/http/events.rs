@@ -16,10 +16,13 @@ use crate::client::caller::Caller;
 use crate::client::query;
 use crate::client::rejection::Rejection;
 use crate::feed::Start;
+use crate::hub::Subscription;
 use crate::message::Format;
 use crate::metrics::Transport;
 use crate::ws::session::SessionOptions;
 
+/// Begins an event stream on the connection's socket. This future does not return a response: it is
+/// dropped when the session has the socket.
 pub(super) async fn events(
     context: &Context,
     name: &ChannelName,
@@ -31,31 +34,19 @@ pub(super) async fn events(
     let handover = handover.ok_or(Rejection::Malformed(
         "this connection cannot become an event stream",
     ))?;
+    let query = request.uri().query().unwrap_or_default();
+    let start = query::subscribe_options(query, request.headers())?.start;
+    let hub = &context.shared.hub;
+    let subscription = hub.join_as_subscriber(name)?.subscribe(start).await?;
+
+    // Only now: the connection of a rejected request goes on as HTTP and counts as such.
     let ip = caller.ip;
-    let options =
-        query::subscribe_options(request.uri().query().unwrap_or_default(), request.headers())?;
-    let subscription = context
-        .shared
-        .hub
-        .join_as_subscriber(name)?
-        .subscribe(options.start)
-        .await?;
-    // Not before: a connection whose request is refused stays what it is, and counts.
     let permit = caller.into_permit(Transport::Events)?;
     tracing::debug!(channel = name.as_str(), %ip, "event stream");
 
     let mut response = head();
     CorsRequest::of(request.headers()).answer(&context.origins, &mut response);
-    let mut greeting = written(&response);
-    greeting.extend_from_slice(b":ok\n\n");
-    if let Some(id) = subscription
-        .newest
-        .filter(|_| options.start == Start::Newest)
-    {
-        // Nothing to dispatch, but a client that receives nothing until it comes back goes on from
-        // here.
-        greeting.extend(format!("id: {id}\n\n").bytes());
-    }
+    let greeting = greeting(&response, &subscription, start);
     let options = SessionOptions {
         format: Format::EVENTS,
         echo: true,
@@ -69,6 +60,20 @@ pub(super) async fn events(
     match handover
         .take(move |stream, early| Box::pin(async move { run(stream, early) }))
         .await {}
+}
+
+/// The bytes that a client receives first: the head of the answer, and where the stream begins.
+fn greeting(response: &Response, subscription: &Subscription, start: Start) -> Vec<u8> {
+    let mut greeting = written(response);
+    // A comment, so that the client's stream is open before the first event.
+    greeting.extend_from_slice(b":ok\n\n");
+    let newest = subscription.newest.filter(|_| start == Start::Newest);
+    if let Some(id) = newest {
+        // An id without data dispatches no event. A client that receives nothing until it
+        // reconnects resumes from here.
+        greeting.extend(format!("id: {id}\n\n").bytes());
+    }
+    greeting
 }
 
 /// The answer to a HEAD: that to the same GET, without its events.

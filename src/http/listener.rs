@@ -1,4 +1,4 @@
-//! Sockets that listen: their options, and the families of addresses that they take.
+//! Listening sockets: their options, and the families of addresses that they accept.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -13,16 +13,16 @@ use tokio::net::TcpListener;
 #[cfg(target_os = "linux")]
 use super::stream::UNSENT_BYTES;
 
-/// A client whose machine confirms nothing for this long is gone, and so is one that reads nothing
-/// although it is sent something: where there are no pings, nothing else would tell.
+/// The kernel resets a connection whose client acknowledges nothing for this long, or reads nothing
+/// although something waits for it. Connections without pings have no other sign of a dead client.
 #[cfg(target_os = "linux")]
 const UNREAD_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Connections waiting to be accepted; the kernel lowers it to `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
 
-/// A listener whose connections inherit its options, which saves system calls for each. `[::]` is
-/// every address of both families, or of IPv4 on a machine that has no IPv6.
+/// A listener. Its connections inherit its options, which saves system calls for each. `[::]` is
+/// every address of both families, or of IPv4 on a machine without IPv6.
 ///
 /// # Errors
 /// If the address cannot be listened on.
@@ -73,7 +73,7 @@ fn is_everywhere(address: SocketAddr) -> bool {
     address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED)
 }
 
-/// Whether an error says that the kernel, or what confines this process, knows no such addresses.
+/// Whether an error means that the kernel, or the sandbox of this process, has no such addresses.
 fn lacks_family(error: &io::Error) -> bool {
     let errors = [
         Errno::AFNOSUPPORT,

@@ -12,14 +12,14 @@ use crate::broker::Status;
 use crate::metrics::Metrics;
 use crate::shutdown::Shutdown;
 
-/// What the ops routes tell about.
+/// The parts of the node that the ops routes report.
 #[derive(Clone, Debug)]
 pub struct Ops {
-    /// What is counted.
+    /// All metrics of the node.
     pub metrics: Arc<Metrics>,
-    /// How the broker is.
+    /// The state of the broker.
     pub status: Arc<Status>,
-    /// Whether the node is going.
+    /// Whether the node drains.
     pub shutdown: Shutdown,
 }
 
@@ -29,52 +29,50 @@ pub fn router(ops: Ops) -> Router {
         .route("/metrics", get(metrics))
         .route("/livez", get(async || "alive\n"))
         .route("/readyz", get(ready))
-        .fallback(async || {
-            (
-                StatusCode::NOT_FOUND,
-                "here are /metrics, /livez and /readyz\n",
-            )
-        })
+        .fallback(not_found)
         .with_state(ops)
 }
 
+async fn not_found() -> (StatusCode, &'static str) {
+    let text = "here are /metrics, /livez and /readyz\n";
+    (StatusCode::NOT_FOUND, text)
+}
+
 async fn metrics(State(ops): State<Ops>) -> Response {
+    let kind = "text/plain; version=0.0.4; charset=utf-8";
     match ops.metrics.text() {
-        Ok(text) => (
-            [(
-                header::CONTENT_TYPE,
-                "text/plain; version=0.0.4; charset=utf-8",
-            )],
-            text,
-        )
-            .into_response(),
-        Err(error) => (
-            StatusCode::INTERNAL_SERVER_ERROR,
-            format!("no metrics: {error}\n"),
-        )
-            .into_response(),
+        Ok(text) => ([(header::CONTENT_TYPE, kind)], text).into_response(),
+        Err(error) => {
+            let text = format!("no metrics: {error}\n");
+            (StatusCode::INTERNAL_SERVER_ERROR, text).into_response()
+        }
     }
 }
 
-/// Ready once the broker has come up, until the node drains. An outage of the broker later is told
-/// and does not count: all nodes share it, so a balancer would lose them all.
+/// Ready once the broker has come up, until the node drains. A later outage of the broker is in the
+/// body, but the node stays ready: all nodes share the broker, so a balancer would lose them all.
 async fn ready(State(ops): State<Ops>) -> (StatusCode, String) {
-    let Ops {
-        status, shutdown, ..
-    } = ops;
-    let up = status.is_up();
-    let ever = up || status.has_been_up();
-    let (code, state) = match (shutdown.has_begun(), ever) {
-        (true, _) => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
-        (false, true) => (StatusCode::OK, "ready"),
-        (false, false) => (StatusCode::SERVICE_UNAVAILABLE, "starting"),
+    let has_been_up = ops.status.is_up() || ops.status.has_been_up();
+    let (code, state) = if ops.shutdown.has_begun() {
+        (StatusCode::SERVICE_UNAVAILABLE, "draining")
+    } else if has_been_up {
+        (StatusCode::OK, "ready")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "starting")
     };
-    let broker = match (up, ever, status.why()) {
-        (true, ..) => "up".to_owned(),
-        (false, true, None) => "away".to_owned(),
-        (false, true, Some(why)) => format!("away, {why}"),
-        (false, false, None) => "not reached yet".to_owned(),
-        (false, false, Some(why)) => format!("not usable, {why}"),
-    };
+    let broker = broker(&ops.status, has_been_up);
     (code, format!("{state}, broker {broker}\n"))
+}
+
+/// The state of the broker in words.
+fn broker(status: &Status, has_been_up: bool) -> String {
+    if status.is_up() {
+        return "up".to_owned();
+    }
+    match (has_been_up, status.why()) {
+        (true, None) => "away".to_owned(),
+        (true, Some(why)) => format!("away, {why}"),
+        (false, None) => "not reached yet".to_owned(),
+        (false, Some(why)) => format!("not usable, {why}"),
+    }
 }

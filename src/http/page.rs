@@ -42,34 +42,28 @@ pub(super) fn html(html: Bytes) -> Response {
 
 /// A file of the page, by its path.
 pub(super) fn file(method: &Method, path: &str) -> Response {
-    match FILES.iter().find(|(name, _, _)| *name == path) {
-        Some(_) if method != Method::GET && method != Method::HEAD => (
-            StatusCode::METHOD_NOT_ALLOWED,
-            [(header::ALLOW, "GET, HEAD")],
-            "only GET here\n",
-        )
-            .into_response(),
-        Some((_, SCRIPT, bytes)) => {
-            // Other sites' pages may use the client module.
-            (
-                [(header::ACCESS_CONTROL_ALLOW_ORIGIN, "*")],
-                serve(SCRIPT, *bytes),
-            )
-                .into_response()
-        }
-        Some((_, kind, bytes)) => serve(kind, *bytes),
-        None => (
-            StatusCode::NOT_FOUND,
-            "no such file; paths under /_/ are the page's own\n",
-        )
-            .into_response(),
+    let Some((_, kind, bytes)) = FILES.iter().find(|(name, _, _)| *name == path) else {
+        let text = "no such file; paths under /_/ are the page's own\n";
+        return (StatusCode::NOT_FOUND, text).into_response();
+    };
+    if method != Method::GET && method != Method::HEAD {
+        let allow = [(header::ALLOW, "GET, HEAD")];
+        return (StatusCode::METHOD_NOT_ALLOWED, allow, "only GET here\n").into_response();
     }
+    let mut response = serve(kind, *bytes);
+    if *kind == SCRIPT {
+        // Other sites' pages may use the client module.
+        let any = HeaderValue::from_static("*");
+        let headers = response.headers_mut();
+        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, any);
+    }
+    response
 }
 
 fn serve(kind: &'static str, bytes: impl Into<Body>) -> Response {
     let headers = [
         (header::CONTENT_TYPE, kind),
-        // Small, and always those of this version of the server.
+        // They are small, and a page must have the files of its server's version.
         (header::CACHE_CONTROL, "no-cache"),
         (header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),

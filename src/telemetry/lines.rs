@@ -1,11 +1,11 @@
-//! Standard error for the JSON log. The JSON library escapes only C0. This module escapes all other
+//! Standard error as the JSON log writes it. The JSON library escapes only C0. This module escapes all other
 //! control characters, because people read logs on terminals, too.
 
 use std::io::{self, Stderr, Write};
 
 use super::printable;
 
-/// Takes a record at a time, as the library hands them over.
+/// Takes one record in each write, because the library writes them so.
 #[derive(Debug)]
 pub(super) struct JsonLines<W = Stderr>(W);
 

@@ -1,5 +1,5 @@
-//! Text of strangers that a terminal shows and does not obey, and that cannot pass for another
-//! line. Which stream is a terminal is for the callers to find out; logs escape always.
+//! Text of strangers, escaped so that it neither controls a terminal nor looks like another line.
+//! Callers find out which stream is a terminal. Logs are always escaped.
 
 use std::borrow::Cow;
 use std::fmt::Write;

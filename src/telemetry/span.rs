@@ -1,22 +1,22 @@
-//! The spans of a message's way, and the W3C context that takes a trace from a client to the
-//! publish and from there, in the envelope, to every node. Names and attributes are OpenTelemetry's
-//! for messaging.
+//! The spans of a message on its way, and the W3C context that carries a trace from a client to the
+//! publish and from there, in the envelope, to every node. Names and attributes follow
+//! OpenTelemetry's conventions for messaging.
 //!
 //! ```text
 //!   a client's span ──▶ publish (producer) ──┬──▶ relay (consumer) ──▶ deliver     on each node
 //!   (`traceparent` of a POST)                └──▶ relay (consumer) ──▶ deliver     with clients of the channel
 //! ```
 //!
-//! `publish` lasts from the inbox until the broker holds a batch, `relay` is its way into a node's
-//! feed, and `deliver` in it gives the batch to the feed and wakes its readers. How long their
-//! sockets take is in `echocast_delivery_seconds`: a span for each client would cost more than what
-//! it tells about.
+//! `publish` lasts from the inbox until the broker holds a batch. `relay` is its way into a node's
+//! feed, and within it `deliver` appends the batch to the feed and wakes its readers. The time of
+//! their sockets is in `echocast_delivery_seconds`: a span for each client would cost more than the
+//! delivery.
 //!
 //! Whether a trace is sampled is decided where it begins. A batch that is not sampled carries no
 //! context, and without a context other nodes make no spans.
 //!
-//! Off, all of it together costs a batch 128 instructions: callgrind on a release build, 200,000
-//! batches less 100,000.
+//! Switched off, all spans together cost a batch 128 instructions (callgrind on a release build,
+//! 200,000 batches less 100,000).
 //!
 //! Metrics carry no exemplars, which would lead from a slow bucket to its trace: the `prometheus`
 //! crate has none.
@@ -32,11 +32,11 @@ use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 use super::TRACES;
 
-/// The name of the W3C header, and of the field in a propagator's hands.
+/// The name of the W3C header, and of the propagator's field.
 const TRACEPARENT: &str = "traceparent";
 
-/// The span of handing a batch over to the broker: `system` names it as OpenTelemetry does. It
-/// continues the trace of whoever said the batch's message, if that is known. Its name is not the
+/// The span of publishing a batch. `system` is OpenTelemetry's name of the broker. The span
+/// continues the trace of the message's publisher, if that is known. Its name does not contain the
 /// channel's, because clients choose those.
 pub fn publish_span(
     system: &str,
@@ -55,7 +55,7 @@ pub fn publish_span(
     span
 }
 
-/// What was to be published was not, and will not be.
+/// Marks a publish span as failed for good.
 pub fn failed(span: &Span, why: &str) {
     if !span.is_disabled() {
         span.set_attribute("error.type", "refused");
@@ -63,9 +63,9 @@ pub fn failed(span: &Span, why: &str) {
     }
 }
 
-/// The span of a batch's way into this node's feed, below its publish on whichever node that was.
-/// Without a context there is none: the publishing node decides what is traced. A batch that has to
-/// wait for one before it has a span each time.
+/// The span of a batch's way into this node's feed, a child of its publish on any node. Without a
+/// context there is none: the publishing node decides whether a batch is traced. A batch that waits
+/// for an earlier one has a span for each try.
 pub fn relay_span(system: &str, channel: &str, messages: usize, traceparent: &str) -> Span {
     if traceparent.is_empty() {
         return Span::none();
@@ -79,8 +79,8 @@ pub fn relay_span(system: &str, channel: &str, messages: usize, traceparent: &st
     span
 }
 
-/// Gives a batch to a feed, which is what `append` does, in a span below its relay. `followers`
-/// counts who hears it here.
+/// Calls `append`, which gives a batch to a feed, in a child span of its relay. `followers` counts
+/// the channel's clients on this node.
 pub fn deliver<T>(
     relay: &Span,
     followers: impl FnOnce() -> usize,
@@ -95,7 +95,7 @@ pub fn deliver<T>(
     span.in_scope(append)
 }
 
-/// A trace that a client wants to be continued, if traces are on and it names one.
+/// The trace that a client wants to continue, if traces are on and the header names one.
 pub fn continued(traceparent: Option<&str>) -> Option<String> {
     let traceparent = traceparent.filter(|_| tracing::enabled!(target: TRACES, Level::INFO))?;
     context(traceparent)

@@ -1,5 +1,5 @@
-//! How the text log writes what is in a record: on its one line, with nothing that a terminal would
-//! obey. The library's own way escapes a part of that in messages, and nothing in fields.
+//! How the text log writes a record: on one line, with nothing that controls a terminal. The library
+//! escapes only a part of that in messages, and nothing in fields.
 
 use std::fmt::{self, Debug};
 
@@ -28,7 +28,7 @@ impl<'writer> FormatFields<'writer> for TextFields {
 
 struct Visitor<'writer> {
     writer: Writer<'writer>,
-    /// Whether something was written, which the next field must stand apart from.
+    /// Something was written, so the next field needs a space before it.
     begun: bool,
     result: fmt::Result,
 }

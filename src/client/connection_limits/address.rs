@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::LimitReached;
-use crate::client::rate::{PublishLimits, PublishRates, Rate};
+use crate::client::rate::{self, PublishLimits, PublishRates, Rate};
 
 /// Addresses without connections that stay known at most. Beyond that the one that left first is
 /// forgotten early.
@@ -198,9 +198,8 @@ impl Known {
 impl AddressRates {
     /// Counts one more request or message of this address; false if that is over the limit.
     pub fn allows_message(&self) -> bool {
-        self.rate
-            .as_ref()
-            .is_none_or(|rate| rate.lock().unwrap_or_else(PoisonError::into_inner).allows())
+        let rate = self.rate.as_ref();
+        rate.is_none_or(|rate| rate::lock(rate).allows())
     }
 
     /// The buckets of what clients behind proxies publish by requests.
@@ -211,11 +210,7 @@ impl AddressRates {
     /// Whether all buckets are full, so that the address can be forgotten.
     fn is_fresh(&self) -> bool {
         let rate = self.rate.as_ref();
-        let is_full = rate.is_none_or(|rate| {
-            rate.lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .is_full()
-        });
+        let is_full = rate.is_none_or(|rate| rate::lock(rate).is_full());
         is_full && self.publish.is_fresh()
     }
 }
