@@ -18,7 +18,7 @@ pub use self::encode::{
     header_len,
 };
 use self::header::{Frame, MAX_CLIENT_HEADER, Opcode};
-pub use self::inflate::TOO_MANY_BYTES;
+pub(crate) use self::inflate::TOO_MANY_BYTES;
 use self::inflate::{Bounds, History};
 
 /// The kind of a message: it is delivered as it was published.
@@ -165,7 +165,7 @@ impl Decoder {
 
     /// The same for a client whose deflated messages may refer to the last 2^`bits` bytes of
     /// earlier ones. They are kept once there are any.
-    pub fn with_history(bits: Option<NonZeroU8>) -> Self {
+    pub(crate) fn with_history(bits: Option<NonZeroU8>) -> Self {
         Self {
             history_bits: bits.map_or(0, NonZeroU8::get),
             ..Self::default()

@@ -15,26 +15,26 @@ use crate::shutdown::Shutdown;
 
 /// A session that begins once its request is answered.
 #[derive(Debug)]
-pub struct Opening {
+pub(crate) struct Opening {
     /// The parts of a node that all sessions use.
-    pub shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     /// The tasks that poll the sessions.
-    pub shards: Arc<Shards>,
+    pub(crate) shards: Arc<Shards>,
     /// Counts the sessions, so that a drain waits for them.
-    pub shutdown: Shutdown,
+    pub(crate) shutdown: Shutdown,
     /// The client's place in its channel.
-    pub subscription: Subscription,
+    pub(crate) subscription: Subscription,
     /// The options that the client asked for.
-    pub options: SessionOptions,
+    pub(crate) options: SessionOptions,
     /// Its share of the connection limits.
-    pub permit: Permit,
+    pub(crate) permit: Permit,
     /// Bytes that are written first.
-    pub greeting: Vec<u8>,
+    pub(crate) greeting: Vec<u8>,
 }
 
 impl Opening {
     /// Gives the session to a shard. `early` are the bytes that followed the request.
-    pub fn begin(self, stream: TcpStream, early: Bytes) {
+    pub(crate) fn begin(self, stream: TcpStream, early: Bytes) {
         // A drain waits until the token is dropped.
         let (shards, token) = (self.shards.clone(), self.shutdown.sessions.token());
         match Socket::new(stream) {

@@ -36,7 +36,7 @@ use self::input::Input;
 use self::liveness::Liveness;
 use self::output::Output;
 use self::replay::Replay;
-pub use self::shared::Shared;
+pub(crate) use self::shared::Shared;
 use self::stage::Stage;
 pub(super) use self::tally::Tally;
 use super::opening::Opening;
@@ -54,18 +54,18 @@ const ROUNDS: usize = 8;
 
 /// Options of a session.
 #[derive(Clone, Copy, Debug)]
-pub struct SessionOptions {
+pub(crate) struct SessionOptions {
     /// The format in which it receives messages.
-    pub format: Format,
+    pub(crate) format: Format,
     /// Whether it receives its own messages.
-    pub echo: bool,
+    pub(crate) echo: bool,
     /// How much of its earlier deflated messages the next one may refer to, as a power of two.
-    pub client_history: Option<NonZeroU8>,
+    pub(crate) client_history: Option<NonZeroU8>,
 }
 
 /// A connected client.
 #[derive(Debug)]
-pub struct Session {
+pub(crate) struct Session {
     socket: Socket,
     shared: Arc<Shared>,
     membership: Membership,

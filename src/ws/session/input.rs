@@ -33,7 +33,7 @@ thread_local! {
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES].into());
 }
 
-/// What a session reads.
+/// The input of a session.
 #[derive(Debug)]
 pub(super) struct Input {
     pub(super) decoder: Decoder,
@@ -49,7 +49,7 @@ pub(super) struct Input {
     pub(super) answers: Option<Box<Answers>>,
 }
 
-/// What came of some bytes.
+/// The result of decoding some bytes.
 pub(super) struct Consumed {
     /// How many of them are decoded.
     pub(super) bytes: usize,
@@ -64,7 +64,7 @@ impl Input {
         client_history: Option<NonZeroU8>,
         shared: &Shared,
     ) -> Self {
-        // What a client of an event stream sends after its request is ignored.
+        // A client of an event stream has nothing to send after its request.
         let early = match transport {
             Transport::Events => Bytes::new(),
             _ => early,
@@ -167,7 +167,7 @@ impl Session {
 
     /// Keeps bytes that were read and are not decoded, and counts what the decoder holds.
     fn keep(&mut self, rest: &[u8], completed: bool) {
-        // What was kept before is dropped first, so that nothing counts twice.
+        // The earlier rest is dropped first, so that nothing counts twice.
         let undecoded = self.input.undecoded.take();
         let visits = undecoded.map_or(0, |undecoded| undecoded.visits);
         if !self.decodes() {

@@ -13,7 +13,7 @@ use crate::ws::write_plan::{Recipient, WritePlan, Written};
 /// bookkeeping.
 const TIMED_DELIVERY: u64 = 16;
 
-/// What a session writes.
+/// The output of a session.
 #[derive(Debug)]
 pub(super) struct Output {
     /// Its place in the feed, or in the page of a replay.

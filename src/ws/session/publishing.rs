@@ -44,7 +44,7 @@ struct Publisher<'a> {
     outcome: Outcome,
 }
 
-/// What came of a client's bytes.
+/// The result of a client's bytes.
 #[derive(Default)]
 struct Outcome {
     /// The client's newest message.

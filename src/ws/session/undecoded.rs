@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use crate::budget::{Budget, Charge, Part};
 
-/// What the decoder holds is counted from so many bytes on. Frame headers that lie across two reads
-/// come and go all the time.
+/// The decoder's memory is counted from so many bytes on. It holds less all the time, for frame
+/// headers that lie across two reads.
 const LEAST: usize = 4 * 1024;
 
 /// Memory of one session's input. Most sessions have none.
