@@ -148,9 +148,10 @@ async fn a_feed_that_is_read_in_every_format_holds_all_of_them_in_its_bound() {
 async fn what_pages_of_a_replay_are_encoded_into_counts_until_it_is_written() {
     let cluster = Cluster::redis(1, &["--feed-bytes", "256KiB"]).await;
     let node = cluster.node(0);
-    // More than a page of what the feed cannot hold. In JSON each newline is two bytes.
-    for _ in 0..64 {
-        publish(node.address, "/a", &"\n".repeat(14_000)).await;
+    // More than the feed can hold, in batches of one message. The first page has four of them, and
+    // in JSON each newline is two bytes.
+    for _ in 0..16 {
+        publish(node.address, "/a", &"\n".repeat(60_000)).await;
     }
     let pages = async || node.metric("echocast_memory_bytes{part=\"pages\"}").await;
     let raw = reader_that_stands_still(node, "").await;
