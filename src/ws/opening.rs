@@ -5,43 +5,40 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::net::TcpStream;
 
-use super::session::{Session, SessionOptions, Shared, transport};
+use super::session::{NewSession, Session, transport};
 use super::shard::Shards;
 use super::socket::Socket;
 use crate::client::close_reason::CloseReason;
-use crate::client::connection_limits::Permit;
-use crate::hub::Subscription;
 use crate::shutdown::Shutdown;
 
 /// A session that begins once its request is answered.
 #[derive(Debug)]
 pub(crate) struct Opening {
-    /// The parts of a node that all sessions use.
-    pub(crate) shared: Arc<Shared>,
+    /// All of it but its socket.
+    pub(crate) session: NewSession,
     /// The tasks that poll the sessions.
     pub(crate) shards: Arc<Shards>,
     /// Counts the sessions, so that a drain waits for them.
     pub(crate) shutdown: Shutdown,
-    /// The client's place in its channel.
-    pub(crate) subscription: Subscription,
-    /// The options that the client asked for.
-    pub(crate) options: SessionOptions,
-    /// Its share of the connection limits.
-    pub(crate) permit: Permit,
-    /// Bytes that are written first.
-    pub(crate) greeting: Vec<u8>,
 }
 
 impl Opening {
     /// Gives the session to a shard. `early` are the bytes that followed the request.
     pub(crate) fn begin(self, stream: TcpStream, early: Bytes) {
-        // A drain waits until the token is dropped.
-        let (shards, token) = (self.shards.clone(), self.shutdown.sessions.token());
+        let Self {
+            session,
+            shards,
+            shutdown,
+        } = self;
         match Socket::new(stream) {
-            Ok(socket) => shards.add(Session::new(socket, early, self), token),
+            Ok(socket) => {
+                let session = Session::new(socket, early, session);
+                shards.add(session, shutdown.sessions.token());
+            }
             Err(error) => {
                 tracing::error!("cannot take over a socket: {error}");
-                let metrics = self.shared.metrics.of(transport(self.options.format));
+                let transport = transport(session.options.format);
+                let metrics = session.shared.metrics.of(transport);
                 metrics.closed(CloseReason::Internal.label());
             }
         }

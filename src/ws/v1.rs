@@ -90,7 +90,7 @@ pub(crate) fn read(kind: Kind, frame: &[u8], max_message: usize) -> Result<Publi
 fn parse(kind: Kind, frame: &[u8]) -> Result<PublishFrame, String> {
     // A client that sends binary frames has not understood the format, so it is not guessed at.
     if kind == Kind::Binary {
-        return Err("binary frames are not part of echocast.v1: say {\"base64\": …}".to_owned());
+        return Err("binary frames are not part of echocast.v1: send {\"base64\": …}".to_owned());
     }
     let parsed: PublishFrame =
         serde_json::from_slice(frame).map_err(|error| format!("not a message in JSON: {error}"))?;

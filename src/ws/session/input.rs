@@ -21,9 +21,6 @@ use crate::ws::write_buffer::WriteBuffer;
 /// The most bytes of one read. The buffer is the worker thread's, not the session's.
 const READ_BYTES: usize = 64 * 1024;
 
-/// Bytes of pongs and answers that a client may leave unread before we no longer read from it.
-pub(super) const OWN_FRAMES_BYTES: usize = 4 * 1024;
-
 /// Visits of the keepalive after which a message must be complete while the input of all clients
 /// crowds the memory budget.
 const UNFINISHED_VISITS: u16 = 2;
@@ -82,6 +79,12 @@ impl Input {
         }
     }
 
+    /// Whether answers to this client's messages are missing.
+    pub(super) fn owes_answers(&self) -> bool {
+        let answers = self.answers.as_ref();
+        answers.is_some_and(|answers| answers.are_owed())
+    }
+
     fn has_bytes(&self) -> bool {
         self.undecoded
             .as_ref()
@@ -131,7 +134,7 @@ impl Session {
     /// them would need memory without end.
     pub(super) fn leaves_answers_unread(&self) -> bool {
         let answers = self.input.answers.as_ref();
-        self.output.buffer.held() >= OWN_FRAMES_BYTES
+        self.output.buffer.is_full()
             || answers.is_some_and(|answers| answers.have_come() || answers.are_too_many())
     }
 

@@ -23,6 +23,7 @@ impl Undecoded {
     /// Keeps these bytes, and counts `held` more that the decoder holds. `None` if there is nothing
     /// to keep or to count.
     pub(super) fn new(bytes: &[u8], held: usize, budget: &Arc<Budget>) -> Option<Box<Self>> {
+        // Most reads end with a whole frame.
         if bytes.is_empty() && held < LEAST {
             return None;
         }
