@@ -3,9 +3,9 @@
 
 pub mod handshake;
 mod extension;
-pub mod opening;
-pub mod session;
-pub mod shard;
+pub(crate) mod opening;
+pub(crate) mod session;
+pub(crate) mod shard;
 mod socket;
 pub mod v1;
 mod write_plan;

@@ -152,31 +152,54 @@ fn parse_length(
     if !opcode.is_data() && usize::from(short) > MAX_CONTROL {
         return Err(Violation::Protocol("control frame longer than 125 bytes"));
     }
-    // Each form has a smallest length, because shorter ones must use the form before.
-    let (length, end, smallest) = match short {
-        126 => {
-            let Some(&bytes) = after.first_chunk() else {
-                return Ok(None);
-            };
-            (u16::from_be_bytes(bytes).into(), 4, 126)
-        }
-        127 => {
-            let Some(&bytes) = after.first_chunk() else {
-                return Ok(None);
-            };
-            (u64::from_be_bytes(bytes), 10, 0x1_0000)
-        }
-        short => (short.into(), 2, 0),
+    let Some(Length {
+        bytes,
+        end,
+        smallest,
+    }) = read_length(short, after)
+    else {
+        return Ok(None);
     };
-    if length > i64::MAX as u64 {
+    if bytes > i64::MAX as u64 {
         return Err(Violation::Protocol(
             "length of 64 bits with the highest one set",
         ));
     }
-    if length < smallest {
+    if bytes < smallest {
         return Err(Violation::Protocol("length not in its shortest form"));
     }
-    Ok(Some((length, end)))
+    Ok(Some((bytes, end)))
+}
+
+/// A payload's length in one of its three forms.
+struct Length {
+    bytes: u64,
+    /// Where in the header it ends.
+    end: usize,
+    /// Shorter payloads must use the form before.
+    smallest: u64,
+}
+
+/// `None` if `after` ends too early.
+#[inline]
+fn read_length(short: u8, after: &[u8]) -> Option<Length> {
+    Some(match short {
+        126 => Length {
+            bytes: u16::from_be_bytes(*after.first_chunk()?).into(),
+            end: 4,
+            smallest: 126,
+        },
+        127 => Length {
+            bytes: u64::from_be_bytes(*after.first_chunk()?),
+            end: 10,
+            smallest: 0x1_0000,
+        },
+        short => Length {
+            bytes: short.into(),
+            end: 2,
+            smallest: 0,
+        },
+    })
 }
 
 /// The code and reason of a close, if it has them. The code must be one that may be sent.

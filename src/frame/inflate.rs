@@ -7,24 +7,24 @@ use flate2::{Decompress, FlushDecompress, Status};
 
 use super::Violation;
 
-/// The end of each message that clients leave off, and then an empty last block: only if the stream
-/// ends right there was the message whole.
+/// The four bytes that clients leave off at the end of each message, and an empty last block. The
+/// message was whole only if the stream ends right behind it.
 const END: [u8; 6] = [0, 0, 0xff, 0xff, 3, 0];
 
-/// Where the last block of it begins.
+/// The index of the last block in [`END`].
 const TAIL: usize = 4;
 
-/// Streams in one message. A client may end a stream with any block and begin another (RFC 7692,
-/// 7.2.3.4); each costs us a copy of the window.
+/// The most streams in one message. A client may end a stream with any block and begin another (RFC
+/// 7692, section 7.2.3.4). Each costs us a copy of the window.
 const STREAMS: usize = 32;
 
-/// A block may refer to so many bytes before it.
+/// How many bytes back deflate can refer.
 const WINDOW: usize = 32 * 1024;
 
-/// How a client that sends more bytes a second than it may is told.
-pub const TOO_MANY_BYTES: &str = "too many bytes a second";
+/// The close text for a client that sends more bytes a second than it may.
+pub(crate) const TOO_MANY_BYTES: &str = "too many bytes a second";
 
-/// What is kept of the buffer between messages, in bytes.
+/// The size of the buffer that is kept between messages, in bytes.
 const KEPT: usize = 64 * 1024;
 
 /// The end of a client's earlier messages, to which its next one may refer.
@@ -111,7 +111,7 @@ impl History {
     }
 }
 
-/// What one call of the inflater came to.
+/// The result of one call of the inflater.
 enum Progress {
     /// It wants more room for its output.
     NeedsRoom,
@@ -126,6 +126,8 @@ impl Inflater {
     /// `limit` and one byte, however large the input claims it to be.
     fn inflate(&mut self, payload: &[u8], history: &[u8], limit: usize) -> Result<(), Violation> {
         self.state.reset(false);
+        // A session that panicked may have left its message here.
+        self.output.clear();
         self.output.extend_from_slice(history);
         if payload.is_empty() {
             return Ok(());

@@ -15,7 +15,7 @@ use crate::client::rejection::Rejection;
 use crate::hub::Subscription;
 use crate::shutdown::Shutdown;
 use crate::ws::opening::Opening;
-use crate::ws::session::{SessionOptions, Shared};
+use crate::ws::session::{NewSession, SessionOptions, Shared};
 use crate::ws::shard::Shards;
 
 /// How long a request may take, beside the time that its body may take to arrive.
@@ -27,7 +27,7 @@ pub const COLLECTORS: usize = 16;
 
 /// The parts of the node that requests to the public port use.
 #[derive(Debug)]
-pub struct Context {
+pub(crate) struct Context {
     /// The parts that all sessions use.
     pub shared: Arc<Shared>,
     /// The tasks that poll the sessions.
@@ -75,13 +75,15 @@ impl Context {
         greeting: Vec<u8>,
     ) -> Opening {
         Opening {
-            shared: self.shared.clone(),
+            session: NewSession {
+                shared: self.shared.clone(),
+                subscription,
+                options,
+                permit,
+                greeting,
+            },
             shards: self.shards.clone(),
             shutdown: self.shutdown.clone(),
-            subscription,
-            options,
-            permit,
-            greeting,
         }
     }
 

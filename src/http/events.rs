@@ -54,7 +54,7 @@ pub(super) async fn events(
     };
     let opening = context.opening(subscription, options, permit, greeting);
     let run = |stream, early| {
-        opening.shared.metrics.events.opened.inc();
+        opening.session.shared.metrics.events.opened.inc();
         opening.begin(stream, early);
     };
     match handover

@@ -22,7 +22,7 @@ use crate::client::rejection::Rejection;
 use crate::ws::handshake;
 
 /// All paths.
-pub fn router(context: Context) -> Router {
+pub(crate) fn router(context: Context) -> Router {
     Router::new().fallback(any).with_state(Arc::new(context))
 }
 

@@ -60,7 +60,7 @@ async fn begin(upgrade: OnUpgrade, opening: Opening) {
         Ok(Err(_)) => tracing::error!("an upgraded connection is no TCP stream"),
         // The client left before the answer was written.
         Err(error) => {
-            let metrics = &opening.shared.metrics;
+            let metrics = &opening.session.shared.metrics;
             metrics.websocket.closed(CloseReason::Disconnected.label());
             tracing::debug!("no upgrade: {error}");
         }

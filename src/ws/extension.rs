@@ -30,14 +30,14 @@ pub(super) struct Agreement {
     pub(super) answer: String,
 }
 
-/// What a client offers.
+/// One offer of a client.
 #[derive(Clone, Copy, Debug, Default)]
 struct Offer {
     server_no_context: bool,
     client_no_context: bool,
     /// The largest window it wants us to use.
     server_window: Option<u8>,
-    /// The largest window it would use, if it offers to be told one.
+    /// The largest window it would use, if it offers to use the one that we name.
     client_window: Option<u8>,
 }
 

@@ -27,11 +27,11 @@ pub const VERSION: HeaderName = HeaderName::from_static("echocast-version");
 
 /// A handshake that can be answered.
 #[derive(Debug)]
-pub struct Handshake {
+pub(crate) struct Handshake {
     /// The proof that the client's key was understood.
     accept: HeaderValue,
     /// The client's subscription.
-    pub options: SubscribeOptions,
+    pub(crate) options: SubscribeOptions,
     /// The subprotocol of the answer.
     protocol: Option<HeaderValue>,
     shape: Shape,
@@ -41,7 +41,7 @@ pub struct Handshake {
 
 /// Whether a request is a WebSocket handshake without its `Upgrade`, which proxies remove by
 /// default.
-pub fn is_stripped(headers: &HeaderMap) -> bool {
+pub(crate) fn is_stripped(headers: &HeaderMap) -> bool {
     headers.contains_key(header::SEC_WEBSOCKET_KEY) && !is_handshake(headers)
 }
 
@@ -50,7 +50,7 @@ impl Handshake {
     ///
     /// # Errors
     /// If an option has a value without a meaning.
-    pub fn read(
+    pub(crate) fn read(
         accept: HeaderValue,
         request: &Request,
         allows_deflate: bool,
@@ -72,7 +72,7 @@ impl Handshake {
     }
 
     /// The session's options.
-    pub fn session_options(&self) -> SessionOptions {
+    pub(crate) fn session_options(&self) -> SessionOptions {
         let deflate = self.deflate.as_ref();
         SessionOptions {
             format: Format {
@@ -85,7 +85,7 @@ impl Handshake {
     }
 
     /// The frames that the client receives first.
-    pub fn greeting(&self, subscription: &Subscription, node: u64) -> Vec<u8> {
+    pub(crate) fn greeting(&self, subscription: &Subscription, node: u64) -> Vec<u8> {
         let mut greeting = Vec::new();
         if self.shape == Shape::V1 {
             put_text(v1::welcome(subscription, node).as_bytes(), &mut greeting);
@@ -94,7 +94,7 @@ impl Handshake {
     }
 
     /// The answer.
-    pub fn into_response(self) -> Response {
+    pub(crate) fn into_response(self) -> Response {
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
         let headers = response.headers_mut();
@@ -121,7 +121,7 @@ impl Handshake {
 ///
 /// # Errors
 /// If the request breaks a rule.
-pub fn check(request: &Request) -> Result<HeaderValue, Rejection> {
+pub(crate) fn check(request: &Request) -> Result<HeaderValue, Rejection> {
     check_request(request)?;
     check_version(request.headers())?;
     accept_key(request.headers())

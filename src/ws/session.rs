@@ -36,10 +36,9 @@ use self::input::Input;
 use self::liveness::Liveness;
 use self::output::Output;
 use self::replay::Replay;
-pub use self::shared::Shared;
+pub(crate) use self::shared::Shared;
 use self::stage::Stage;
 pub(super) use self::tally::Tally;
-use super::opening::Opening;
 use super::socket::Socket;
 use super::write_plan::Recipient;
 use crate::client::close_reason::CloseReason;
@@ -54,18 +53,33 @@ const ROUNDS: usize = 8;
 
 /// Options of a session.
 #[derive(Clone, Copy, Debug)]
-pub struct SessionOptions {
+pub(crate) struct SessionOptions {
     /// The format in which it receives messages.
-    pub format: Format,
+    pub(crate) format: Format,
     /// Whether it receives its own messages.
-    pub echo: bool,
+    pub(crate) echo: bool,
     /// How much of its earlier deflated messages the next one may refer to, as a power of two.
-    pub client_history: Option<NonZeroU8>,
+    pub(crate) client_history: Option<NonZeroU8>,
+}
+
+/// All that a session begins with, beside its socket.
+#[derive(Debug)]
+pub(crate) struct NewSession {
+    /// The parts of a node that all sessions use.
+    pub(crate) shared: Arc<Shared>,
+    /// The client's place in its channel.
+    pub(crate) subscription: Subscription,
+    /// The options that the client asked for.
+    pub(crate) options: SessionOptions,
+    /// Its share of the connection limits.
+    pub(crate) permit: Permit,
+    /// Bytes that are written first.
+    pub(crate) greeting: Vec<u8>,
 }
 
 /// A connected client.
 #[derive(Debug)]
-pub struct Session {
+pub(crate) struct Session {
     socket: Socket,
     shared: Arc<Shared>,
     membership: Membership,
@@ -100,15 +114,14 @@ struct Beginning {
 impl Session {
     /// A session on a socket whose request is answered. `early` are the bytes that followed the
     /// request.
-    pub(super) fn new(socket: Socket, early: Bytes, opening: Opening) -> Self {
-        let Opening {
+    pub(super) fn new(socket: Socket, early: Bytes, new: NewSession) -> Self {
+        let NewSession {
             shared,
             subscription,
             options,
             permit,
             greeting,
-            ..
-        } = opening;
+        } = new;
         let Beginning {
             membership,
             cursor,
@@ -146,14 +159,17 @@ impl Session {
                 // After reading, so that an answer to a ping that is already here counts.
                 self.visit(context)?;
             }
+            // Before writing, so that answers go out with the same write.
             self.pass_answers(context);
             let written = self.write(context, group_batches, tally)?;
+            // After writing, which may have been all that an ending waited for.
             self.close_on(context)?;
             idle = read.is_pending() && written.is_pending();
             if idle || tally.is_used_up() {
                 break;
             }
         }
+        // It has more to do, but others have waited for long enough.
         if !idle {
             context.waker().wake_by_ref();
         }
@@ -230,5 +246,16 @@ pub(super) fn transport(format: Format) -> Transport {
         Transport::Events
     } else {
         Transport::WebSocket
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_is_some_three_hundred_bytes() {
+        let size = size_of::<Session>();
+        assert!(size <= 288, "{size}");
     }
 }

@@ -5,12 +5,13 @@
 //! A shard works in turns:
 //!
 //! 1. It visits sessions that are ready: those that were woken, and in a round those of a group.
-//! 2. Once nothing is ready it takes in new events of sockets, wakes and new sessions. What clients
-//!    send during a round is read together, after it, so that the broker gets larger batches.
+//! 2. Once nothing is ready it takes in new events of sockets, wakes and new sessions.
+//!    Bytes that clients send during a round are read together, after it, so that the broker gets
+//!    larger batches.
 //! 3. After [`TURN`] it yields to other tasks of its worker thread.
 //! 4. Expensive sessions and long rounds go on for a turn after that, one at a time.
 //!
-//! What else was measured, as CPU per delivery and p99, each as a ratio to a bare epoll loop's in
+//! Other ways were measured, as CPU per delivery and p99, each as a ratio to a bare epoll loop's in
 //! the same run (first 500 clients and 64 bytes, 16 messages in flight for each of 4 publishers;
 //! then 1,000 clients, 200 bytes, 1 in flight):
 //!
@@ -75,13 +76,13 @@ const EVENTS: usize = 1024;
 
 /// All shards of a node.
 #[derive(Debug)]
-pub struct Shards {
+pub(crate) struct Shards {
     queues: Box<[Arc<ReadyQueue>]>,
     next: AtomicUsize,
 }
 
 struct Shard {
-    /// What other tasks and threads have for this shard.
+    /// Wakes and new sessions from other tasks and threads.
     queue: Arc<ReadyQueue>,
     poll: AsyncFd<mio::Poll>,
     events: Events,
@@ -100,7 +101,7 @@ struct Shard {
     round: Option<Round>,
     /// A session has published something in this turn.
     has_published: bool,
-    /// What was sent in this turn.
+    /// Counts of this turn.
     tally: Tally,
     metrics: Arc<Metrics>,
 }
@@ -110,7 +111,10 @@ impl Shards {
     ///
     /// # Errors
     /// If the kernel has no poll set for them.
-    pub fn spawn(count: usize, metrics: &Arc<Metrics>) -> io::Result<(Self, JoinSet<Infallible>)> {
+    pub(crate) fn spawn(
+        count: usize,
+        metrics: &Arc<Metrics>,
+    ) -> io::Result<(Self, JoinSet<Infallible>)> {
         let queues: Box<[Arc<ReadyQueue>]> = (0..count).map(|_| Arc::default()).collect();
         let shards: Vec<_> = queues
             .iter()
@@ -173,7 +177,7 @@ impl Shard {
         // 3. Visits, for as long as a turn lasts.
         let end = Instant::now() + TURN;
         while (0..VISITS).all(|_| self.visit_next()) && Instant::now() < end {}
-        // 4. What is expensive, once all others have had their turn.
+        // 4. Expensive visits and long rounds, once all others have had their turn.
         if self.round.is_none() {
             self.resume_round();
             self.visit_heavy();

@@ -13,14 +13,14 @@ use crate::message::Kind;
 pub const PROTOCOL: &str = "echocast.v1";
 
 /// The longest key, in bytes.
-pub const MAX_KEY: usize = 256;
+pub(crate) const MAX_KEY: usize = 256;
 
 /// The longest reference, in bytes. Answers repeat it, so it takes memory until they are written.
-pub const MAX_REFERENCE: usize = 256;
+pub(crate) const MAX_REFERENCE: usize = 256;
 
 /// The longest frame of a message with `bytes` payload: every byte escaped as in `\u001b`, and a
 /// reference and a key.
-pub fn max_frame(bytes: usize) -> usize {
+pub(crate) fn max_frame(bytes: usize) -> usize {
     bytes
         .saturating_mul(6)
         .saturating_add(6 * (MAX_KEY + MAX_REFERENCE) + 1024)
@@ -28,24 +28,24 @@ pub fn max_frame(bytes: usize) -> usize {
 
 /// A message that a client publishes.
 #[derive(Debug)]
-pub struct Publish {
+pub(crate) struct Publish {
     /// Text or binary.
-    pub kind: Kind,
+    pub(crate) kind: Kind,
     /// Its bytes.
-    pub payload: Vec<u8>,
+    pub(crate) payload: Vec<u8>,
     /// The name that the client gives its acknowledgement, if it wants one.
-    pub reference: Option<String>,
+    pub(crate) reference: Option<String>,
     /// Messages of the same key are stored once.
-    pub key: Option<String>,
+    pub(crate) key: Option<String>,
 }
 
 /// Why a frame is no message.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Unreadable {
+pub(crate) struct Unreadable {
     /// In words.
-    pub why: String,
+    pub(crate) why: String,
     /// The client's reference, if that could be read.
-    pub reference: Option<String>,
+    pub(crate) reference: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -61,7 +61,7 @@ struct PublishFrame {
 ///
 /// # Errors
 /// If it is no message, or longer than `max_message`.
-pub fn read(kind: Kind, frame: &[u8], max_message: usize) -> Result<Publish, Unreadable> {
+pub(crate) fn read(kind: Kind, frame: &[u8], max_message: usize) -> Result<Publish, Unreadable> {
     let PublishFrame {
         data,
         base64,
@@ -90,7 +90,7 @@ pub fn read(kind: Kind, frame: &[u8], max_message: usize) -> Result<Publish, Unr
 fn parse(kind: Kind, frame: &[u8]) -> Result<PublishFrame, String> {
     // A client that sends binary frames has not understood the format, so it is not guessed at.
     if kind == Kind::Binary {
-        return Err("binary frames are not part of echocast.v1: say {\"base64\": …}".to_owned());
+        return Err("binary frames are not part of echocast.v1: send {\"base64\": …}".to_owned());
     }
     let parsed: PublishFrame =
         serde_json::from_slice(frame).map_err(|error| format!("not a message in JSON: {error}"))?;
@@ -133,7 +133,7 @@ fn check_key(key: Option<&str>) -> Result<(), String> {
 }
 
 /// The first frame that a client receives.
-pub fn welcome(subscription: &Subscription, node: u64) -> String {
+pub(crate) fn welcome(subscription: &Subscription, node: u64) -> String {
     let event = json!({
         "event": "welcome",
         "channel": subscription.channel().name.as_str(),
@@ -145,7 +145,7 @@ pub fn welcome(subscription: &Subscription, node: u64) -> String {
 }
 
 /// The acknowledgement of a message, or why it was not published.
-pub fn answer(Answer { reference, outcome }: Answer) -> String {
+pub(crate) fn answer(Answer { reference, outcome }: Answer) -> String {
     match outcome {
         Ok(id) => json!({ "ack": reference, "id": id.map(|id| id.to_string()) }).to_string(),
         Err(why) => error(&why.to_string(), Some(&reference)),
@@ -153,12 +153,12 @@ pub fn answer(Answer { reference, outcome }: Answer) -> String {
 }
 
 /// A frame of the client was not published.
-pub fn error(why: &str, reference: Option<&str>) -> String {
+pub(crate) fn error(why: &str, reference: Option<&str>) -> String {
     json!({ "error": why, "ref": reference }).to_string()
 }
 
 /// The node drains. The client should come back after so many milliseconds.
-pub fn drain(retry_ms: u64) -> String {
+pub(crate) fn drain(retry_ms: u64) -> String {
     json!({ "event": "drain", "retry_ms": retry_ms }).to_string()
 }
 

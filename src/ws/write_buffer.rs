@@ -4,6 +4,10 @@
 use crate::frame::{self, ControlFrame};
 use crate::message::put_text;
 
+/// Bytes that a client may leave unread before it gets no more pongs and answers, and is not read
+/// from.
+const MAX_BYTES: usize = 4 * 1024;
+
 /// A ping without a payload.
 const PING: [u8; 2] = [0x89, 0];
 
@@ -58,9 +62,10 @@ impl WriteBuffer {
         self.sent > 0
     }
 
-    /// Bytes of memory in use. Written ones count until all are written.
-    pub(super) fn held(&self) -> usize {
-        self.bytes.len()
+    /// Whether so much waits that nothing that needs more answers may be done. Written bytes count
+    /// until all are written.
+    pub(super) fn is_full(&self) -> bool {
+        self.bytes.len() >= MAX_BYTES
     }
 
     /// Whether one of our pings is the last frame that waits. A frame whose payload ends with the
@@ -73,6 +78,7 @@ impl WriteBuffer {
     #[inline]
     pub(super) fn advance(&mut self, bytes: usize) {
         self.sent += bytes;
+        // Most sessions rarely have own frames, so the memory is given back.
         if self.sent == self.bytes.len() {
             *self = Self::default();
         }

@@ -243,14 +243,14 @@ impl<'a> WritePlan<'a> {
     #[inline(always)] // once a write
     pub(super) fn written(&self, bytes: usize) -> Written {
         // 1. The client's own frames lie behind the first parts.
-        let before = &self.parts[..self.parts_before_own.min(self.parts.len())];
-        let before: usize = before.iter().map(|part| part.to - part.from).sum();
-        let own = bytes.saturating_sub(before).min(self.own.len());
+        let own = bytes
+            .saturating_sub(self.bytes_before_own())
+            .min(self.own.len());
         // 2. All other bytes are of the parts, in order.
         let mut left = bytes - own;
         let mut messages = 0;
         for part in &self.parts {
-            let size = part.to - part.from;
+            let size = part.size();
             let end = part.from + left.min(size);
             messages += self.messages(part.batch, part.from, end);
             if left < size {
@@ -273,6 +273,13 @@ impl<'a> WritePlan<'a> {
         }
     }
 
+    /// Bytes of the parts before the client's own frames.
+    #[inline]
+    fn bytes_before_own(&self) -> usize {
+        let before = self.parts.iter().take(self.parts_before_own);
+        before.map(Part::size).sum()
+    }
+
     /// How many messages end between two bytes of a batch.
     #[inline]
     fn messages(&self, batch: usize, from: usize, to: usize) -> u64 {
@@ -285,6 +292,13 @@ impl<'a> WritePlan<'a> {
             return batch.len() as u64;
         }
         (batch.items_before(format, to) - batch.items_before(format, from)) as u64
+    }
+}
+
+impl Part {
+    #[inline]
+    fn size(&self) -> usize {
+        self.to - self.from
     }
 }
 

@@ -3,6 +3,7 @@
 
 use serde_json::Value;
 use tokio::io::AsyncReadExt;
+use tokio::net::TcpSocket;
 
 use crate::support::client::{RawClient, TestClient, deflated, handshake, http, masked};
 use crate::support::cluster::Cluster;
@@ -141,6 +142,59 @@ async fn a_feed_that_is_read_in_every_format_holds_all_of_them_in_its_bound() {
         .send(b"GET /a?last=1000 HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\r\n")
         .await;
     read_some(&mut client, &node).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_pages_of_a_replay_are_encoded_into_counts_until_it_is_written() {
+    let cluster = Cluster::redis(1, &["--feed-bytes", "256KiB"]).await;
+    let node = cluster.node(0);
+    // More than the feed can hold, in batches of one message. The first page has four of them, and
+    // in JSON each newline is two bytes.
+    for _ in 0..16 {
+        publish(node.address, "/a", &"\n".repeat(60_000)).await;
+    }
+    let pages = async || node.metric("echocast_memory_bytes{part=\"pages\"}").await;
+    let raw = reader_that_stands_still(node, "").await;
+    let mut plain = 0.0;
+    soon("the kernel takes nothing more", async {
+        loop {
+            let now = pages().await;
+            if now > 0.0 && now == plain {
+                break;
+            }
+            plain = now;
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+    })
+    .await;
+    drop(raw);
+    until("it is dropped with its reader", async || {
+        pages().await == 0.0
+    })
+    .await;
+
+    let protocol = "Sec-WebSocket-Protocol: echocast.v1\r\n";
+    let json = reader_that_stands_still(node, protocol).await;
+    until("what was encoded counts", async || {
+        pages().await >= plain + 128.0 * 1024.0
+    })
+    .await;
+    drop(json);
+    until("it is dropped, too", async || pages().await == 0.0).await;
+}
+
+/// A client that asks for everything and takes next to nothing of it.
+async fn reader_that_stands_still(node: &TestNode, extra: &str) -> RawClient {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let stream = soon("connecting", socket.connect(node.address))
+        .await
+        .unwrap();
+    let mut client = RawClient { stream };
+    let request = handshake(node.address, "/a?last=1000", extra);
+    client.send(request.as_bytes()).await;
+    client.read_head().await;
+    client
 }
 
 /// How many messages after this one a channel no longer has.

@@ -5,7 +5,6 @@ use std::task::{Context, Poll};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::Session;
-use super::input::OWN_FRAMES_BYTES;
 use crate::hub::{Answer, Receipt};
 use crate::ws::v1;
 
@@ -66,9 +65,10 @@ impl Session {
             return;
         };
         let buffer = &mut self.output.buffer;
-        while buffer.held() < OWN_FRAMES_BYTES
+        while !buffer.is_full()
             && let Poll::Ready(Some(answer)) = answers.receiver.poll_recv(context)
         {
+            // Only now: until then it counts against the bound.
             answers.owed -= 1;
             buffer.push_text(v1::answer(answer).as_bytes());
         }

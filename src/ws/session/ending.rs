@@ -64,8 +64,7 @@ impl Session {
         let cursor = &self.output.cursor;
         // Where the feed ends when it has the client's newest message.
         let until = until.or_else(|| cursor.confirmed(self.input.published));
-        let answers = self.input.answers.as_ref();
-        let is_answered = !answers.is_some_and(|answers| answers.are_owed());
+        let is_answered = !self.input.owes_answers();
         let is_delivered = until.is_some_and(|until| cursor.position() >= until);
         if let Some(closing) = self.closing_mut() {
             // Remembered, because the feed's end moves on with messages of others.

@@ -21,9 +21,6 @@ use crate::ws::write_buffer::WriteBuffer;
 /// The most bytes of one read. The buffer is the worker thread's, not the session's.
 const READ_BYTES: usize = 64 * 1024;
 
-/// Bytes of pongs and answers that a client may leave unread before we no longer read from it.
-pub(super) const OWN_FRAMES_BYTES: usize = 4 * 1024;
-
 /// Visits of the keepalive after which a message must be complete while the input of all clients
 /// crowds the memory budget.
 const UNFINISHED_VISITS: u16 = 2;
@@ -33,7 +30,7 @@ thread_local! {
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES].into());
 }
 
-/// What a session reads.
+/// The input of a session.
 #[derive(Debug)]
 pub(super) struct Input {
     pub(super) decoder: Decoder,
@@ -49,7 +46,7 @@ pub(super) struct Input {
     pub(super) answers: Option<Box<Answers>>,
 }
 
-/// What came of some bytes.
+/// The result of decoding some bytes.
 pub(super) struct Consumed {
     /// How many of them are decoded.
     pub(super) bytes: usize,
@@ -64,7 +61,7 @@ impl Input {
         client_history: Option<NonZeroU8>,
         shared: &Shared,
     ) -> Self {
-        // What a client of an event stream sends after its request is ignored.
+        // A client of an event stream has nothing to send after its request.
         let early = match transport {
             Transport::Events => Bytes::new(),
             _ => early,
@@ -80,6 +77,12 @@ impl Input {
             rates: is_limited.then(|| Box::new(PublishRates::new(shared.publish))),
             answers: None,
         }
+    }
+
+    /// Whether answers to this client's messages are missing.
+    pub(super) fn owes_answers(&self) -> bool {
+        let answers = self.answers.as_ref();
+        answers.is_some_and(|answers| answers.are_owed())
     }
 
     fn has_bytes(&self) -> bool {
@@ -131,7 +134,7 @@ impl Session {
     /// them would need memory without end.
     pub(super) fn leaves_answers_unread(&self) -> bool {
         let answers = self.input.answers.as_ref();
-        self.output.buffer.held() >= OWN_FRAMES_BYTES
+        self.output.buffer.is_full()
             || answers.is_some_and(|answers| answers.have_come() || answers.are_too_many())
     }
 
@@ -167,7 +170,7 @@ impl Session {
 
     /// Keeps bytes that were read and are not decoded, and counts what the decoder holds.
     fn keep(&mut self, rest: &[u8], completed: bool) {
-        // What was kept before is dropped first, so that nothing counts twice.
+        // The earlier rest is dropped first, so that nothing counts twice.
         let undecoded = self.input.undecoded.take();
         let visits = undecoded.map_or(0, |undecoded| undecoded.visits);
         if !self.decodes() {

@@ -32,6 +32,7 @@ impl Session {
     }
 
     fn skip_ahead(&mut self) {
+        // The client learns how many messages it misses, in the formats that can say so.
         self.count_slow(SlowClient::Skip);
         let missed = self.output.cursor.skip_to_newest();
         self.shared

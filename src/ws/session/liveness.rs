@@ -14,7 +14,7 @@ use crate::ws::v1;
 /// Visits after which a session is closed that lagged out in the middle of an item.
 const STUCK_VISITS: u8 = 2;
 
-/// What keeps a session alive. Times are counted in visits of the keepalive.
+/// The liveness of a session. Times are counted in visits of the keepalive.
 #[derive(Debug)]
 pub(super) struct Liveness {
     /// `None` before the first poll, which brings the waker.

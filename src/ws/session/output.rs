@@ -13,7 +13,7 @@ use crate::ws::write_plan::{Recipient, WritePlan, Written};
 /// bookkeeping.
 const TIMED_DELIVERY: u64 = 16;
 
-/// What a session writes.
+/// The output of a session.
 #[derive(Debug)]
 pub(super) struct Output {
     /// Its place in the feed, or in the page of a replay.
@@ -163,6 +163,19 @@ impl Session {
             Poll::Pending => return PENDING,
         };
         let written = plan.written(bytes);
+        self.finish_write(bytes, written, batches, reaches_end, tally)
+    }
+
+    /// Moves on behind one write, and counts it.
+    #[inline]
+    fn finish_write(
+        &mut self,
+        bytes: usize,
+        written: Written,
+        batches: &[Arc<Batch>],
+        reaches_end: bool,
+        tally: &mut Tally,
+    ) -> Progress {
         // While own frames waited, it may not have been read from: look again once they are gone.
         let had_own_frames = self.output.buffer.waiting() > 0;
         let is_live = !self.output.cursor.is_replaying();

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::answers::Answers;
-use super::input::{Consumed, OWN_FRAMES_BYTES};
+use super::input::Consumed;
 use super::{CloseReason, Session, Shared, Tally};
 use crate::client::connection_limits::Permit;
 use crate::client::rate::PublishRates;
@@ -44,7 +44,7 @@ struct Publisher<'a> {
     outcome: Outcome,
 }
 
-/// What came of a client's bytes.
+/// The result of a client's bytes.
 #[derive(Default)]
 struct Outcome {
     /// The client's newest message.
@@ -61,6 +61,18 @@ struct End {
     reason: CloseReason,
     code: u16,
     text: String,
+}
+
+impl End {
+    /// The client has sent a close. Its code is echoed.
+    fn by_client(given: Option<(u16, &str)>) -> Self {
+        let (code, text) = given.unwrap_or((CloseReason::Client.code(), ""));
+        Self {
+            reason: CloseReason::Client,
+            code,
+            text: text.to_owned(),
+        }
+    }
 }
 
 impl From<Violation> for End {
@@ -142,19 +154,11 @@ impl Session {
 
 impl Sink for Publisher<'_> {
     fn wants_more(&mut self) -> bool {
-        let has_room = match &self.publication {
-            Some(publication) => publication.has_room(),
-            None => self.shared.hub.inbox().has_room_for(self.channel),
-        };
-        let owes_too_much = || {
-            let answers = self.answers.as_ref();
-            answers.is_some_and(|answers| answers.are_too_many())
-        };
-        has_room
+        self.inbox_has_room()
             && self.outcome.end.is_none()
             && !self.tally.is_used_up()
-            && self.buffer.held() < OWN_FRAMES_BYTES
-            && !owes_too_much()
+            && !self.buffer.is_full()
+            && !self.owes_too_much()
     }
 
     fn inflating(&mut self) -> Result<usize, Violation> {
@@ -163,13 +167,7 @@ impl Sink for Publisher<'_> {
         self.is_charged = true;
         // Other clients publish while it is inflated.
         self.publication = None;
-        let left = self.rates.map_or(u64::MAX, PublishRates::bytes_left);
-        let left = left.try_into().unwrap_or(usize::MAX);
-        Ok(if self.shape == Shape::V1 {
-            v1::max_frame(left)
-        } else {
-            left
-        })
+        Ok(self.frame_bytes_left())
     }
 
     fn take(&mut self, event: Event<'_>) {
@@ -177,19 +175,36 @@ impl Sink for Publisher<'_> {
             Event::Message { kind, payload } => self.take_message(kind, payload),
             Event::Ping(payload) => self.buffer.push(ControlFrame::Pong(payload)),
             Event::Pong(_) => {}
-            Event::Close(given) => {
-                let (code, text) = given.unwrap_or((CloseReason::Client.code(), ""));
-                self.outcome.end = Some(End {
-                    reason: CloseReason::Client,
-                    code,
-                    text: text.to_owned(),
-                });
-            }
+            Event::Close(given) => self.outcome.end = Some(End::by_client(given)),
         }
     }
 }
 
 impl<'a> Publisher<'a> {
+    fn inbox_has_room(&self) -> bool {
+        match &self.publication {
+            // It knows how much it has added.
+            Some(publication) => publication.has_room(),
+            None => self.shared.hub.inbox().has_room_for(self.channel),
+        }
+    }
+
+    fn owes_too_much(&self) -> bool {
+        let answers = self.answers.as_ref();
+        answers.is_some_and(|answers| answers.are_too_many())
+    }
+
+    /// The longest frame that the rate of bytes allows now.
+    fn frame_bytes_left(&self) -> usize {
+        let left = self.rates.map_or(u64::MAX, PublishRates::bytes_left);
+        let left = left.try_into().unwrap_or(usize::MAX);
+        if self.shape == Shape::V1 {
+            v1::max_frame(left)
+        } else {
+            left
+        }
+    }
+
     fn take_message(&mut self, kind: Kind, payload: &[u8]) {
         let was_inflated = std::mem::take(&mut self.is_charged);
         if !was_inflated && let Err(violation) = self.charge_message() {

@@ -98,7 +98,7 @@ impl Session {
             match replay.poll_next(context) {
                 // Pings and pongs are written meanwhile.
                 Poll::Pending => {}
-                // The client comes back and asks again. It was told nothing false.
+                // The client comes back and asks again. Everything it has received still holds.
                 Poll::Ready(Err(BrokerAway)) => {
                     return ControlFlow::Break(CloseReason::Disconnected);
                 }

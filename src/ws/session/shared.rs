@@ -12,34 +12,34 @@ use crate::metrics::{Metrics, Transport};
 
 /// The parts of a node that all its sessions use.
 #[derive(Debug)]
-pub struct Shared {
+pub(crate) struct Shared {
     /// The channels, and the inbox for their messages.
-    pub hub: Arc<Hub>,
+    pub(crate) hub: Arc<Hub>,
     /// The node's metrics.
-    pub metrics: Arc<Metrics>,
+    pub(crate) metrics: Arc<Metrics>,
     /// Wakes WebSockets to ping, and to leave when the node drains.
-    pub keepalive: Arc<Keepalive>,
+    pub(crate) keepalive: Arc<Keepalive>,
     /// Wakes event streams to send a comment, and to leave when the node drains.
-    pub event_keepalive: Arc<Keepalive>,
+    pub(crate) event_keepalive: Arc<Keepalive>,
     /// Bounds of a client's messages.
-    pub limits: Limits,
+    pub(crate) limits: Limits,
     /// How fast a client may publish.
-    pub publish: PublishLimits,
-    /// What happens to clients that lag beyond the feed.
-    pub slow_client: SlowClient,
+    pub(crate) publish: PublishLimits,
+    /// The policy for clients that lag beyond the feed.
+    pub(crate) slow_client: SlowClient,
     /// Whether each message is logged.
-    pub log_messages: bool,
+    pub(crate) log_messages: bool,
     /// The id of this node, which welcomes name.
-    pub node: u64,
+    pub(crate) node: u64,
     /// Numbers the connections that do not want their own messages.
-    pub senders: AtomicU32,
+    pub(crate) senders: AtomicU32,
 }
 
 impl Shared {
     /// How long a client of a draining node should wait before it comes back, in milliseconds.
     /// Random, so that the clients of a slot do not come back together. At least half a second,
     /// because `EventSource` keeps this delay for all later reconnects.
-    pub fn retry_ms(&self) -> u64 {
+    pub(crate) fn retry_ms(&self) -> u64 {
         rand::random_range(500..1500)
     }
 

@@ -4,7 +4,7 @@ use super::Session;
 use super::closing::{Closing, Step};
 use super::replay::Replay;
 
-/// What a session does instead of following the live feed.
+/// The task of a session that does not follow the live feed.
 #[derive(Debug)]
 pub(super) enum Stage {
     /// It writes messages that are older than the feed.

@@ -1,5 +1,5 @@
-//! What the sessions of a shard have sent in its turn, and how much work the current visit has
-//! caused.
+//! Counts of a shard's turn: bytes and messages that its sessions have sent, and the work of the
+//! current visit.
 
 use crate::metrics::{Metrics, Transport};
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use crate::budget::{Budget, Charge, Part};
 
-/// What the decoder holds is counted from so many bytes on. Frame headers that lie across two reads
-/// come and go all the time.
+/// The decoder's memory is counted from so many bytes on. It holds less all the time, for frame
+/// headers that lie across two reads.
 const LEAST: usize = 4 * 1024;
 
 /// Memory of one session's input. Most sessions have none.
@@ -23,6 +23,7 @@ impl Undecoded {
     /// Keeps these bytes, and counts `held` more that the decoder holds. `None` if there is nothing
     /// to keep or to count.
     pub(super) fn new(bytes: &[u8], held: usize, budget: &Arc<Budget>) -> Option<Box<Self>> {
+        // Most reads end with a whole frame.
         if bytes.is_empty() && held < LEAST {
             return None;
         }

@@ -111,6 +111,7 @@ impl ShardGroup {
         // Cleared before it takes: a batch that comes later wakes it again.
         self.ready.clear();
         self.publishers = 0;
+        // Measured anew in this round.
         self.is_heavy = std::mem::take(&mut self.work) >= HEAVY;
         self.feed.begin();
         self.waiting.len()

@@ -73,6 +73,7 @@ impl Shard {
     /// Ends a session that does not wait in its group.
     pub(super) fn remove(&mut self, key: usize, reason: CloseReason) {
         let Member { session, group, .. } = self.members.remove(key);
+        // Its cursor leaves the feed when the session is dropped, below.
         session.end(reason);
         let sessions = &mut self.groups[group].sessions;
         *sessions -= 1;

@@ -22,7 +22,7 @@ pub(super) struct Round {
     began: Instant,
 }
 
-/// What came of one visit.
+/// The result of one visit.
 struct Visit {
     /// Why the session has ended, if it has.
     ended: Option<CloseReason>,
