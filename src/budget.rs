@@ -1,6 +1,6 @@
-//! The memory budget of a node: how many bytes messages take, part by part, and whether there is
-//! room for more. Each holder of message bytes counts them here for as long as it holds them.
-//! Making room is the hub's business.
+//! The memory budget of a node: the bytes that messages take, part by part, and whether there is
+//! room for more. Each holder of message bytes counts them here for as long as it holds them. The hub
+//! makes room.
 
 mod container;
 
@@ -14,17 +14,16 @@ use crate::metrics::{Gauge, Metrics};
 /// Holders of message bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
-    /// Batches in feeds with all their encodings, also those that a feed has trimmed and a reader
-    /// still writes.
+    /// Batches in feeds with all their encodings, and trimmed batches that a reader still writes.
     Feeds,
     /// Messages that the broker has not acknowledged.
     Inbox,
-    /// Unfinished messages of clients, and bytes of theirs that are not decoded yet.
+    /// Unfinished messages of clients, and their bytes that are not decoded yet.
     Input,
     /// Keys of messages, where the node itself keeps them.
     Keys,
-    /// Batches read from a history for clients that resume, and batches that wait until a channel
-    /// has caught up.
+    /// Batches read from a history for clients that resume, and batches that wait until their
+    /// channel has caught up.
     Pages,
     /// Answers to requests that are being written.
     Answers,
@@ -57,8 +56,7 @@ impl Part {
 /// `--memory` where nothing else limits the process, in bytes.
 pub const DEFAULT_LIMIT: usize = 512 * 1024 * 1024;
 
-/// The least `--memory`, in bytes: below it a few busy channels would have no window worth the
-/// name.
+/// The least `--memory`, in bytes: below it a few busy channels would have almost no window.
 pub const LEAST_LIMIT: usize = 16 * 1024 * 1024;
 
 /// The default of `--memory`, in bytes: a third of the container's limit, if that is lower, because
@@ -76,9 +74,9 @@ pub struct Budget {
     limit: usize,
     used: AtomicUsize,
     parts: [Gauge; Part::ALL.len()],
-    /// Somebody waits for room.
+    /// A session waits for room.
     awaited: AtomicBool,
-    /// Told when somebody waits for room, and when there is some again.
+    /// Notified when a session begins to wait for room, and when there is room again.
     changed: Notify,
 }
 
@@ -107,20 +105,19 @@ impl Budget {
         self.used.load(Relaxed)
     }
 
-    /// Whether sockets are read and requests served. Above this only what holds memory already goes
-    /// on.
+    /// Whether sockets are read and requests served. Without room, only holders of memory continue.
     pub fn has_room(&self) -> bool {
         self.used() < self.limit
     }
 
     /// Whether feeds have to give memory back: from five eighths of the limit. The allocator keeps
-    /// up to six tenths of what batches take beside them, when they come and go in all sizes
-    /// (measured: 178 MiB for 112, of which 15 were there before).
+    /// up to six tenths of the batches' bytes beside them, when they come and go in all sizes
+    /// (measured: 178 MiB for 112, of which the process had 15 before).
     pub fn is_short(&self) -> bool {
         self.used() > self.limit / 8 * 5
     }
 
-    /// How much feeds have to give back to make room for a while: half of the limit is free then.
+    /// Bytes that feeds have to give back, so that half of the limit is free.
     pub fn excess(&self) -> usize {
         self.used().saturating_sub(self.limit / 2)
     }
@@ -130,8 +127,8 @@ impl Budget {
         self.parts[part as usize].get().try_into().unwrap_or(0)
     }
 
-    /// Whether one of the parts that clients can fill and feeds cannot make room for has its share,
-    /// a quarter.
+    /// Whether a part has its share of the limit, a quarter. For parts that clients can fill and for
+    /// which feeds cannot make room.
     pub fn is_crowded(&self, part: Part) -> bool {
         self.part(part) >= self.limit / 4
     }
@@ -146,6 +143,7 @@ impl Budget {
     pub fn give_back(&self, part: Part, bytes: usize) {
         self.used.fetch_sub(bytes, SeqCst);
         self.parts[part as usize].sub(bytes as i64);
+        // Load before swap, because a swap at every call would be felt.
         if self.awaited.load(SeqCst) && self.has_room() && self.awaited.swap(false, SeqCst) {
             self.changed.notify_one();
         }
@@ -161,8 +159,8 @@ impl Budget {
         }
     }
 
-    /// Says that somebody found no room: [`Self::changed`] returns now, so that room can be made,
-    /// and once there is some.
+    /// A session found no room: [`Self::changed`] returns now, so that room can be made, and again
+    /// once there is some.
     pub fn await_room(&self) {
         self.awaited.store(true, SeqCst);
         self.changed.notify_one();
@@ -170,19 +168,21 @@ impl Budget {
 
     /// Whether there is room now; if not, [`Self::changed`] returns once there is.
     pub fn has_room_now(&self) -> bool {
-        self.has_room() || {
-            self.awaited.store(true, SeqCst);
-            self.used.load(SeqCst) < self.limit
+        if self.has_room() {
+            return true;
         }
+        // The second look sees room that was given back before the flag was up.
+        self.awaited.store(true, SeqCst);
+        self.used.load(SeqCst) < self.limit
     }
 
-    /// Waits until somebody waits for room, or there is room again. There is one waiter.
+    /// Waits until a session waits for room, or there is room again. Only one task may wait.
     pub async fn changed(&self) {
         self.changed.notified().await;
     }
 }
 
-/// Bytes that count as long as this lives.
+/// Bytes that are counted as long as this lives.
 #[derive(Debug)]
 pub struct Charge {
     budget: Arc<Budget>,
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whoever_found_no_room_is_told_once_there_is_some() {
+    async fn a_session_that_found_no_room_is_woken_once_there_is_some() {
         let (budget, _metrics) = budget(100);
         let charge = budget.charge(Part::Feeds, 100);
         budget.await_room();

@@ -1,5 +1,4 @@
-//! Channel names: which paths are channels and what they are called. What a channel holds is the
-//! hub's.
+//! Channel names: which paths are channels, and their names. The hub owns the channels themselves.
 
 use std::fmt;
 use std::sync::Arc;
@@ -21,20 +20,20 @@ pub enum BadName {
     /// Longer than [`MAX_NAME`].
     #[error("bad channel name: {0} characters, {MAX_NAME} are the most")]
     TooLong(usize),
-    /// A character that names don't have.
+    /// A character that no name has.
     #[error("bad channel name: {0:?} is none of A-Z a-z 0-9 - _ . ~ : /")]
     Character(char),
-    /// Two slashes in a row, or a slash at the end; and the path without them.
+    /// Two slashes in a row, or a slash at the end. The text is the path without them.
     #[error("bad channel name: an empty segment (a slash too many); use {0}")]
     EmptySegment(String),
-    /// A path that stands for no text.
+    /// A path that does not decode to text.
     #[error("bad channel name: it is not percent-encoded UTF-8")]
     Encoding,
 }
 
 impl ChannelName {
-    /// The channel a request path names, once it is decoded: the path without its first slash; `/`
-    /// and `/ws` are the lobby.
+    /// The channel of a decoded request path: the path without its first slash. `/` and `/ws` are
+    /// the lobby.
     pub fn from_path(path: &str) -> Result<Self, BadName> {
         match path.strip_prefix('/').unwrap_or(path) {
             "" | "ws" => Ok(Self(LOBBY.into())),
@@ -42,7 +41,7 @@ impl ChannelName {
         }
     }
 
-    /// Checks a name as it stands.
+    /// Checks a name.
     pub fn new(name: &str) -> Result<Self, BadName> {
         if let Some(odd) = name.chars().find(|character| !Self::allows(*character)) {
             return Err(BadName::Character(odd));
@@ -51,11 +50,7 @@ impl ChannelName {
             return Err(BadName::TooLong(name.len()));
         }
         if name.split('/').any(str::is_empty) {
-            let segments = name.split('/').filter(|segment| !segment.is_empty());
-            return Err(BadName::EmptySegment(format!(
-                "/{}",
-                segments.collect::<Vec<_>>().join("/")
-            )));
+            return Err(BadName::EmptySegment(without_empty_segments(name)));
         }
         Ok(Self(name.into()))
     }
@@ -69,6 +64,12 @@ impl ChannelName {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+/// The path that the name was probably meant to be.
+fn without_empty_segments(name: &str) -> String {
+    let segments = name.split('/').filter(|segment| !segment.is_empty());
+    format!("/{}", segments.collect::<Vec<_>>().join("/"))
 }
 
 impl fmt::Display for ChannelName {

@@ -15,12 +15,12 @@ pub type Counter = GenericCounter<AtomicU64>;
 pub type Gauge = prometheus::IntGauge;
 /// A distribution.
 pub type Histogram = prometheus::Histogram;
-/// Counters told apart by labels.
+/// Counters with labels.
 pub type Counters = GenericCounterVec<AtomicU64>;
-/// Gauges told apart by labels.
+/// Gauges with labels.
 pub type Gauges = IntGaugeVec;
 
-/// Ways to reach clients.
+/// Labels of the transports.
 const TRANSPORTS: [&str; 3] = ["websocket", "sse", "http"];
 
 /// Seconds from 50 µs to about 13 s.
@@ -35,7 +35,7 @@ registered! {
         connections: Gauges = "echocast_connections", &["transport"];
         /// Clients that have connected.
         opened: Counters = "echocast_connections_opened_total", &["transport"];
-        /// Clients that have gone, by reason.
+        /// Clients that have disconnected, by reason.
         closed: Counters = "echocast_connections_closed_total", &["transport", "reason"];
         /// Messages from this node's clients.
         received: Counters = "echocast_messages_received_total", &["transport"];
@@ -53,25 +53,25 @@ registered! {
     pub struct Metrics {
         /// Clients that may be connected at once (--max-connections); 0 is no limit.
         connections_limit: Gauge = "echocast_connections_limit";
-        /// Connections refused before they were clients, by reason.
+        /// Connections rejected before they were clients, by reason.
         handshakes_refused: Counters = "echocast_handshakes_refused_total", &["reason"];
-        /// Channels with a client on this node, or lately with one.
+        /// Channels with a client on this node, or recently with one.
         channels: Gauge = "echocast_channels";
-        /// Messages that came from the broker.
+        /// Messages received from the broker.
         messages_relayed: Counter = "echocast_messages_relayed_total";
         /// Messages known to be lost, by cause.
         messages_lost: Counters = "echocast_messages_lost_total", &["cause"];
-        /// Messages that this node had missed and got from the history.
+        /// Messages that this node had missed and read from the history.
         messages_recovered: Counter = "echocast_messages_recovered_total";
-        /// Clients that came back for what they missed: recovered, or gap if something was gone.
+        /// Clients that resumed, by result: recovered, or gap if some messages were gone.
         resumes: Counters = "echocast_resumes_total", &["result"];
-        /// Readers that lagged out of their channel's feed, by what was done with them.
+        /// Readers that lagged out of their channel's feed, by policy: disconnected or skipped ahead.
         slow_clients: Counters = "echocast_slow_clients_total", &["policy"];
-        /// Messages said on this node and not yet held by the broker.
+        /// Messages published on this node and not yet acknowledged by the broker.
         inbox_depth: Gauge = "echocast_inbox_depth";
         /// Messages in a batch given to the broker.
         batch_messages: Histogram = "echocast_batch_messages", doubling(1.0, 13);
-        /// Seconds from taking a batch out of the inbox until the broker holds it.
+        /// Seconds from taking a batch out of the inbox until the broker acknowledges it.
         publish_seconds: Histogram = "echocast_publish_seconds", latencies();
         /// Seconds from a batch's publish time until this node's feed has it.
         relay_seconds: Histogram = "echocast_relay_seconds", latencies();
@@ -90,25 +90,25 @@ registered! {
         memory: Gauges = "echocast_memory_bytes", &["part"];
         /// Bytes that messages may take in this node (--memory).
         memory_limit: Gauge = "echocast_memory_limit";
-        /// Bytes given up because the memory budget was short: of idle channels, or of the largest
+        /// Bytes dropped because the memory budget was short: of idle channels, or of the largest
         /// feeds.
         memory_shed: Counters = "echocast_memory_shed_bytes_total", &["what"];
         /// 1 from the stop signal on.
         draining: Gauge = "echocast_draining";
-        /// Always 1; the labels say what is running.
+        /// Always 1; the labels are the running build.
         build_info: Gauges = "echocast_build_info", &["version", "commit"];
     }
-    /// What goes over WebSockets.
+    /// Metrics of WebSockets.
     websocket: TransportMetrics;
-    /// What goes over event streams.
+    /// Metrics of event streams.
     events: TransportMetrics;
-    /// What goes over single requests.
+    /// Metrics of single requests.
     http: TransportMetrics;
-    /// All of these, to be read.
+    /// All of these, to be exported.
     registry: Registry;
 }
 
-/// What is counted of one way to reach clients.
+/// The metrics of one transport.
 #[derive(Debug)]
 pub struct TransportMetrics {
     /// Connections that are open now; those of requests are `http`.
@@ -127,14 +127,14 @@ pub struct TransportMetrics {
     closed: Counters,
 }
 
-/// A connection's kind.
+/// How a client is connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
     /// WebSockets.
     WebSocket,
     /// Event streams.
     Events,
-    /// HTTP, until it becomes one of the others.
+    /// HTTP requests, until they become one of the others.
     Http,
 }
 
@@ -145,7 +145,7 @@ impl TransportMetrics {
     }
 }
 
-/// Memory that was given up.
+/// Messages that were dropped to make room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shed {
     /// Of channels without clients.
@@ -157,9 +157,9 @@ pub enum Shed {
 /// Why a message is known to be lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LossCause {
-    /// A reader was skipped ahead (`--slow-client skip`).
+    /// A slow reader was skipped ahead (`--slow-client skip`).
     SlowClient,
-    /// A publishing node's numbers jumped: Redis delivered nothing in between.
+    /// A publisher's numbers jumped: Redis delivered nothing in between.
     Broker,
     /// A payload with the magic that could not be read; counted as one message.
     Malformed,
@@ -168,7 +168,7 @@ pub enum LossCause {
     Foreign,
     /// The node ended before the broker took it.
     Shutdown,
-    /// Redis would not have it, and nobody could be told.
+    /// Redis rejected it, and no publisher waited for the answer.
     Refused,
 }
 
@@ -195,9 +195,9 @@ impl LossCause {
 }
 
 impl Metrics {
-    /// All of them at zero, registered. `closed_reasons` (of WebSockets), `refused_reasons` and
-    /// `slow_policies` are the values their labels can have, so that every series exists from the
-    /// start.
+    /// All metrics at zero, registered. `closed_reasons` (of WebSockets), `refused_reasons` and
+    /// `slow_policies` are the values that their labels can have, so that every series exists from
+    /// the start.
     pub fn new(
         closed_reasons: &[&str],
         refused_reasons: &[&str],
@@ -220,25 +220,31 @@ impl Metrics {
                 .closed
                 .with_label_values(&[metrics.websocket.label, reason]);
         }
-        for reason in refused_reasons {
-            metrics.handshakes_refused.with_label_values(&[reason]);
-        }
-        for recovered in [true, false] {
-            metrics.resumed(recovered, 0);
-        }
-        for policy in slow_policies {
-            metrics.slow_clients.with_label_values(&[policy]);
-        }
-        for what in [Shed::Idle, Shed::Feeds] {
-            metrics.shed(what, 0);
-        }
-        for cause in LossCause::ALL {
-            metrics.lost(cause, 0);
-        }
+        metrics.create_series(refused_reasons, slow_policies);
         Ok(metrics)
     }
 
-    /// What goes this way.
+    /// Creates every series, at zero: Prometheus sees the first increase only of a series that
+    /// existed before.
+    fn create_series(&self, refused_reasons: &[&str], slow_policies: &[&str]) {
+        for reason in refused_reasons {
+            self.handshakes_refused.with_label_values(&[reason]);
+        }
+        for policy in slow_policies {
+            self.slow_clients.with_label_values(&[policy]);
+        }
+        for recovered in [true, false] {
+            self.resumed(recovered, 0);
+        }
+        for what in [Shed::Idle, Shed::Feeds] {
+            self.shed(what, 0);
+        }
+        for cause in LossCause::ALL {
+            self.lost(cause, 0);
+        }
+    }
+
+    /// The metrics of one transport.
     pub fn of(&self, transport: Transport) -> &TransportMetrics {
         match transport {
             Transport::WebSocket => &self.websocket,
@@ -247,7 +253,7 @@ impl Metrics {
         }
     }
 
-    /// Counts clients that came back for what they missed.
+    /// Counts clients that resumed.
     pub fn resumed(&self, recovered: bool, clients: u64) {
         self.resumes
             .with_label_values(&[if recovered { "recovered" } else { "gap" }])
@@ -261,7 +267,7 @@ impl Metrics {
             .inc_by(messages);
     }
 
-    /// Counts bytes that were given up to make room.
+    /// Counts bytes that were dropped to make room.
     pub fn shed(&self, what: Shed, bytes: usize) {
         let label = match what {
             Shed::Idle => "idle",

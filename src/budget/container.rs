@@ -1,8 +1,7 @@
-//! How much memory the container or systemd unit allows this process, as Linux' control groups
-//! tell.
+//! The memory limit of the container or systemd unit, from Linux' control groups.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The lowest memory limit on this process, in bytes; `None` if there is none, or no control
 /// groups.
@@ -13,36 +12,36 @@ pub fn memory_limit() -> Option<usize> {
     )
 }
 
-/// `own` is the process' `/proc/self/cgroup`: a line `ID:CONTROLLERS:PATH` for each hierarchy.
+/// The lowest limit of the control groups in `own`, the process' `/proc/self/cgroup`: a line
+/// `ID:CONTROLLERS:PATH` for each hierarchy.
 fn lowest(root: &Path, own: &str) -> Option<usize> {
-    let limits = own.lines().flat_map(|line| {
-        let mut fields = line.splitn(3, ':').skip(1);
-        let (controllers, path) = (
-            fields.next().unwrap_or_default(),
-            fields.next().unwrap_or_default(),
-        );
-        let (root, file) = match controllers {
-            "" => (root.to_owned(), "memory.max"),
-            _ if controllers.split(',').any(|name| name == "memory") => {
-                (root.join("memory"), "memory.limit_in_bytes")
-            }
-            _ => return Vec::new(),
-        };
-        // The limits above it hold, too. In a container the path may be the host's, and only the
-        // root is there.
-        let path = root.join(path.trim_start_matches('/'));
-        path.ancestors()
-            .take_while(|group| group.starts_with(&root))
-            .map(|group| group.join(file))
-            .collect()
-    });
-    // `max` is no number; version 1 says "no limit" with one near 2^63.
+    let files = own.lines().flat_map(|line| limit_files(root, line));
+    // `max` is no number. Version 1 has a number near 2^63 for "no limit".
     let numbers =
-        limits.filter_map(|file| fs::read_to_string(file).ok()?.trim().parse::<u64>().ok());
-    numbers
-        .filter(|bytes| *bytes < 1 << 60)
-        .min()
-        .map(|bytes| bytes as usize)
+        files.filter_map(|file| fs::read_to_string(file).ok()?.trim().parse::<u64>().ok());
+    let limits = numbers.filter(|bytes| *bytes < 1 << 60);
+    limits.min().map(|bytes| bytes as usize)
+}
+
+/// The files that may hold a limit of one line's group.
+fn limit_files(root: &Path, line: &str) -> Vec<PathBuf> {
+    let mut fields = line.splitn(3, ':').skip(1);
+    let controllers = fields.next().unwrap_or_default();
+    let path = fields.next().unwrap_or_default();
+    let is_of_memory = controllers.split(',').any(|name| name == "memory");
+    let (root, file) = match controllers {
+        // Version 2 has one hierarchy for all controllers.
+        "" => (root.to_owned(), "memory.max"),
+        _ if is_of_memory => (root.join("memory"), "memory.limit_in_bytes"),
+        _ => return Vec::new(),
+    };
+    // The limits of the groups above count, too. In a container the path may be the host's, and
+    // only the root exists.
+    let group = root.join(path.trim_start_matches('/'));
+    let groups = group
+        .ancestors()
+        .take_while(|group| group.starts_with(&root));
+    groups.map(|group| group.join(file)).collect()
 }
 
 #[cfg(test)]

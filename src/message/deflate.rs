@@ -1,15 +1,15 @@
-//! Deflating messages for clients that understand it (RFC 7692): each by itself, so that all of
-//! them can share the bytes.
+//! Deflating messages for clients that understand it (RFC 7692). Each message is deflated by itself,
+//! so that all clients can share the bytes.
 
 use std::cell::RefCell;
 
 use flate2::{Compress, Compression, FlushCompress};
 
-/// Payloads shorter than this are left as they are: a frame of theirs fits the packet that it
-/// travels in either way, and inflating costs every client.
+/// Shorter payloads, in bytes, are not deflated: their frame fits into a packet anyway, and inflating
+/// costs every client.
 const LEAST: usize = 128;
 
-/// What a deflated message ends with and is left off.
+/// The end of a deflated message, which is not sent.
 const TAIL: &[u8] = &[0, 0, 0xff, 0xff];
 
 /// How far back a client can look when it inflates.
@@ -46,37 +46,36 @@ thread_local! {
     });
 }
 
-/// Calls `with` with what `payload` deflates to, or with `None` if that is not worth it.
+/// Deflates a payload and passes the result to `with`, or `None` if it is not worth it.
 pub(super) fn deflated(payload: &[u8], window: DeflateWindow, with: impl FnOnce(Option<&[u8]>)) {
     if payload.len() < LEAST {
         return with(None);
     }
-    DEFLATERS.with_borrow_mut(
-        |Deflaters {
-             smallest,
-             full,
-             output,
-         }| {
-            let state = match window {
-                DeflateWindow::Smallest => smallest,
-                DeflateWindow::Full => full,
-            };
-            state.reset();
-            output.clear();
-            // Room for the worst case: what is longer than it was is thrown away afterwards.
-            output.reserve_exact(payload.len() + payload.len() / 8 + 1024);
-            let whole = state
-                .compress_vec(payload, output, FlushCompress::Sync)
-                .is_ok()
-                && state.total_in() == payload.len() as u64
-                && output.ends_with(TAIL);
-            with(
-                whole
-                    .then(|| &output[..output.len() - TAIL.len()])
-                    .filter(|deflated| deflated.len() < payload.len()),
-            );
-        },
-    );
+    DEFLATERS.with_borrow_mut(|deflaters| with(deflaters.deflate(payload, window)));
+}
+
+impl Deflaters {
+    /// The deflated payload without its tail, if that is shorter.
+    fn deflate(&mut self, payload: &[u8], window: DeflateWindow) -> Option<&[u8]> {
+        let Self {
+            smallest,
+            full,
+            output,
+        } = self;
+        let state = match window {
+            DeflateWindow::Smallest => smallest,
+            DeflateWindow::Full => full,
+        };
+        state.reset();
+        output.clear();
+        // Room for the worst case, because a longer result is dropped anyway.
+        output.reserve_exact(payload.len() + payload.len() / 8 + 1024);
+        let flushed = state.compress_vec(payload, output, FlushCompress::Sync);
+        let is_whole =
+            flushed.is_ok() && state.total_in() == payload.len() as u64 && output.ends_with(TAIL);
+        let deflated = &output[..output.len().saturating_sub(TAIL.len())];
+        (is_whole && deflated.len() < payload.len()).then_some(deflated)
+    }
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! What a batch looks like on each kind of connection. A batch is encoded once in each format that
-//! somebody reads; raw frames are made with the batch itself.
+//! The encodings of a batch, one for each kind of connection. A batch is encoded once in each format
+//! that is read; its raw frames are made with the batch itself.
 
 use std::cell::RefCell;
 use std::io::Write;
@@ -16,28 +16,28 @@ use crate::frame;
 /// A way in which messages are written to clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Format {
-    /// What a message looks like.
+    /// The shape of a message.
     pub shape: Shape,
     /// Whether WebSocket frames are deflated, and for whom.
     pub deflate: Option<DeflateWindow>,
 }
 
-/// What a message looks like.
+/// The shape of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shape {
-    /// It is a WebSocket frame, and nothing is added.
+    /// A WebSocket frame with nothing but the payload.
     Raw,
-    /// It is a JSON object in a WebSocket text frame (`echocast.v1`).
+    /// A JSON object in a WebSocket text frame (`echocast.v1`).
     V1,
-    /// It is a server-sent event.
+    /// A server-sent event.
     Events,
 }
 
-/// How many formats there are beside the one in which batches are built.
+/// Number of formats beside the one in which batches are built.
 pub(super) const OTHERS: usize = 6;
 
 impl Format {
-    /// Plain frames: what batches are built as.
+    /// Plain frames, in which batches are built.
     pub const RAW: Self = Self {
         shape: Shape::Raw,
         deflate: None,
@@ -53,7 +53,7 @@ impl Format {
         deflate: None,
     };
 
-    /// Which of the other formats it is.
+    /// Its number among the other formats; `None` for the one in which batches are built.
     pub(super) fn index(self) -> Option<usize> {
         Some(match (self.shape, self.deflate) {
             (Shape::Raw, None) => return None,
@@ -67,21 +67,21 @@ impl Format {
     }
 }
 
-/// Bytes of the buffer that are kept between two batches.
+/// Bytes of the thread's buffer that are kept between two batches.
 const SCRATCH_BYTES: usize = 256 * 1024;
 
 thread_local! {
-    /// Where a batch is encoded: how long it gets is known afterwards, and a block that grew is
-    /// larger than what is in it.
+    /// The buffer in which a batch is encoded. Its length is known only afterwards, and a buffer
+    /// that grew is larger than its content, so the result is copied.
     static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
 /// A batch in one format: its items, one after another. An item is a message, or the mark of a gap.
 #[derive(Debug)]
 pub struct Encoded {
-    /// All of them.
+    /// All items.
     pub bytes: Bytes,
-    /// Where each ends.
+    /// Where each item ends.
     pub ends: Box<[u32]>,
 }
 
@@ -198,20 +198,24 @@ fn put_event(id: Option<MessageId>, kind: Kind, payload: &[u8], out: &mut Vec<u8
     if let Some(id) = id {
         put(out, format_args!("id: {id}\n"));
     }
-    if kind == Kind::Binary {
-        out.extend_from_slice(b"event: binary\ndata: ");
-        put_base64(payload, out);
-        out.extend_from_slice(b"\n\n");
-        return;
+    match kind {
+        Kind::Text => put_data_lines(payload, out),
+        Kind::Binary => {
+            out.extend_from_slice(b"event: binary\ndata: ");
+            put_base64(payload, out);
+            out.push(b'\n');
+        }
     }
-    // A line ends with \r\n, \n or \r, whichever the text has: an event stream cannot tell them
-    // apart.
-    let mut rest = payload;
+    out.push(b'\n');
+}
+
+/// Writes a `data:` line for each line of the text.
+fn put_data_lines(text: &[u8], out: &mut Vec<u8>) {
+    // A line ends with \r\n, \n or \r, because an event stream cannot tell them apart.
+    let mut rest = text;
     loop {
-        let end = rest
-            .iter()
-            .position(|byte| matches!(byte, b'\n' | b'\r'))
-            .unwrap_or(rest.len());
+        let is_end = |byte: &u8| matches!(byte, b'\n' | b'\r');
+        let end = rest.iter().position(is_end).unwrap_or(rest.len());
         out.extend_from_slice(b"data: ");
         out.extend_from_slice(&rest[..end]);
         out.push(b'\n');
@@ -220,7 +224,6 @@ fn put_event(id: Option<MessageId>, kind: Kind, payload: &[u8], out: &mut Vec<u8
             [b'\r', b'\n', rest @ ..] | [_, rest @ ..] => rest,
         };
     }
-    out.push(b'\n');
 }
 
 fn put_base64(payload: &[u8], out: &mut Vec<u8>) {

@@ -1,4 +1,4 @@
-//! Message ids: what clients name a message by, to go on after it. Opaque outside the service.
+//! Message ids, by which clients name a message to resume after it. Opaque outside the service.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,9 +6,9 @@ use std::str::FromStr;
 /// A message of a channel's history.
 #[derive(Default, Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MessageId {
-    /// Which history it belongs to; changes only when a history is lost as a whole.
+    /// The history that it belongs to. It changes only when a history is lost as a whole.
     pub epoch: u64,
-    /// Which message of it, from 1.
+    /// The number of the message in it, from 1.
     pub offset: u64,
 }
 
@@ -29,7 +29,7 @@ impl fmt::Display for MessageId {
     }
 }
 
-/// Something that is no id of ours.
+/// A text that is no id of ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a message id")]
 pub struct NoId;
@@ -39,7 +39,7 @@ impl FromStr for MessageId {
 
     fn from_str(text: &str) -> Result<Self, NoId> {
         let (epoch, offset) = text.split_once('-').ok_or(NoId)?;
-        // Parsing takes a sign, too.
+        // Integers would parse with a sign, too.
         if !epoch.starts_with(|c: char| c.is_ascii_hexdigit())
             || !offset.starts_with(|c: char| c.is_ascii_digit())
         {
