@@ -83,7 +83,7 @@ impl Keepalives {
 }
 
 impl Parts {
-    /// The parts, and what only the broker gets of them.
+    /// The parts, and what the broker takes from the hub.
     pub(super) fn new(config: &Config, metrics: Arc<Metrics>) -> (Self, Intake) {
         let memory = config.limits.memory.unwrap_or_else(budget::default_limit);
         info!(bytes = memory, "memory for messages");
