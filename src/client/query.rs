@@ -50,6 +50,7 @@ pub fn subscribe_options(
     query: &str,
     headers: &HeaderMap,
 ) -> Result<SubscribeOptions, BadParameter> {
+    // All are read before one is chosen, so that a bad value is never hidden by a better one.
     let last_event_id = last_event_id(query, headers)?;
     let since = since(query)?;
     let last = last(query)?;
