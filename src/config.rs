@@ -186,6 +186,35 @@ mod tests {
     }
 
     #[test]
+    fn a_setting_that_cannot_be_read_has_one_complaint() {
+        // Each is also compared with another setting.
+        for bad in [
+            "--history-bytes=big",
+            "--shutdown-grace=long",
+            "--memory=much",
+            "--max-message=large",
+            "--ops-listen=here",
+        ] {
+            let complaints = Config::from_args([bad]).expect_err(bad).0;
+            let flag = bad.split('=').next().unwrap_or_default();
+            assert!(
+                complaints.len() == 1 && complaints[0].starts_with(&format!("{flag} ")),
+                "{complaints:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn several_bad_values_of_a_list_have_a_complaint_each() {
+        let networks = "--trusted-proxy=10.0.0.0/8,here,,10.0.0.0/99";
+        let complaints = Config::from_args([networks]).expect_err("two are bad").0;
+        let why = "not a network like 10.0.0.0/8";
+        let expected =
+            ["here", "10.0.0.0/99"].map(|part| format!("--trusted-proxy {part:?}: {why}"));
+        assert_eq!(complaints, expected);
+    }
+
+    #[test]
     fn the_ports_are_two_whatever_their_addresses_are() {
         for (listen, ops) in [
             ("[::]:80", "[::]:80"),

@@ -46,6 +46,7 @@ impl Node {
         let closed = CloseReason::ALL.map(CloseReason::label);
         let metrics = Metrics::new(&closed, &Rejection::LABELS, &SlowClient::LABELS)?;
         let metrics = Arc::new(metrics);
+        // A shard a worker: more would only wait for each other.
         let workers = Handle::current().metrics().num_workers();
         let (shards, shard_tasks) = Shards::spawn(workers, &metrics)?;
         Ok(Self {

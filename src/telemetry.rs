@@ -58,6 +58,7 @@ pub fn init(format: LogFormat) -> anyhow::Result<Telemetry> {
     let levels = EnvFilter::builder()
         .with_default_directive(tracing::Level::INFO.into())
         .from_env()?;
+    // Spans of messages are exported, and would flood the log.
     let levels = levels.add_directive(format!("{TRACES}=off").parse()?);
     let logs = log_layer(format).with_filter(levels);
     let registry = tracing_subscriber::registry().with(logs);

@@ -1,6 +1,5 @@
-// The page of a channel: a log of what is said on the path the page was opened on, and a box to say something. Staying
-// connected, resuming and confirming is done by echocast.js; order, history and limits are the server's; looks are in
-// style.css.
+// The page of a channel: a log of the messages on the path where it was opened, and a box to post one. echocast.js
+// stays connected, resumes and confirms. The server decides order, history and limits. Looks are in style.css.
 
 import { Channel } from './echocast.js';
 
@@ -9,7 +8,7 @@ const REPLAY = 50; // messages asked for by a newcomer
 const LINES = 500; // lines kept in the document; the oldest give way
 const LONG_TEXT = 4_000; // characters of a text shown before the reader asks for the rest
 const HEX_BYTES = 64; // bytes of a binary message shown
-const ASK_MS = 10_000; // for the server to say why it refused us; it waits for its broker for a while, too
+const ASK_MS = 10_000; // for the server's reason of a rejection; it may wait for its broker meanwhile
 
 const AGAIN = 'not confirmed yet, and will be sent again once connected.';
 const KEPT = 'Not connected. Your text stays in the box, post it again once connected.';
@@ -54,11 +53,11 @@ function start() {
   channel.addEventListener('waiting', disconnected);
   channel.addEventListener('closed', disconnected);
   channel.addEventListener('gap', ({ missed }) => addNote(gapWords(missed)));
-  channel.addEventListener('message', heard);
+  channel.addEventListener('message', received);
   channel.publish(HELLO).catch(({ message }) => addNote(`not posted (${message}):`, HELLO));
 }
 
-// The page's own address and query; what to replay is asked for unless it says so itself.
+// The page's own address and query. It asks for a replay unless the query has its own.
 function subscribed() {
   const query = new URLSearchParams(location.search);
   return new Channel(location.href, query.has('last') || query.has('since') ? {} : { last: REPLAY });
@@ -68,7 +67,7 @@ function decoded(path) {
   try {
     return decodeURIComponent(path);
   } catch {
-    return path; // not valid percent-encoding: the name as it stands says more than an error
+    return path; // not valid percent-encoding: the name as it stands is more use than an error
   }
 }
 
@@ -109,7 +108,7 @@ function disconnected({ code, reason, retryMs }) {
   element('trouble').hidden = false;
 }
 
-// Browsers tell nobody how a handshake was answered, so the same is asked for once in a way that tells.
+// Browsers do not reveal the answer to a handshake, so the same address is asked once as an ordinary request.
 async function askWhy() {
   refusal = '';
   try {
@@ -158,15 +157,15 @@ function showState(state, words) {
   element('state').textContent = words;
 }
 
-// ---- saying something ----
+// ---- posting ----
 
 let unconfirmed = 0; // own posts the server has not confirmed yet
 
 function post(event) {
   event.preventDefault();
-  const said = text.value;
-  if (said === '') return;
-  // What was posted is sent again by itself, but nobody wants to have said something minutes after they wrote it.
+  const draft = text.value;
+  if (draft === '') return;
+  // Posted without a connection it would be sent once there is one. Nobody wants that minutes after writing it.
   if (!isOpen) {
     hint.textContent = KEPT;
     return;
@@ -174,26 +173,26 @@ function post(event) {
   text.value = '';
   hint.textContent = '';
   text.focus();
-  publish(said);
+  publish(draft);
 }
 
-async function publish(said) {
+async function publish(draft) {
   unconfirmed += 1;
   try {
-    await channel.publish(said);
+    await channel.publish(draft);
   } catch (error) {
-    giveBack(said, error.message);
+    giveBack(draft, error.message);
   }
   unconfirmed -= 1;
   if (hint.textContent.endsWith(AGAIN)) showUnconfirmed();
 }
 
-function giveBack(said, why) {
+function giveBack(draft, why) {
   if (text.value === '') {
-    text.value = said;
+    text.value = draft;
     hint.textContent = `This was not posted: ${why}.`;
   } else {
-    addNote(`not posted (${why}):`, said);
+    addNote(`not posted (${why}):`, draft);
   }
 }
 
@@ -214,14 +213,14 @@ function postOnEnter(event) {
 // What came since the last animation frame: a flood costs one layout a frame, not one a message.
 let waiting = [];
 let frame = 0;
-let total = 0; // messages heard since the page was opened
+let total = 0; // messages received since the page was opened
 let unseen = 0; // messages that came while the reader was looking further up
 let following = true; // the reader is at the end, and stays there
 const shown = log.getElementsByClassName('message');
 const clock = new Intl.DateTimeFormat(undefined, { timeStyle: 'medium', hourCycle: 'h23' });
 const calendar = new Intl.DateTimeFormat(undefined, { dateStyle: 'short', timeStyle: 'medium', hourCycle: 'h23' });
 
-function heard({ data, time }) {
+function received({ data, time }) {
   total += 1;
   enqueue({ data, at: new Date(time) });
 }

@@ -1,5 +1,5 @@
 // A channel of an echocast server, for programs in browsers and in Node: it stays connected, resumes where it was and
-// confirms what it publishes. It speaks `echocast.v1`; what is kept, for how long and in which order is the server's.
+// confirms its publishes. It speaks `echocast.v1`. The server decides the order and how long messages are kept.
 
 const BACKOFF_MS = 500; // upper end of the first random wait; doubles with every failure
 const BACKOFF_MAX_MS = 15_000;
@@ -7,21 +7,21 @@ const HANDSHAKE_MS = 10_000; // without a welcome by then we give up; browsers w
 const STABLE_MS = 5_000; // a connection this old starts the backoff anew; a server that hangs up at once does not
 
 /**
- * A subscription that reconnects for ever. It hears every message once and in order; where some are missing it is told.
+ * A subscription that reconnects for ever. It receives every message once and in order, or a gap where some are lost.
  * Events, with their properties:
  *
  * - `message` `{ data, id, time }`: a string or a Uint8Array. `id` is null if the server cannot replay it. `time` is when
  *   it was published, in milliseconds since 1970 by the clock of the server's machine.
- * - `gap` `{ missed }`: so many messages are missing here; null if nobody knows how many.
+ * - `gap` `{ missed }`: this many messages are missing here; null if nobody knows how many.
  *
  * and one named like the `state` whenever that changes:
  *
  * - `open` `{ id, recovered, node, channel }`: connected. `recovered`: we resumed, and nothing is missing.
- * - `waiting` `{ code, reason, retryMs }`: the connection ended or could not be made. Browsers tell nobody whether a
- *   handshake was refused or the server is away, so both are 1006 and tried again.
+ * - `waiting` `{ code, reason, retryMs }`: the connection ended or could not be made. Browsers do not reveal whether
+ *   a handshake was rejected or the server is away, so both are 1006 and tried again.
  * - `connecting`: that next try, `retryMs` later.
  * - `closed` `{ code, reason }`: by `close()`, or by a code of 4000 or more. The server sends none of those itself, so
- *   somebody in front of it does not want us back. Every other code is worth another try.
+ *   a proxy in front of it does not want us back. Every other code is worth another try.
  *
  * @example
  * const channel = new Channel('wss://example.org/news', { last: 10 });
@@ -49,9 +49,9 @@ export class Channel extends EventTarget {
    * Connects at once.
    * @param {string | URL} url `wss://host/channel`, `https:` too; in a page `/channel` will do
    * @param {object} [options] the first four may as well stand in the query of `url`
-   * @param {string} [options.since] hear what came after this id first
-   * @param {number} [options.last] hear the newest messages first, so many
-   * @param {boolean} [options.echo] false: do not hear what this channel publishes, except what it must send again
+   * @param {string} [options.since] receive the messages after this id first
+   * @param {number} [options.last] receive this many of the newest messages first
+   * @param {boolean} [options.echo] false: do not receive our own messages, except those that had to be sent again
    * @param {string} [options.token] see {@link Channel#token}
    * @param {number} [options.queue] how many publishes may wait for a connection: 1000
    * @param {Function} [options.WebSocket] where there is no global one: that of the package `ws`
@@ -71,7 +71,7 @@ export class Channel extends EventTarget {
     this.#connect();
   }
 
-  /** The id of the newest message heard, or null: `since` for a channel that goes on from here. @type {?string} */
+  /** The id of the newest message received, or null: `since` for a channel that goes on from here. @type {?string} */
   get id() { return this.#id ?? null; }
 
   /** `connecting`, `open`, `waiting` or `closed`. */
@@ -82,7 +82,8 @@ export class Channel extends EventTarget {
 
   /**
    * Publishes, in the order of the calls. It waits for a connection; if that ends before the answer it is sent again
-   * under the same key, of which the server stores one. Without history no server can tell: there it is rejected.
+   * under the same key, of which the server stores one. A server without history cannot know the key: there the publish
+   * is rejected.
    * @param {string | ArrayBuffer | ArrayBufferView} data
    * @param {{ key?: string }} [options] `key`: only the first message with it is stored; made up if left out
    * @returns {Promise<string | null>} the id, once the server holds it; null if it keeps no history. Rejected with the
@@ -125,12 +126,12 @@ export class Channel extends EventTarget {
     const query = this.#url.searchParams;
     if (this.#id) this.#ask('since', this.#id);
     else query.delete('since');
-    if (this.#id !== undefined) query.delete('last'); // asked again it would repeat what we heard
+    if (this.#id !== undefined) query.delete('last'); // asked again it would repeat messages
     const socket = new this.#WebSocket(this.#url.href, 'echocast.v1');
     const current = (handle) => (event) => { if (socket === this.#socket) handle(event); };
-    socket.onmessage = current(({ data }) => this.#hear(data));
+    socket.onmessage = current(({ data }) => this.#receive(data));
     socket.onclose = current(({ code, reason }) => this.#ended(code, reason));
-    socket.onerror = () => {}; // says nothing that the close after it does not
+    socket.onerror = () => {}; // the close after it has the same information
     socket.on?.('ping', current(() => this.#pinged()));
     this.#socket = socket;
     this.#retryMs = undefined;
@@ -144,7 +145,7 @@ export class Channel extends EventTarget {
     if (type === 'online' || (this.#state === 'waiting' && document.visibilityState === 'visible')) this.reconnect();
   };
 
-  // Two pings tell their interval; after that, silence tells that the connection is dead.
+  // Two pings show their interval. After that, silence means that the connection is dead.
   #pinged() {
     const at = Date.now();
     const interval = at - this.#pulse?.at;
@@ -163,7 +164,7 @@ export class Channel extends EventTarget {
     this.#state = 'open';
     for (const ref of this.#pending.keys()) this.#send(ref);
     this.#dispatch('open', { id, recovered, node, channel });
-    // The server cannot tell: we had no id to ask with.
+    // The server does not know it, because we had no id to ask with.
     if (unresumed && this.#state === 'open') this.#dispatch('gap', { missed: null });
   }
 
@@ -211,9 +212,9 @@ export class Channel extends EventTarget {
     this.#url.searchParams.set(name, value);
   }
 
-  // ---- what is heard ----
+  // ---- receiving ----
 
-  #hear(text) {
+  #receive(text) {
     const frame = parsed(text);
     if (frame?.event === 'welcome') this.#welcome(frame);
     else if (!frame || this.#state !== 'open') this.#ended(1006, 'the server does not speak echocast.v1');
@@ -241,7 +242,7 @@ export class Channel extends EventTarget {
     this.#taken(ref)?.resolve(id);
   }
 
-  // With echo off only acks tell of own messages. They move us over them, or resuming would bring them, or their gap.
+  // With echo off only acks name own messages. They move #id past those, or resuming would bring them, or their gap.
   #passOwn() {
     for (const id of this.#own) {
       if (isNext(id, this.#id)) this.#id = id;
@@ -249,7 +250,7 @@ export class Channel extends EventTarget {
     }
   }
 
-  // ---- what is published ----
+  // ---- publishing ----
 
   #send(ref) {
     this.#socket.send(this.#pending.get(ref).frame);

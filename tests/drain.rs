@@ -151,8 +151,11 @@ async fn clients_that_do_not_leave_are_cut_off_when_the_grace_is_over() {
     drop(silent);
 }
 
-/// A broker that panics as soon as it has something to do.
-struct Faulty;
+/// A broker that dies as soon as it has something to do.
+struct Faulty {
+    /// It panics. Otherwise it returns, although nobody has told it to stop.
+    panics: bool,
+}
 
 impl Broker for Faulty {
     async fn run(self, link: Link, mut intake: Intake, _stop: CancellationToken) {
@@ -160,12 +163,12 @@ impl Broker for Faulty {
             channel.set_live(true);
         }
         link.hub.inbox().queued().await;
-        panic!("on purpose");
+        assert!(!self.panics, "on purpose");
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_whose_broker_panics_sends_its_clients_elsewhere_and_fails() {
+async fn a_node_whose_task_dies_sends_its_clients_elsewhere_and_fails_by_the_tasks_name() {
     let ports = [
         "--listen",
         "127.0.0.1:0",
@@ -176,18 +179,28 @@ async fn a_node_whose_broker_panics_sends_its_clients_elsewhere_and_fails() {
         "--drain-delay",
         "0s",
     ];
-    let node = Node::bind(Config::from_args(ports).unwrap()).unwrap();
-    let url = format!("ws://{}/", node.address().unwrap());
-    let run = tokio::spawn(node.run_with(Faulty, std::future::pending()));
-    let mut client = TestClient::connect(&url).await;
-    client.say("anything").await;
-    assert_eq!(
-        client.closed().await,
-        Some((1012, "restarting, come back".into()))
-    );
-    let error = soon("the node ends", run).await.unwrap().unwrap_err();
-    assert!(
-        format!("{error:#}").starts_with("the broker failed: "),
-        "{error:#}"
-    );
+    for (panics, why) in [(true, "on purpose"), (false, "it ended")] {
+        let node = Node::bind(Config::from_args(ports).unwrap()).unwrap();
+        let addresses = [node.address().unwrap(), node.ops_address().unwrap()];
+        let url = format!("ws://{}/", addresses[0]);
+        let run = tokio::spawn(node.run_with(Faulty { panics }, std::future::pending()));
+        let mut client = TestClient::connect(&url).await;
+        client.say("anything").await;
+        assert_eq!(
+            client.closed().await,
+            Some((1012, "restarting, come back".into()))
+        );
+        let error = soon("the node ends", run).await.unwrap().unwrap_err();
+        let error = format!("{error:#}");
+        assert!(
+            error.starts_with("the broker failed: ") && error.contains(why),
+            "{error}"
+        );
+        for address in addresses {
+            assert!(
+                tokio::net::TcpStream::connect(address).await.is_err(),
+                "{address} is closed"
+            );
+        }
+    }
 }

@@ -58,6 +58,7 @@ impl Connection {
         Self {
             peer,
             permit: Err(limit),
+            // Never used: its requests are rejected before.
             address_rates: None,
             publish_rates: PublishRates::new(Default::default()),
         }
@@ -171,6 +172,7 @@ impl Caller {
     /// # Errors
     /// If another request of the connection has taken it.
     pub fn into_permit(self, transport: Transport) -> Result<Permit, Rejection> {
+        // Pipelined requests share the connection. Only one of them can take it.
         let permit = self.connection.permit.as_ref().ok();
         let permit =
             permit.and_then(|permit| permit.lock().unwrap_or_else(PoisonError::into_inner).take());

@@ -137,6 +137,7 @@ impl ConnectionLimits {
         } else {
             self.permit_address(ip)?
         };
+        // Counted first and taken back, so that two accepts at the limit cannot both succeed.
         if self.open.fetch_add(1, Relaxed) >= self.most() {
             self.open.fetch_sub(1, Relaxed);
             return Err(LimitReached::Node);
@@ -165,6 +166,7 @@ impl ConnectionLimits {
     pub fn permit_rejection(self: &Arc<Self>, ip: IpAddr) -> Option<RejectionPermit> {
         let address = Address::from(ip);
         let mut rejections = self.lock_rejections();
+        // One address that floods the node must not use up all answers.
         let own = rejections.iter().filter(|other| **other == address).count();
         let descriptors = self.open.load(Relaxed) + rejections.len();
         if rejections.len() >= REJECTIONS
@@ -207,6 +209,7 @@ impl Permit {
     /// Counts the connection as another transport from now on. `address` is the client's, if the
     /// connection is a proxy's.
     pub fn become_client(&mut self, transport: Transport, address: Option<AddressPermit>) {
+        // Before the permit's own fields change, because its drop decrements by them.
         self.limits.metrics.of(self.transport).connections.dec();
         self.transport = transport;
         self.limits.metrics.of(self.transport).connections.inc();

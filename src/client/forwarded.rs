@@ -11,6 +11,7 @@ const FORWARDED: &str = "forwarded";
 
 /// The addresses that the request passed, the last first; `None` for one that its proxy left out.
 pub(super) fn hops(headers: &HeaderMap) -> Vec<Option<IpAddr>> {
+    // Proxies that send both write the same into them, and more proxies know the older one.
     let hops: Vec<_> = elements(headers, X_FORWARDED_FOR)
         .iter()
         .map(|hop| address(hop))

@@ -112,6 +112,8 @@ impl Keepalive {
         // Multiplying by the golden ratio puts consecutive sessions into distant slots.
         let slot = (number.wrapping_mul(0x9E37_79B1) >> 24) as u16 % SLOTS as u16;
         let entry = &self.slots[usize::from(slot)];
+        // The count is read first: a visit between these two lines is seen at the next one, and not
+        // lost.
         let seen = entry.visits.load(Relaxed);
         let key = entry.lock().insert(waker.clone()) as u32;
         Registration {
@@ -144,6 +146,7 @@ impl Keepalive {
     pub async fn drain(&self, period: Duration) {
         each_step(period, |due| {
             let upto = due.min(SLOTS);
+            // Before the wakes, so that a session that wakes sees that it must leave.
             let from = self.draining.swap(upto, Release);
             self.slots[from..upto].iter().for_each(Slot::wake);
             upto == SLOTS
@@ -165,6 +168,7 @@ async fn each_step(period: Duration, mut step: impl FnMut(usize) -> bool) {
     let mut steps = interval((period / SLOTS as u32).max(LEAST_STEP));
     steps.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
+        // Computed from the start, so that late ticks do not add up.
         let elapsed = steps.tick().await.duration_since(start).as_secs_f64();
         // Without a period all of them are due at once.
         let due = if period.is_zero() {

@@ -42,6 +42,12 @@ pub struct BadParameter {
     pub why: &'static str,
 }
 
+impl BadParameter {
+    pub(crate) fn new(name: &'static str, why: &'static str) -> Self {
+        Self { name, why }
+    }
+}
+
 /// The options in a request's query and headers.
 ///
 /// # Errors
@@ -50,6 +56,7 @@ pub fn subscribe_options(
     query: &str,
     headers: &HeaderMap,
 ) -> Result<SubscribeOptions, BadParameter> {
+    // All are read before one is chosen, so that a bad value is never hidden by a better one.
     let last_event_id = last_event_id(query, headers)?;
     let since = since(query)?;
     let last = last(query)?;
@@ -91,10 +98,9 @@ fn since(query: &str) -> Result<Option<Start>, BadParameter> {
     let Some(id) = parameter(query, NAME)?.filter(|id| !id.is_empty()) else {
         return Ok(None);
     };
-    let id = id.parse().map_err(|_| BadParameter {
-        name: NAME,
-        why: "it is the id of a message, or empty",
-    })?;
+    let id = id
+        .parse()
+        .map_err(|_| BadParameter::new(NAME, "it is the id of a message, or empty"))?;
     Ok(Some(Start::After(id)))
 }
 
@@ -104,10 +110,10 @@ fn last(query: &str) -> Result<Option<Start>, BadParameter> {
         return Ok(None);
     };
     if count.is_empty() || !count.bytes().all(|digit| digit.is_ascii_digit()) {
-        return Err(BadParameter {
-            name: NAME,
-            why: "it is a number of messages, in digits",
-        });
+        return Err(BadParameter::new(
+            NAME,
+            "it is a number of messages, in digits",
+        ));
     }
     // A larger number than there is room for asks for everything.
     Ok(Some(Start::Last(count.parse().unwrap_or(usize::MAX))))
@@ -118,10 +124,7 @@ fn echo(query: &str) -> Result<bool, BadParameter> {
     match parameter(query, NAME)?.as_deref() {
         None | Some("true") => Ok(true),
         Some("false") => Ok(false),
-        Some(_) => Err(BadParameter {
-            name: NAME,
-            why: "it is true or false",
-        }),
+        Some(_) => Err(BadParameter::new(NAME, "it is true or false")),
     }
 }
 
@@ -132,10 +135,7 @@ fn parameter<'a>(query: &'a str, name: &'static str) -> Result<Option<Cow<'a, st
         .map(|pair| pair.split_once('=').unwrap_or((pair, "")));
     let named = pairs.filter(|(key, _)| form_decoded(key).is_some_and(|key| key == name));
     let values: Option<Vec<_>> = named.map(|(_, value)| form_decoded(value)).collect();
-    let values = values.ok_or(BadParameter {
-        name,
-        why: "it is not percent-encoded UTF-8",
-    })?;
+    let values = values.ok_or(BadParameter::new(name, "it is not percent-encoded UTF-8"))?;
     single(name, values.into_iter())
 }
 
@@ -159,9 +159,9 @@ fn single<T: PartialEq>(
     if values.all(|other| other == first) {
         Ok(Some(first))
     } else {
-        Err(BadParameter {
+        Err(BadParameter::new(
             name,
-            why: "it is given several times, with different values",
-        })
+            "it is given several times, with different values",
+        ))
     }
 }

@@ -62,6 +62,7 @@ impl Rate {
     }
 
     fn fill(&mut self) -> f64 {
+        // Filled when it is used, so that idle buckets need no timer.
         let now = Instant::now();
         let gained =
             (now - std::mem::replace(&mut self.filled, now)).as_secs_f64() * self.per_second;

@@ -154,6 +154,7 @@ pub(super) fn list<T>(
     parse: impl Fn(&str) -> Result<T, &'static str>,
 ) -> Given<Vec<T>> {
     let (mut values, mut complaints) = (Vec::new(), Vec::new());
+    // Templates leave spaces and commas at the ends.
     let parts = text.split(',').map(str::trim);
     for part in parts.filter(|part| !part.is_empty()) {
         match parse(part) {

@@ -115,6 +115,7 @@ impl ShutdownSettings {
             drain_period: complaining.value("--drain-period", &self.drain_period),
             grace: complaining.value("--shutdown-grace", &self.shutdown_grace),
         };
+        // The grace includes the drain period: both begin when the listener closes.
         complaining.unless(
             shutdown.grace >= shutdown.drain_period,
             "--shutdown-grace",

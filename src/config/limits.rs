@@ -188,6 +188,7 @@ impl LimitSettings {
             "--max-connections-per-ip",
             "is --address-connections now, and counts every kind of connection",
         );
+        // Without the flag the default depends on the container, which is looked at later.
         let memory = self.memory.as_ref();
         Limits {
             memory: memory.map(|memory| complaining.value("--memory", memory)),
@@ -244,10 +245,12 @@ impl Limits {
 }
 
 fn origins(text: &str) -> Parsed<Option<Vec<String>>> {
+    // Any origin is no list with a star: credentials are shared only with origins that are listed.
     if text.trim() == "*" {
         return Ok(Given::value(None));
     }
     let origins = list(text, |part| match url::Url::parse(part) {
+        // Browsers send an origin without a path, so an address with one would never match.
         Ok(url) if url.has_host() && url.path() == "/" && !part.ends_with('/') => {
             Ok(url.origin().ascii_serialization())
         }

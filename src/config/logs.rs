@@ -60,6 +60,7 @@ impl Switch {
         match self {
             Self::On => true,
             Self::Off => false,
+            // As a person who starts a node by hand wants to see messages.
             Self::Auto => std::io::IsTerminal::is_terminal(&std::io::stderr()),
         }
     }

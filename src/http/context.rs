@@ -89,6 +89,7 @@ impl Context {
 
     /// Counts and logs a rejected request.
     pub(super) fn count(&self, rejection: &Rejection) {
+        // Clients cause it, so at `info` they could fill the log.
         tracing::debug!(reason = rejection.label(), "refused: {rejection}");
         // A connection over the limits was counted when it was accepted.
         if matches!(rejection, Rejection::ConnectionLimit(_)) {

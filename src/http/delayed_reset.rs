@@ -46,6 +46,7 @@ impl DelayedResets {
         while waiting.streams.len() > waiting.most {
             waiting.reset_first();
         }
+        // One task for all of them. It ends when none is left.
         if !std::mem::replace(&mut waiting.watched, true) {
             tokio::spawn(self.clone().watch());
         }
@@ -64,6 +65,7 @@ impl DelayedResets {
         while waiting.streams.front().is_some_and(|(due, _)| *due <= now) {
             waiting.reset_first();
         }
+        // Under the same lock as `push`, which begins another task after this one has ended.
         waiting.watched = !waiting.streams.is_empty();
         !waiting.watched
     }

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use axum::body::Body;
 use axum::extract::Request;
-use axum::http::{HeaderValue, header};
+use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::Response;
 
 use super::context::Context;
@@ -20,6 +20,14 @@ use crate::hub::Subscription;
 use crate::message::Format;
 use crate::metrics::Transport;
 use crate::ws::session::SessionOptions;
+
+/// Proxies that compress would hold events back until they have enough of them, which
+/// `no-transform` forbids. nginx buffers answers unless a header of its own forbids that.
+const HEADERS: [(HeaderName, &str); 3] = [
+    (header::CONTENT_TYPE, "text/event-stream"),
+    (header::CACHE_CONTROL, "no-cache, no-transform"),
+    (HeaderName::from_static("x-accel-buffering"), "no"),
+];
 
 /// Begins an event stream on the connection's socket. This future does not return a response: it is
 /// dropped when the session has the socket.
@@ -85,18 +93,10 @@ pub(super) fn answer_head(request: &Request) -> Result<Response, Rejection> {
 /// The answer without its events.
 fn head() -> Response {
     let mut response = Response::new(Body::empty());
-    let headers = response.headers_mut();
-    headers.insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("text/event-stream"),
-    );
-    headers.insert(
-        header::CACHE_CONTROL,
-        HeaderValue::from_static("no-cache, no-transform"),
-    );
-    // Proxies that compress would hold events back until they have enough of them: `no-transform`
-    // forbids it. nginx buffers answers unless this header of its own forbids that.
-    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    for (name, value) in HEADERS {
+        let value = HeaderValue::from_static(value);
+        response.headers_mut().insert(name, value);
+    }
     response
 }
 

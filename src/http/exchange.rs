@@ -9,10 +9,10 @@ use super::unread::UnreadBody;
 
 /// The shared state of one connection. The connection's task reads and writes all of it, because
 /// that task polls everything else.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Exchange {
-    /// Nothing that was written waits in the kernel. Written by the stream.
-    flushed: AtomicBool,
+    /// Something that was written waits in the kernel. Written by the stream.
+    unflushed: AtomicBool,
     /// The task that gets the socket. Written by a request, taken by the connection's task.
     successor: Mutex<Option<Successor>>,
     /// The last read brought something. Written by the stream.
@@ -32,20 +32,11 @@ pub(super) struct Exchange {
 
 impl Exchange {
     pub(super) fn new() -> Arc<Self> {
-        Arc::new(Self {
-            flushed: AtomicBool::new(true),
-            successor: Mutex::default(),
-            last_read_brought: AtomicBool::new(false),
-            head_has_begun: AtomicBool::new(false),
-            waits_for_head: AtomicBool::new(false),
-            has_served: AtomicBool::new(false),
-            unread_body: Mutex::default(),
-            left_unread: AtomicBool::new(false),
-        })
+        Arc::default()
     }
 
     pub(super) fn set_flushed(&self, flushed: bool) {
-        self.flushed.store(flushed, Relaxed);
+        self.unflushed.store(!flushed, Relaxed);
     }
 
     /// A request wants the socket.
@@ -57,7 +48,7 @@ impl Exchange {
     /// connection's task asks after each poll of the HTTP server. That poll polls the request, too,
     /// so no other wake is needed.
     pub(super) fn successor(&self) -> Option<Successor> {
-        if !self.flushed.load(Relaxed) {
+        if self.unflushed.load(Relaxed) {
             return None;
         }
         self.withdraw()

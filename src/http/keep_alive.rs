@@ -69,6 +69,7 @@ impl KeepAlive {
 /// Whether the client wants its connection to be kept after the answer.
 pub(super) fn is_wanted<B>(request: &Request<B>) -> bool {
     let headers = request.headers();
+    // HTTP/1.0 closes unless the client asks to keep, and later versions keep unless it asks to close.
     let kept = request.version() != Version::HTTP_10
         || header_list::contains(headers, header::CONNECTION, "keep-alive");
     kept && !header_list::contains(headers, header::CONNECTION, "close")

@@ -56,8 +56,10 @@ fn listen(
         // The system's default is a setting of its own (`net.ipv6.bindv6only`).
         socket.set_only_v6(false)?;
     }
+    // A node that restarts must not wait for old connections of its port to time out.
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
+    // Messages are written whole, so waiting for more would only delay them.
     socket.set_tcp_nodelay(true)?;
     #[cfg(target_os = "linux")]
     {

@@ -54,6 +54,7 @@ pub(super) async fn snapshot(
 fn reserve(hub: &Hub, wants_messages: bool) -> Result<Charge, Rejection> {
     let reserved = if wants_messages { ANSWER_BYTES } else { 0 };
     let charge = hub.budget().charge(Part::Answers, reserved);
+    // Answers that clients read slowly must not take the memory of messages.
     if !hub.budget().has_room() || hub.budget().is_crowded(Part::Answers) {
         hub.make_room();
         return Err(Rejection::Memory);

@@ -204,6 +204,7 @@ impl Write for Stream {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        // A limit that is left over from a flush would keep the socket from being writable.
         self.unlimit()?;
         let written = self.io()?.poll_write(context, bytes);
         self.note(context, written)

@@ -33,6 +33,7 @@ impl UnreadBody {
 
     /// Reads it to its end, if it is short and arrives soon. Returns whether it did.
     pub(super) async fn read_out(self) -> bool {
+        // A client that waits to be asked may never send it, so the answer must not wait for it.
         if self.awaits_request || self.incoming.size_hint().lower() > MOST_BYTES {
             return false;
         }

@@ -118,6 +118,8 @@ impl Parts {
     /// Begins the tasks that belong to no connection.
     pub(super) fn spawn_upkeep(&self, supervisor: &mut Supervisor) {
         let Keepalives { websocket, events } = self.keepalives.clone();
+        // Without the first two, memory would fill unnoticed. Without the others, dead clients would
+        // stay and a drain could close nobody.
         supervisor.spawn("sweep", sweep(self.hub.clone()));
         supervisor.spawn("memory watch", wake_readers(self.hub.clone()));
         supervisor.spawn("keepalive", async move { websocket.run().await });
@@ -149,6 +151,7 @@ impl Parts {
                 router: public::router(context),
                 keep_alive: KeepAlive::new(config.keepalive.idle_timeout),
                 stop: self.shutdown.listeners.clone(),
+                // Among the sessions, because any of them may become one.
                 connections: self.shutdown.sessions.clone(),
                 counters: Some(self.bad_ends()),
             },
@@ -173,6 +176,7 @@ impl Parts {
                 router,
                 keep_alive: KeepAlive::new(config.keepalive.idle_timeout),
                 stop: self.shutdown.ops.clone(),
+                // Not among the sessions, because the drain does not wait for scrapes.
                 connections: TaskTracker::new(),
                 counters: None,
             },
@@ -191,6 +195,7 @@ impl Parts {
             limits: Limits {
                 max_message: config.limits.max_message,
                 max_fragments: MAX_FRAGMENTS,
+                // Each handshake decides it for its own session.
                 deflate: false,
             },
             publish: publish_limits(config),
@@ -233,6 +238,7 @@ fn limit_settings(config: &Config, descriptors: usize) -> LimitSettings {
         address: AddressLimits {
             connections: config.limits.address_connections,
             rate: config.limits.address_rate,
+            // A client's own connection has buckets of its own. A proxy's belongs to many clients.
             publish: has_proxies && publish.any(),
         },
         publish,
@@ -242,6 +248,7 @@ fn limit_settings(config: &Config, descriptors: usize) -> LimitSettings {
 /// Removes channels without clients, and keeps the memory budget.
 async fn sweep(hub: Arc<Hub>) {
     let mut ticks = interval(SWEEP_INTERVAL);
+    // After a stall, one sweep is as good as several.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
@@ -256,6 +263,7 @@ async fn wake_readers(hub: Arc<Hub>) {
     loop {
         hub.budget().changed().await;
         hub.make_room();
+        // Sessions that are woken without room would only wait again.
         if hub.budget().has_room_now() {
             hub.inbox().wake_parked();
         }

@@ -63,6 +63,7 @@ impl Supervisor {
         let Some(result) = self.tasks.join_next_with_id().await else {
             return std::future::pending().await;
         };
+        // A task that returns is as bad as one that panics: nobody does its work any more.
         let (id, error) = match result {
             Ok((id, ())) => (id, anyhow!("it ended")),
             Err(error) => (error.id(), anyhow::Error::new(error)),

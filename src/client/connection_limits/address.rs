@@ -118,6 +118,7 @@ impl Addresses {
     /// Counts one more connection or request of this address, unless it has reached its limit.
     pub(super) fn enter(self: &Arc<Self>, address: Address) -> Result<AddressPermit, LimitReached> {
         let mut known = self.lock();
+        // Every call sweeps a little, so that no call sweeps much.
         known.sweep(self.memory);
         let entry = known
             .entries
@@ -154,6 +155,7 @@ impl Addresses {
             entry.connections -= 1;
             let is_idle = entry.connections == 0;
             if is_idle && self.memory.is_zero() {
+                // No buckets, so nothing to remember.
                 occupied.remove();
             } else if is_idle && !entry.queued {
                 entry.queued = true;

@@ -38,10 +38,10 @@ impl<'a> PublishOptions<'a> {
     pub(super) fn kind_of(&self, body: &[u8]) -> Result<Kind, BadParameter> {
         let is_text = simdutf8::basic::from_utf8(body).is_ok();
         match (self.kind, is_text) {
-            (Some(Kind::Text), false) => Err(BadParameter {
-                name: KIND,
-                why: "the body is not UTF-8, so it is no text",
-            }),
+            (Some(Kind::Text), false) => Err(BadParameter::new(
+                KIND,
+                "the body is not UTF-8, so it is no text",
+            )),
             (Some(kind), _) => Ok(kind),
             (None, true) => Ok(Kind::Text),
             (None, false) => Ok(Kind::Binary),
@@ -54,10 +54,7 @@ fn kind(headers: &HeaderMap) -> Result<Option<Kind>, BadParameter> {
         None => Ok(None),
         Some(kind) if kind.eq_ignore_ascii_case(b"text") => Ok(Some(Kind::Text)),
         Some(kind) if kind.eq_ignore_ascii_case(b"binary") => Ok(Some(Kind::Binary)),
-        Some(_) => Err(BadParameter {
-            name: KIND,
-            why: "it is text or binary",
-        }),
+        Some(_) => Err(BadParameter::new(KIND, "it is text or binary")),
     }
 }
 
@@ -67,10 +64,10 @@ fn key(headers: &HeaderMap) -> Result<Option<String>, BadParameter> {
     };
     match key.to_str() {
         Ok(key) if (1..=MAX_KEY).contains(&key.len()) => Ok(Some(key.to_owned())),
-        _ => Err(BadParameter {
-            name: KEY,
-            why: "it has 1 to 256 characters of ASCII",
-        }),
+        _ => Err(BadParameter::new(
+            KEY,
+            "it has 1 to 256 characters of ASCII",
+        )),
     }
 }
 
