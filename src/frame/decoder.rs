@@ -97,11 +97,7 @@ impl Decoder {
 
     /// Bytes of memory held beside the decoder itself.
     pub fn held_bytes(&self) -> usize {
-        self.unfinished.as_deref().map_or(0, |unfinished| {
-            let message = unfinished.message.as_ref().map_or(0, Assembly::capacity);
-            let history = unfinished.history.capacity();
-            size_of::<Unfinished>() + unfinished.control.capacity() + message + history
-        })
+        self.unfinished.as_deref().map_or(0, Unfinished::held_bytes)
     }
 
     fn read_frames(
@@ -149,17 +145,19 @@ impl Decoder {
         {
             return unfinished.continue_header(limits, input);
         }
-        let message = self
-            .unfinished
-            .as_deref()
-            .and_then(|unfinished| unfinished.message.as_ref());
-        let Some((frame, len)) = Frame::parse(limits, input, message)? else {
+        let Some((frame, len)) = Frame::parse(limits, input, self.message())? else {
             let unfinished = self.unfinished.get_or_insert_default();
             unfinished.header[..input.len()].copy_from_slice(input);
             unfinished.header_len = input.len();
             return Ok(None);
         };
         Ok(Some((frame, &mut input[len..])))
+    }
+
+    /// The message of which some has arrived.
+    #[inline]
+    fn message(&self) -> Option<&Assembly> {
+        self.unfinished.as_deref()?.message.as_ref()
     }
 
     /// Takes the bytes of a text, binary or continuation frame that have arrived.
@@ -173,8 +171,7 @@ impl Decoder {
     ) -> Result<(), Violation> {
         // Most messages are one frame that arrives whole: nothing is copied.
         let is_last = frame.fin && frame.missing == 0;
-        let unfinished = self.unfinished.as_deref();
-        if is_last && unfinished.is_none_or(|unfinished| unfinished.message.is_none()) {
+        if is_last && self.message().is_none() {
             if frame.deflated {
                 return self.take_deflated(limits, kind, payload, on);
             }
@@ -297,6 +294,11 @@ impl Unfinished {
         self.header_len = 0;
         // More than the rest of the header may have been copied.
         Ok(Some((frame, &mut input[len - before..])))
+    }
+
+    fn held_bytes(&self) -> usize {
+        let message = self.message.as_ref().map_or(0, Assembly::capacity);
+        size_of::<Self>() + self.control.capacity() + message + self.history.capacity()
     }
 
     fn is_empty(&self) -> bool {

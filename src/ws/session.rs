@@ -44,7 +44,7 @@ use super::write_plan::Recipient;
 use crate::client::close_reason::CloseReason;
 use crate::client::connection_limits::Permit;
 use crate::feed::{Cursor, Feed, GroupBatches};
-use crate::hub::{Membership, Subscription};
+use crate::hub::{Inbox, Membership, Subscription};
 use crate::message::{Format, Sequence, Shape};
 use crate::metrics::Transport;
 
@@ -192,7 +192,7 @@ impl Session {
 
     /// Whether its first visit may be expensive, because older messages have to be encoded for it.
     pub(super) fn begins_heavy(&self) -> bool {
-        self.output.recipient.format != Format::RAW && self.output.cursor.is_replaying()
+        self.format() != Format::RAW && self.output.cursor.is_replaying()
     }
 
     /// The feed it reads.
@@ -200,8 +200,16 @@ impl Session {
         &self.membership.channel().feed
     }
 
+    fn format(&self) -> Format {
+        self.output.recipient.format
+    }
+
     fn transport(&self) -> Transport {
-        transport(self.output.recipient.format)
+        transport(self.format())
+    }
+
+    fn inbox(&self) -> &Inbox {
+        self.shared.hub.inbox()
     }
 
     pub(super) fn socket(&mut self) -> &mut Socket {

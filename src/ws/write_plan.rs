@@ -79,10 +79,7 @@ impl<'a> WritePlan<'a> {
         buffer: &'a WriteBuffer,
         recipient: Recipient,
     ) -> Self {
-        let end = Place {
-            batch: batches.len(),
-            at: 0,
-        };
+        let end = Place::before(batches.len());
         let mut this = Self::new(batches, buffer, recipient, end);
         for (index, batch) in batches.iter().enumerate() {
             // Raw frames are made with the batch. Other formats are made by their first reader.
@@ -91,10 +88,7 @@ impl<'a> WritePlan<'a> {
                     continue;
                 }
                 if this.encoded >= ENCODE_BYTES {
-                    this.end = Place {
-                        batch: index,
-                        at: 0,
-                    };
+                    this.end = Place::before(index);
                     break;
                 }
                 this.encoded += batch.raw().len().max(batch.bytes(recipient.format).len());
@@ -205,18 +199,19 @@ impl<'a> WritePlan<'a> {
     }
 
     fn place_after(&self, part: Part) -> Place {
-        let is_whole = part.to == self.batches[part.batch].bytes(self.recipient.format).len();
-        if is_whole {
-            Place {
-                batch: part.batch + 1,
-                at: 0,
-            }
-        } else {
-            Place {
-                batch: part.batch,
-                at: part.to,
-            }
+        if part.to == self.bytes(part.batch).len() {
+            return Place::before(part.batch + 1);
         }
+        Place {
+            batch: part.batch,
+            at: part.to,
+        }
+    }
+
+    /// All bytes of a batch.
+    #[inline]
+    fn bytes(&self, batch: usize) -> &'a [u8] {
+        self.batches[batch].bytes(self.recipient.format)
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -230,7 +225,7 @@ impl<'a> WritePlan<'a> {
             if index == self.parts_before_own && !self.own.is_empty() {
                 slices.push(IoSlice::new(self.own));
             }
-            let bytes = self.batches[part.batch].bytes(self.recipient.format);
+            let bytes = self.bytes(part.batch);
             slices.push(IoSlice::new(&bytes[part.from..part.to]));
         }
         if self.parts_before_own >= self.parts.len() && !self.own.is_empty() {
@@ -292,6 +287,13 @@ impl<'a> WritePlan<'a> {
             return batch.len() as u64;
         }
         (batch.items_before(format, to) - batch.items_before(format, from)) as u64
+    }
+}
+
+impl Place {
+    /// The beginning of a batch.
+    fn before(batch: usize) -> Self {
+        Self { batch, at: 0 }
     }
 }
 

@@ -85,6 +85,15 @@ impl Input {
         answers.is_some_and(|answers| answers.are_owed())
     }
 
+    /// The close text for a client whose input holds memory.
+    fn describe_held(&self) -> &'static str {
+        if self.decoder.is_mid_message() {
+            "the rest of your message did not come in time"
+        } else {
+            "the memory that your compression needs is needed elsewhere"
+        }
+    }
+
     fn has_bytes(&self) -> bool {
         self.undecoded
             .as_ref()
@@ -199,15 +208,9 @@ impl Session {
             return None;
         }
         undecoded.visits += 1;
-        let is_crowded = self.shared.hub.budget().is_crowded(Part::Input);
-        if undecoded.visits <= UNFINISHED_VISITS || !is_crowded {
-            return None;
-        }
-        Some(if self.input.decoder.is_mid_message() {
-            "the rest of your message did not come in time"
-        } else {
-            "the memory that your compression needs is needed elsewhere"
-        })
+        let is_late = undecoded.visits > UNFINISHED_VISITS;
+        let is_crowded = is_late && self.shared.hub.budget().is_crowded(Part::Input);
+        is_crowded.then(|| self.input.describe_held())
     }
 
     /// Ignores what a client of an event stream sends, and notices when it hangs up.

@@ -3,6 +3,7 @@
 
 use std::ops::ControlFlow;
 use std::task::Context;
+use std::time::Duration;
 
 use super::{CloseReason, Ended, Session};
 use crate::client::keepalive::{PingSchedule, Registration};
@@ -37,6 +38,18 @@ impl Liveness {
         }
     }
 
+    /// Adds visits to the time since a ping, or begins it anew with `None`.
+    fn count_silence(&mut self, visits: Option<u16>) {
+        if let Some(silent) = &mut self.silent {
+            *silent = visits.map_or(0, |visits| *silent + visits);
+        }
+    }
+
+    fn answer_is_due(&self, schedule: PingSchedule) -> bool {
+        self.silent
+            .is_some_and(|silent| silent >= schedule.dead_visits)
+    }
+
     /// Counts visits; returns whether a ping is due.
     fn count(&mut self, visits: u16, schedule: PingSchedule) -> bool {
         self.since_ping += visits;
@@ -46,6 +59,11 @@ impl Liveness {
         }
         is_due
     }
+}
+
+/// The time that a client has for its answer to a ping.
+fn timeout(schedule: PingSchedule) -> Duration {
+    schedule.period * u32::from(schedule.dead_visits)
 }
 
 impl Session {
@@ -132,22 +150,17 @@ impl Session {
     /// Counts visits without anything from the client, but not while it is not read from: its
     /// answer may be in the kernel.
     fn count_silence(&mut self, visits: u16) {
-        let channel = self.membership.channel();
-        let is_read = self.shared.hub.inbox().has_room_for(channel);
-        self.liveness.silent = self
-            .liveness
-            .silent
-            .map(|before| if is_read { before + visits } else { 0 });
+        let is_read = self.inbox().has_room_for(self.membership.channel());
+        self.liveness
+            .count_silence(if is_read { Some(visits) } else { None });
     }
 
     /// Whether its answer to a ping is overdue.
     fn is_dead(&mut self, schedule: PingSchedule) -> bool {
-        let silent = self.liveness.silent.unwrap_or(0);
-        if self.liveness.silent.is_none() || silent < schedule.dead_visits {
+        if !self.liveness.answer_is_due(schedule) {
             return false;
         }
-        let timeout = schedule.period * u32::from(schedule.dead_visits);
-        if self.socket.is_being_taken(timeout) {
+        if self.socket.is_being_taken(timeout(schedule)) {
             // The ping lies behind bytes that the client is taking. Its answer is due a timeout
             // after these.
             self.liveness.silent = Some(0);

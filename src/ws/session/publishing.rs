@@ -138,7 +138,7 @@ impl Session {
 
     /// Bounds of this client's frames. A message in JSON may be longer than its payload.
     fn limits(&self) -> Limits {
-        let format = self.output.recipient.format;
+        let format = self.format();
         let max_message = self.shared.limits.max_message;
         Limits {
             deflate: format.deflate.is_some(),
@@ -208,8 +208,7 @@ impl<'a> Publisher<'a> {
     fn take_message(&mut self, kind: Kind, payload: &[u8]) {
         let was_inflated = std::mem::take(&mut self.is_charged);
         if !was_inflated && let Err(violation) = self.charge_message() {
-            self.outcome.end = Some(violation.into());
-            return;
+            return self.fail(violation);
         }
         // Plain frames of raw messages cost next to nothing.
         if was_inflated || self.shape == Shape::V1 {
@@ -279,6 +278,10 @@ impl<'a> Publisher<'a> {
         self.outcome.published = publication.push_with(kind, payload, self.sender, key, receipt);
     }
 
+    fn fail(&mut self, violation: Violation) {
+        self.outcome.end = Some(violation.into());
+    }
+
     fn charge_message(&mut self) -> Result<(), Violation> {
         if !self.permit.allows_message() {
             return Err(Violation::Rate(TOO_MANY_OF_ADDRESS));
@@ -293,7 +296,7 @@ impl<'a> Publisher<'a> {
     fn charge_bytes(&mut self, bytes: usize) -> bool {
         let is_allowed = self.rates.is_none_or(|rates| rates.allows_bytes(bytes));
         if !is_allowed {
-            self.outcome.end = Some(Violation::Rate(TOO_MANY_BYTES).into());
+            self.fail(Violation::Rate(TOO_MANY_BYTES));
         }
         is_allowed
     }

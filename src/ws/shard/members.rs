@@ -55,19 +55,16 @@ impl Shard {
 
     /// The key of a feed's group, which the first of its sessions creates.
     fn group_of(&mut self, feed: &Arc<Feed>) -> usize {
-        *self
-            .by_feed
-            .entry(Arc::as_ptr(feed).addr())
-            .or_insert_with(|| {
-                let vacant = self.groups.vacant_entry();
-                let key = vacant.key();
-                let ready = ReadyWaker::new(&self.queue, Target::Group(key));
-                vacant.insert(ShardGroup::new(
-                    Group::new(feed, ready.clone().into()),
-                    ready,
-                ));
-                key
-            })
+        *self.by_feed.entry(address(feed)).or_insert_with(|| {
+            let vacant = self.groups.vacant_entry();
+            let key = vacant.key();
+            let ready = ReadyWaker::new(&self.queue, Target::Group(key));
+            vacant.insert(ShardGroup::new(
+                Group::new(feed, ready.clone().into()),
+                ready,
+            ));
+            key
+        })
     }
 
     /// Ends a session that does not wait in its group.
@@ -78,11 +75,20 @@ impl Shard {
         let sessions = &mut self.groups[group].sessions;
         *sessions -= 1;
         if *sessions == 0 {
-            self.by_feed.remove(&Arc::as_ptr(session.feed()).addr());
-            self.groups.remove(group);
-            // Another group may get its key.
-            self.round.take_if(|round| round.group == group);
-            self.suspended.retain(|round| round.group != group);
+            self.remove_group(group, session.feed());
         }
     }
+
+    fn remove_group(&mut self, key: usize, feed: &Arc<Feed>) {
+        self.by_feed.remove(&address(feed));
+        self.groups.remove(key);
+        // Another group may get its key.
+        self.round.take_if(|round| round.group == key);
+        self.suspended.retain(|round| round.group != key);
+    }
+}
+
+/// Tells feeds apart while they live.
+fn address(feed: &Arc<Feed>) -> usize {
+    Arc::as_ptr(feed).addr()
 }

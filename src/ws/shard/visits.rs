@@ -35,7 +35,16 @@ struct Visit {
 impl Shard {
     /// Queues a session or group that was woken.
     pub(super) fn enqueue(&mut self, target: Target) {
-        let is_heavy = match target {
+        if self.is_heavy(target) {
+            self.heavy.push_back(target);
+        } else {
+            self.ready.push_back(target);
+        }
+    }
+
+    /// Whether its last visit was expensive.
+    fn is_heavy(&self, target: Target) -> bool {
+        match target {
             Target::Session(key) => {
                 let member = self.members.get(key);
                 member.is_some_and(|member| member.ready.is_heavy())
@@ -44,11 +53,6 @@ impl Shard {
                 let group = self.groups.get(key);
                 group.is_some_and(ShardGroup::is_heavy)
             }
-        };
-        if is_heavy {
-            self.heavy.push_back(target);
-        } else {
-            self.ready.push_back(target);
         }
     }
 
@@ -73,16 +77,7 @@ impl Shard {
 
     fn visit_target(&mut self, target: Target) {
         match target {
-            Target::Group(key) => {
-                if let Some(group) = self.groups.get_mut(key) {
-                    self.round = Some(Round {
-                        group: key,
-                        left: group.begin_round(),
-                        began: Instant::now(),
-                    });
-                    self.continue_round();
-                }
-            }
+            Target::Group(key) => self.begin_round(key),
             Target::Session(key) => {
                 // Cleared before the visit: what comes during it needs another one.
                 if let Some(member) = self.members.get(key) {
@@ -90,6 +85,17 @@ impl Shard {
                 }
                 self.visit(key);
             }
+        }
+    }
+
+    fn begin_round(&mut self, key: usize) {
+        if let Some(group) = self.groups.get_mut(key) {
+            self.round = Some(Round {
+                group: key,
+                left: group.begin_round(),
+                began: Instant::now(),
+            });
+            self.continue_round();
         }
     }
 
