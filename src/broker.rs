@@ -15,7 +15,7 @@ pub mod envelope;
 mod redis;
 
 pub use self::embedded::Embedded;
-pub use self::redis::{Redis, RedisTls};
+pub use self::redis::Redis;
 
 /// Moves messages from a node's inbox to the feeds of all nodes.
 ///

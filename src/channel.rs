@@ -43,8 +43,7 @@ impl ChannelName {
 
     /// Checks a name.
     pub fn new(name: &str) -> Result<Self, BadName> {
-        let is_odd = |c: &char| !c.is_ascii_alphanumeric() && !"-_.~:/".contains(*c);
-        if let Some(odd) = name.chars().find(is_odd) {
+        if let Some(odd) = name.chars().find(|character| !Self::allows(*character)) {
             return Err(BadName::Character(odd));
         }
         if name.len() > MAX_NAME {
@@ -54,6 +53,11 @@ impl ChannelName {
             return Err(BadName::EmptySegment(without_empty_segments(name)));
         }
         Ok(Self(name.into()))
+    }
+
+    /// Whether names may have this character.
+    pub fn allows(character: char) -> bool {
+        character.is_ascii_alphanumeric() || "-_.~:/".contains(character)
     }
 
     /// The name as text.

@@ -60,6 +60,7 @@ mod head;
 mod accept;
 mod cors;
 mod page;
+mod bad_name;
 mod websocket;
 mod events;
 mod publish;

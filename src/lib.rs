@@ -69,7 +69,7 @@
 //! 6. A slow reader loses its connection or its place, by name; it never slows a writer. Nothing
 //!    that belongs to one channel or client makes another wait: no loop shared by channels awaits a
 //!    reader, and expensive sessions wait behind others.
-//! 7. `redis::*` stays inside [`broker`], `axum::*` inside [`http`], [`client`] and the handshake,
+//! 7. `redis::*` stays inside [`broker`] and [`redis_address`], `axum::*` inside [`http`], [`client`] and the handshake,
 //!    `clap::*` inside [`config`] and the binary, `prometheus::*` inside [`metrics`] and the ops routes.
 //! 8. Frame code is synchronous and does no I/O.
 //! 9. No process-wide mutable state: several nodes live in one test process.
@@ -86,6 +86,7 @@ pub const COMMIT: &str = match option_env!("ECHOCAST_COMMIT") {
 };
 
 pub mod config;
+pub mod redis_address;
 pub mod node;
 pub mod channel;
 pub mod budget;

@@ -1,11 +1,10 @@
 //! The broker over Redis. It owns what things are called there. [`topology`] knows which server has
-//! which channel, from the [`address`]; [`publishers`] gives what the inbox holds to a [`publisher`] to
+//! which channel, from the [address](crate::redis_address); [`publishers`] gives what the inbox holds to a [`publisher`] to
 //! each server; [`subscribers`] keeps a [`subscriber`] to each server, which [`fitness`] has checked, and gives
 //! what it brings to [`receiver`], the only writer of feeds; [`catch_up`] reads from the [`history`],
 //! in [`pages`], what the subscriptions did not bring, and [`replay`] what clients want of the time
 //! before them.
 
-mod address;
 mod catch_up;
 mod warnings;
 mod pushes;
@@ -20,7 +19,6 @@ mod receiver;
 mod replay;
 mod round_trips;
 mod server;
-mod tls;
 mod topology;
 
 use std::sync::Arc;
@@ -33,10 +31,10 @@ use tokio_util::sync::CancellationToken;
 use super::{Broker, Link};
 use crate::channel::ChannelName;
 use crate::feed::Retention;
-use address::Address;
+use crate::redis_address::RedisAddress;
+use crate::redis_address::tls::RedisTls;
 use receiver::Receivers;
 use server::Server;
-pub use tls::RedisTls;
 use topology::Topology;
 use warnings::Warnings;
 
@@ -72,32 +70,16 @@ pub struct Redis {
 impl Redis {
     /// A broker for this address; nothing is connected yet. Of `retention`, Redis keeps messages,
     /// their bytes and time to live.
-    ///
-    /// # Errors
-    /// If the address cannot be used.
-    pub fn new(
-        url: &str,
-        tls: RedisTls,
-        prefix: &str,
-        retention: Retention,
-    ) -> anyhow::Result<Self> {
-        let topology = Topology::new(Address::parse(url).context("--redis-url")?, tls);
+    pub fn new(address: RedisAddress, tls: RedisTls, prefix: &str, retention: Retention) -> Self {
+        let topology = Topology::new(address, tls);
         let names = Names::new(prefix, topology.database());
-        Ok(Self {
+        Self {
             topology,
             names,
             node: rand::random(),
             retention,
             warnings: Arc::new(Warnings::new()),
-        })
-    }
-
-    /// Whether an address can be used; what is wrong is told without its password.
-    ///
-    /// # Errors
-    /// If it cannot.
-    pub fn check(url: &str) -> anyhow::Result<()> {
-        Address::parse(url).map(drop)
+        }
     }
 }
 

@@ -164,13 +164,13 @@ impl Caller {
     ///
     /// # Errors
     /// If another request of the connection has taken it.
-    pub fn into_permit(self, way: Transport) -> Result<Permit, Rejection> {
+    pub fn into_permit(self, transport: Transport) -> Result<Permit, Rejection> {
         let permit = self.connection.permit.as_ref().ok();
         let permit =
             permit.and_then(|permit| permit.lock().unwrap_or_else(PoisonError::into_inner).take());
         let mut permit =
             permit.ok_or(Rejection::Malformed("this connection cannot be upgraded"))?;
-        permit.become_client(way, self.address);
+        permit.become_client(transport, self.address);
         Ok(permit)
     }
 }

@@ -84,7 +84,7 @@ fn host(host: &str) -> &str {
 
 /// Whether a request shows signs of a browser. Node's `fetch` sends some of them, too. Those count
 /// only for a read, because a page can leave out `Origin` only there.
-pub fn is_browser(headers: &HeaderMap, is_read: bool) -> bool {
+pub(crate) fn is_browser(headers: &HeaderMap, is_read: bool) -> bool {
     let is_mozilla = headers
         .get(header::USER_AGENT)
         .is_some_and(|agent| agent.as_bytes().starts_with(b"Mozilla/"));

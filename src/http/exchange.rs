@@ -96,6 +96,11 @@ impl Exchange {
         self.has_served.store(true, Relaxed);
     }
 
+    /// Whether a request came and the HTTP server does not wait for the next one yet.
+    pub(super) fn is_answering(&self) -> bool {
+        self.has_served() && !self.waits_for_head.load(Relaxed)
+    }
+
     /// Whether a request was complete on this connection.
     pub(super) fn has_served(&self) -> bool {
         self.has_served.load(Relaxed)

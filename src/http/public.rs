@@ -9,7 +9,8 @@ use axum::http::{Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use tokio::time::timeout;
 
-use super::accept::Wanted;
+use super::accept::{Accept, Wanted};
+use super::bad_name::bad_name;
 use super::context::Context;
 use super::cors::{CorsRequest, METHODS};
 use super::{events, head, page, publish, snapshot, websocket};
@@ -27,25 +28,63 @@ pub fn router(context: Context) -> Router {
 
 async fn any(State(context): State<Arc<Context>>, request: Request) -> Response {
     let cors = CorsRequest::of(request.headers());
-    let wants_events =
-        request.method() == Method::GET && Wanted::of(request.headers()) == Wanted::Events;
+    let accept = Accept::of(request.headers());
+    let form = RejectionForm::of(&request, &accept);
+    let wanted = accept.wanted();
     // A handler may wait for the broker without end, so the whole request has a time limit.
-    let answered = timeout(context.patience(), answer(&context, request)).await;
+    let answered = timeout(context.patience(), answer(&context, wanted, request)).await;
     let mut response = answered
         .unwrap_or(Err(Rejection::BrokerAway))
         .unwrap_or_else(|rejection| {
             context.count(&rejection);
-            if wants_events && rejection.is_temporary() {
-                events::come_back(&context, &rejection)
-            } else {
-                rejection.response()
-            }
+            form.response(&context, &rejection)
         });
     cors.answer(&context.origins, &mut response);
     response
 }
 
-async fn answer(context: &Context, request: Request) -> Result<Response, Rejection> {
+/// The form in which a client can read why its request was rejected.
+enum RejectionForm {
+    /// One line of text.
+    Line,
+    /// An event stream, whose client gives up for good at any other answer.
+    Events,
+    /// A page, if the path is no channel name: a person has typed it.
+    Page { path: String },
+}
+
+impl RejectionForm {
+    fn of(request: &Request, accept: &Accept) -> Self {
+        let is_get = request.method() == Method::GET;
+        if is_get && accept.wanted() == Wanted::Events {
+            Self::Events
+        } else if accept.names_page() && (is_get || request.method() == Method::HEAD) {
+            Self::Page {
+                path: request.uri().path().to_owned(),
+            }
+        } else {
+            Self::Line
+        }
+    }
+
+    fn response(&self, context: &Context, rejection: &Rejection) -> Response {
+        match (self, rejection) {
+            (Self::Events, rejection) if rejection.is_temporary() => {
+                events::come_back(context, rejection)
+            }
+            (Self::Page { path }, Rejection::BadChannel(error)) => {
+                bad_name(error, path, rejection.status())
+            }
+            _ => rejection.response(),
+        }
+    }
+}
+
+async fn answer(
+    context: &Context,
+    wanted: Wanted,
+    request: Request,
+) -> Result<Response, Rejection> {
     // The limits first, so that a request over them costs the least.
     let caller = Caller::of(&request, &context.proxies, &context.limits)?;
     head::check(&request)?;
@@ -55,12 +94,13 @@ async fn answer(context: &Context, request: Request) -> Result<Response, Rejecti
         return Ok(page::file(request.method(), &path));
     }
     let name = ChannelName::from_path(&path)?;
-    channel(context, &name, caller, request).await
+    channel(context, wanted, &name, caller, request).await
 }
 
 /// Answers a request of a channel by its method and headers.
 async fn channel(
     context: &Context,
+    wanted: Wanted,
     name: &ChannelName,
     caller: Caller,
     request: Request,
@@ -71,7 +111,7 @@ async fn channel(
     if handshake::is_stripped(request.headers()) {
         return Err(Rejection::NoUpgrade);
     }
-    match (request.method(), Wanted::of(request.headers())) {
+    match (request.method(), wanted) {
         (&Method::POST, _) => publish::publish(context, name, &caller, request).await,
         (&Method::OPTIONS, _) => {
             Ok((StatusCode::NO_CONTENT, [(header::ALLOW, METHODS)]).into_response())

@@ -168,6 +168,25 @@ impl Stream {
         result
     }
 
+    /// An error if the client has reset the connection while its request is being answered. The
+    /// HTTP server reads nothing then, so it would notice only when it writes the answer. But it
+    /// flushes whenever it is polled.
+    fn check_reset(&self, context: &mut Context<'_>) -> io::Result<()> {
+        if !self.exchange.is_answering() {
+            return Ok(());
+        }
+        let tcp = self.tcp()?;
+        // Wakes this task at a reset. Nothing is read: a client that only closed its side may wait
+        // for its answer.
+        if tcp.poll_read_ready(context)?.is_pending() {
+            return Ok(());
+        }
+        match tcp.try_io(Interest::ERROR, || Ok(())) {
+            Ok(()) => Err(io::ErrorKind::ConnectionReset.into()),
+            Err(_) => Ok(()),
+        }
+    }
+
     /// Bytes that have left the kernel.
     fn taken(&self) -> io::Result<u64> {
         Ok(self.written.saturating_sub(unsent(self.tcp()?)?))
@@ -267,9 +286,10 @@ impl Write for Stream {
         self.note(context, written)
     }
 
-    /// An answer is flushed when next to nothing of it waits in the kernel: the next request is not
+    /// An answer is flushed when next to nothing of it waits in the kernel. The next request is not
     /// read before.
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.check_reset(context)?;
         if self.unconfirmed > UNCONFIRMED_BYTES {
             ready!(self.poll_sent(context))?;
         }

@@ -69,6 +69,7 @@ impl Offer {
                 Some((name, value)) => (name.trim(), Some(value_of(value.trim())?)),
                 None => (part, None),
             };
+            // RFC 7692, section 7.1: a parameter that comes twice makes the offer invalid.
             if seen.contains(&name) {
                 return None;
             }
@@ -78,6 +79,7 @@ impl Offer {
         Some(this)
     }
 
+    /// `None` if the parameter is unknown or has a wrong value: then the offer must be declined.
     fn set(&mut self, name: &str, value: Option<&str>) -> Option<()> {
         match (name, value) {
             ("server_no_context_takeover", None) => self.server_no_context = true,
@@ -94,26 +96,23 @@ impl Offer {
     fn accept(mut self, is_browser: bool) -> Option<Agreement> {
         self.server_no_context |= is_browser;
         self.client_no_context |= is_browser;
-        // A client that asks for a window must be answered with one.
-        let (window, server_window) = match self.server_window {
-            None => (DeflateWindow::Full, None),
-            Some(MAX_WINDOW_BITS) => (DeflateWindow::Full, Some(MAX_WINDOW_BITS)),
-            Some(9..MAX_WINDOW_BITS) => (
-                DeflateWindow::Smallest,
-                Some(DeflateWindow::Smallest.bits()),
-            ),
-            // No library deflates with a window of 256 bytes.
-            Some(_) => return None,
-        };
-        let client_window = self
-            .client_window
-            .filter(|_| !self.client_no_context)
-            .map(|bits| bits.min(CLIENT_WINDOW_BITS));
+        let window = self.our_window()?;
         Some(Agreement {
             window,
             client_history: self.client_history(),
-            answer: HeaderValue::try_from(self.answer(server_window, client_window)).ok()?,
+            answer: HeaderValue::try_from(self.answer(window)).ok()?,
         })
+    }
+
+    /// The window in which we deflate for this client. There are only two, so that all clients
+    /// share a message's deflated bytes.
+    fn our_window(self) -> Option<DeflateWindow> {
+        match self.server_window {
+            None | Some(MAX_WINDOW_BITS) => Some(DeflateWindow::Full),
+            Some(9..) => Some(DeflateWindow::Smallest),
+            // No library deflates with a window of 256 bytes.
+            Some(_) => None,
+        }
     }
 
     /// Kept for a client that refers to its earlier messages. Not less than we ask for, because
@@ -128,7 +127,8 @@ impl Offer {
         NonZeroU8::new(bits)
     }
 
-    fn answer(self, server_window: Option<u8>, client_window: Option<u8>) -> String {
+    /// The parameters that we accept. None is in the answer that was not offered.
+    fn answer(self, window: DeflateWindow) -> String {
         let mut answer = NAME.to_owned();
         if self.server_no_context {
             answer += "; server_no_context_takeover";
@@ -136,10 +136,13 @@ impl Offer {
         if self.client_no_context {
             answer += "; client_no_context_takeover";
         }
-        if let Some(bits) = server_window {
-            answer += &format!("; server_max_window_bits={bits}");
+        // A client that asks for a window must be answered with one.
+        if self.server_window.is_some() {
+            answer += &format!("; server_max_window_bits={}", window.bits());
         }
-        if let Some(bits) = client_window {
+        // A client whose messages stand alone costs no memory, whatever its window.
+        if let Some(bits) = self.client_window.filter(|_| !self.client_no_context) {
+            let bits = bits.min(CLIENT_WINDOW_BITS);
             answer += &format!("; client_max_window_bits={bits}");
         }
         answer
@@ -165,6 +168,7 @@ fn value_of(text: &str) -> Option<&str> {
 
 fn window_bits(text: &str) -> Option<u8> {
     let bits: u8 = text.parse().ok().filter(|bits| (8..=15).contains(bits))?;
+    // Neither a sign nor leading zeros are allowed.
     (bits.to_string() == text).then_some(bits)
 }
 

@@ -19,10 +19,10 @@ use crate::client::rejection::Rejection;
 use crate::hub::Subscription;
 use crate::message::{Format, Shape, put_text};
 
-/// What RFC 6455 appends to a client's key.
+/// The constant that RFC 6455 appends to a client's key.
 const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
-/// The header that says who answers; proxies put themselves into `Server`.
+/// The header that names this service and its version. `Server` names the proxy where there is one.
 pub const VERSION: HeaderName = HeaderName::from_static("echocast-version");
 
 /// A handshake that can be answered.
@@ -73,14 +73,14 @@ impl Handshake {
 
     /// The session's options.
     pub fn session_options(&self) -> SessionOptions {
-        let agreement = self.deflate.as_ref();
+        let deflate = self.deflate.as_ref();
         SessionOptions {
             format: Format {
                 shape: self.shape,
-                deflate: agreement.map(|agreement| agreement.window),
+                deflate: deflate.map(|agreement| agreement.window),
             },
             echo: self.options.echo,
-            client_history: agreement.and_then(|agreement| agreement.client_history),
+            client_history: deflate.and_then(|agreement| agreement.client_history),
         }
     }
 
@@ -119,27 +119,41 @@ impl Handshake {
 /// # Errors
 /// If the request breaks a rule.
 pub fn check(request: &Request) -> Result<HeaderValue, Rejection> {
-    let headers = request.headers();
+    check_request(request)?;
+    check_version(request.headers())?;
+    accept_key(request.headers())
+}
+
+fn check_request(request: &Request) -> Result<(), Rejection> {
     if request.method() != Method::GET {
         return Err(Rejection::Method);
     }
+    // HTTP/2 has a handshake of its own, which we do not offer.
     if request.version() != Version::HTTP_11 {
         return Err(Rejection::Malformed("it needs HTTP/1.1"));
     }
+    // A body would have to be read before the connection is a WebSocket, or be taken for frames.
     if !request.body().is_end_stream() {
-        // It would have to be read before the connection is a WebSocket, or be taken for frames.
         return Err(Rejection::Malformed("a handshake has no body"));
     }
-    if !header_list::contains(headers, header::CONNECTION, "upgrade") {
+    if !header_list::contains(request.headers(), header::CONNECTION, "upgrade") {
         return Err(Rejection::Malformed(
             "the Connection header does not say Upgrade",
         ));
     }
+    Ok(())
+}
+
+fn check_version(headers: &HeaderMap) -> Result<(), Rejection> {
     match query::header(headers, "Sec-WebSocket-Version")? {
-        None => return Err(Rejection::Malformed("no Sec-WebSocket-Version")),
-        Some(version) if version != "13" => return Err(Rejection::Version),
-        Some(_) => {}
+        None => Err(Rejection::Malformed("no Sec-WebSocket-Version")),
+        Some(version) if version != "13" => Err(Rejection::Version),
+        Some(_) => Ok(()),
     }
+}
+
+/// The proof that the client's key was understood.
+fn accept_key(headers: &HeaderMap) -> Result<HeaderValue, Rejection> {
     let key = query::header(headers, "Sec-WebSocket-Key")?
         .ok_or(Rejection::Malformed("no Sec-WebSocket-Key"))?;
     if STANDARD.decode(key).map(|bytes| bytes.len()) != Ok(16) {
@@ -152,9 +166,20 @@ pub fn check(request: &Request) -> Result<HeaderValue, Rejection> {
         .map_err(|_| Rejection::Malformed("no answer to this key"))
 }
 
-/// The format a client gets, and the subprotocol it is told: ours if it offers that, else the
-/// first, because what is inside its messages is between clients.
+/// The shape of a client's messages, and the subprotocol of the answer: ours if it offers that, else
+/// the first, because then the clients agree among themselves about their messages.
 fn protocol(headers: &HeaderMap) -> Result<(Shape, Option<HeaderValue>), BadParameter> {
+    let offered = offered_protocols(headers)?;
+    if offered.contains(&v1::PROTOCOL.as_bytes()) {
+        return Ok((Shape::V1, Some(HeaderValue::from_static(v1::PROTOCOL))));
+    }
+    let first = offered.first();
+    let first = first.and_then(|first| HeaderValue::from_bytes(first).ok());
+    Ok((Shape::Raw, first))
+}
+
+/// The subprotocols that a client offers, in its order.
+fn offered_protocols(headers: &HeaderMap) -> Result<Vec<&[u8]>, BadParameter> {
     const NAME: &str = "Sec-WebSocket-Protocol";
     let bad = |_| BadParameter {
         name: NAME,
@@ -173,13 +198,5 @@ fn protocol(headers: &HeaderMap) -> Result<(Shape, Option<HeaderValue>), BadPara
             offered.push(protocol);
         }
     }
-    if offered.contains(&v1::PROTOCOL.as_bytes()) {
-        return Ok((Shape::V1, Some(HeaderValue::from_static(v1::PROTOCOL))));
-    }
-    Ok((
-        Shape::Raw,
-        offered
-            .first()
-            .and_then(|first| HeaderValue::from_bytes(first).ok()),
-    ))
+    Ok(offered)
 }

@@ -329,12 +329,12 @@ impl Fleet {
     }
 }
 
-/// Makes a user called echocast, with the command that the runbook gives.
+/// Makes a user called echocast, with the command that the README gives.
 pub async fn may_do_what_it_must(connection: &mut MultiplexedConnection) {
-    let runbook = include_str!("../../deploy/README.md");
-    let (_, command) = runbook
+    let readme = include_str!("../../README.md");
+    let (_, command) = readme
         .split_once("redis-cli ACL SETUSER ")
-        .expect("the runbook has it");
+        .expect("the README has it");
     let (command, _) = command.split_once("```").expect("it ends");
     let words = command
         .split_whitespace()
