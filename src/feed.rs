@@ -2,8 +2,8 @@
 //! readers, each with a cursor. It owns order, replay, lag and waking. Readers decide what to do
 //! with the bytes.
 //!
-//! A reader that has read everything waits, alone or in a [`Group`]. `append` adds a batch and
-//! wakes the waiting readers. A reader takes all batches since its last turn, so that one wake and
+//! A reader that has read everything waits, alone or in a [`Group`]. The [`FeedWriter`] adds a
+//! batch and wakes the waiting readers. A reader takes all batches since its last turn, so that one wake and
 //! one write carry many messages when there are many.
 
 mod backfill;
@@ -12,9 +12,10 @@ mod find;
 mod group;
 mod walk;
 mod window;
+mod writer;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use slab::Slab;
 use tokio::sync::Notify;
@@ -25,8 +26,9 @@ pub use self::find::{BeforeWindow, Found, NotInWindow, Start};
 pub use self::group::{Group, GroupBatches};
 use self::walk::Walk;
 use self::window::{ReaderSlot, ReaderState, Window};
-use crate::budget::{Budget, Part};
-use crate::message::{Batch, MessageId, Missed, Sequence};
+pub use self::writer::{Accepted, FeedWriter};
+use crate::budget::Budget;
+use crate::message::MessageId;
 use crate::metrics::Gauge;
 
 /// How long the writer waits at most for readers to have their turn: see [`Feed::turn`].
@@ -56,21 +58,8 @@ pub struct Feed {
     bytes_gauge: Gauge,
 }
 
-/// What became of a batch that was offered to a feed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Accepted {
-    /// It is in the feed.
-    Appended,
-    /// It had been there before.
-    Duplicate,
-    /// Something before it is missing, or it belongs to another epoch: it is not in the feed.
-    Gap,
-}
-
 impl Feed {
-    /// An empty feed. `epoch` is that of its history, 0 if the broker will tell. Its batches count
-    /// in `budget`; `bytes_gauge` counts what the windows of all feeds of a node hold.
-    pub fn new(retention: Retention, epoch: u64, budget: Arc<Budget>, bytes_gauge: Gauge) -> Self {
+    fn new(retention: Retention, epoch: u64, budget: Arc<Budget>, bytes_gauge: Gauge) -> Self {
         let (window, all_had_their_turn) = (Mutex::new(Window::new(epoch)), Notify::new());
         Self {
             window,
@@ -79,65 +68,6 @@ impl Feed {
             budget,
             bytes_gauge,
         }
-    }
-
-    /// Adds a batch at the next offsets; returns what its last message is called, if it can be
-    /// found again. `confirms` is the number of its last message if this node published it.
-    pub fn append(&self, batch: Batch, confirms: Option<Sequence>) -> Option<MessageId> {
-        let last = self.add_next(batch, confirms);
-        self.wake();
-        last
-    }
-
-    fn add_next(&self, mut batch: Batch, confirms: Option<Sequence>) -> Option<MessageId> {
-        let window = self.lock();
-        (batch.epoch, batch.offset) = (window.epoch, window.next_offset);
-        batch.span = batch.len() as u64;
-        let last = batch.id(batch.len() - 1);
-        self.add(window, batch, confirms);
-        last
-    }
-
-    /// A message that this node published will not come, or has come long ago: whoever waits for it
-    /// need not.
-    pub fn confirm(&self, sequence: Sequence) {
-        if self.lock().confirm(sequence) {
-            self.wake();
-        }
-    }
-
-    /// Adds a batch that no history has: it takes no offset.
-    pub fn append_foreign(&self, mut batch: Batch) {
-        let window = self.lock();
-        (batch.epoch, batch.offset) = (window.epoch, window.next_offset);
-        self.push(window, batch, None);
-    }
-
-    /// Tells readers that messages are missing here.
-    pub fn mark_gap(&self, missed: Missed) {
-        let window = self.lock();
-        let mark = Batch::gap(window.epoch, window.next_offset, missed);
-        self.push(window, mark, None);
-    }
-
-    /// Adds a batch whose epoch and offset are known, if it is the next.
-    pub fn accept(&self, epoch: u64, mut batch: Batch, confirms: Option<Sequence>) -> Accepted {
-        let mut window = self.lock();
-        (batch.epoch, batch.span) = (epoch, batch.len() as u64);
-        if window.epoch == 0 && batch.offset == 1 {
-            // The very first message of a channel: nothing can be missing before it.
-            (window.epoch, window.next_offset) = (epoch, 1);
-        }
-        if window.epoch != epoch || batch.offset > window.next_offset {
-            return Accepted::Gap;
-        }
-        if batch.offset < window.next_offset {
-            drop(window);
-            self.confirm(confirms.unwrap_or_default());
-            return Accepted::Duplicate;
-        }
-        self.push(window, batch, confirms);
-        Accepted::Appended
     }
 
     /// Whether the writer should wait for [`Self::turn`] before it adds more: much has been
@@ -173,45 +103,6 @@ impl Feed {
     pub fn expects(&self) -> (u64, u64) {
         let window = self.lock();
         (window.epoch, window.next_offset)
-    }
-
-    /// Goes on at another place, because what lies between cannot be had: see [`Self::mark_gap`].
-    pub fn jump(&self, epoch: u64, next_offset: u64) {
-        let mut window = self.lock();
-        if window.epoch != epoch {
-            window.history_from = 0;
-            window.sealed = false;
-        }
-        if (window.epoch, window.next_offset) != (epoch, next_offset) {
-            // Something came, although not here.
-            window.appended = Instant::now();
-        }
-        (window.epoch, window.next_offset) = (epoch, next_offset);
-    }
-
-    fn push(&self, window: MutexGuard<'_, Window>, batch: Batch, confirms: Option<Sequence>) {
-        self.add(window, batch, confirms);
-        self.wake();
-    }
-
-    fn add(
-        &self,
-        mut window: MutexGuard<'_, Window>,
-        mut batch: Batch,
-        confirms: Option<Sequence>,
-    ) {
-        batch.charge(&self.budget, Part::Feeds);
-        window.next_offset += batch.span;
-        window.confirmed = window.confirmed.max(confirms.unwrap_or_default());
-        window.appended = Instant::now();
-        window.messages += batch.len();
-        window.raw_bytes += batch.raw().len();
-        window.bytes += batch.weight();
-        window.unsettled += batch.weight();
-        let before = window.bytes as i64 - batch.weight() as i64;
-        window.batches.push_back(Arc::new(batch));
-        window.trim(&self.retention);
-        self.bytes_gauge.add(window.bytes as i64 - before);
     }
 
     /// The id of the newest message; `None` if there are no ids because no history is kept.
@@ -294,20 +185,6 @@ impl Feed {
         // A panic of one reader must not take the channel from all others. The window is consistent
         // between statements.
         self.window.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-#[cfg(test)]
-impl Feed {
-    /// A feed of its own node, with more memory than it will need.
-    pub(crate) fn for_test(retention: Retention) -> Self {
-        let metrics = crate::metrics::Metrics::new(&[], &[], &[]).expect("metrics");
-        Self::new(
-            retention,
-            1,
-            Budget::new(1 << 40, &metrics),
-            metrics.feed_bytes.clone(),
-        )
     }
 }
 

@@ -103,13 +103,13 @@ impl Node {
         broker: impl Broker,
         stop: impl Future<Output = ()>,
     ) -> anyhow::Result<()> {
-        let parts = Parts::new(&self.config, self.metrics);
+        let (parts, intake) = Parts::new(&self.config, self.metrics);
         let shutdown = &parts.shutdown;
 
         // None of these ends before it is told to, so an early end is a failure.
         let mut supervisor = Supervisor::default();
         supervisor.adopt("sessions", self.shard_tasks);
-        let broker = broker.run(parts.link(), shutdown.broker.clone());
+        let broker = broker.run(parts.link(), intake, shutdown.broker.clone());
         let broker = supervisor.spawn("broker", broker);
         parts.spawn_upkeep(&mut supervisor);
         let public_port = parts.public_server(&self.config, self.shards);

@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use echocast::broker::{Broker, Link};
+use echocast::hub::Intake;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_util::sync::CancellationToken;
 
@@ -353,7 +354,7 @@ async fn a_client_that_closes_its_side_gets_every_answer(cluster: Cluster) {
 struct Silent;
 
 impl Broker for Silent {
-    async fn run(self, link: Link, stop: CancellationToken) {
+    async fn run(self, link: Link, _intake: Intake, stop: CancellationToken) {
         link.status.set(true);
         stop.cancelled().await;
     }

@@ -176,7 +176,13 @@ async fn a_batch_that_comes_right_after_a_foreign_one_and_is_recovered_is_not_fo
     // Too soon for the node to ask again: it drops the first batch of the new history.
     redis.tell(&["FLUSHALL"]).await;
     publish(node.address, "/a", "second").await;
-    client.expect(["second"]).await;
+    // Redis has another history, and the node did not see how it began: that may be said.
+    let mut next = client.next().await;
+    if next["event"] == json!("gap") {
+        assert_eq!(next["missed"], json!(null));
+        next = client.next().await;
+    }
+    assert_eq!(next["data"], json!("second"));
     publish(node.address, "/a", "third").await;
     client.expect(["third"]).await;
     assert_eq!(node.metric(FOREIGN).await, 3.0);

@@ -122,9 +122,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::feed::{BeforeWindow, NotInWindow, Start, Taken};
+    use crate::feed::{BeforeWindow, FeedWriter, NotInWindow, Start, Taken};
     use crate::message::{BatchBuilder, Kind, MessageId};
-    use crate::metrics::Gauge;
 
     fn batch(epoch: u64, offsets: std::ops::Range<u64>) -> Batch {
         let mut builder = BatchBuilder::default();
@@ -137,17 +136,16 @@ mod tests {
         batch
     }
 
-    fn feed(messages: usize, bytes: usize) -> (Arc<Feed>, Gauge) {
+    fn feed(messages: usize, bytes: usize) -> (FeedWriter, Arc<Feed>) {
         let retention = Retention {
             messages,
             bytes,
             history_bytes: bytes,
             ttl: Duration::from_secs(60),
         };
-        let feed = Arc::new(Feed::for_test(retention));
-        let gauge = feed.bytes_gauge.clone();
-        feed.jump(7, 100);
-        (feed, gauge)
+        let (mut writer, feed) = FeedWriter::for_test(retention);
+        writer.jump(7, 100);
+        (writer, feed)
     }
 
     /// Why a start is before the window.
@@ -176,7 +174,7 @@ mod tests {
 
     #[test]
     fn what_is_prepended_is_read_before_what_came_first() {
-        let (feed, gauge) = feed(1000, 10_000);
+        let (mut writer, feed) = feed(1000, 10_000);
         let mut follower = feed.follow();
         let older = before(&feed, Start::Last(3));
         assert_eq!(
@@ -184,7 +182,7 @@ mod tests {
             (97, 100, false)
         );
         assert!(feed.prepend(batch(7, 98..100)));
-        feed.accept(7, batch(7, 100..101), None);
+        writer.accept(7, batch(7, 100..101), None);
         assert!(feed.prepend(batch(7, 90..98)));
         assert_eq!(texts(&feed, Start::Last(3)), ["98", "99", "100"]);
         assert_eq!(
@@ -203,12 +201,12 @@ mod tests {
             "who follows gets only what came since"
         );
         assert_eq!(taken[0].offset, 100);
-        assert_eq!(gauge.get(), feed.bytes() as i64);
+        assert_eq!(feed.bytes_gauge.get(), feed.bytes() as i64);
     }
 
     #[test]
     fn only_what_fits_is_prepended() {
-        let (feed, _) = feed(5, 10_000);
+        let (_writer, feed) = feed(5, 10_000);
         assert!(!feed.prepend(batch(8, 98..100)), "of another history");
         assert!(!feed.prepend(batch(7, 97..99)), "one is missing between");
         assert!(feed.prepend(batch(7, 96..100)));
@@ -217,16 +215,16 @@ mod tests {
             !feed.prepend(batch(7, 89..90)) && feed.has_room_before().is_none(),
             "and no batch more than that takes"
         );
-        let (feed, _) = self::feed(1000, 300);
+        let (_writer, feed) = self::feed(1000, 300);
         assert!(feed.prepend(batch(7, 99..100)));
         assert!(!feed.prepend(batch(7, 89..99)), "too many bytes");
     }
 
     #[test]
     fn a_window_that_has_dropped_a_batch_is_not_filled() {
-        let (feed, _) = feed(1000, 1000);
+        let (mut writer, feed) = feed(1000, 1000);
         for offset in 100..200 {
-            feed.accept(7, batch(7, offset..offset + 1), None);
+            writer.accept(7, batch(7, offset..offset + 1), None);
         }
         let (_, begins) = feed.begins();
         assert!(begins > 100 && !feed.prepend(batch(7, begins - 1..begins)));
@@ -234,7 +232,7 @@ mod tests {
 
     #[test]
     fn nobody_asks_for_what_the_history_does_not_have() {
-        let (feed, _) = feed(1000, 10_000);
+        let (mut writer, feed) = feed(1000, 10_000);
         feed.exhaust(7, 99);
         assert!(
             !before(&feed, Start::Last(3)).gone,
@@ -248,7 +246,7 @@ mod tests {
         });
         let older = before(&feed, after);
         assert_eq!((older.gone, older.kept_from), (true, 100));
-        feed.jump(8, 5);
+        writer.jump(8, 5);
         assert!(!before(&feed, Start::Last(3)).gone, "another history");
     }
 }

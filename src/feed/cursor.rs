@@ -343,7 +343,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::feed::{Group, Retention};
+    use crate::feed::{FeedWriter, Group, Retention};
     use crate::message::{BatchBuilder, Kind};
 
     #[derive(Default)]
@@ -355,10 +355,10 @@ mod tests {
         }
     }
 
-    fn append(feed: &Feed) {
+    fn append(writer: &mut FeedWriter) {
         let mut batch = BatchBuilder::default();
         batch.push(Kind::Binary, &[7; 1000], 0);
-        feed.append(batch.build(0), None);
+        writer.append(batch.build(0), None);
     }
 
     #[test]
@@ -369,14 +369,14 @@ mod tests {
             history_bytes: usize::MAX,
             ttl: Duration::from_secs(60),
         };
-        let feed = Arc::new(Feed::for_test(retention));
+        let (mut writer, feed) = FeedWriter::for_test(retention);
         let (wakes, rings) = (Arc::new(Wakes::default()), Arc::new(Wakes::default()));
         let waker = wakes.clone().into();
         let mut group = Group::new(&feed, rings.clone().into());
         let (mut reader, mut taken) = (feed.follow(), Taken::new());
         assert_eq!(reader.take_or_join_group(&waker, &mut taken), Ok(()));
         assert!(taken.is_empty() && reader.is_in_group());
-        (0..3).for_each(|_| append(&feed));
+        (0..3).for_each(|_| append(&mut writer));
         assert_eq!(rings.0.load(Relaxed), 1, "one for all");
         group.begin();
         let unread = reader.unread(group.batches()).expect("nothing is missing");
@@ -385,12 +385,12 @@ mod tests {
         reader.advance(unread, Format::RAW, 1, 0);
         reader.leave_group(&waker);
         assert!(!group.settle());
-        append(&feed);
+        append(&mut writer);
         assert_eq!(reader.take_or_join_group(&waker, &mut taken), Ok(()));
         assert_eq!(taken.len(), 3);
-        (0..10).for_each(|_| append(&feed));
+        (0..10).for_each(|_| append(&mut writer));
         assert_eq!(wakes.0.load(Relaxed), 0);
-        (0..100).for_each(|_| append(&feed));
+        (0..100).for_each(|_| append(&mut writer));
         assert_eq!(wakes.0.load(Relaxed), 1, "it has lagged");
         assert_eq!(reader.take_or_join_group(&waker, &mut taken), Err(Lagged));
     }

@@ -29,7 +29,7 @@ use crate::http::delayed_reset::DelayedResets;
 use crate::http::keep_alive::KeepAlive;
 use crate::http::server::{Admission, Server};
 use crate::http::{ops, public};
-use crate::hub::Hub;
+use crate::hub::{Hub, Intake};
 use crate::metrics::{Counter, Metrics};
 use crate::shutdown::Shutdown;
 use crate::ws::session::Shared;
@@ -83,25 +83,27 @@ impl Keepalives {
 }
 
 impl Parts {
-    pub(super) fn new(config: &Config, metrics: Arc<Metrics>) -> Self {
+    /// The parts, and what the broker takes from the hub.
+    pub(super) fn new(config: &Config, metrics: Arc<Metrics>) -> (Self, Intake) {
         let memory = config.limits.memory.unwrap_or_else(budget::default_limit);
         info!(bytes = memory, "memory for messages");
         // Without Redis, only this process has the histories of channels without clients.
         let keep_idle = config.redis.is_none();
-        let hub = Hub::new(
+        let (hub, intake) = Hub::new(
             config.retention,
             keep_idle,
             config.limits.max_channels,
             Budget::new(memory, &metrics),
             metrics.clone(),
         );
-        Self {
+        let parts = Self {
             hub: Arc::new(hub),
             status: Status::new(metrics.clone()),
             keepalives: Keepalives::new(config),
             shutdown: Shutdown::default(),
             metrics,
-        }
+        };
+        (parts, intake)
     }
 
     /// What the broker has of the node.

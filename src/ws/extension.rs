@@ -8,8 +8,6 @@
 
 use std::num::NonZeroU8;
 
-use axum::http::HeaderValue;
-
 use crate::message::DeflateWindow;
 
 const NAME: &str = "permessage-deflate";
@@ -29,7 +27,7 @@ pub(super) struct Agreement {
     /// How much of its earlier messages the client may refer to, as a power of two.
     pub(super) client_history: Option<NonZeroU8>,
     /// The value of the header that answers the offer.
-    pub(super) answer: HeaderValue,
+    pub(super) answer: String,
 }
 
 /// What a client offers.
@@ -100,7 +98,7 @@ impl Offer {
         Some(Agreement {
             window,
             client_history: self.client_history(),
-            answer: HeaderValue::try_from(self.answer(window)).ok()?,
+            answer: self.answer(window),
         })
     }
 

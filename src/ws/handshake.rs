@@ -104,8 +104,11 @@ impl Handshake {
         // A client that speaks more than raw needs it to know this service, because others echo any
         // subprotocol, too.
         headers.insert(VERSION, HeaderValue::from_static(crate::VERSION));
-        if let Some(agreement) = self.deflate {
-            headers.insert(header::SEC_WEBSOCKET_EXTENSIONS, agreement.answer);
+        // The answer is ASCII, so it always is a header's value.
+        if let Some(agreement) = self.deflate
+            && let Ok(answer) = HeaderValue::try_from(agreement.answer)
+        {
+            headers.insert(header::SEC_WEBSOCKET_EXTENSIONS, answer);
         }
         if let Some(protocol) = self.protocol {
             headers.insert(header::SEC_WEBSOCKET_PROTOCOL, protocol);

@@ -314,7 +314,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::feed::{Feed, Retention, Taken};
+    use crate::feed::{FeedWriter, Retention, Taken};
     use crate::frame::ControlFrame;
     use crate::message::{BatchBuilder, Kind, Missed};
 
@@ -329,7 +329,7 @@ mod tests {
             history_bytes: usize::MAX,
             ttl: Duration::from_secs(60),
         };
-        let feed = Arc::new(Feed::for_test(retention));
+        let (mut writer, feed) = FeedWriter::for_test(retention);
         let (mut all, cursor) = (feed.follow(), feed.follow());
         for _ in 0..rand::random_range(1..100) {
             let mut batch = BatchBuilder::default();
@@ -337,9 +337,9 @@ mod tests {
                 let sender = if rand::random_bool(0.3) { OWN } else { 0 };
                 batch.push(Kind::Text, &vec![b'x'; rand::random_range(0..200)], sender);
             }
-            feed.append(batch.build(0), None);
+            writer.append(batch.build(0), None);
             if rand::random_bool(0.1) {
-                feed.mark_gap(Missed::Exactly(3));
+                writer.mark_gap(Missed::Exactly(3));
             }
         }
         let (mut batches, mut taken) = (Vec::new(), Taken::new());

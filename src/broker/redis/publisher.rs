@@ -23,6 +23,7 @@ use self::connection::PublishConnection;
 pub(super) use self::load::Load;
 use self::load::Sending;
 use super::super::Link;
+use super::receivers::Receivers;
 use super::server::Server;
 use super::subscriber::is_elsewhere;
 use super::{Backoff, Redis, round_trips};
@@ -58,18 +59,25 @@ pub(super) struct Publisher<'a> {
     pub(super) server: Arc<Server>,
     redis: &'a Redis,
     link: &'a Link,
+    receivers: &'a Receivers,
     connection: PublishConnection<'a>,
     load: Load,
     ended: Vec<Ended>,
 }
 
 impl<'a> Publisher<'a> {
-    pub(super) fn new(redis: &'a Redis, link: &'a Link, server: Arc<Server>) -> Self {
+    pub(super) fn new(
+        redis: &'a Redis,
+        link: &'a Link,
+        receivers: &'a Receivers,
+        server: Arc<Server>,
+    ) -> Self {
         Self {
             connection: PublishConnection::new(redis, server.clone()),
             server,
             redis,
             link,
+            receivers,
             load: Load::default(),
             ended: Vec::new(),
         }

@@ -12,6 +12,8 @@ use tokio_util::sync::CancellationToken;
 use super::super::Link;
 use super::Redis;
 use super::publisher::{Load, Publisher, Task, TaskSender};
+use super::receivers::Receivers;
+use super::server::Server;
 use super::topology::Map;
 use crate::hub::{Channel, Inbox};
 
@@ -32,6 +34,7 @@ struct Router<'a> {
 pub(super) async fn run(
     redis: &Redis,
     link: &Link,
+    receivers: &Receivers,
     mut gone: UnboundedReceiver<Arc<Channel>>,
     stop: CancellationToken,
 ) {
@@ -41,9 +44,10 @@ pub(super) async fn run(
     let mut stranded = Load::default();
     let mut stopping = false;
     loop {
-        // 1. A publisher for each server of the map, with what is left from the map before.
+        // 1. A publisher for each server of the map, with what is left from the one before.
         let map = maps.borrow_and_update().clone();
-        arrange(redis, link, &map, &mut publishers, &mut stranded);
+        let new = |server| Publisher::new(redis, link, receivers, server);
+        arrange(new, &map, &mut publishers, &mut stranded);
         let (halted, finished) = (CancellationToken::new(), CancellationToken::new());
         let mut router = Router {
             map: &map,
@@ -137,8 +141,7 @@ impl Router<'_> {
 /// Makes a publisher for each server of the map, in its order, or keeps the one there is, and loads
 /// them with what those before them have left.
 fn arrange<'a>(
-    redis: &'a Redis,
-    link: &'a Link,
+    new: impl Fn(Arc<Server>) -> Publisher<'a>,
     map: &Map,
     publishers: &mut Vec<Publisher<'a>>,
     stranded: &mut Load,
@@ -152,7 +155,7 @@ fn arrange<'a>(
             .position(|publisher| Arc::ptr_eq(server, &publisher.server));
         publishers.push(match kept {
             Some(place) => before.swap_remove(place),
-            None => Publisher::new(redis, link, server.clone()),
+            None => new(server.clone()),
         });
     }
     // The pipelines first: they were taken from the inbox before what is queued.

@@ -15,7 +15,7 @@ use super::super::window::FIRST;
 use super::*;
 use crate::feed::walk::Walk;
 use crate::feed::window::ReaderState;
-use crate::feed::{Cursor, Lagged, Retention, Start, Taken};
+use crate::feed::{Cursor, FeedWriter, Lagged, Retention, Start, Taken};
 use crate::message::{BatchBuilder, Format, Kind, Missed, Sequence};
 
 /// The walk that follows an append.
@@ -51,6 +51,7 @@ struct Member {
 /// A feed, one group, and what a shard does with them.
 struct Shard {
     random: StdRng,
+    writer: FeedWriter,
     feed: Arc<Feed>,
     group: Group,
     bell: Arc<Bell>,
@@ -78,12 +79,13 @@ impl Shard {
             history_bytes: usize::MAX,
             ttl: Duration::from_secs(60),
         };
-        let feed = Arc::new(Feed::for_test(retention));
+        let (writer, feed) = FeedWriter::for_test(retention);
         let bell = Arc::<Bell>::default();
         let group = Group::new(&feed, bell.clone().into());
         let (members, said, batches, walks) = Default::default();
         Self {
             random,
+            writer,
             feed,
             group,
             bell,
@@ -102,7 +104,7 @@ impl Shard {
             0..20 => self.append(),
             20..23 => {
                 self.finish(APPENDS);
-                self.pushed(|feed| feed.mark_gap(Missed::Unknown));
+                self.pushed(|writer| writer.mark_gap(Missed::Unknown));
             }
             23..30 => self.confirm(),
             30..36 => {
@@ -139,7 +141,7 @@ impl Shard {
             .then_some(self.confirmed.next());
         self.confirmed = self.confirmed.max(confirms.unwrap_or_default());
         self.finish(APPENDS);
-        self.pushed(|feed| _ = feed.add_next(batch.build(0), confirms));
+        self.pushed(|writer| _ = writer.add_next(batch.build(0), confirms));
         self.walks[APPENDS] = Some(Walk::begin(&mut self.feed.lock()));
     }
 
@@ -166,8 +168,8 @@ impl Shard {
         while self.walk(walk) {}
     }
 
-    fn pushed(&mut self, push: impl FnOnce(&Feed)) {
-        push(&self.feed);
+    fn pushed(&mut self, push: impl FnOnce(&mut FeedWriter)) {
+        push(&mut self.writer);
         let batch = self
             .feed
             .lock()

@@ -130,7 +130,7 @@ impl Publisher<'_> {
                     .channel
                     .skipped
                     .add(pending.first, pending.count as u64);
-                pending.channel.feed.confirm(pending.last());
+                self.receivers.settle(&pending.channel, pending.last());
             }
         }
         match answer.outcome {
@@ -231,7 +231,7 @@ impl Publisher<'_> {
 
     fn refuse(&self, mut pending: PendingBatch, error: &RedisError) {
         self.count_refused(&pending);
-        pending.channel.feed.confirm(pending.last());
+        self.receivers.settle(&pending.channel, pending.last());
         pending.reject(&refusal(error));
         self.link.hub.inbox().settle(&pending);
     }
