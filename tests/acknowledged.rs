@@ -325,19 +325,9 @@ async fn what_is_sent_again_when_its_history_has_ended_gets_no_name_of_another()
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn behind_a_message_that_waits_for_a_full_redis_publishers_are_told_at_once() {
     let cluster = Cluster::redis(1, &[]).await;
-    let mut redis = cluster.redis.as_ref().unwrap().connect().await;
+    let redis = cluster.redis.as_ref().unwrap();
     let mut client = v1(&cluster, "?echo=false").await;
-    let mut set = async |value: &str| {
-        let mut config = ::redis::cmd("CONFIG");
-        config
-            .arg("SET")
-            .arg("maxmemory")
-            .arg(value)
-            .exec_async(&mut redis)
-            .await
-            .unwrap();
-    };
-    set("1").await;
+    redis.limit_memory("1").await;
     let mut bytes = masked(0x81, br#"{"data":"waits"}"#);
     bytes.extend(masked(0x81, br#"{"data":"is refused","ref":"1"}"#));
     client.send(&bytes).await;
@@ -347,7 +337,7 @@ async fn behind_a_message_that_waits_for_a_full_redis_publishers_are_told_at_onc
         "{}",
         String::from_utf8_lossy(&answer)
     );
-    set("0").await;
+    redis.limit_memory("0").await;
     TestClient::connect(&cluster.node(0).url("/a?last=10"))
         .await
         .expect(["waits"])
@@ -376,22 +366,12 @@ async fn requests_are_read_as_http_says() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_redis_tells_publishers_and_wedges_nothing() {
     let cluster = Cluster::redis(2, &[]).await;
-    let mut redis = cluster.redis.as_ref().unwrap().connect().await;
+    let redis = cluster.redis.as_ref().unwrap();
     let mut client = V1Client::connect(&cluster.node(0).url("/a")).await;
     let mut raw = cluster.client(1, "/a").await;
     client.say("before").await;
     raw.expect(["before"]).await;
-    let mut set = async |value: &str| {
-        let mut config = ::redis::cmd("CONFIG");
-        config
-            .arg("SET")
-            .arg("maxmemory")
-            .arg(value)
-            .exec_async(&mut redis)
-            .await
-            .unwrap();
-    };
-    set("1").await;
+    redis.limit_memory("1").await;
     client.send(json!({ "data": "refused", "ref": "1" })).await;
     let answer = client.answer("1").await;
     assert!(
@@ -405,7 +385,7 @@ async fn a_full_redis_tells_publishers_and_wedges_nothing() {
         status == 503 && head.contains("retry-after: ") && body.contains("memory"),
         "{status} {body}"
     );
-    set("0").await;
+    redis.limit_memory("0").await;
     raw.expect(["waits"]).await;
     client.say("after").await;
     raw.expect(["after"]).await;

@@ -21,20 +21,6 @@ on_both_brokers!(
 /// The largest message by default.
 const MAX_MESSAGE: usize = 64 * 1024;
 
-/// The head of an answer and its body, of which the head gives the length.
-async fn answer(client: &mut RawClient) -> (String, String) {
-    let head = client.read_head().await;
-    let length = head
-        .lines()
-        .find_map(|line| line.strip_prefix("content-length: "))
-        .unwrap_or("0");
-    let mut body = vec![0; length.parse().unwrap()];
-    soon("a body", client.stream.read_exact(&mut body))
-        .await
-        .unwrap();
-    (head, String::from_utf8(body).unwrap())
-}
-
 fn post(path: &str, body: &str) -> String {
     format!(
         "POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{body}",
@@ -50,7 +36,7 @@ async fn both_ports_tell_how_long_an_idle_connection_is_kept_and_keep_it_so_long
         let mut client = RawClient::connect(address).await;
         for _ in 0..2 {
             client.send(request.as_bytes()).await;
-            let (head, _) = answer(&mut client).await;
+            let (head, _) = client.read_response().await;
             assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{head}");
             assert!(
                 head.contains("\r\nconnection: keep-alive\r\nkeep-alive: timeout=4\r\n"),
@@ -114,7 +100,7 @@ async fn a_client_that_sends_all_of_a_refused_body_reads_the_answer_and_then_the
             ] {
                 let mut client = RawClient::connect(address).await;
                 client.send(&large(method, path, bytes, chunked)).await;
-                let (head, _) = answer(&mut client).await;
+                let (head, _) = client.read_response().await;
                 assert!(
                     head.starts_with(&format!("HTTP/1.1 {status} ")),
                     "{method} {path} of {bytes}: {head}"
@@ -155,7 +141,7 @@ async fn a_small_body_that_is_refused_costs_nobody_the_connection() {
             client
                 .send(&large(method, path, MAX_MESSAGE, chunked))
                 .await;
-            let (head, _) = answer(&mut client).await;
+            let (head, _) = client.read_response().await;
             assert!(
                 head.starts_with(&format!("HTTP/1.1 {status} ")),
                 "{method} {path}: {head}"
@@ -177,7 +163,7 @@ async fn a_refused_body_that_does_not_come_holds_up_neither_the_answer_nor_the_e
         client
             .send(format!("PUT /a HTTP/1.1\r\nHost: x\r\n{head}\r\n\r\n").as_bytes())
             .await;
-        let (head, _) = answer(&mut client).await;
+        let (head, _) = client.read_response().await;
         assert!(
             head.starts_with("HTTP/1.1 405 ") && head.contains("\r\nconnection: close\r\n"),
             "{head}"
@@ -189,7 +175,7 @@ async fn a_refused_body_that_does_not_come_holds_up_neither_the_answer_nor_the_e
     client
         .send(b"POST /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nno number\r\nx")
         .await;
-    let (head, body) = answer(&mut client).await;
+    let (head, body) = client.read_response().await;
     assert!(
         head.starts_with("HTTP/1.1 400 ") && head.contains("\r\nconnection: close\r\n"),
         "{head}"
@@ -214,7 +200,7 @@ async fn a_client_that_waits_with_its_body_is_asked_for_it_only_if_it_is_wanted(
     ] {
         let mut client = RawClient::connect(node.address).await;
         client.send(request(path, length).as_bytes()).await;
-        let (head, _) = answer(&mut client).await;
+        let (head, _) = client.read_response().await;
         assert!(
             head.starts_with(&format!("HTTP/1.1 {status} ")),
             "{path} of {length}: {head}"
@@ -230,7 +216,7 @@ async fn a_client_that_waits_with_its_body_is_asked_for_it_only_if_it_is_wanted(
         client.send(request("/a", 5).as_bytes()).await;
         assert_eq!(client.read_head().await, "HTTP/1.1 100 Continue\r\n\r\n");
         client.send(b"hello").await;
-        let (head, _) = answer(&mut client).await;
+        let (head, _) = client.read_response().await;
         assert!(
             head.starts_with("HTTP/1.1 200 ") && head.contains("\r\nkeep-alive: "),
             "{head}"
@@ -257,12 +243,12 @@ async fn a_limit_is_told_before_the_body_that_reaches_it() {
     };
     let _listener = TestClient::connect(&node.url("/a")).await;
     first.send(&large("POST", "/a", 8000, false)).await;
-    assert!(answer(&mut first).await.0.starts_with("HTTP/1.1 200 "));
+    assert!(first.read_response().await.0.starts_with("HTTP/1.1 200 "));
     first.send(waiting("/a").as_bytes()).await;
-    assert!(answer(&mut first).await.0.starts_with("HTTP/1.1 429 "));
+    assert!(first.read_response().await.0.starts_with("HTTP/1.1 429 "));
     let mut second = RawClient::connect(node.address).await;
     second.send(waiting("/b").as_bytes()).await;
-    assert!(answer(&mut second).await.0.starts_with("HTTP/1.1 503 "));
+    assert!(second.read_response().await.0.starts_with("HTTP/1.1 503 "));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -272,7 +258,7 @@ async fn an_endless_body_that_was_refused_is_read_for_a_while_and_then_cut_off()
     client
         .send(b"PUT /a HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000000\r\n\r\n")
         .await;
-    let (head, _) = answer(&mut client).await;
+    let (head, _) = client.read_response().await;
     assert!(head.starts_with("HTTP/1.1 405 "), "{head}");
     let mut mib = 0;
     while soon("sending", client.stream.write_all(&[b'x'; 1 << 20]))

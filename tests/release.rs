@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::manifests::memory::{assert_node_fits, bytes};
 use crate::manifests::rendered::{CHECKERS, checker, run};
 use crate::support::client::http_get;
-use crate::support::program::{Program, echocast};
+use crate::support::program::{Program, echocast, node};
 
 #[tokio::test]
 async fn version_log_and_metrics_name_the_same_version_and_commit() {
@@ -22,16 +22,7 @@ async fn version_log_and_metrics_name_the_same_version_and_commit() {
         .output;
     assert_eq!(said, [format!("echocast {VERSION} ({COMMIT})")]);
 
-    let ports = [
-        "serve",
-        "--listen",
-        "127.0.0.1:0",
-        "--ops-listen",
-        "127.0.0.1:0",
-        "--log-format",
-        "json",
-    ];
-    let mut node = Program::start(echocast(&ports));
+    let mut node = Program::start(node(&["--log-format", "json"]));
     let serving: Value = serde_json::from_str(&node.notice().await).unwrap();
     assert_eq!(
         (&serving["version"], &serving["commit"]),

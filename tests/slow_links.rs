@@ -93,31 +93,36 @@ async fn replays(cluster: &Cluster, pace: Pace, size: usize, fewest_pings: usize
     assert!(pings >= fewest_pings, "{pings} pings");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_thousand_messages_of_history_come_through_64_kbit_a_second() {
+/// The same on both brokers.
+async fn replays_on_both_brokers(pace: Pace, size: usize, fewest_pings: usize) {
     let [embedded, redis] = clusters().await;
     tokio::join!(
-        replays(&embedded, KBIT_64, 100, 3),
-        replays(&redis, KBIT_64, 100, 3)
+        replays(&embedded, pace, size, fewest_pings),
+        replays(&redis, pace, size, fewest_pings)
     );
+}
+
+/// Publishes messages of this size, each once the one before has come back.
+async fn say_one_by_one(speaker: &mut TestClient, count: usize, size: usize) {
+    for number in 0..count {
+        speaker.say(&text(number, size)).await;
+        speaker.expect([text(number, size).as_str()]).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_messages_of_history_come_through_64_kbit_a_second() {
+    replays_on_both_brokers(KBIT_64, 100, 3).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_messages_of_history_come_through_1_mbit_a_second() {
-    let [embedded, redis] = clusters().await;
-    tokio::join!(
-        replays(&embedded, MBIT_1, 1000, 2),
-        replays(&redis, MBIT_1, 1000, 2)
-    );
+    replays_on_both_brokers(MBIT_1, 1000, 2).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_messages_of_history_come_through_a_link_of_300_ms() {
-    let [embedded, redis] = clusters().await;
-    tokio::join!(
-        replays(&embedded, MS_300, 1000, 1),
-        replays(&redis, MS_300, 1000, 1)
-    );
+    replays_on_both_brokers(MS_300, 1000, 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -144,10 +149,7 @@ async fn a_client_that_takes_a_burst_slowly_is_not_taken_for_dead() {
     let mut slow = TestClient::connect(&link.url("/a")).await;
     let mut speaker = cluster.client(0, "/a").await;
     // 8 seconds of the link.
-    for number in 0..MESSAGES {
-        speaker.say(&text(number, 1000)).await;
-        speaker.expect([text(number, 1000).as_str()]).await;
-    }
+    say_one_by_one(&mut speaker, MESSAGES, 1000).await;
     for number in 0..MESSAGES {
         slow.expect([text(number, 1000).as_str()]).await;
     }
@@ -160,10 +162,7 @@ async fn a_client_that_takes_nothing_is_closed_although_its_machine_answers_prob
     let _deaf = RawClient::websocket(node.address, "/a").await;
     let mut speaker = cluster.client(0, "/a").await;
     // More than the buffers between them hold, and less than the feed.
-    for number in 0..800 {
-        speaker.say(&text(number, 8000)).await;
-        speaker.expect([text(number, 8000).as_str()]).await;
-    }
+    say_one_by_one(&mut speaker, 800, 8000).await;
     let closed =
         "echocast_connections_closed_total{reason=\"ping_timeout\",transport=\"websocket\"}";
     until("it is taken for dead", async || {

@@ -73,6 +73,7 @@ pub(super) struct Written {
 
 impl<'a> WritePlan<'a> {
     /// Everything in `batches`, as far as it fits one write.
+    #[inline(always)] // once a write, like all of these: calls were a twentieth of a delivery
     pub(super) fn all(
         batches: &'a [Arc<Batch>],
         cursor: &Cursor,
@@ -128,7 +129,7 @@ impl<'a> WritePlan<'a> {
         this
     }
 
-    #[inline]
+    #[inline(always)]
     fn new(
         batches: &'a [Arc<Batch>],
         buffer: &'a WriteBuffer,
@@ -156,7 +157,7 @@ impl<'a> WritePlan<'a> {
 
     /// Adds the first batch, of which the cursor may have written some. An item that was begun is
     /// ended before the client's own frames, unless one of these was begun, too.
-    #[inline]
+    #[inline(always)]
     fn add_first(&mut self, batch: &Batch, cursor: &Cursor, buffer: &WriteBuffer) {
         let format = self.recipient.format;
         let mut from = cursor.sent(batch, format);
@@ -174,7 +175,7 @@ impl<'a> WritePlan<'a> {
 
     /// Adds what this client receives of a batch from an item's beginning, or from inside one that
     /// it receives.
-    #[inline]
+    #[inline(always)]
     fn add(&mut self, index: usize, batch: &Batch, mut from: usize) {
         let Recipient { format, sender } = self.recipient;
         let to = batch.bytes(format).len();
@@ -191,7 +192,7 @@ impl<'a> WritePlan<'a> {
         self.push(index, from, to);
     }
 
-    #[inline]
+    #[inline(always)]
     fn push(&mut self, batch: usize, from: usize, to: usize) {
         if from < to && self.parts.len() < MAX_PARTS {
             self.parts.push(Part { batch, from, to });
@@ -209,7 +210,7 @@ impl<'a> WritePlan<'a> {
     }
 
     /// All bytes of a batch.
-    #[inline]
+    #[inline(always)]
     fn bytes(&self, batch: usize) -> &'a [u8] {
         self.batches[batch].bytes(self.recipient.format)
     }
@@ -218,7 +219,7 @@ impl<'a> WritePlan<'a> {
         self.parts.is_empty() && self.own.is_empty()
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn slices(&self) -> SmallVec<[IoSlice<'a>; FEW + 1]> {
         let mut slices = SmallVec::new();
         for (index, part) in self.parts.iter().enumerate() {
@@ -235,7 +236,7 @@ impl<'a> WritePlan<'a> {
     }
 
     /// How far the first `bytes` bytes of it come.
-    #[inline(always)] // once a write
+    #[inline(always)]
     pub(super) fn written(&self, bytes: usize) -> Written {
         // 1. The client's own frames lie behind the first parts.
         let own = bytes
@@ -269,14 +270,14 @@ impl<'a> WritePlan<'a> {
     }
 
     /// Bytes of the parts before the client's own frames.
-    #[inline]
+    #[inline(always)]
     fn bytes_before_own(&self) -> usize {
         let before = self.parts.iter().take(self.parts_before_own);
         before.map(Part::size).sum()
     }
 
     /// How many messages end between two bytes of a batch.
-    #[inline]
+    #[inline(always)]
     fn messages(&self, batch: usize, from: usize, to: usize) -> u64 {
         let (batch, format) = (&self.batches[batch], self.recipient.format);
         // The mark of a gap is an item, but no message.
@@ -298,7 +299,7 @@ impl Place {
 }
 
 impl Part {
-    #[inline]
+    #[inline(always)]
     fn size(&self) -> usize {
         self.to - self.from
     }
@@ -311,7 +312,7 @@ impl Written {
     }
 
     /// Moves the cursor and the write buffer on.
-    #[inline]
+    #[inline(always)]
     pub(super) fn apply(
         self,
         cursor: &mut Cursor,

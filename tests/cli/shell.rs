@@ -1,6 +1,6 @@
 //! `echocast shell`, from a pipe and at a terminal.
 
-use super::run;
+use super::{USAGE, run};
 use crate::support::client::TestClient;
 use crate::support::node::TestNode;
 use crate::support::program::{Program, echocast};
@@ -31,7 +31,20 @@ async fn from_a_pipe_it_fails_if_nobody_answers() {
     shell.type_line("hi").await;
     let ended = shell.finish().await;
     assert_eq!((ended.code, ended.output.len()), (Some(1), 0), "{ended:?}");
-    assert!(ended.errors.contains("refused"), "{ended:?}");
+    let named = format!("ws://{address}/: cannot connect: ");
+    assert!(
+        ended.errors.contains(&named) && ended.errors.contains("refused"),
+        "{ended:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_time_that_cannot_be_waited_is_a_usage_error() {
+    for seconds in ["nan", "inf", "1e300"] {
+        let ended = run(&["shell", "-x", "hi", "--wait", seconds]).await;
+        assert_eq!((ended.code, ended.output.len()), (USAGE, 0), "{ended:?}");
+        assert!(ended.errors.contains("--wait "), "{ended:?}");
+    }
 }
 
 #[tokio::test]

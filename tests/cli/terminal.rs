@@ -8,7 +8,7 @@ use tokio::net::TcpListener;
 
 use crate::support::client::TestClient;
 use crate::support::node::TestNode;
-use crate::support::program::{Program, echocast};
+use crate::support::program::{Program, echocast, node};
 use crate::support::pty::{Pty, Streams};
 use crate::support::soon;
 
@@ -201,16 +201,8 @@ async fn what_answers_at_an_ops_port_does_not_drive_the_terminal_of_top() {
 #[tokio::test]
 async fn a_message_cannot_forge_a_line_of_the_log() {
     for format in ["text", "json"] {
-        let ports = [
-            "serve",
-            "--listen",
-            "127.0.0.1:0",
-            "--ops-listen",
-            "127.0.0.1:0",
-            "--log-messages",
-            "on",
-        ];
-        let mut node = Program::start(echocast(&[&ports[..], &["--log-format", format]].concat()));
+        let flags = ["--log-messages", "on", "--log-format", format];
+        let mut node = Program::start(node(&flags));
         let serving = node.notice().await;
         let (_, listen) = serving
             .split_once("\"listen\":\"")

@@ -10,7 +10,7 @@ use tokio::time::{sleep, timeout};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_util::sync::CancellationToken;
 
-use super::play::{Play, STEADY};
+use super::play::Play;
 use super::redis::no_loss_is_silent;
 use super::stage::{LOST, Stage};
 use crate::support::client::TestClient;
@@ -30,33 +30,31 @@ async fn stage() -> Stage<Fleet> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_master_that_dies_is_followed_by_its_replica_and_nothing_is_lost_silently() {
     let stage = stage().await;
-    let outcome = Play::begin(&stage.addresses, STEADY)
-        .await
-        .through(async {
-            let master = stage.redis.owner("chaos").await;
-            stage.redis.signal("KILL", master).await;
-            stage.redis.failover("chaos", master).await;
-            sleep(Duration::from_secs(1)).await;
-        })
-        .await;
-    outcome.print("a master of a cluster killed");
+    let outcome = Play::steady(&stage.addresses, "a master of a cluster killed", async {
+        let master = stage.redis.owner("chaos").await;
+        stage.redis.signal("KILL", master).await;
+        stage.redis.failover("chaos", master).await;
+        sleep(Duration::from_secs(1)).await;
+    })
+    .await;
     no_loss_is_silent(&stage, &outcome).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slot_that_moves_under_load_loses_nothing() {
     let stage = stage().await;
-    let outcome = Play::begin(&stage.addresses, STEADY)
-        .await
-        .through(async {
+    let outcome = Play::steady(
+        &stage.addresses,
+        "a slot of a cluster moved three times",
+        async {
             // There, on, and back.
             for _ in 0..3 {
                 stage.redis.move_slot("chaos").await;
                 sleep(Duration::from_millis(300)).await;
             }
-        })
-        .await;
-    outcome.print("a slot of a cluster moved three times");
+        },
+    )
+    .await;
     outcome.nothing_is_lost(0);
     assert_eq!(stage.metric(LOST).await, 0);
 }

@@ -12,7 +12,7 @@ use testcontainers::runners::AsyncRunner;
 use testcontainers::{ContainerAsync, GenericImage, ImageExt};
 use tokio::time::sleep;
 
-use super::play::{Play, STEADY};
+use super::play::Play;
 use super::stage::{FLAGS, LOST, NODES, ROOMY, Stage};
 use crate::support::client::http_get;
 use crate::support::node::metric;
@@ -116,9 +116,10 @@ async fn a_node_cut_off_from_redis_for_ten_seconds_loses_nothing() {
     let island = Island::start(&network).await;
     let stage = Stage::of(NODES - 1, redis).await;
     stage.addresses.lock().push(island.address);
-    let outcome = Play::begin(&stage.addresses, STEADY)
-        .await
-        .through(async {
+    let outcome = Play::steady(
+        &stage.addresses,
+        "network between a node and Redis cut",
+        async {
             island.cut_off().await;
             until("it notices", async || {
                 island.metric("echocast_broker_up").await == 0.0
@@ -130,9 +131,9 @@ async fn a_node_cut_off_from_redis_for_ten_seconds_loses_nothing() {
                 island.metric("echocast_broker_up").await == 1.0
             })
             .await;
-        })
-        .await;
-    outcome.print("network between a node and Redis cut");
+        },
+    )
+    .await;
     outcome.nothing_is_lost(0);
     assert_eq!(
         stage.metric(LOST).await + island.metric(LOST).await as u64,

@@ -54,6 +54,18 @@ pub struct Outcome {
 }
 
 impl Play {
+    /// A play in the [`STEADY`] manner through this fault, whose outcome is printed under a name.
+    pub async fn steady(
+        addresses: &Addresses,
+        name: &str,
+        fault: impl Future<Output = ()>,
+    ) -> Outcome {
+        let play = Self::begin(addresses, STEADY).await;
+        let outcome = play.through(fault).await;
+        outcome.print(name);
+        outcome
+    }
+
     /// Everybody takes their places, and then the speakers begin.
     pub async fn begin(addresses: &Addresses, manner: Manner) -> Self {
         let mut play = Self {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::audit::Verdict;
-use super::play::{Outcome, Play, STEADY};
+use super::play::{Outcome, Play};
 use super::speaker::Manner;
 use super::stage::{LOST, RECONNECTS, RECOVERED, Stage};
 use crate::support::client::RawClient;
@@ -29,15 +29,12 @@ const VOLATILE: &[&str] = &["redis-server", "--appendonly", "no", "--save", ""];
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_redis_that_stands_still_for_ten_seconds_loses_nothing() {
     let stage = Stage::start(Redis::start().await).await;
-    let outcome = Play::begin(&stage.addresses, STEADY)
-        .await
-        .through(async {
-            stage.redis.pause().await;
-            sleep(Duration::from_secs(10)).await;
-            stage.redis.unpause().await;
-        })
-        .await;
-    outcome.print("Redis paused");
+    let outcome = Play::steady(&stage.addresses, "Redis paused", async {
+        stage.redis.pause().await;
+        sleep(Duration::from_secs(10)).await;
+        stage.redis.unpause().await;
+    })
+    .await;
     outcome.nothing_is_lost(0);
     assert!(
         outcome.late()[1].max > Duration::from_secs(9),
@@ -49,15 +46,16 @@ async fn a_redis_that_stands_still_for_ten_seconds_loses_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_redis_that_is_killed_and_comes_back_with_its_data_loses_nothing() {
     let stage = Stage::start(Redis::start_with(DURABLE).await).await;
-    let outcome = Play::begin(&stage.addresses, STEADY)
-        .await
-        .through(async {
+    let outcome = Play::steady(
+        &stage.addresses,
+        "Redis killed, back with its data",
+        async {
             stage.redis.kill().await;
             sleep(Duration::from_secs(2)).await;
             stage.redis.restart().await;
-        })
-        .await;
-    outcome.print("Redis killed, back with its data");
+        },
+    )
+    .await;
     outcome.nothing_is_lost(0);
     assert!(
         outcome.late()[1].max > Duration::from_secs(2),
@@ -69,19 +67,16 @@ async fn a_redis_that_is_killed_and_comes_back_with_its_data_loses_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_redis_that_comes_back_empty_loses_only_what_was_not_delivered_and_everybody_is_told() {
     let stage = Stage::over_networks(Redis::start().await).await;
-    let outcome = Play::begin(&stage.addresses, STEADY)
-        .await
-        .through(async {
-            // One node does not hear what the others say, but has no time to notice that before all
-            // is gone.
-            stage.networks[0].lose_path();
-            sleep(Duration::from_secs(1)).await;
-            stage.redis.kill().await;
-            stage.redis.restart().await;
-            stage.networks[0].reset();
-        })
-        .await;
-    outcome.print("Redis killed, back empty");
+    let outcome = Play::steady(&stage.addresses, "Redis killed, back empty", async {
+        // One node does not hear what the others say, but has no time to notice that before all
+        // is gone.
+        stage.networks[0].lose_path();
+        sleep(Duration::from_secs(1)).await;
+        stage.redis.kill().await;
+        stage.redis.restart().await;
+        stage.networks[0].reset();
+    })
+    .await;
     every_loss_is_told_and_counted(&stage, &outcome).await;
     assert!(outcome.audit(false).told > 0, "there was something to lose");
 }
@@ -89,17 +84,18 @@ async fn a_redis_that_comes_back_empty_loses_only_what_was_not_delivered_and_eve
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_redis_that_comes_back_with_older_data_loses_nothing_silently() {
     let stage = Stage::start(Redis::start_with(VOLATILE).await).await;
-    let outcome = Play::begin(&stage.addresses, STEADY)
-        .await
-        .through(async {
+    let outcome = Play::steady(
+        &stage.addresses,
+        "Redis killed, back with older data",
+        async {
             stage.redis.tell(&["SAVE"]).await;
             // Said, heard, and then forgotten by Redis, which counts on from before it.
             sleep(Duration::from_secs(2)).await;
             stage.redis.kill().await;
             stage.redis.restart().await;
-        })
-        .await;
-    outcome.print("Redis killed, back with older data");
+        },
+    )
+    .await;
     every_loss_is_told_and_counted(&stage, &outcome).await;
 }
 
@@ -107,9 +103,10 @@ async fn a_redis_that_comes_back_with_older_data_loses_nothing_silently() {
 async fn a_redis_with_older_data_that_first_hears_of_a_node_that_knows_no_newer_loses_nothing_silently()
  {
     let stage = Stage::over_networks(Redis::start_with(VOLATILE).await).await;
-    let outcome = Play::begin(&stage.addresses, STEADY)
-        .await
-        .through(async {
+    let outcome = Play::steady(
+        &stage.addresses,
+        "Redis killed, back with older data, and a node behind is first",
+        async {
             // What this node knows is as old as what Redis will have; the others know better, but
             // come back later.
             stage.networks[0].lose_path();
@@ -125,9 +122,9 @@ async fn a_redis_with_older_data_that_first_hears_of_a_node_that_knows_no_newer_
             stage.networks[1..]
                 .iter()
                 .for_each(|network| network.calm());
-        })
-        .await;
-    outcome.print("Redis killed, back with older data, and a node behind is first");
+        },
+    )
+    .await;
     // Until they heard of each other, some gave the same ids again, and nobody can count what that
     // cost.
     let verdict = Verdict {
@@ -144,14 +141,15 @@ async fn a_redis_with_older_data_that_first_hears_of_a_node_that_knows_no_newer_
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_history_too_short_for_an_outage_is_told_to_the_last_message() {
     let stage = Stage::over_networks_with(Redis::start().await, &["--history", "100"]).await;
-    let outcome = Play::begin(&stage.addresses, STEADY)
-        .await
-        .through(async {
+    let outcome = Play::steady(
+        &stage.addresses,
+        "one node's path to Redis lost, history too short",
+        async {
             stage.networks[0].lose_path();
             sleep(Duration::from_secs(6)).await;
-        })
-        .await;
-    outcome.print("one node's path to Redis lost, history too short");
+        },
+    )
+    .await;
     every_loss_is_told_and_counted(&stage, &outcome).await;
     assert!(outcome.audit(false).told > 0, "there was something to lose");
 }
@@ -230,9 +228,10 @@ pub async fn no_loss_is_silent<R>(stage: &Stage<R>, outcome: &Outcome) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_killed_all_the_time_lose_nothing() {
     let stage = Stage::start(Redis::start().await).await;
-    let outcome = Play::begin(&stage.addresses, STEADY)
-        .await
-        .through(async {
+    let outcome = Play::steady(
+        &stage.addresses,
+        "all connections killed every 200 ms",
+        async {
             let began = Instant::now();
             while began.elapsed() < Duration::from_secs(10) {
                 stage
@@ -245,9 +244,9 @@ async fn connections_killed_all_the_time_lose_nothing() {
                     .await;
                 sleep(Duration::from_millis(200)).await;
             }
-        })
-        .await;
-    outcome.print("all connections killed every 200 ms");
+        },
+    )
+    .await;
     outcome.nothing_is_lost(0);
     assert_eq!(stage.metric(LOST).await, 0);
     assert!(
@@ -304,16 +303,13 @@ async fn a_flood_that_overruns_the_output_buffer_loses_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn flushed_scripts_lose_nothing() {
     let stage = Stage::start(Redis::start().await).await;
-    let outcome = Play::begin(&stage.addresses, STEADY)
-        .await
-        .through(async {
-            for _ in 0..20 {
-                stage.redis.tell(&["SCRIPT", "FLUSH"]).await;
-                sleep(Duration::from_millis(100)).await;
-            }
-        })
-        .await;
-    outcome.print("scripts flushed every 100 ms");
+    let outcome = Play::steady(&stage.addresses, "scripts flushed every 100 ms", async {
+        for _ in 0..20 {
+            stage.redis.tell(&["SCRIPT", "FLUSH"]).await;
+            sleep(Duration::from_millis(100)).await;
+        }
+    })
+    .await;
     outcome.nothing_is_lost(0);
     let mut redis = stage.redis.connect().await;
     let errors: String = ::redis::cmd("INFO")
@@ -331,38 +327,35 @@ async fn flushed_scripts_lose_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_redis_without_memory_refuses_and_afterwards_all_goes_on() {
     let stage = Stage::start(Redis::start().await).await;
-    let outcome = Play::begin(&stage.addresses, STEADY)
-        .await
-        .through(async {
-            stage
-                .redis
-                .tell(&["CONFIG", "SET", "maxmemory-policy", "noeviction"])
-                .await;
-            stage
-                .redis
-                .tell(&["CONFIG", "SET", "maxmemory", "1mb"])
-                .await;
-            sleep(Duration::from_secs(2)).await;
-            for node in &stage.nodes {
-                let answer = post(node.address, "/full").await;
-                assert!(
-                    answer.starts_with("HTTP/1.1 503 ")
-                        && answer.to_lowercase().contains("\r\nretry-after: "),
-                    "{answer}"
-                );
-            }
-            stage.redis.tell(&["CONFIG", "SET", "maxmemory", "0"]).await;
-            for node in &stage.nodes {
-                until("posting works again", async || {
-                    post(node.address, "/full")
-                        .await
-                        .starts_with("HTTP/1.1 200 ")
-                })
-                .await;
-            }
-        })
-        .await;
-    outcome.print("Redis out of memory");
+    let outcome = Play::steady(&stage.addresses, "Redis out of memory", async {
+        stage
+            .redis
+            .tell(&["CONFIG", "SET", "maxmemory-policy", "noeviction"])
+            .await;
+        stage
+            .redis
+            .tell(&["CONFIG", "SET", "maxmemory", "1mb"])
+            .await;
+        sleep(Duration::from_secs(2)).await;
+        for node in &stage.nodes {
+            let answer = post(node.address, "/full").await;
+            assert!(
+                answer.starts_with("HTTP/1.1 503 ")
+                    && answer.to_lowercase().contains("\r\nretry-after: "),
+                "{answer}"
+            );
+        }
+        stage.redis.tell(&["CONFIG", "SET", "maxmemory", "0"]).await;
+        for node in &stage.nodes {
+            until("posting works again", async || {
+                post(node.address, "/full")
+                    .await
+                    .starts_with("HTTP/1.1 200 ")
+            })
+            .await;
+        }
+    })
+    .await;
     assert!(outcome.refused() > 0, "speakers were told");
     outcome.nothing_is_lost(0);
     assert_eq!(stage.metric(LOST).await, 0);

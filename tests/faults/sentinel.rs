@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use super::play::{Play, STEADY};
+use super::play::Play;
 use super::redis::no_loss_is_silent;
 use super::stage::{RECONNECTS, Stage};
 use crate::support::fleet::Fleet;
@@ -37,15 +37,16 @@ async fn failover(fleet: &Fleet) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_master_that_dies_is_followed_by_another_and_nothing_is_lost_silently() {
     let stage = stage().await;
-    let outcome = Play::begin(&stage.addresses, STEADY)
-        .await
-        .through(async {
+    let outcome = Play::steady(
+        &stage.addresses,
+        "the master killed, a replica takes over",
+        async {
             stage.redis.signal("KILL", 7000).await;
             failover(&stage.redis).await;
             sleep(Duration::from_secs(2)).await;
-        })
-        .await;
-    outcome.print("the master killed, a replica takes over");
+        },
+    )
+    .await;
     no_loss_is_silent(&stage, &outcome).await;
     assert!(stage.metric(RECONNECTS).await >= 3, "all nodes went there");
 }
@@ -53,34 +54,36 @@ async fn a_master_that_dies_is_followed_by_another_and_nothing_is_lost_silently(
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_master_that_stands_still_and_comes_back_as_a_replica_loses_nothing_silently() {
     let stage = stage().await;
-    let outcome = Play::begin(&stage.addresses, STEADY)
-        .await
-        .through(async {
+    let outcome = Play::steady(
+        &stage.addresses,
+        "the master stands still, a replica takes over",
+        async {
             stage.redis.signal("STOP", 7000).await;
             failover(&stage.redis).await;
             // It takes itself for the master until it is told.
             stage.redis.signal("CONT", 7000).await;
             sleep(Duration::from_secs(2)).await;
-        })
-        .await;
-    outcome.print("the master stands still, a replica takes over");
+        },
+    )
+    .await;
     no_loss_is_silent(&stage, &outcome).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_master_that_is_told_to_give_way_loses_nothing_silently() {
     let stage = stage().await;
-    let outcome = Play::begin(&stage.addresses, STEADY)
-        .await
-        .through(async {
+    let outcome = Play::steady(
+        &stage.addresses,
+        "the master gives way to a replica",
+        async {
             stage
                 .redis
                 .cli(&["-p", "7010", "sentinel", "failover", "mymaster"])
                 .await;
             failover(&stage.redis).await;
             sleep(Duration::from_secs(2)).await;
-        })
-        .await;
-    outcome.print("the master gives way to a replica");
+        },
+    )
+    .await;
     no_loss_is_silent(&stage, &outcome).await;
 }

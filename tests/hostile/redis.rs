@@ -50,6 +50,12 @@ async fn oldest(redis: &mut MultiplexedConnection) -> u64 {
         .unwrap()
 }
 
+/// From now on [`calls`] counts from 0.
+async fn forget_calls(cluster: &Cluster) {
+    let redis = cluster.redis.as_ref().unwrap();
+    redis.tell(&["CONFIG", "RESETSTAT"]).await;
+}
+
 /// How often a command was called, scripts included.
 async fn calls(redis: &mut MultiplexedConnection, command: &str) -> u64 {
     let info: String = ::redis::cmd("INFO")
@@ -267,12 +273,7 @@ async fn who_wants_only_what_comes_costs_no_reading() {
     let cluster = Cluster::redis(2, &[]).await;
     publish_all(&cluster, 50, 10_000, false).await;
     let mut redis = connection(&cluster).await;
-    cluster
-        .redis
-        .as_ref()
-        .unwrap()
-        .tell(&["CONFIG", "RESETSTAT"])
-        .await;
+    forget_calls(&cluster).await;
     let mut raw = cluster.client(1, "/a").await;
     let client = V1Client::connect(&cluster.node(1).url("/a")).await;
     EventStream::open(cluster.node(1).address, "/a", None)
@@ -328,12 +329,7 @@ async fn a_history_is_read_once_for_all_who_want_it() {
         "{read} bytes of a history of 2 MB"
     );
     // By now the node has it.
-    cluster
-        .redis
-        .as_ref()
-        .unwrap()
-        .tell(&["CONFIG", "RESETSTAT"])
-        .await;
+    forget_calls(&cluster).await;
     let mut late = TestClient::connect(&cluster.node(1).url("/a?last=1000")).await;
     assert_eq!(late.hear().await, format!("{:0>5000}", 0));
     let again = calls(&mut redis, "xrevrange").await;

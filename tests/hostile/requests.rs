@@ -1,29 +1,14 @@
 //! Requests that are made to confuse: their heads, and the hosts they name.
 
-use crate::support::client::{RawClient, TestClient, http};
+use crate::support::client::{RawClient, TestClient, http, status};
 use crate::support::node::TestNode;
-use crate::support::soon;
 
 /// Status and text of the answer to these bytes.
 async fn answer(node: &TestNode, request: &str) -> (u16, String) {
     let mut client = RawClient::connect(node.address).await;
     client.send(request.as_bytes()).await;
-    let head = client.read_head().await;
-    let length = head
-        .lines()
-        .find_map(|line| line.strip_prefix("content-length: "))
-        .unwrap_or("0");
-    let mut body = vec![0; length.parse().unwrap()];
-    soon(
-        "a body",
-        tokio::io::AsyncReadExt::read_exact(&mut client.stream, &mut body),
-    )
-    .await
-    .unwrap();
-    (
-        head.split(' ').nth(1).unwrap().parse().unwrap(),
-        String::from_utf8(body).unwrap(),
-    )
+    let (head, body) = client.read_response().await;
+    (status(&head), body)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -30,6 +30,35 @@ async fn says(node: &TestNode, status: u16, words: &[&str]) {
     assert_eq!(node.metric("echocast_broker_up").await, is_up);
 }
 
+/// Waits until the node is not ready because its broker is not usable, and names these reasons.
+async fn is_not_usable(node: &TestNode, reasons: &[&str]) {
+    says(node, 503, &[&["broker not usable"], reasons].concat()).await;
+}
+
+/// Starts a node with a Redis that cannot be its broker, for these reasons.
+async fn start_without_broker(url: &str, reasons: &[&str]) -> TestNode {
+    let node = TestNode::start_unready(&["--redis-url", url]).await;
+    is_not_usable(&node, reasons).await;
+    node
+}
+
+/// A Redis with a user of the least rights that a node needs, and the address for that user.
+async fn redis_with_user() -> (Redis, String) {
+    let redis = Redis::start().await;
+    may_do_what_it_must(&mut redis.connect().await).await;
+    let url = url_of_user(&redis);
+    (redis, url)
+}
+
+fn url_of_user(redis: &Redis) -> String {
+    redis.url().replace("redis://", "redis://echocast:secret@")
+}
+
+/// Changes the rights of that user: `+evalsha` allows it, `-evalsha` forbids it.
+async fn change_rights(redis: &Redis, rule: &str) {
+    redis.tell(&["ACL", "SETUSER", "echocast", rule]).await;
+}
+
 /// Publishing works.
 async fn takes(node: &TestNode, text: &str) {
     let (status, _, answer) = post(node.address, "/news", &[], text.as_bytes()).await;
@@ -109,23 +138,14 @@ async fn a_server_that_renamed_a_command_is_no_broker() {
             "",
         ])
         .await;
-        let node = TestNode::start_unready(&["--redis-url", &redis.url()]).await;
-        says(
-            &node,
-            503,
-            &["broker not usable", "refuses to publish", "command"],
-        )
-        .await;
+        let node = start_without_broker(&redis.url(), &["refuses to publish", "command"]).await;
         refuses(&node, "broker").await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_user_who_may_not_publish_has_no_broker_until_that_is_allowed() {
-    let redis = Redis::start().await;
-    let mut connection = redis.connect().await;
-    may_do_what_it_must(&mut connection).await;
-    let url = redis.url().replace("redis://", "redis://echocast:secret@");
+    let (redis, url) = redis_with_user().await;
     for (history, command) in [
         ("1000", "evalsha"),
         ("1000", "script|load"),
@@ -133,19 +153,10 @@ async fn a_user_who_may_not_publish_has_no_broker_until_that_is_allowed() {
         ("1000", "xrevrange"),
         ("0", "publish"),
     ] {
-        redis
-            .tell(&["ACL", "SETUSER", "echocast", &format!("-{command}")])
-            .await;
+        change_rights(&redis, &format!("-{command}")).await;
         let node = TestNode::start_unready(&["--redis-url", &url, "--history", history]).await;
-        says(
-            &node,
-            503,
-            &["broker not usable", "refuses to publish", command],
-        )
-        .await;
-        redis
-            .tell(&["ACL", "SETUSER", "echocast", &format!("+{command}")])
-            .await;
+        is_not_usable(&node, &["refuses to publish", command]).await;
+        change_rights(&redis, &format!("+{command}")).await;
         node.wait_ready().await;
         takes(&node, "allowed").await;
     }
@@ -153,16 +164,11 @@ async fn a_user_who_may_not_publish_has_no_broker_until_that_is_allowed() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_publisher_learns_at_once_that_redis_forbids_it_and_why() {
-    let redis = Redis::start().await;
-    let mut connection = redis.connect().await;
-    may_do_what_it_must(&mut connection).await;
-    let url = redis.url().replace("redis://", "redis://echocast:secret@");
+    let (redis, url) = redis_with_user().await;
     let node = TestNode::start(&["--redis-url", &url]).await;
     let mut client = V1Client::connect(&node.url("/news")).await;
     client.say("before").await;
-    redis
-        .tell(&["ACL", "SETUSER", "echocast", "-evalsha"])
-        .await;
+    change_rights(&redis, "-evalsha").await;
     client.send(json!({ "data": "asks", "ref": "1" })).await;
     let answer = client.answer("1").await;
     let why = answer["error"].as_str().unwrap_or_default();
@@ -176,9 +182,7 @@ async fn a_publisher_learns_at_once_that_redis_forbids_it_and_why() {
         .await;
     says(&node, 200, &["ready, broker away", "evalsha"]).await;
     refuses(&node, "broker is away").await;
-    redis
-        .tell(&["ACL", "SETUSER", "echocast", "+evalsha"])
-        .await;
+    change_rights(&redis, "+evalsha").await;
     hears(&mut client, "waits").await;
     says(&node, 200, &["broker up"]).await;
     takes(&node, "allowed").await;
@@ -194,8 +198,7 @@ async fn a_node_needs_no_command_that_only_asks_about_the_server() {
             "-cluster",
         ])
         .await;
-    let url = redis.url().replace("redis://", "redis://echocast:secret@");
-    let node = TestNode::start(&["--redis-url", &url]).await;
+    let node = TestNode::start(&["--redis-url", &url_of_user(&redis)]).await;
     takes(&node, "hello").await;
 }
 
@@ -209,18 +212,8 @@ async fn a_server_in_cluster_mode_is_a_broker_if_it_has_all_slots() {
     redis
         .tell(&["CONFIG", "SET", "cluster-require-full-coverage", "no"])
         .await;
-    let node = TestNode::start_unready(&["--redis-url", &redis.url()]).await;
-    says(
-        &node,
-        503,
-        &[
-            "broker not usable",
-            "one node of a Cluster",
-            "redis+cluster://",
-            "CLUSTERDOWN",
-        ],
-    )
-    .await;
+    let reasons = ["one node of a Cluster", "redis+cluster://", "CLUSTERDOWN"];
+    let node = start_without_broker(&redis.url(), &reasons).await;
     refuses(&node, "broker").await;
     redis
         .tell(&["CLUSTER", "ADDSLOTSRANGE", "12001", "16383"])
@@ -232,30 +225,17 @@ async fn a_server_in_cluster_mode_is_a_broker_if_it_has_all_slots() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_node_of_a_cluster_is_no_broker() {
     let fleet = Fleet::cluster().await;
-    let url = format!("redis://echocast:secret@{}", fleet.address(7000));
-    let node = TestNode::start_unready(&["--redis-url", &url]).await;
-    says(
-        &node,
-        503,
-        &["broker not usable", "one node of a Cluster", "MOVED"],
-    )
-    .await;
+    let master = format!("redis://echocast:secret@{}", fleet.address(7000));
+    start_without_broker(&master, &["one node of a Cluster", "MOVED"]).await;
     let replica = format!("redis://echocast:secret@{}", fleet.address(7003));
-    let node = TestNode::start_unready(&["--redis-url", &replica]).await;
-    says(&node, 503, &["broker not usable", "replica"]).await;
+    start_without_broker(&replica, &["replica"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_address_of_the_wrong_kind_is_told_from_one_that_does_not_answer() {
     let fleet = Fleet::sentinels().await;
     let sentinel = format!("redis://{}", fleet.address(7010));
-    let node = TestNode::start_unready(&["--redis-url", &sentinel]).await;
-    says(
-        &node,
-        503,
-        &["broker not usable", "Sentinel", "redis+sentinel://"],
-    )
-    .await;
+    start_without_broker(&sentinel, &["Sentinel", "redis+sentinel://"]).await;
     let (server, other) = (
         fleet.address(7000),
         fleet.sentinel_url().replace("mymaster", "another"),
@@ -269,7 +249,6 @@ async fn an_address_of_the_wrong_kind_is_told_from_one_that_does_not_answer() {
         (format!("redis://echocast:wrong@{server}"), "WRONGPASS"),
         (other, "another"),
     ] {
-        let node = TestNode::start_unready(&["--redis-url", &url]).await;
-        says(&node, 503, &["broker not usable", why]).await;
+        start_without_broker(&url, &[why]).await;
     }
 }

@@ -180,6 +180,20 @@ impl RawClient {
         String::from_utf8(head).unwrap()
     }
 
+    /// The head of a response and its body, whose length the head gives.
+    pub async fn read_response(&mut self) -> (String, String) {
+        let head = self.read_head().await;
+        let length = head
+            .lines()
+            .find_map(|line| line.strip_prefix("content-length: "))
+            .unwrap_or("0");
+        let mut body = vec![0; length.parse().unwrap()];
+        soon("a body", self.stream.read_exact(&mut body))
+            .await
+            .unwrap();
+        (head, String::from_utf8(body).unwrap())
+    }
+
     /// The next frame: its first byte and its payload.
     pub async fn read_frame(&mut self) -> (u8, Vec<u8>) {
         soon("a frame", async {
@@ -272,10 +286,7 @@ pub async fn http(
     headers: &[(&str, &str)],
 ) -> (u16, String, String) {
     let mut client = RawClient::connect(address).await;
-    let headers: String = headers
-        .iter()
-        .map(|(name, value)| format!("{name}: {value}\r\n"))
-        .collect();
+    let headers = header_lines(headers);
     let request = format!(
         "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n{headers}\r\n"
     );
@@ -284,9 +295,18 @@ pub async fn http(
     let (head, body) = response
         .split_once("\r\n\r\n")
         .unwrap_or_else(|| panic!("no head in {response:?}"));
-    (
-        head.split(' ').nth(1).unwrap().parse().unwrap(),
-        head.to_owned(),
-        body.to_owned(),
-    )
+    (status(head), head.to_owned(), body.to_owned())
+}
+
+/// Headers as they stand in the head of a request.
+pub fn header_lines(headers: &[(&str, &str)]) -> String {
+    headers
+        .iter()
+        .map(|(name, value)| format!("{name}: {value}\r\n"))
+        .collect()
+}
+
+/// The status in the head of a response.
+pub fn status(head: &str) -> u16 {
+    head.split(' ').nth(1).unwrap().parse().unwrap()
 }

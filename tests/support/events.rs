@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use serde_json::Value;
 use tokio::io::AsyncReadExt;
 
-use super::client::RawClient;
+use super::client::{RawClient, header_lines};
 use super::soon;
 
 /// An event stream that is being read.
@@ -34,10 +34,7 @@ impl EventStream {
     /// The same with these headers.
     pub async fn open_with(address: SocketAddr, path: &str, headers: &[(&str, &str)]) -> Self {
         let mut client = RawClient::connect(address).await;
-        let headers: String = headers
-            .iter()
-            .map(|(name, value)| format!("{name}: {value}\r\n"))
-            .collect();
+        let headers = header_lines(headers);
         let head = format!(
             "GET {path} HTTP/1.1\r\nHost: {address}\r\nAccept: text/event-stream\r\n{headers}\r\n"
         );
@@ -132,10 +129,7 @@ pub async fn post(
     body: &[u8],
 ) -> (u16, String, String) {
     let mut client = RawClient::connect(address).await;
-    let headers: String = headers
-        .iter()
-        .map(|(name, value)| format!("{name}: {value}\r\n"))
-        .collect();
+    let headers = header_lines(headers);
     let length = body.len();
     let head = format!(
         "POST {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Length: {length}\r\n{headers}\r\n"

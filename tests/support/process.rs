@@ -30,16 +30,7 @@ impl NodeProcess {
 
     /// The same with these environment variables.
     pub async fn start_with(flags: &[&str], variables: &[(&str, &str)]) -> Self {
-        let ports = [
-            "serve",
-            "--listen",
-            "127.0.0.1:0",
-            "--ops-listen",
-            "127.0.0.1:0",
-            "--log-format",
-            "json",
-        ];
-        let mut child = super::program::echocast(&ports)
+        let mut child = super::program::node(&["--log-format", "json"])
             .args(flags)
             .envs(variables.iter().copied())
             .stderr(Stdio::piped())

@@ -37,6 +37,12 @@ pub fn echocast(arguments: &[&str]) -> Command {
     command
 }
 
+/// A node on free ports, with these flags.
+pub fn node(flags: &[&str]) -> Command {
+    let ports = ["--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0"];
+    echocast(&[&["serve"], &ports[..], flags].concat())
+}
+
 impl Program {
     /// Starts it with its input held open: some clients leave when theirs ends.
     pub fn start(mut command: Command) -> Self {

@@ -95,6 +95,11 @@ impl Redis {
             .unwrap();
     }
 
+    /// Refuses writes beyond this much memory; `0` is no limit.
+    pub async fn limit_memory(&self, limit: &str) {
+        self.tell(&["CONFIG", "SET", "maxmemory", limit]).await;
+    }
+
     /// `PUBLISH`; returns how many subscribers Redis gave it to.
     pub async fn publish(&self, channel: &str, payload: &[u8]) -> u64 {
         self.connect()

@@ -50,30 +50,34 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         Ok(plan) => Arc::new(plan),
         Err(complaints) => return reject(&complaints),
     };
-
-    // While connections are opened there is nothing to report, so a stop ends the program at once.
+    // From here on Ctrl-C is a request, and no longer ends the process.
     let mut stop = Stop::listen()?;
-    let progress = Progress::new();
-    let opened = tokio::select! {
-        opened = dial::open_all(&plan, &progress) => opened?,
-        () = stop.requested() => return Ok(ExitCode::FAILURE),
+    let Some(load) = connect(Arc::clone(&plan), &mut stop).await? else {
+        return Ok(ExitCode::FAILURE);
     };
-
-    let load = Load::new(Arc::clone(&plan), opened, progress)?;
     let Some(outcome) = run_until_stopped(load, &mut stop).await? else {
         return Ok(ExitCode::FAILURE);
     };
+    // A load that was stopped early is reported like any other, with a note.
     let report = Report::new(&plan, &outcome);
     // A reader that has read enough (`echocast bench | head -3`) still gets the exit code.
     let _ = print_line(render(&report, json)?.trim_end())?;
     Ok(success_if(report.ok))
 }
 
+/// `None` after a stop: until all connections are open there is nothing to report.
+async fn connect(plan: Arc<Plan>, stop: &mut Stop) -> anyhow::Result<Option<Load>> {
+    let progress = Progress::new();
+    let opened = tokio::select! {
+        opened = dial::open_all(&plan, &progress) => opened?,
+        () = stop.requested() => return Ok(None),
+    };
+    Load::new(plan, opened, progress).map(Some)
+}
+
 /// Prints all complaints, so that a command line can be corrected in one go.
 fn reject(complaints: &[String]) -> anyhow::Result<ExitCode> {
-    let (last, others) = complaints
-        .split_last()
-        .context("a load was rejected without a reason")?;
+    let (last, others) = complaints.split_last().context("no complaint")?;
     others.iter().for_each(notice);
     Ok(usage_error(last))
 }

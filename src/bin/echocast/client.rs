@@ -48,6 +48,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     let stop = Stop::listen()?;
     let mut dialer = Dialer::new(target, true)?;
+    // Queued before the first connect, so a reconnect does not publish them again.
     for text in args.say {
         dialer.send(Message::text(text));
     }
@@ -75,6 +76,7 @@ impl Client {
                 None => break,
             };
             self.print_all(&mut connection).await?;
+            // In any case, because it knows what was not acknowledged.
             let retry = dialer.ended(connection);
             if !self.leaving {
                 notice(retry);
@@ -114,17 +116,27 @@ impl Client {
         connection: &mut Connection,
     ) -> anyhow::Result<ControlFlow<()>> {
         match event {
-            Ok(Event::Received(message)) => {
-                // The reader has closed the pipe. We close the connection only once.
-                if self.output.print(&message)?.is_break() && !self.leaving {
-                    return Ok(self.leave(connection));
-                }
-            }
+            Ok(Event::Received(message)) => return self.print(&message, connection),
+            // Missing messages, and texts that were not published. Notices do not mix with the
+            // messages on standard output.
             Ok(event) => event.notice().iter().for_each(notice),
             Err(end) => {
                 notice(end);
                 return Ok(ControlFlow::Break(()));
             }
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    fn print(
+        &mut self,
+        message: &Message,
+        connection: &mut Connection,
+    ) -> anyhow::Result<ControlFlow<()>> {
+        let reader_is_gone = self.output.print(message)?.is_break();
+        // While we are leaving, messages that nobody reads still arrive.
+        if reader_is_gone && !self.leaving {
+            return Ok(self.leave(connection));
         }
         Ok(ControlFlow::Continue(()))
     }

@@ -75,6 +75,10 @@ impl Dialer {
         })
     }
 
+    pub(crate) fn target(&self) -> &Target {
+        &self.target
+    }
+
     /// One attempt, at once.
     pub(crate) async fn dial(&mut self) -> Result<Connection, DialError> {
         let socket = self.handshake().await?;
@@ -86,6 +90,7 @@ impl Dialer {
         if self.detour.take().is_some() {
             resume.forget_position();
         }
+        // How long it lasts decides whether the next failure is one more in a row.
         self.connected_at = Instant::now();
         Ok(Connection::new(socket, self.offer_v1, resume))
     }
@@ -107,15 +112,16 @@ impl Dialer {
     }
 
     async fn attempt(&self) -> Result<Result<(Socket, Response), Error>, DialError> {
+        // Without Nagle's algorithm, because messages are small and people wait for them.
         let attempt = connect_async_tls_with_config(self.request(), None, true, self.tls.clone());
-        timeout(DIAL_DEADLINE, attempt).await.map_err(|_| {
-            DialError::Failed(format!("no answer within {} s", DIAL_DEADLINE.as_secs()))
-        })
+        let answer = timeout(DIAL_DEADLINE, attempt).await;
+        answer.map_err(|_| DialError::no_answer(DIAL_DEADLINE))
     }
 
     fn request(&self) -> Request {
         let since = self.resume.as_ref().and_then(Resume::since);
         match (&self.detour, since) {
+            // A replay replaces the position.
             (Some(detour), _) => detour.request(self.offer_v1),
             (None, Some(id)) => self.target.with_since(id).request(self.offer_v1),
             (None, None) => self.target.request(self.offer_v1),
@@ -129,9 +135,7 @@ impl Dialer {
     ) -> Result<Connection, String> {
         loop {
             self.backoff.wait().await;
-            if !mem::replace(&mut self.announced, true) {
-                notify(format!("connecting to {}", self.target));
-            }
+            self.announce(&mut notify);
             let dialed = self.dial().await;
             self.announced = false;
             match dialed {
@@ -139,11 +143,17 @@ impl Dialer {
                     notify(format!("connected to {}", self.target));
                     return Ok(connection);
                 }
+                // To try again would only be a load for the server.
                 Err(DialError::Rejected(reason)) => return Err(reason),
-                Err(DialError::Failed(reason)) => {
-                    notify(format!("{reason}; {}", self.backoff.failed()));
-                }
+                Err(DialError::Failed(why)) => notify(format!("{why}; {}", self.backoff.failed())),
             }
+        }
+    }
+
+    /// Only once for each attempt, even if its future is dropped and it is begun again.
+    fn announce(&mut self, notify: &mut impl FnMut(String)) {
+        if !mem::replace(&mut self.announced, true) {
+            notify(format!("connecting to {}", self.target));
         }
     }
 
@@ -172,7 +182,12 @@ impl Dialer {
         if self.connected_at.elapsed() >= LONGEST_WINDOW {
             self.backoff.reset();
         }
+        self.schedule(asked)
+    }
+
+    fn schedule(&mut self, asked: Option<Duration>) -> String {
         match asked {
+            // The user waits for a replay.
             _ if self.detour.is_some() => self.backoff.retry_after(Duration::ZERO),
             Some(delay) => self.backoff.retry_after(delay),
             None => self.backoff.failed(),
@@ -182,6 +197,7 @@ impl Dialer {
     /// Connects next, and at once, with a replay of the newest `count` messages. Only once, because
     /// otherwise every lost connection would show the same messages again.
     pub(crate) fn detour_for_last(&mut self, count: u64) {
+        // Messages that are not acknowledged stay queued, and are sent after it, too.
         self.detour = Some(self.target.with_last(count));
         self.backoff.retry_after(Duration::ZERO);
     }

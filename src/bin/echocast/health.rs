@@ -45,6 +45,7 @@ struct Place {
 pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let answer = timeout(DEADLINE, check(args)).await;
     match answer.unwrap_or_else(|_| bail!("no answer within {} s", DEADLINE.as_secs())) {
+        // The body names the state of the broker, for the logs of the container runtime.
         Ok(body) => {
             println!("{}", line_for(&io::stdout(), body.trim_end()));
             Ok(ExitCode::SUCCESS)
@@ -61,7 +62,9 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
 async fn check(args: Args) -> anyhow::Result<String> {
     let place = place(args.ops_url)?;
     let url = ops::parse(&place.url)?;
+    // Quoted in an error, because it may come from an environment variable.
     let authority = ops::authority(&url);
+    // A node without settings listens on both families, but this machine may have only one.
     let answer = match &place.addresses[..] {
         [] => ops::get(&url, &authority, "/readyz").await,
         addresses => ops::get(&url, addresses, "/readyz").await,
@@ -71,6 +74,7 @@ async fn check(args: Args) -> anyhow::Result<String> {
     Ok(body)
 }
 
+/// Where to ask: as the flag says, or where the settings of the local node say.
 fn place(ops_url: Option<String>) -> anyhow::Result<Place> {
     if let Some(url) = ops_url {
         return Ok(Place {
@@ -82,26 +86,36 @@ fn place(ops_url: Option<String>) -> anyhow::Result<Place> {
     local(listen.as_deref().unwrap_or(DEFAULT_LISTEN))
 }
 
-/// Where a node that listens at `listen` is reached from its own machine.
-fn local(listen: &str) -> anyhow::Result<Place> {
-    let Ok(address) = listen.parse::<SocketAddr>() else {
+impl Place {
+    /// On this machine, for a node that listens at this address.
+    fn at(listen: SocketAddr) -> Self {
+        let hosts = local_hosts(listen.ip()).into_iter();
+        let addresses: Vec<SocketAddr> = hosts.map(|host| (host, listen.port()).into()).collect();
+        Self {
+            url: format!("http://{}", addresses[0]),
+            addresses,
+        }
+    }
+
+    /// By a name, which is looked up.
+    fn named(listen: &str) -> anyhow::Result<Self> {
         ensure!(
             listen.contains(':'),
             "ECHOCAST_OPS_LISTEN '{listen}' has no port"
         );
-        return Ok(Place {
+        Ok(Self {
             url: format!("http://{listen}"),
             addresses: Vec::new(),
-        });
-    };
-    let addresses: Vec<SocketAddr> = local_hosts(address.ip())
-        .into_iter()
-        .map(|host| (host, address.port()).into())
-        .collect();
-    Ok(Place {
-        url: format!("http://{}", addresses[0]),
-        addresses,
-    })
+        })
+    }
+}
+
+/// Where a node that listens at `listen` is reached from its own machine.
+fn local(listen: &str) -> anyhow::Result<Place> {
+    match listen.parse() {
+        Ok(address) => Ok(Place::at(address)),
+        Err(_) => Place::named(listen),
+    }
 }
 
 /// At least one.

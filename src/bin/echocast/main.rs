@@ -47,8 +47,8 @@ Without Echocast-Kind, a body is text if it is UTF-8.";
 /// A WebSocket broadcast service: a message that one client sends on a path reaches every client of
 /// that path, on every replica, in the same order.
 #[derive(Parser)]
-#[command(name = "echocast", version = version(), max_term_width = 100, args_conflicts_with_subcommands = true)]
-#[command(after_help = after_help())]
+#[command(name = "echocast", version = version(), max_term_width = 100)]
+#[command(args_conflicts_with_subcommands = true, after_help = after_help())]
 struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,
@@ -105,6 +105,7 @@ fn version() -> String {
 }
 
 fn main() -> ExitCode {
+    // Parsed before the runtime starts, because a mistake on the command line needs no threads.
     let command = match Arguments::try_parse() {
         Ok(arguments) => arguments.command(),
         Err(error) => return help_or_usage(&error),

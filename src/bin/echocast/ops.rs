@@ -4,7 +4,7 @@
 use anyhow::{Context, anyhow, ensure};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::{Bytes, Incoming};
-use hyper::client::conn::http1;
+use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::HOST;
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
@@ -43,16 +43,22 @@ pub(crate) async fn get(
     let stream = TcpStream::connect(address)
         .await
         .context("cannot connect")?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    // Somebody has to read and write while we wait for the answer.
     let connection = tokio::spawn(connection);
-    let response = sender
-        .send_request(request(url, path)?)
-        .await
-        .context("no answer")?;
-    let status = response.status();
-    let body = read(response.into_body()).await;
+    let answer = ask(sender, request(url, path)?).await;
+    // One request is all, and a server may keep the connection open.
     connection.abort();
-    Ok((status, body?))
+    answer
+}
+
+async fn ask(
+    mut sender: SendRequest<Empty<Bytes>>,
+    request: Request<Empty<Bytes>>,
+) -> anyhow::Result<(StatusCode, String)> {
+    let response = sender.send_request(request).await.context("no answer")?;
+    let status = response.status();
+    Ok((status, read(response.into_body()).await?))
 }
 
 fn request(url: &Url, path: &str) -> anyhow::Result<Request<Empty<Bytes>>> {
@@ -63,6 +69,7 @@ fn request(url: &Url, path: &str) -> anyhow::Result<Request<Empty<Bytes>>> {
 
 async fn read(body: Incoming) -> anyhow::Result<String> {
     let body = Limited::new(body, LONGEST_BODY).collect().await;
+    // The error has no type of its own, so it is quoted.
     let body = body.map_err(|error| anyhow!("cannot read the answer: {error}"))?;
     Ok(String::from_utf8_lossy(&body.to_bytes()).into_owned())
 }

@@ -24,6 +24,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         Ok(config) => config,
         Err(complaints) => return Ok(reject(&complaints)),
     };
+    // From here on there is a log, so problems are logged and not printed.
     let telemetry = telemetry::init(config.logs.format)?;
     use_small_pages();
     raise_file_limit();
@@ -38,7 +39,9 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let node = Node::bind(config)?;
     let (listen, ops) = (node.address()?, node.ops_address()?);
     info!(version = echocast::VERSION, commit = echocast::COMMIT, %listen, %ops, broker, "serving");
+    // Returns once the node has drained.
     let outcome = node.run(stop).await;
+    // The last spans are of the drain itself, which is what an operator wants to see.
     telemetry.flush().await;
     outcome.map(|()| ExitCode::SUCCESS)
 }

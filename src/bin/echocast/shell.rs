@@ -22,17 +22,17 @@ use pipe::Ending;
 const PIPES: &str = "\
 At a terminal, /help lists the slash commands.
 
-From a pipe, every line is published as it is, even if it begins with a slash, and messages are printed \
-bare. After the last line it waits until all lines are acknowledged and have come back, but no longer \
-than 2 seconds without one coming back. Then it closes: `echo hi | echocast shell` publishes hi and \
-prints hi. Exit code 0 means that all lines have arrived.
+From a pipe, every line is published as it is, even if it begins with a slash, and messages are \
+printed bare. After the last line it waits until all lines are acknowledged and have come back, \
+but no longer than 2 seconds without one coming back. Then it closes: `echo hi | echocast shell` \
+publishes hi and prints hi. Exit code 0 means that all lines have arrived.
 
-After a lost connection it reconnects and resumes: messages of the meantime are received, and lines that \
-were not acknowledged are sent again, of which the server keeps each once. From a pipe it tries for a \
-minute.
+After a lost connection it reconnects and resumes: messages of the meantime are received, and \
+lines that were not acknowledged are sent again, of which the server keeps each once. From a pipe \
+it tries for a minute.
 
-With --raw or -s, and with other servers, nothing is acknowledged. Then a lost connection ends a pipe \
-with exit code 1, and at a terminal the messages of the meantime are missing.";
+With --raw or -s, and with other servers, nothing is acknowledged. Then a lost connection ends a \
+pipe with exit code 1, and at a terminal the messages of the meantime are missing.";
 
 /// Type a line to publish it; messages appear above the prompt. Takes wscat's common flags
 #[derive(Debug, clap::Args)]
@@ -111,6 +111,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     if reads_input && io::stdin().is_terminal() && io::stdout().is_terminal() {
         return interactive::run(dialer, stop, args.execute, args.show_ping_pong).await;
     }
+    // The texts are published like lines, before any line of the input.
     let lines = lines::read(args.execute, reads_input);
     pipe::run(dialer, stop, lines, ending, args.show_ping_pong).await
 }
@@ -134,16 +135,20 @@ impl Args {
 
     /// When a pipe ends.
     fn ending(&self, target: &Target) -> Result<Ending, String> {
-        let wait = Duration::try_from_secs_f64(self.wait.max(0.0))
-            .map_err(|error| format!("--wait {}: {error}", self.wait))?;
-        Ok(if self.execute.is_empty() {
-            Ending::Arrived {
-                has_echo: target.has_echo(),
-            }
-        } else if self.stays() {
-            Ending::Never
-        } else {
-            Ending::After(wait)
-        })
+        if self.stays() && !self.execute.is_empty() {
+            return Ok(Ending::Never);
+        }
+        let wait = self.wait()?;
+        if !self.execute.is_empty() {
+            return Ok(Ending::After(wait));
+        }
+        let has_echo = target.has_echo();
+        Ok(Ending::Arrived { has_echo })
+    }
+
+    fn wait(&self) -> Result<Duration, String> {
+        let seconds = if self.stays() { 0.0 } else { self.wait };
+        Duration::try_from_secs_f64(seconds)
+            .map_err(|error| format!("--wait {}: {error}", self.wait))
     }
 }

@@ -22,12 +22,17 @@ pub(crate) fn notice(text: impl fmt::Display) {
 
 /// Prints a line on standard output, at once. Breaks if the reader has closed the pipe.
 pub(crate) fn print_line(line: &str) -> anyhow::Result<ControlFlow<()>> {
-    let mut output = io::stdout().lock();
-    match writeln!(output, "{line}").and_then(|()| output.flush()) {
+    match write_line(line) {
         Ok(()) => Ok(ControlFlow::Continue(())),
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(ControlFlow::Break(())),
         Err(error) => Err(error).context("cannot write to standard output"),
     }
+}
+
+fn write_line(line: &str) -> io::Result<()> {
+    let mut output = io::stdout().lock();
+    writeln!(output, "{line}")?;
+    output.flush()
 }
 
 /// A line of text for this stream.

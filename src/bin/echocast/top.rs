@@ -36,19 +36,20 @@ const REFRESH: Duration = Duration::from_secs(1);
 const DEFAULT_PORT: u16 = 8081;
 
 const ABOUT: &str = "\
-Shows one line for each replica and one for all of them, once a second: connections, messages and bytes \
-in and out, the 99th percentile of relay and delivery latency, messages that wait for the broker, the \
-broker with the round trip of a probe through it, and messages lost since the node started. Relay is \
-from publish until this node has the message; delivery is until it is handed to the kernel. Latencies \
-are read from histograms whose buckets double, up to 13 s. A terminal that is too narrow shows fewer \
-columns. Press q or Ctrl-C to quit.
+Shows one line for each replica and one for all of them, once a second: connections, messages and \
+bytes in and out, the 99th percentile of relay and delivery latency, messages that wait for the \
+broker, the broker with the round trip of a probe through it, and messages lost since the node \
+started. Relay is from publish until this node has the message; delivery is until it is handed to \
+the kernel. Latencies are read from histograms whose buckets double, up to 13 s. A terminal that \
+is too narrow shows fewer columns. Press q or Ctrl-C to quit.
 
-A host name with several addresses, as Compose services and headless Kubernetes services have, stands \
-for all of them, and is looked up again and again. If it has IPv4 and IPv6 addresses, the IPv4 ones \
-count.
+A host name with several addresses, as Compose services and headless Kubernetes services have, \
+stands for all of them, and is looked up again and again. If it has IPv4 and IPv6 addresses, the \
+IPv4 ones count.
 
-If the output is no terminal, or with --once, it prints one table, or with --json one object, after a \
-second. Exit code: 0 if every replica answered, else 1; 64 for an address that cannot be used.";
+If the output is no terminal, or with --once, it prints one table, or with --json one object, \
+after a second. Exit code: 0 if every replica answered, else 1; 64 for an address that cannot be \
+used.";
 
 /// Watch all replicas at once
 #[derive(Debug, clap::Args)]
@@ -81,14 +82,14 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
 
 /// `None` if an address cannot be used. Every such address has got a notice.
 fn parse(addresses: &[String]) -> Option<Vec<Url>> {
-    let parsed = addresses.iter().map(|text| ops::parse(&complete(text)));
-    let (urls, errors): (Vec<_>, Vec<_>) = parsed.partition(Result::is_ok);
-    for error in errors.iter().filter_map(|error| error.as_ref().err()) {
-        notice(format_args!("{error:#}"));
-    }
-    errors
-        .is_empty()
-        .then(|| urls.into_iter().flatten().collect())
+    let parsed: Vec<Option<Url>> = addresses.iter().map(|text| parse_one(text)).collect();
+    parsed.into_iter().collect()
+}
+
+fn parse_one(address: &str) -> Option<Url> {
+    ops::parse(&complete(address))
+        .inspect_err(|error| notice(format_args!("{error:#}")))
+        .ok()
 }
 
 /// Adds the parts of a URL that people leave out.
@@ -123,20 +124,24 @@ async fn print_once(mut fleet: Fleet, json: bool) -> anyhow::Result<ExitCode> {
     sleep(REFRESH).await;
     fleet.sample().await;
     let report = fleet.report();
-    let text = if json {
-        to_json(&report)?
-    } else {
-        table::render(&report, None)
-    };
     // A reader that has read enough still gets the exit code.
-    let _ = print_line(&text)?;
+    let _ = print_line(&to_text(&report, json)?)?;
     Ok(success_if(report.all_answer()))
+}
+
+fn to_text(report: &Report, json: bool) -> anyhow::Result<String> {
+    if json {
+        to_json(report)
+    } else {
+        Ok(table::render(report, None))
+    }
 }
 
 /// Prints until the reader closes the pipe.
 async fn print_stream(mut fleet: Fleet) -> anyhow::Result<ExitCode> {
     fleet.sample().await;
     let mut seconds = every_second();
+    // The first tick comes at once, but the first rates need a second.
     seconds.tick().await;
     loop {
         seconds.tick().await;
@@ -147,19 +152,14 @@ async fn print_stream(mut fleet: Fleet) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// Shows the table until the user quits. A replica that is slow to answer does not delay the others.
+/// Shows the table until the user quits. A replica that is slow to answer does not delay the
+/// others.
 async fn watch(mut fleet: Fleet) -> anyhow::Result<ExitCode> {
     let mut screen = Screen::open()?;
     let mut seconds = every_second();
     loop {
         tokio::select! {
-            _ = seconds.tick() => {
-                // Some have not answered within a second: show those that have.
-                if fleet.is_asking() {
-                    screen.show(&fleet.report())?;
-                }
-                fleet.ask();
-            }
+            _ = seconds.tick() => on_second(&mut fleet, &screen)?,
             () = fleet.answer() => {}
             () = screen.quit() => return Ok(ExitCode::SUCCESS),
         }
@@ -167,6 +167,15 @@ async fn watch(mut fleet: Fleet) -> anyhow::Result<ExitCode> {
             screen.show(&fleet.report())?;
         }
     }
+}
+
+fn on_second(fleet: &mut Fleet, screen: &Screen) -> anyhow::Result<()> {
+    // Some have not answered within a second: show those that have.
+    if fleet.is_asking() {
+        screen.show(&fleet.report())?;
+    }
+    fleet.ask();
+    Ok(())
 }
 
 fn every_second() -> Interval {

@@ -3,18 +3,19 @@
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use humantime::parse_duration;
 
 const ABOUT: &str = "\
-Publishers and subscribers all subscribe to one channel and check every message: no message is lost or \
-duplicated, each publisher's messages arrive in order, and all connections receive one order. Latency is \
-measured for every delivery, from publish to receipt.
+Publishers and subscribers all subscribe to one channel and check every message: no message is \
+lost or duplicated, each publisher's messages arrive in order, and all connections receive one \
+order. Latency is measured for every delivery, from publish to receipt.
 
-With --rate 0 each publisher keeps --window messages in flight. This measures throughput. With a rate, \
-every message is due at a fixed time, however fast the server is. This measures latency. If a message \
-could not be sent in time, its latency counts from the time it was due.
+With --rate 0 each publisher keeps --window messages in flight. This measures throughput. With a \
+rate, every message is due at a fixed time, however fast the server is. This measures latency. If \
+a message could not be sent in time, its latency counts from the time it was due.
 
-Exit code: 0 if every connection received every message once and in one order, 1 if not, 64 if the load \
-cannot be run.";
+Exit code: 0 if every connection received every message once and in one order, 1 if not, 64 if \
+the load cannot be run.";
 
 /// Measure a server, and check that all its clients receive the same
 #[derive(Debug, clap::Args)]
@@ -33,7 +34,13 @@ pub(crate) struct Args {
     pub(super) publishers: usize,
 
     /// Messages a second, of all publishers together. With 0, as many as --window allows
-    #[arg(short, long, value_name = "N", default_value_t = 0.0)]
+    #[arg(
+        short,
+        long,
+        value_name = "N",
+        default_value_t = 0.0,
+        allow_negative_numbers = true
+    )]
     pub(super) rate: f64,
 
     /// Messages that each publisher keeps in flight when there is no --rate
@@ -54,11 +61,11 @@ pub(crate) struct Args {
     pub(super) socket_io: bool,
 
     /// How long to measure
-    #[arg(short, long, value_name = "TIME", default_value = "10s", value_parser = humantime::parse_duration)]
+    #[arg(short, long, value_name = "TIME", default_value = "10s", value_parser = parse_duration)]
     pub(super) duration: Duration,
 
     /// How long to publish before measuring starts
-    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_duration)]
     pub(super) warmup: Duration,
 
     /// Extra connections that never read, to see what they cost the others

@@ -15,13 +15,22 @@ pub(super) fn bars(rows: &[Row]) -> impl Iterator<Item = String> {
 }
 
 fn line(row: &Row, all: u64, most: u64) -> String {
-    let range = format!("{} – {}", edge(row.from_us), edge(row.to_us));
+    let range = range(row);
     if row.count == 0 {
         return format!("  {range:>17}");
     }
-    let share = row.count as f64 * 100.0 / all as f64;
-    let bar = bar(row.count as f64 / most as f64);
-    format!("  {range:>17} {bar:<BAR$} {share:6.2} %")
+    // The longest bar is of the most frequent range, and the percentage of all latencies.
+    let bar = bar(ratio(row.count, most));
+    let percent = ratio(row.count, all) * 100.0;
+    format!("  {range:>17} {bar:<BAR$} {percent:6.2} %")
+}
+
+fn ratio(part: u64, whole: u64) -> f64 {
+    part as f64 / whole as f64
+}
+
+fn range(row: &Row) -> String {
+    format!("{} – {}", edge(row.from_us), edge(row.to_us))
 }
 
 /// Edges are round numbers, so they need no decimals.

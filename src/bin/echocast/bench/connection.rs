@@ -1,8 +1,7 @@
 //! One connection of a load: its socket, its read and write buffers, and the check of what it has
 //! received. It knows frames, but not what is in them.
 
-use std::io::{ErrorKind, Read, Write};
-use std::ops::ControlFlow;
+use std::io::{self, ErrorKind, Read, Write};
 
 use bytes::{Buf, BytesMut};
 use mio::net::TcpStream;
@@ -54,6 +53,7 @@ impl Connection {
         Self {
             stream: TcpStream::from_std(opened.stream),
             sequence: Sequence::new(publishers),
+            // The server may have sent messages right behind its answer.
             partial: opened.early,
             skip: 0,
             output: BytesMut::new(),
@@ -77,11 +77,13 @@ impl Connection {
             return None;
         }
         let partial = self.partial.len();
+        // A frame must be in one piece to be parsed without copying its payload again.
         buffer[..partial].copy_from_slice(&self.partial);
         let new = self.read(&mut buffer[partial..partial + READ])?;
         Some(Filled {
             length: partial + new,
             new,
+            // A full buffer means that there is more. So does an end, until it is read.
             more: new == READ || self.ending,
         })
     }
@@ -90,11 +92,16 @@ impl Connection {
         match self.stream.read(buffer) {
             Ok(0) => self.end("closed without a close frame"),
             Ok(new) => return Some(new),
-            // The poll reports an event once there is something to read.
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-            Err(error) => self.end(&error.to_string()),
+            Err(error) => self.on_error(&error),
         }
         None
+    }
+
+    fn on_error(&mut self, error: &io::Error) {
+        // The poll reports an event once the socket is ready.
+        if error.kind() != ErrorKind::WouldBlock {
+            self.end(&error.to_string());
+        }
     }
 
     /// Scans what was read: passes each message of this shape to `on_message`, answers pings, and
@@ -107,32 +114,40 @@ impl Connection {
         mut on_message: impl FnMut(&mut Sequence, Received<'_>),
     ) -> u64 {
         let mut foreign = 0;
+        // The rest of a foreign message from the last read comes first.
         let mut rest = self.skip_foreign(bytes);
-        loop {
-            let (next, used) = match frames::next(rest, message) {
-                Ok(found) => found,
-                Err(violation) => {
-                    self.end(violation);
-                    return foreign;
-                }
-            };
+        while let Some((next, used)) = self.next(rest, message) {
+            // Of a foreign message only the header is used: its payload may be longer than the
+            // buffer.
             rest = &rest[used..];
             match next {
                 Next::Message(received) => on_message(&mut self.sequence, received),
+                Next::Control(Control::Close(code)) => {
+                    self.end(&closed_by_server(code));
+                    return foreign;
+                }
+                Next::Control(control) => self.on_control(control),
                 Next::Foreign(length) => {
                     foreign += 1;
                     self.skip = length;
                     rest = self.skip_foreign(rest);
                 }
-                Next::Control(control) => {
-                    if self.on_control(control).is_break() {
-                        return foreign;
-                    }
-                }
-                Next::Incomplete => {
-                    self.keep(rest);
-                    return foreign;
-                }
+            }
+        }
+        // The next read continues behind it.
+        self.keep(rest);
+        foreign
+    }
+
+    /// The next frame, and how many bytes it takes. `None` if it is partial, or not allowed, which
+    /// ends the connection.
+    #[inline]
+    fn next<'a>(&mut self, bytes: &'a [u8], message: Shape) -> Option<(Next<'a>, usize)> {
+        match frames::next(bytes, message) {
+            Ok(next) => next,
+            Err(violation) => {
+                self.end(violation);
+                None
             }
         }
     }
@@ -151,18 +166,12 @@ impl Connection {
         self.partial.extend_from_slice(partial);
     }
 
-    /// Breaks if the server closes the connection.
-    fn on_control(&mut self, control: Control<'_>) -> ControlFlow<()> {
+    fn on_control(&mut self, control: Control<'_>) {
         match control {
             Control::Ping(payload) => self.answer(PONG, payload),
             Control::Heartbeat => self.answer(TEXT, HEARTBEAT_REPLY),
-            Control::Pong => {}
-            Control::Close(code) => {
-                self.end(&closed_by_server(code));
-                return ControlFlow::Break(());
-            }
+            Control::Pong | Control::Close(_) => {}
         }
-        ControlFlow::Continue(())
     }
 
     fn answer(&mut self, first: u8, payload: &[u8]) {
@@ -190,8 +199,8 @@ impl Connection {
         while !self.output.is_empty() && self.is_open() {
             match self.stream.write(&self.output) {
                 Ok(written) => self.output.advance(written),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
-                Err(error) => self.end(&error.to_string()),
+                // Only a socket that is full leaves it open.
+                Err(error) => return self.on_error(&error),
             }
         }
     }

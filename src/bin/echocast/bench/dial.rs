@@ -9,7 +9,8 @@ use anyhow::{Context, anyhow, bail, ensure};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use tokio::net::TcpStream as Stream;
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_tungstenite::tungstenite;
 use tungstenite::handshake::client::{Response, generate_request};
 use tungstenite::handshake::derive_accept_key;
@@ -62,17 +63,20 @@ struct Answer {
 pub(super) async fn open_all(plan: &Plan, progress: &Progress) -> anyhow::Result<Dialed> {
     let endpoints: Vec<&Endpoint> = plan.spread().collect();
     allow_files(endpoints.len() as u64)?;
+    // Measured before the first connection, so that the difference is what they take.
     let memory_before = plan.processes.memory()?;
     progress.connecting(endpoints.len());
 
     let began = Instant::now();
     let attempts = stream::iter(endpoints.into_iter().zip(0..)).map(async |(endpoint, index)| {
+        // Attempts on other machines are spaced, so that they do not look like an attack.
         sleep_until(began + plan.spacing * index).await;
         let opened = open_in_time(endpoint, plan.message).await;
         progress.connected();
         opened.with_context(|| format!("connection {} to {}", index + 1, endpoint.target))
     });
     Ok(Dialed {
+        // In order, so that each kind of connection is spread evenly over the servers.
         connections: attempts.buffered(AT_ONCE).try_collect().await?,
         took: began.elapsed(),
         memory_before,
@@ -87,12 +91,16 @@ fn allow_files(connections: u64) -> anyhow::Result<()> {
     if needed <= soft {
         return Ok(());
     }
-    setrlimit(Resource::RLIMIT_NOFILE, needed, hard.max(needed)).with_context(|| {
-        format!(
-            "{connections} connections need {needed} open files, but only {hard} are allowed \
-             (see ulimit -n)"
-        )
-    })
+    // Beyond the hard limit only a privileged user succeeds.
+    setrlimit(Resource::RLIMIT_NOFILE, needed, hard.max(needed))
+        .with_context(|| too_many_files(connections, needed, hard))
+}
+
+fn too_many_files(connections: u64, needed: u64, allowed: u64) -> String {
+    format!(
+        "{connections} connections need {needed} open files, but only {allowed} are allowed (see \
+         ulimit -n)"
+    )
 }
 
 async fn open_in_time(endpoint: &Endpoint, message: Shape) -> anyhow::Result<Opened> {
@@ -102,19 +110,15 @@ async fn open_in_time(endpoint: &Endpoint, message: Shape) -> anyhow::Result<Ope
 }
 
 async fn open(endpoint: &Endpoint, message: Shape) -> anyhow::Result<Opened> {
-    let mut stream = tokio::net::TcpStream::connect(&endpoint.addresses[..])
-        .await
-        .context("cannot connect")?;
-    stream.set_nodelay(true)?;
-
+    let mut stream = connect(endpoint).await?;
     let (request, key) = generate_request(endpoint.target.request(false))?;
     stream.write_all(&request).await?;
     let mut answer = read_answer(&mut stream).await?;
+    // A server that rejects says why in the body.
     if answer.response.status() != StatusCode::SWITCHING_PROTOCOLS {
         return Err(rejection(answer, &mut stream).await);
     }
     check_answer(&answer.response, &key, message)?;
-
     // Only Socket.IO has a handshake of its own behind that of WebSocket.
     if message.dialect == Dialect::SocketIo {
         socket_io::handshake(&mut stream, &mut answer.rest).await?;
@@ -125,12 +129,23 @@ async fn open(endpoint: &Endpoint, message: Shape) -> anyhow::Result<Opened> {
     })
 }
 
-async fn read_answer(stream: &mut tokio::net::TcpStream) -> anyhow::Result<Answer> {
+async fn connect(endpoint: &Endpoint) -> anyhow::Result<Stream> {
+    let stream = Stream::connect(&endpoint.addresses[..])
+        .await
+        .context("cannot connect")?;
+    // Otherwise latency would include the kernel's wait for more to send.
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+async fn read_answer(stream: &mut Stream) -> anyhow::Result<Answer> {
     let mut bytes = Vec::new();
     loop {
-        if bytes.len() >= LONGEST_ANSWER || stream.read_buf(&mut bytes).await? == 0 {
-            bail!("the answer to the handshake is not one of a WebSocket server");
-        }
+        ensure!(
+            bytes.len() < LONGEST_ANSWER && stream.read_buf(&mut bytes).await? > 0,
+            "the answer to the handshake is not one of a WebSocket server"
+        );
+        // An answer may arrive in several pieces.
         if let Some((head, response)) = Response::try_parse(&bytes)? {
             let rest = bytes.split_off(head);
             return Ok(Answer { response, rest });
@@ -139,20 +154,27 @@ async fn read_answer(stream: &mut tokio::net::TcpStream) -> anyhow::Result<Answe
 }
 
 /// Reads the body of a rejection, in which the server gives its reason.
-async fn rejection(mut answer: Answer, stream: &mut tokio::net::TcpStream) -> anyhow::Error {
-    let deadline = Instant::now() + REASON_WAIT;
-    while answer.rest.len() < LONGEST_ANSWER {
-        let reading = timeout_at(deadline, stream.read_buf(&mut answer.rest));
-        if !matches!(reading.await, Ok(Ok(1..))) {
-            break;
-        }
-    }
+async fn rejection(mut answer: Answer, stream: &mut Stream) -> anyhow::Error {
+    // A reason that does not come in time is left out.
+    timeout(REASON_WAIT, read_rest(stream, &mut answer.rest))
+        .await
+        .ok();
     let response = answer.response.map(|_| Some(answer.rest));
     let error = tungstenite::Error::Http(Box::new(response));
     anyhow!(DialError::from(error).to_string())
 }
 
+/// Reads until the end, or an error, or as much as is ever shown.
+async fn read_rest(stream: &mut Stream, bytes: &mut Vec<u8>) {
+    while bytes.len() < LONGEST_ANSWER {
+        if !matches!(stream.read_buf(bytes).await, Ok(1..)) {
+            return;
+        }
+    }
+}
+
 fn check_answer(response: &Response, key: &str, message: Shape) -> anyhow::Result<()> {
+    // A proxy or cache that repeats an old answer is no WebSocket server.
     ensure!(
         header(response, SEC_WEBSOCKET_ACCEPT) == derive_accept_key(key.as_bytes()),
         "the server's answer is not to this handshake"

@@ -17,8 +17,6 @@ pub(super) enum Next<'a> {
     /// The header of a message that cannot be ours; this many bytes of payload follow it.
     Foreign(usize),
     Control(Control<'a>),
-    /// The rest of it has not arrived.
-    Incomplete,
 }
 
 /// The payload of a message, as the server sent it.
@@ -40,6 +38,11 @@ pub(super) enum Control<'a> {
     /// With its code, if it has one.
     Close(Option<u16>),
 }
+
+/// Why a server's frame is not allowed.
+pub(super) type Violation = &'static str;
+
+const TOO_LARGE: Violation = "the server sends a frame larger than memory";
 
 /// First bytes of the frames that a client sends.
 pub(super) const TEXT: u8 = FIN | 1;
@@ -105,43 +108,42 @@ struct Header {
     length: usize,
 }
 
-/// The frame at the beginning of `bytes`, and how many bytes it takes.
+/// The frame at the beginning of `bytes`, and how many bytes it takes. Of a foreign message that is
+/// only the header. `None` if it has not arrived as a whole.
 #[inline]
-pub(super) fn next(bytes: &[u8], message: Shape) -> Result<(Next<'_>, usize), &'static str> {
+pub(super) fn next(bytes: &[u8], message: Shape) -> Result<Option<(Next<'_>, usize)>, Violation> {
     let Some(header) = Header::parse(bytes, message)? else {
-        return Ok((Next::Incomplete, 0));
+        return Ok(None);
     };
     if header.is_control() {
         header.check_control()?;
     } else if header.is_foreign(message) {
-        return Ok((Next::Foreign(header.length), header.size));
+        return Ok(Some((Next::Foreign(header.length), header.size)));
     }
+    // From here on the payload is needed, and short enough to wait for all of it.
     let end = header.size + header.length;
-    Ok(match bytes.get(header.size..end) {
-        Some(payload) => (header.interpret(payload, message), end),
-        None => (Next::Incomplete, 0),
-    })
+    let payload = bytes.get(header.size..end);
+    Ok(payload.map(|payload| (header.interpret(payload, message), end)))
 }
 
 impl Header {
     /// `None` if it has not arrived as a whole.
     #[inline]
-    fn parse(bytes: &[u8], message: Shape) -> Result<Option<Self>, &'static str> {
+    fn parse(bytes: &[u8], message: Shape) -> Result<Option<Self>, Violation> {
         let [first, second, after @ ..] = bytes else {
             return Ok(None);
         };
+        // Checked before the length, because a wrong frame is never waited for.
         let deflated = check_bits(*first, *second, message)?;
         let Some((length, size)) = payload_length(*second, after) else {
             return Ok(None);
         };
-        let length =
-            usize::try_from(length).map_err(|_| "the server sends a frame larger than memory")?;
         Ok(Some(Self {
             opcode: first & OPCODE,
             is_last: first & FIN != 0,
             deflated,
             size,
-            length,
+            length: usize::try_from(length).map_err(|_| TOO_LARGE)?,
         }))
     }
 
@@ -151,7 +153,7 @@ impl Header {
     }
 
     #[inline]
-    fn check_control(&self) -> Result<(), &'static str> {
+    fn check_control(&self) -> Result<(), Violation> {
         if self.length > MAX_CONTROL || self.deflated {
             return Err("the server sends control frames that no server may send");
         }
@@ -168,23 +170,24 @@ impl Header {
 
     #[inline]
     fn interpret<'a>(&self, payload: &'a [u8], message: Shape) -> Next<'a> {
-        Next::Control(match self.opcode {
-            8 => Control::Close(close_code(payload)),
-            9 => Control::Ping(payload),
-            10 => Control::Pong,
-            _ if self.deflated => return Next::Message(Received::Deflated(payload)),
-            _ if is_heartbeat(payload, message) => Control::Heartbeat,
-            _ => return Next::Message(Received::Plain(payload)),
-        })
+        match self.opcode {
+            8 => Next::Control(Control::Close(close_code(payload))),
+            9 => Next::Control(Control::Ping(payload)),
+            10 => Next::Control(Control::Pong),
+            _ if self.deflated => Next::Message(Received::Deflated(payload)),
+            _ => plain(payload, message),
+        }
     }
 }
 
 /// Returns whether the frame is deflated.
 #[inline]
-fn check_bits(first: u8, second: u8, message: Shape) -> Result<bool, &'static str> {
+fn check_bits(first: u8, second: u8, message: Shape) -> Result<bool, Violation> {
     let reserved = first & RESERVED;
     let deflated = reserved == DEFLATED && message.deflate;
-    if reserved != 0 && !deflated || second & MASKED != 0 {
+    // Only clients mask, and reserved bits have a meaning only if it was negotiated.
+    let is_masked = second & MASKED != 0;
+    if reserved != 0 && !deflated || is_masked {
         return Err("the server sends frames that no server may send");
     }
     Ok(deflated)
@@ -207,15 +210,21 @@ fn close_code(payload: &[u8]) -> Option<u16> {
 }
 
 #[inline]
-fn is_heartbeat(payload: &[u8], message: Shape) -> bool {
-    message.dialect == Dialect::SocketIo && payload == HEARTBEAT
+fn plain(payload: &[u8], message: Shape) -> Next<'_> {
+    if message.dialect == Dialect::SocketIo && payload == HEARTBEAT {
+        Next::Control(Control::Heartbeat)
+    } else {
+        Next::Message(Received::Plain(payload))
+    }
 }
 
 /// Writes a frame as a client sends it, with a mask of its own.
 pub(super) fn put_frame(first: u8, payload: &[u8], output: &mut BytesMut) {
+    // Once for the whole frame.
     output.reserve(MAX_MASKED_HEADER + payload.len());
     output.put_u8(first);
     put_length(payload.len(), output);
+    // RFC 6455 demands a mask that others cannot predict.
     let mask: [u8; 4] = rand::random();
     output.put_slice(&mask);
     let start = output.len();
@@ -265,22 +274,28 @@ mod tests {
         for (bytes, found) in [
             (
                 &b"\x81\x02hi!"[..],
-                Ok((Next::Message(Received::Plain(b"hi")), 4)),
+                Ok(Some((Next::Message(Received::Plain(b"hi")), 4))),
             ),
             (
                 b"\x82\x02hi",
-                Ok((Next::Message(Received::Plain(b"hi")), 4)),
+                Ok(Some((Next::Message(Received::Plain(b"hi")), 4))),
             ),
-            (b"\x81\x03hey", Ok((Next::Foreign(3), 2))),
-            (b"\x01\x02hi", Ok((Next::Foreign(2), 2))),
-            (b"\x80\x02hi", Ok((Next::Foreign(2), 2))),
-            (b"\x89\x01p", Ok((Next::Control(Control::Ping(b"p")), 3))),
-            (b"\x8a\x00", Ok((Next::Control(Control::Pong), 2))),
+            (b"\x81\x03hey", Ok(Some((Next::Foreign(3), 2)))),
+            (b"\x01\x02hi", Ok(Some((Next::Foreign(2), 2)))),
+            (b"\x80\x02hi", Ok(Some((Next::Foreign(2), 2)))),
+            (
+                b"\x89\x01p",
+                Ok(Some((Next::Control(Control::Ping(b"p")), 3))),
+            ),
+            (b"\x8a\x00", Ok(Some((Next::Control(Control::Pong), 2)))),
             (
                 b"\x88\x05\x03\xf4bye",
-                Ok((Next::Control(Control::Close(Some(1012))), 7)),
+                Ok(Some((Next::Control(Control::Close(Some(1012))), 7))),
             ),
-            (b"\x88\x00", Ok((Next::Control(Control::Close(None)), 2))),
+            (
+                b"\x88\x00",
+                Ok(Some((Next::Control(Control::Close(None)), 2))),
+            ),
         ] {
             assert_eq!(next(bytes, plain(2)), found, "{bytes:?}");
         }
@@ -297,14 +312,14 @@ mod tests {
             frame.resize(header.len() + length, b'x');
             assert_eq!(
                 next(&frame, plain(length)),
-                Ok((
+                Ok(Some((
                     Next::Message(Received::Plain(&frame[header.len()..])),
                     frame.len()
-                ))
+                )))
             );
             assert_eq!(
                 next(&frame, plain(1)),
-                Ok((Next::Foreign(length), header.len()))
+                Ok(Some((Next::Foreign(length), header.len())))
             );
         }
     }
@@ -314,14 +329,10 @@ mod tests {
         let mut frame = vec![0x81, 126, 0, 200];
         frame.resize(204, b'x');
         for cut in 0..frame.len() {
-            assert_eq!(
-                next(&frame[..cut], plain(200)),
-                Ok((Next::Incomplete, 0)),
-                "{cut}"
-            );
+            assert_eq!(next(&frame[..cut], plain(200)), Ok(None), "{cut}");
             assert!(cut <= plain(200).longest_partial());
         }
-        assert_eq!(next(b"\x89\x02p", plain(200)), Ok((Next::Incomplete, 0)));
+        assert_eq!(next(b"\x89\x02p", plain(200)), Ok(None));
     }
 
     #[test]
@@ -333,13 +344,16 @@ mod tests {
         };
         assert_eq!(
             next(b"\xc1\x02hi", message),
-            Ok((Next::Message(Received::Deflated(b"hi")), 4))
+            Ok(Some((Next::Message(Received::Deflated(b"hi")), 4)))
         );
         assert_eq!(
             next(b"\xc1\x7e\x01\x00", message),
-            Ok((Next::Foreign(256), 4))
+            Ok(Some((Next::Foreign(256), 4)))
         );
-        assert_eq!(next(b"\x81\x02hi", message), Ok((Next::Foreign(2), 2)));
+        assert_eq!(
+            next(b"\x81\x02hi", message),
+            Ok(Some((Next::Foreign(2), 2)))
+        );
         assert!(next(b"\xc9\x00", message).is_err());
         assert!(next(b"\xa1\x00", message).is_err());
     }
@@ -353,14 +367,17 @@ mod tests {
         };
         assert_eq!(
             next(b"\x81\x012", message),
-            Ok((Next::Control(Control::Heartbeat), 3))
+            Ok(Some((Next::Control(Control::Heartbeat), 3)))
         );
-        assert_eq!(next(b"\x81\x01", message), Ok((Next::Incomplete, 0)));
+        assert_eq!(next(b"\x81\x01", message), Ok(None));
         assert_eq!(
             next(b"\x81\x016", message),
-            Ok((Next::Message(Received::Plain(b"6")), 3))
+            Ok(Some((Next::Message(Received::Plain(b"6")), 3)))
         );
-        assert_eq!(next(b"\x81\x012", plain(9)), Ok((Next::Foreign(1), 2)));
+        assert_eq!(
+            next(b"\x81\x012", plain(9)),
+            Ok(Some((Next::Foreign(1), 2)))
+        );
     }
 
     #[test]

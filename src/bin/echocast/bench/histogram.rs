@@ -30,35 +30,53 @@ pub(super) fn rows(latencies: &Histogram<u64>) -> Vec<Row> {
 }
 
 fn rows_between(latencies: &Histogram<u64>, steps: &[u64]) -> Vec<Row> {
-    let mut rows = empty_rows(steps);
+    let mut rows = empty_rows(&edges(steps));
     for value in latencies.iter_recorded() {
-        let row = rows.partition_point(|row| row.to_us <= value.value_iterated_to());
-        rows[row].count += value.count_at_value();
+        row_of(value.value_iterated_to(), &mut rows).count += value.count_at_value();
     }
     trimmed(&rows).to_vec()
 }
 
-fn empty_rows(steps: &[u64]) -> Vec<Row> {
-    let edges: Vec<u64> = (0..POWERS)
-        .flat_map(|power| steps.iter().map(move |step| step * 10_u64.pow(power)))
-        .collect();
-    let row = |edges: &[u64]| Row {
+/// The first row that ends beyond the value.
+fn row_of(us: u64, rows: &mut [Row]) -> &mut Row {
+    let index = rows.partition_point(|row| row.to_us <= us);
+    &mut rows[index]
+}
+
+/// These steps in every power of ten.
+fn edges(steps: &[u64]) -> Vec<u64> {
+    (0..POWERS).flat_map(|power| times(steps, power)).collect()
+}
+
+fn times(steps: &[u64], power: u32) -> impl Iterator<Item = u64> {
+    steps.iter().map(move |step| step * 10_u64.pow(power))
+}
+
+fn empty_rows(edges: &[u64]) -> Vec<Row> {
+    edges.windows(2).map(empty_row).collect()
+}
+
+fn empty_row(edges: &[u64]) -> Row {
+    Row {
         from_us: edges[0],
         to_us: edges[1],
         count: 0,
-    };
-    edges.windows(2).map(row).collect()
+    }
 }
 
 /// Without the empty rows at both ends.
 fn trimmed(rows: &[Row]) -> &[Row] {
-    let is_used = |row: &Row| row.count > 0;
-    match (
-        rows.iter().position(is_used),
-        rows.iter().rposition(is_used),
-    ) {
-        (Some(first), Some(last)) => &rows[first..=last],
-        _ => &[],
+    let first = rows.iter().position(Row::is_used);
+    let last = rows.iter().rposition(Row::is_used);
+    match first.zip(last) {
+        Some((first, last)) => &rows[first..=last],
+        None => &[],
+    }
+}
+
+impl Row {
+    fn is_used(&self) -> bool {
+        self.count > 0
     }
 }
 

@@ -44,42 +44,49 @@ impl Inflater {
     /// The payload, if it is as long as this load's messages.
     pub(super) fn inflate(&mut self, deflated: &[u8]) -> Option<&[u8]> {
         let index = hash(deflated) as usize % self.cache.len();
+        // Different messages may share a slot. The later one replaces the earlier one.
         let slot = &mut self.cache[index];
         if slot.deflated != deflated {
             slot.fill(deflated, self.message, &mut self.state);
         }
-        Some(slot.payload.as_slice()).filter(|payload| !payload.is_empty())
+        slot.payload()
     }
 }
 
 impl Slot {
     fn fill(&mut self, deflated: &[u8], message: usize, state: &mut Decompress) {
-        self.deflated.clear();
-        self.deflated.extend_from_slice(deflated);
-        self.deflated.extend_from_slice(TAIL);
+        // Messages are deflated independently, so nothing of the last one may be left.
+        state.reset(false);
         self.payload.clear();
         // One byte more than a message, so that a longer one is noticed.
         self.payload.reserve_exact(message + 1);
-        state.reset(false);
+        if !self.inflate(deflated, state) || self.payload.len() != message {
+            self.payload.clear();
+        }
+    }
+
+    /// Whether these bytes could be inflated.
+    fn inflate(&mut self, deflated: &[u8], state: &mut Decompress) -> bool {
+        self.deflated.clear();
+        self.deflated.extend_from_slice(deflated);
+        self.deflated.extend_from_slice(TAIL);
         let result = state.decompress_vec(&self.deflated, &mut self.payload, FlushDecompress::Sync);
         // The tail is not part of the key.
         self.deflated.truncate(deflated.len());
-        if result.is_err() || self.payload.len() != message {
-            self.payload.clear();
-        }
+        result.is_ok()
+    }
+
+    fn payload(&self) -> Option<&[u8]> {
+        Some(self.payload.as_slice()).filter(|payload| !payload.is_empty())
     }
 }
 
 /// Finds the slot, where the bytes themselves are compared. Eight bytes a step, for speed.
 fn hash(bytes: &[u8]) -> u64 {
     let (words, tail) = bytes.as_chunks::<8>();
-    let length = bytes.len() as u64;
-    let hash = words
-        .iter()
-        .fold(length, |hash, word| mix(hash, u64::from_ne_bytes(*word)));
-    let hash = tail
-        .iter()
-        .fold(hash, |hash, byte| mix(hash, u64::from(*byte)));
+    let words = words.iter().map(|word| u64::from_ne_bytes(*word));
+    let tail = tail.iter().map(|byte| u64::from(*byte));
+    let hash = words.chain(tail).fold(bytes.len() as u64, mix);
     // The upper bits are the well-mixed ones.
     hash >> 32
 }

@@ -63,6 +63,7 @@ impl Load {
         mut dialed: Dialed,
         progress: Progress,
     ) -> anyhow::Result<Self> {
+        // Silent connections are never registered, so nothing ever reads them.
         let silent = dialed.connections.split_off(plan.listeners());
         let opened = dialed.connections.into_iter();
         let connections = opened.map(|opened| Connection::new(opened, plan.publishers));
@@ -84,19 +85,13 @@ impl Load {
     }
 
     pub(super) fn run(mut self, stopped: &AtomicBool) -> anyhow::Result<Outcome> {
+        // Idle connections are measured before the first message.
         thread::sleep(SETTLE);
         let memory_connected = self.monitor.server_memory()?;
         self.began = Instant::now();
-        let total = self.plan.warmup + self.plan.duration;
-        self.monitor.progress().begin(total);
-
-        self.monitor.progress().phase("warming up");
-        self.publish_for(self.plan.warmup, stopped)?;
-        self.monitor.progress().phase("measuring");
+        self.warm_up(stopped)?;
         let (first, last) = self.measure(stopped)?;
-        self.monitor.progress().phase("draining");
         self.drain()?;
-
         let memory = ServerMemory {
             of_connections: memory_connected.saturating_sub(self.memory_before),
             max: self.monitor.max_memory(),
@@ -104,9 +99,18 @@ impl Load {
         Ok(self.finish(memory, first, last))
     }
 
+    fn warm_up(&mut self, stopped: &AtomicBool) -> anyhow::Result<()> {
+        let progress = self.monitor.progress();
+        progress.begin(self.plan.warmup + self.plan.duration);
+        progress.phase("warming up");
+        self.publish_for(self.plan.warmup, stopped)
+    }
+
     /// Returns the counters from before and after.
     fn measure(&mut self, stopped: &AtomicBool) -> anyhow::Result<(Snapshot, Snapshot)> {
+        self.monitor.progress().phase("measuring");
         let first = self.monitor.snapshot(&self.tally)?;
+        // The warm-up is checked like everything else, but not measured.
         self.tally.measuring = true;
         self.publish_for(self.plan.duration, stopped)?;
         self.tally.measuring = false;
@@ -115,32 +119,32 @@ impl Load {
     }
 
     fn finish(mut self, memory: ServerMemory, first: Snapshot, last: Snapshot) -> Outcome {
-        // Before we close connections ourselves: these are the ends that are worth a report.
-        let ended = self
-            .sockets
-            .connections
-            .iter()
-            .filter_map(Connection::ended);
-        let ended = ended.map(str::to_owned).collect();
-        self.sockets
-            .connections
-            .iter_mut()
-            .for_each(Connection::close);
+        let ended = self.ended();
+        self.close_all();
+        // Only now: while open they cost the server what they are here to cost.
         drop(self.silent);
+        let connections = self.sockets.connections.iter();
         Outcome {
             connected_in: self.connected_in,
             memory,
             first,
             last,
-            received: self
-                .sockets
-                .connections
-                .iter()
-                .map(outcome::Received::by)
-                .collect(),
+            received: connections.map(outcome::Received::by).collect(),
             ended,
             tally: self.tally,
         }
+    }
+
+    /// Why connections ended that we have not closed ourselves.
+    fn ended(&self) -> Vec<String> {
+        let connections = self.sockets.connections.iter();
+        let reasons = connections.filter_map(Connection::ended);
+        reasons.map(str::to_owned).collect()
+    }
+
+    fn close_all(&mut self) {
+        let connections = self.sockets.connections.iter_mut();
+        connections.for_each(Connection::close);
     }
 
     /// Publishes and reads for this time, or until stopped, or until no connection is left.
@@ -151,73 +155,94 @@ impl Load {
             if now >= end || stopped.load(Ordering::Relaxed) || !self.can_go_on() {
                 return Ok(());
             }
-            let next = match self.plan.pace {
-                Pace::Window(window) => self.fill_windows(window, now),
-                Pace::Rate(rate) => self.publish_due(rate, now),
-            };
+            // A turn ends in time for the next message, and at the end of the phase.
+            let next = self.publish(now);
             self.turn(next.min(end - now))?;
         }
     }
 
-    /// Whether a connection is open that the load needs: a publisher, if there are any.
-    fn can_go_on(&self) -> bool {
-        let needed = match self.plan.publishers {
-            0 => &self.sockets.connections,
-            publishers => &self.sockets.connections[..publishers],
-        };
-        needed.iter().any(Connection::is_open)
+    /// Publishes what is allowed now. Returns the longest time until the next call.
+    fn publish(&mut self, now: Instant) -> Duration {
+        match self.plan.pace {
+            Pace::Window(window) => self.fill_windows(window, now),
+            Pace::Rate(rate) => self.publish_due(rate, now),
+        }
     }
 
-    /// Publishes as many messages as the windows allow. Returns the longest time until the next
-    /// call.
+    /// Whether a connection is open that the load needs.
+    fn can_go_on(&self) -> bool {
+        self.needed().iter().any(Connection::is_open)
+    }
+
+    /// The publishers, or, without any, all connections.
+    fn needed(&self) -> &[Connection] {
+        match self.plan.publishers {
+            0 => &self.sockets.connections,
+            publishers => &self.sockets.connections[..publishers],
+        }
+    }
+
     fn fill_windows(&mut self, window: u32, now: Instant) -> Duration {
         for index in 0..self.publishers.len() {
-            let mut room = self.publishers[index].room(window, now);
-            while room > 0 && self.sockets.connections[index].has_room() {
-                room -= 1;
-                self.publish(index, now);
-            }
+            self.fill_window(index, window, now);
+            // Written together, because a server reads them together, too.
             self.sockets.connections[index].flush();
         }
         TURN
     }
 
-    /// Publishes all messages that are due. Returns the time until the next one is.
-    fn publish_due(&mut self, rate: f64, now: Instant) -> Duration {
-        let mut wait = TURN;
-        while !self.publishers.is_empty() {
-            let due = self.began + Duration::from_secs_f64(self.tally.published as f64 / rate);
-            if due > now {
-                wait = wait.min(due - now);
-                break;
+    fn fill_window(&mut self, index: usize, window: u32, now: Instant) {
+        let room = self.publishers[index].room(window, now);
+        for _ in 0..room {
+            // The server is slower than the load: the window stays open, but nothing piles up here.
+            if !self.sockets.connections[index].has_room() {
+                return;
             }
-            // If the server does not keep up, the messages stay due, and their latency grows.
-            let Some(index) = self.next_publisher() else {
-                break;
-            };
-            let sent = if now - due < GRAIN { now } else { due };
-            self.publish(index, sent);
+            self.publish_one(index, now);
         }
-        self.flush();
-        wait
     }
 
-    /// Publishers take turns, without those whose connections have ended. `None` if the next one
-    /// has no room, or no connection is left.
+    /// Publishes all messages that are due. Returns the time until the next one is.
+    fn publish_due(&mut self, rate: f64, now: Instant) -> Duration {
+        while let Some(index) = self.next_publisher() {
+            let due = self.next_due(rate);
+            if due > now {
+                break;
+            }
+            // A message that is late because of the server counts from when it was due. Otherwise a
+            // slow server would slow the load down, and so hide its own latency.
+            let sent = if now - due < GRAIN { now } else { due };
+            self.publish_one(index, sent);
+        }
+        self.flush();
+        // A server that does not keep up leaves messages due. Their latency grows meanwhile.
+        let wait = self.next_due(rate).saturating_duration_since(now);
+        if wait.is_zero() { TURN } else { wait.min(TURN) }
+    }
+
+    fn next_due(&self, rate: f64) -> Instant {
+        self.began + Duration::from_secs_f64(self.tally.published as f64 / rate)
+    }
+
+    /// The publisher whose turn it is. `None` if it has no room, or no connection is left.
     fn next_publisher(&self) -> Option<usize> {
+        let index = self.next_open()?;
+        self.sockets.connections[index].has_room().then_some(index)
+    }
+
+    /// Publishers take turns, without those whose connections have ended.
+    fn next_open(&self) -> Option<usize> {
         let count = self.publishers.len();
-        let turn = self.tally.published as usize % count;
-        (turn..count)
-            .chain(0..turn)
-            .find(|index| self.sockets.connections[*index].is_open())
-            .filter(|index| self.sockets.connections[*index].has_room())
+        let turn = (self.tally.published as usize).checked_rem(count)?;
+        let is_open = |index: &usize| self.sockets.connections[*index].is_open();
+        (turn..count).chain(0..turn).find(is_open)
     }
 
     /// Queues the next message of a publisher.
-    fn publish(&mut self, index: usize, sent: Instant) {
+    fn publish_one(&mut self, index: usize, sent: Instant) {
         let stamp = self.tally.stamp(index, &mut self.publishers[index], sent);
-        self.template
-            .put(stamp, self.sockets.connections[index].output());
+        let output = self.sockets.connections[index].output();
+        self.template.put(stamp, output);
     }
 
     fn flush(&mut self) {
@@ -240,6 +265,7 @@ impl Load {
         let Some(filled) = connection.fill(&mut self.buffer) else {
             return;
         };
+        // One time for all messages of a read: they were all there at this moment.
         let at = Instant::now();
         self.tally.bytes += filled.new as u64;
         let message = self.plan.message;
@@ -258,6 +284,7 @@ impl Load {
                 .count(&delivery, sequence, &mut self.publishers, &self.template);
         });
         self.tally.foreign += foreign;
+        // Not in this turn, see `next_readable`.
         if filled.more {
             self.sockets.read_again(index);
         }
@@ -266,32 +293,35 @@ impl Load {
     /// Reads on until every connection has received everything, or until it is certain that the
     /// missing messages are lost.
     fn drain(&mut self) -> anyhow::Result<()> {
+        self.monitor.progress().phase("draining");
         let began = Instant::now();
         let mut progress_at = began;
         let mut arrived = self.tally.arrived();
-        while began.elapsed() < MAX_DRAIN {
+        // A server that goes on sending something must not keep the load from ending.
+        while began.elapsed() < MAX_DRAIN && progress_at.elapsed() <= self.patience() {
             self.flush();
             self.turn(TURN)?;
-            let now = Instant::now();
             if self.tally.arrived() != arrived {
                 arrived = self.tally.arrived();
-                progress_at = now;
-            }
-            let patience = if self.is_missing_any() { LOST } else { QUIET };
-            if now - progress_at > patience {
-                break;
+                progress_at = Instant::now();
             }
         }
         Ok(())
     }
 
+    /// How long to wait for further messages.
+    fn patience(&self) -> Duration {
+        if self.is_missing_any() { LOST } else { QUIET }
+    }
+
     /// Whether an open connection has not received everything.
     fn is_missing_any(&self) -> bool {
-        let published = self.tally.published;
-        self.sockets
-            .connections
-            .iter()
-            .any(|connection| connection.is_open() && connection.sequence.received() < published)
+        let mut connections = self.sockets.connections.iter();
+        connections.any(|connection| self.is_missing(connection))
+    }
+
+    fn is_missing(&self, connection: &Connection) -> bool {
+        connection.is_open() && connection.sequence.received() < self.tally.published
     }
 }
 

@@ -79,24 +79,25 @@ impl Monitor {
         if now < self.next {
             return Ok(());
         }
+        // The last sample was due at `next`, minus an interval.
         let since_last = now + INTERVAL - self.next;
         self.next = now + INTERVAL;
+        // Memory of the warm-up does not count.
         if tally.measuring {
             self.max_memory = self.max_memory.max(self.server.memory()?);
         }
-        // Percentiles are too expensive to compute for nobody.
-        if !self.progress.is_hidden() {
-            self.show_progress(now - began, since_last, tally);
-        }
+        self.show_progress(now - began, since_last, tally);
         Ok(())
     }
 
     fn show_progress(&mut self, elapsed: Duration, since_last: Duration, tally: &Tally) {
+        // Percentiles take too long to compute them for nobody.
+        if self.progress.is_hidden() {
+            return;
+        }
         let deliveries = tally.deliveries - self.deliveries;
         self.deliveries = tally.deliveries;
         let rate = deliveries as f64 / since_last.as_secs_f64();
-        let latencies = Some(&tally.latencies).filter(|latencies| !latencies.is_empty());
-        let p99 = latencies.map(|latencies| latencies.value_at_quantile(0.99));
-        self.progress.show(elapsed, rate, p99);
+        self.progress.show(elapsed, rate, tally.p99_us());
     }
 }

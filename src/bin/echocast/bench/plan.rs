@@ -50,12 +50,15 @@ impl Plan {
     pub(super) async fn new(args: Args) -> Result<Self, Vec<String>> {
         let mut complaints = Vec::new();
         let endpoints = find_endpoints(&args, &mut complaints).await;
+        // Subscribers would miss the messages of another channel, which would count as lost.
         complaints.extend(endpoint::not_one_channel(&endpoints));
+        // A load is an attack on everyone who has not agreed to it.
         let outside = endpoint::outside(&endpoints);
         if let Some(server) = &outside {
             complaints.extend(limits::outside(server, &args));
         }
         complaints.extend(limits::anywhere(&args));
+        // Checked now, because a wrong process would be noticed only after the run.
         let processes = Processes::new(args.pid.clone())
             .map_err(|error| complaints.push(format!("--pid: {error:#}")));
         let (Ok(processes), true) = (processes, complaints.is_empty()) else {
@@ -127,15 +130,19 @@ fn pace(args: &Args) -> Pace {
 }
 
 fn shape(args: &Args) -> Shape {
-    let dialect = if args.socket_io {
-        Dialect::SocketIo
-    } else {
-        Dialect::Plain
-    };
+    let dialect = dialect(args);
     Shape {
         length: args.size.as_u64() as usize + dialect.overhead(),
         deflate: args.deflate,
         dialect,
+    }
+}
+
+fn dialect(args: &Args) -> Dialect {
+    if args.socket_io {
+        Dialect::SocketIo
+    } else {
+        Dialect::Plain
     }
 }
 
@@ -240,6 +247,10 @@ mod tests {
             ("127.0.0.1:1 --size 2MiB", "to 1048576"),
             ("127.0.0.1:1 --rate NaN", "--rate NaN"),
             ("127.0.0.1:1 --rate 1e-300", "from 0.001"),
+            (
+                "127.0.0.1:1 --rate -1",
+                "--rate -1: 0, or from 0.001 to 10000000",
+            ),
             ("127.0.0.1:1 --pid 4294967295", "--pid: process 4294967295"),
             ("127.0.0.1:1 -s 100000", "more than 100000 connections"),
         ] {

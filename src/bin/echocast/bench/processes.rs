@@ -21,6 +21,7 @@ impl Processes {
             ids,
             ticks: clock_ticks()?,
         };
+        // Fails here instead of in the middle of a run.
         processes.cpu()?;
         processes.memory()?;
         Ok(processes)
@@ -67,18 +68,18 @@ fn clock_ticks() -> anyhow::Result<u64> {
 /// User and kernel time of a `stat` file, its fields 14 and 15. They are counted from behind the
 /// name of the program, which may contain spaces and brackets.
 fn cpu_ticks(stat: &str) -> Option<u64> {
-    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
-    let user: u64 = fields.next()?.parse().ok()?;
-    let kernel: u64 = fields.next()?.parse().ok()?;
-    Some(user + kernel)
+    let (_, behind_name) = stat.rsplit_once(')')?;
+    let mut fields = behind_name.split_whitespace().skip(11);
+    let mut next = || fields.next()?.parse::<u64>().ok();
+    Some(next()? + next()?)
 }
 
 fn resident_bytes(status: &str) -> Option<u64> {
     let size = status
         .lines()
         .find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kibibytes: u64 = size.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kibibytes * 1024)
+    let kibibytes = size.trim().strip_suffix("kB")?.trim();
+    Some(kibibytes.parse::<u64>().ok()? * 1024)
 }
 
 #[cfg(test)]

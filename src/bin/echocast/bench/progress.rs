@@ -30,6 +30,7 @@ impl Progress {
     pub(super) fn begin(&self, total: Duration) {
         self.0.set_style(style("{prefix:10} {wide_bar} {msg}"));
         self.0.set_length(total.as_millis() as u64);
+        // The bar was used for connecting before.
         self.0.set_position(0);
     }
 
@@ -41,10 +42,7 @@ impl Progress {
     /// microseconds.
     pub(super) fn show(&self, elapsed: Duration, deliveries: f64, p99: Option<u64>) {
         self.0.set_position(elapsed.as_millis() as u64);
-        let p99 = p99.map_or_else(String::new, |us| format!(", p99 {}", latency(us)));
-        let deliveries = HumanCount(deliveries as u64);
-        self.0
-            .set_message(format!("{deliveries} deliveries/s{p99}"));
+        self.0.set_message(message(deliveries, p99));
     }
 
     pub(super) fn is_hidden(&self) -> bool {
@@ -56,6 +54,14 @@ impl Progress {
 impl Drop for Progress {
     fn drop(&mut self) {
         self.0.finish_and_clear();
+    }
+}
+
+fn message(deliveries: f64, p99: Option<u64>) -> String {
+    let deliveries = HumanCount(deliveries as u64);
+    match p99 {
+        Some(us) => format!("{deliveries} deliveries/s, p99 {}", latency(us)),
+        None => format!("{deliveries} deliveries/s"),
     }
 }
 

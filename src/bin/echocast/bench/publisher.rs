@@ -37,10 +37,9 @@ impl Publisher {
 
     /// How many messages it may send now, with at most `window` in flight.
     pub(super) fn room(&mut self, window: u32, now: Instant) -> u32 {
-        if now.duration_since(self.progress_at) > GIVE_UP_AFTER {
-            self.returned = self.sent;
-        }
+        self.give_up_lost(now);
         let in_flight = self.sent - self.returned;
+        // Without messages in flight there is nothing to wait for.
         if in_flight == 0 {
             self.progress_at = now;
         }
@@ -50,6 +49,13 @@ impl Publisher {
             window - in_flight
         } else {
             0
+        }
+    }
+
+    /// Lost messages leave the window, so that others take their place.
+    fn give_up_lost(&mut self, now: Instant) {
+        if now.duration_since(self.progress_at) > GIVE_UP_AFTER {
+            self.returned = self.sent;
         }
     }
 

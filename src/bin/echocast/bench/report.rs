@@ -127,6 +127,7 @@ impl Report {
             own_cores: own_cores(first, last, seconds),
             notes: Vec::new(),
         };
+        // The verdict and the notes need the numbers above.
         report.ok = report.checks.pass() && !report.checked_nothing();
         report.notes = report.notes(plan.duration.as_secs_f64());
         report
@@ -140,6 +141,7 @@ impl Report {
     fn notes(&self, planned: f64) -> Vec<String> {
         let nothing = "nothing was published, so nothing was checked";
         let busy = "this program was busy all the time: the server may be faster than this";
+        // The load runs on one thread, so one core is all it can use.
         let is_busy = self.own_cores.is_some_and(|cores| cores > BUSY);
         let notes = [
             self.early_end(planned),
@@ -153,8 +155,8 @@ impl Report {
 
     fn early_end(&self, planned: f64) -> Option<String> {
         let seconds = self.seconds;
-        (seconds < planned * KEPT)
-            .then(|| format!("the load ended after {seconds:.1} of {planned:.1} s"))
+        let note = || format!("the load ended after {seconds:.1} of {planned:.1} s");
+        (seconds < planned * KEPT).then(note)
     }
 
     fn missed_rate(&self) -> Option<String> {
@@ -219,6 +221,7 @@ impl Checks {
         Self {
             published: tally.published,
             delivered,
+            // Every connection that subscribes should have received every message.
             lost: tally.published * plan.listeners() as u64 - delivered,
             duplicated: tally.duplicated,
             out_of_order: tally.out_of_order,
@@ -263,10 +266,9 @@ fn per_second(amount: f64, seconds: f64) -> f64 {
     if seconds > 0.0 { amount / seconds } else { 0.0 }
 }
 
-fn count_by_reason(ended: &[String]) -> BTreeMap<String, usize> {
-    let mut counts = BTreeMap::new();
-    for reason in ended {
+fn count_by_reason(reasons: &[String]) -> BTreeMap<String, usize> {
+    reasons.iter().fold(BTreeMap::new(), |mut counts, reason| {
         *counts.entry(reason.clone()).or_default() += 1;
-    }
-    counts
+        counts
+    })
 }

@@ -3,7 +3,6 @@
 //!
 //! Losses are known only at the end, because a missing message may still arrive late.
 
-use std::mem;
 use std::ops::Range;
 
 /// Gaps that are remembered for a connection, to tell late messages from duplicates. A message that
@@ -53,6 +52,7 @@ impl Sequence {
     /// Records a message that one of the publishers has really published.
     #[inline]
     pub(super) fn record(&mut self, publisher: u32, number: u32) -> Arrival {
+        // Duplicates count, too: a connection that received one has another sequence.
         self.add_to_order(publisher, number);
         let arrival = self.classify(publisher, number);
         if arrival != Arrival::Duplicate {
@@ -70,14 +70,21 @@ impl Sequence {
 
     #[inline]
     fn classify(&mut self, publisher: u32, number: u32) -> Arrival {
-        let next = &mut self.next[publisher as usize];
-        if number >= *next {
-            let expected = mem::replace(next, number + 1);
-            if number > expected {
-                self.remember(publisher, expected..number);
-            }
-            Arrival::InOrder
-        } else if self.fill_gap(publisher, number) {
+        let expected = self.next[publisher as usize];
+        if number < expected {
+            return self.classify_old(publisher, number);
+        }
+        if number > expected {
+            // These are missing now, and may still arrive late.
+            self.remember(publisher, expected..number);
+        }
+        self.next[publisher as usize] = number + 1;
+        Arrival::InOrder
+    }
+
+    #[cold]
+    fn classify_old(&mut self, publisher: u32, number: u32) -> Arrival {
+        if self.fill_gap(publisher, number) {
             Arrival::Late
         } else {
             Arrival::Duplicate
@@ -94,8 +101,12 @@ impl Sequence {
         self.order
     }
 
+    /// Remembers a gap, unless it is empty.
     #[cold]
     fn remember(&mut self, publisher: u32, missing: Range<u32>) {
+        if missing.is_empty() {
+            return;
+        }
         // The oldest gap is the least likely to be filled.
         if self.gaps.len() == MAX_GAPS {
             self.gaps.remove(0);
@@ -104,22 +115,15 @@ impl Sequence {
     }
 
     /// Whether the message was missing until now.
-    #[cold]
     fn fill_gap(&mut self, publisher: u32, number: u32) -> bool {
-        let Some(index) = self
-            .gaps
-            .iter()
-            .position(|gap| gap.contains(publisher, number))
-        else {
+        let contains = |gap: &Gap| gap.contains(publisher, number);
+        let Some(index) = self.gaps.iter().position(contains) else {
             return false;
         };
-        // The message splits the gap in two, of which either may be empty.
+        // The message splits the gap in two.
         let missing = self.gaps.remove(index).missing;
-        for rest in [missing.start..number, number + 1..missing.end] {
-            if !rest.is_empty() {
-                self.remember(publisher, rest);
-            }
-        }
+        self.remember(publisher, missing.start..number);
+        self.remember(publisher, number + 1..missing.end);
         true
     }
 }

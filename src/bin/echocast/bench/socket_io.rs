@@ -23,7 +23,9 @@ const NO_MESSAGE: Shape = Shape {
 /// Opens a session in the default namespace. `early` holds the bytes that were read from the server
 /// and not used yet.
 pub(super) async fn handshake(stream: &mut TcpStream, early: &mut Vec<u8>) -> anyhow::Result<()> {
+    // The server begins, with its settings.
     expect(OPEN, stream, early).await?;
+    // A client has to ask for the default namespace.
     let mut connect = BytesMut::new();
     put_frame(TEXT, CONNECT, &mut connect);
     stream.write_all(&connect).await?;
@@ -49,11 +51,15 @@ async fn expect(start: &[u8], stream: &mut TcpStream, early: &mut Vec<u8>) -> an
 
 /// `None` if it has not arrived as a whole.
 fn take_packet(early: &mut Vec<u8>) -> anyhow::Result<Option<Vec<u8>>> {
-    match next(early, NO_MESSAGE) {
-        Ok((Next::Foreign(length), header)) if early.len() >= header + length => {
-            Ok(Some(early.drain(..header + length).skip(header).collect()))
-        }
-        Ok((Next::Foreign(_) | Next::Incomplete, _)) => Ok(None),
+    let (length, header) = match next(early, NO_MESSAGE) {
+        Ok(Some((Next::Foreign(length), header))) => (length, header),
+        Ok(None) => return Ok(None),
         _ => bail!("the server does not speak Socket.IO"),
+    };
+    // The header is there, but not yet the whole packet.
+    if early.len() < header + length {
+        return Ok(None);
     }
+    let packet = early.drain(..header + length).skip(header);
+    Ok(Some(packet.collect()))
 }

@@ -24,7 +24,7 @@ pub(super) struct Sockets {
 }
 
 impl Sockets {
-    /// The first `publishers` connections are also waited for when they are written.
+    /// The first `publishers` connections also report when they can be written.
     pub(super) fn new(connections: Vec<Connection>, publishers: usize) -> anyhow::Result<Self> {
         let mut sockets = Self {
             connections,
@@ -33,37 +33,26 @@ impl Sockets {
             readable: Vec::new(),
             unfinished: Vec::new(),
         };
-        for index in 0..sockets.connections.len() {
-            sockets.register(index, index < publishers)?;
-        }
+        sockets.register_all(publishers)?;
         Ok(sockets)
     }
 
-    fn register(&mut self, index: usize, publishes: bool) -> anyhow::Result<()> {
-        let interest = if publishes {
-            Interest::READABLE | Interest::WRITABLE
-        } else {
-            Interest::READABLE
-        };
-        let stream = &mut self.connections[index].stream;
-        let registry = self.poll.registry();
-        registry.register(stream, Token(index), interest)?;
+    fn register_all(&mut self, publishers: usize) -> anyhow::Result<()> {
+        for (index, connection) in self.connections.iter_mut().enumerate() {
+            let interest = interest(index < publishers);
+            self.poll
+                .registry()
+                .register(&mut connection.stream, Token(index), interest)?;
+        }
         Ok(())
     }
 
     /// Begins a turn: waits for events, at most for this time, and writes what they allow.
     pub(super) fn wait(&mut self, time: Duration) -> anyhow::Result<()> {
-        let time = if self.unfinished.is_empty() {
-            time
-        } else {
-            Duration::ZERO
-        };
-        match self.poll.poll(&mut self.events, Some(time)) {
-            Err(error) if error.kind() != ErrorKind::Interrupted => {
-                return Err(error).context("cannot wait for sockets");
-            }
-            _ => {}
-        }
+        // With something left to read, only look for events and do not wait.
+        let is_idle = self.unfinished.is_empty();
+        self.poll(if is_idle { time } else { Duration::ZERO })?;
+        // Connections that were not read to the end get no event for it.
         self.readable.append(&mut self.unfinished);
         for event in &self.events {
             let index = event.token().0;
@@ -71,6 +60,14 @@ impl Sockets {
             self.readable.push(index);
         }
         Ok(())
+    }
+
+    fn poll(&mut self, time: Duration) -> anyhow::Result<()> {
+        match self.poll.poll(&mut self.events, Some(time)) {
+            // A signal, and the next turn notices whether it was a stop.
+            Err(error) if error.kind() == ErrorKind::Interrupted => Ok(()),
+            polled => polled.context("cannot wait for sockets"),
+        }
     }
 
     /// The next connection to read in this turn. Each is read once and no more, because a flooded
@@ -82,6 +79,15 @@ impl Sockets {
     /// Puts a connection into the next turn, because it was not read to the end.
     pub(super) fn read_again(&mut self, index: usize) {
         self.unfinished.push(index);
+    }
+}
+
+/// Subscribers write nothing but pongs, so they need not report when they can be written.
+fn interest(publishes: bool) -> Interest {
+    if publishes {
+        Interest::READABLE | Interest::WRITABLE
+    } else {
+        Interest::READABLE
     }
 }
 

@@ -21,6 +21,7 @@ pub(super) struct Stamp {
 
 impl Stamp {
     pub(super) fn write(self, out: &mut [u8; STAMP_LEN]) {
+        // Five words of 32 bits, of which each becomes eight letters.
         let words = [
             self.run,
             self.publisher,
@@ -48,8 +49,8 @@ impl Stamp {
 
 const A: u64 = u64::from_be_bytes([b'a'; 8]);
 
-/// Letters `a` to `p`, the highest four bits first. Each step moves the halves of every group apart,
-/// until each group is one letter.
+/// Letters `a` to `p`, the highest four bits first. Each step moves the halves of every group
+/// apart, until each group is one letter.
 fn to_letters(word: u32) -> [u8; 8] {
     let mut spread = u64::from(word);
     spread = (spread | spread << 16) & 0x0000_ffff_0000_ffff;

@@ -9,42 +9,58 @@ use super::report::{Checks, Latency, Load, Rates, Report, Server};
 use crate::show::latency;
 
 pub(super) fn render(report: &Report) -> String {
+    let servers = report.load.servers.join(", ");
     let mut lines = vec![
-        printable::line(&report.load.servers.join(", ")).into_owned(),
+        printable::line(&servers).into_owned(),
         load(&report.load, report.seconds),
         String::new(),
     ];
-    lines.extend(rate_rows(&report.rates));
-    lines.extend(report.latency_us.iter().flat_map(latency_rows));
-    lines.extend(check_rows(&report.checks));
-    lines.extend(report.checks.ended.iter().map(ended_row));
-    lines.extend(report.server.iter().flat_map(server_rows));
-    lines.extend(report.own_cores.map(own_row));
+    lines.extend(rows(report));
     if !report.histogram.is_empty() {
         lines.push(String::new());
         lines.extend(bars(&report.histogram));
     }
     lines.push(String::new());
+    // Last, because the end of the output is what people see.
     lines.extend(report.notes.iter().map(|note| format!("note: {note}")));
     lines.push(verdict(report).to_owned());
     lines.join("\n")
 }
 
+fn rows(report: &Report) -> Vec<String> {
+    let mut rows = Vec::from(rate_rows(&report.rates));
+    rows.extend(report.latency_us.iter().flat_map(latency_rows));
+    rows.extend(check_rows(&report.checks));
+    rows.extend(report.checks.ended.iter().map(ended_row));
+    rows.extend(report.server.iter().flat_map(server_rows));
+    rows.extend(report.own_cores.map(own_row));
+    rows
+}
+
 /// One sentence on what was asked for.
 fn load(load: &Load, seconds: f64) -> String {
-    let mut text = format!("{} subscribers", load.subscribers);
+    let clients = clients(load);
     if load.publishers == 0 {
-        text = format!("{} idle subscribers", load.subscribers);
-    } else {
-        text += &format!(", {} publishers (which subscribe, too)", load.publishers);
+        return format!("{clients}; {seconds:.1} s");
     }
-    if load.silent > 0 {
-        text += &format!(", {} connections that never read", load.silent);
+    let (pace, message) = (pace(load), message(load));
+    format!("{clients}; {pace}, {message}; {seconds:.1} s")
+}
+
+fn clients(load: &Load) -> String {
+    let (subscribers, publishers) = (load.subscribers, load.publishers);
+    let silent = silent(load.silent);
+    if publishers == 0 {
+        return format!("{subscribers} idle subscribers{silent}");
     }
-    if load.publishers > 0 {
-        text += &format!("; {}, {}", pace(load), message(load));
+    format!("{subscribers} subscribers, {publishers} publishers (which subscribe, too){silent}")
+}
+
+fn silent(silent: usize) -> String {
+    if silent == 0 {
+        return String::new();
     }
-    format!("{text}; {seconds:.1} s")
+    format!(", {silent} connections that never read")
 }
 
 fn pace(load: &Load) -> String {
@@ -76,13 +92,16 @@ fn rate_rows(rates: &Rates) -> [String; 3] {
 }
 
 fn latency_rows(us: &Latency) -> [String; 4] {
-    let row = |name, us| row(name, &format!("{:>14}", latency(us)));
     [
-        row("latency p50", us.p50),
-        row("        p99", us.p99),
-        row("        p99.9", us.p999),
-        row("        max", us.max),
+        latency_row("latency p50", us.p50),
+        latency_row("        p99", us.p99),
+        latency_row("        p99.9", us.p999),
+        latency_row("        max", us.max),
     ]
+}
+
+fn latency_row(name: &str, us: u64) -> String {
+    row(name, &format!("{:>14}", latency(us)))
 }
 
 fn check_rows(checks: &Checks) -> Vec<String> {
@@ -125,20 +144,26 @@ fn ended_row((reason, connections): (&String, &usize)) -> String {
 }
 
 fn server_rows(server: &Server) -> [String; 2] {
-    let per_delivery = server
-        .cpu_us_per_delivery
-        .map_or_else(String::new, |us| format!(", {us:.3} µs a delivery"));
-    let per_connection = server
-        .memory_bytes_per_connection
-        .map_or_else(String::new, |bytes| {
-            format!(", {bytes} bytes an idle connection")
-        });
-    let cores = format!("{:>14.2} cores{per_delivery}", server.cores);
-    let memory = BinaryBytes(server.memory_bytes).to_string();
     [
-        row("server CPU", &cores),
-        row("server memory", &format!("{memory:>14}{per_connection}")),
+        row("server CPU", &server_cpu(server)),
+        row("server memory", &server_memory(server)),
     ]
+}
+
+fn server_cpu(server: &Server) -> String {
+    let cores = server.cores;
+    match server.cpu_us_per_delivery {
+        Some(us) => format!("{cores:>14.2} cores, {us:.3} µs a delivery"),
+        None => format!("{cores:>14.2} cores"),
+    }
+}
+
+fn server_memory(server: &Server) -> String {
+    let memory = BinaryBytes(server.memory_bytes).to_string();
+    match server.memory_bytes_per_connection {
+        Some(bytes) => format!("{memory:>14}, {bytes} bytes an idle connection"),
+        None => format!("{memory:>14}"),
+    }
 }
 
 fn own_row(cores: f64) -> String {

@@ -72,6 +72,7 @@ impl Tally {
         Stamp {
             run: self.run,
             publisher: index as u32,
+            // Numbers have no gaps, because a message counts as published once it has one.
             number: publisher.next_number(),
             sent: self.since_began(sent).as_nanos() as u64,
         }
@@ -89,26 +90,30 @@ impl Tally {
         let Some((stamp, text)) = delivery.payload.split_first_chunk() else {
             return;
         };
+        // Other programs may publish on the channel, which is no error.
         let Some(stamp) = self.own_stamp(stamp) else {
             return;
         };
-        let Some(publisher) = find_publisher(publishers, &stamp) else {
+        // A message with our stamp has to be one that was published, to the last byte.
+        let publisher = find_publisher(publishers, &stamp).filter(|_| text == template.text());
+        let Some(publisher) = publisher else {
             self.damaged += 1;
             return;
         };
-        if text != template.text() {
-            self.damaged += 1;
-            return;
+        if self.count_arrival(sequence.record(stamp.publisher, stamp.number)) {
+            self.on_delivered(&stamp, delivery, publisher);
         }
-        if !self.count_arrival(sequence.record(stamp.publisher, stamp.number)) {
-            return;
-        }
+    }
+
+    #[inline]
+    fn on_delivered(&mut self, stamp: &Stamp, delivery: &Delivery<'_>, publisher: &mut Publisher) {
+        self.deliveries += 1;
         // A publisher that receives its own message may publish another one.
         if delivery.connection == stamp.publisher as usize {
             publisher.received_own(stamp.number, delivery.at);
         }
         if self.measuring {
-            self.record_latency(&stamp, delivery.at);
+            self.record_latency(stamp, delivery.at);
         }
     }
 
@@ -129,13 +134,9 @@ impl Tally {
         match arrival {
             Arrival::InOrder => {}
             Arrival::Late => self.out_of_order += 1,
-            Arrival::Duplicate => {
-                self.duplicated += 1;
-                return false;
-            }
+            Arrival::Duplicate => self.duplicated += 1,
         }
-        self.deliveries += 1;
-        true
+        arrival != Arrival::Duplicate
     }
 
     #[inline]
@@ -143,6 +144,12 @@ impl Tally {
         let sent = Duration::from_nanos(stamp.sent);
         let latency = self.since_began(received).saturating_sub(sent);
         self.latencies.saturating_record(latency.as_micros() as u64);
+    }
+
+    /// The latency that 99 of 100 deliveries did not exceed, in microseconds.
+    pub(super) fn p99_us(&self) -> Option<u64> {
+        let latencies = &self.latencies;
+        (!latencies.is_empty()).then(|| latencies.value_at_quantile(0.99))
     }
 
     /// How many of our messages arrived anywhere, whatever was wrong with them.

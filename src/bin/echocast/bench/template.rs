@@ -41,6 +41,7 @@ impl Template {
 
     /// Writes a message with this stamp, as a frame.
     pub(super) fn put(&mut self, stamp: Stamp, output: &mut BytesMut) {
+        // Only the stamp differs, so the text is not written again for each message.
         let place = self.payload[self.dialect.prefix().len()..].first_chunk_mut();
         stamp.write(place.expect("a message has room for its stamp"));
         put_frame(TEXT, &self.payload, output);
@@ -51,7 +52,7 @@ impl Template {
 /// better nor worse than it does on real messages.
 fn random_text(size: usize) -> Vec<u8> {
     let mut rng = rand::rng();
-    let words: Vec<Vec<u8>> = (0..WORDS).map(|_| random_word(&mut rng)).collect();
+    let words = random_words(&mut rng);
     let mut text = Vec::with_capacity(size + 10);
     while text.len() < size {
         text.extend_from_slice(&words[rng.random_range(0..WORDS)]);
@@ -60,9 +61,12 @@ fn random_text(size: usize) -> Vec<u8> {
     text
 }
 
+fn random_words(rng: &mut ThreadRng) -> Vec<Vec<u8>> {
+    (0..WORDS).map(|_| random_word(rng)).collect()
+}
+
 fn random_word(rng: &mut ThreadRng) -> Vec<u8> {
     let length = rng.random_range(3..10);
-    let mut word: Vec<u8> = (0..length).map(|_| rng.random_range(b'a'..=b'z')).collect();
-    word.push(b' ');
-    word
+    let letters = (0..length).map(|_| rng.random_range(b'a'..=b'z'));
+    letters.chain([b' ']).collect()
 }

@@ -16,16 +16,23 @@ fn parse_parts(text: &str) -> Result<Url, String> {
         return Err("it is empty".to_owned());
     }
     let mut url = Url::parse(&complete(text)).map_err(|error| error.to_string())?;
+    // A URL copied from a browser works, too.
     let scheme = websocket_scheme(url.scheme())?;
     url.set_scheme(scheme)
         .map_err(|()| "its scheme cannot be a WebSocket's")?;
+    check(&url)?;
+    Ok(url)
+}
+
+/// Parts that a URL may have, but that cannot work here.
+fn check(url: &Url) -> Result<(), &'static str> {
     if url.fragment().is_some() {
-        return Err("it has a #fragment, which is never sent to a server".to_owned());
+        return Err("it has a #fragment, which is never sent to a server");
     }
     if url.port() == Some(0) {
-        return Err("port 0 cannot be connected to".to_owned());
+        return Err("port 0 cannot be connected to");
     }
-    Ok(url)
+    Ok(())
 }
 
 /// Adds the parts that a short form leaves out.
@@ -50,14 +57,19 @@ fn websocket_scheme(scheme: &str) -> Result<&'static str, String> {
 
 /// Takes `user:password` out of a URL, because they do not belong into the request line.
 pub(super) fn take_credentials(url: &mut Url) -> Option<String> {
+    let credentials = credentials(url)?;
+    url.set_username("")
+        .and_then(|()| url.set_password(None))
+        .expect("a URL with credentials has a host");
+    Some(credentials)
+}
+
+fn credentials(url: &Url) -> Option<String> {
     let user = decode(url.username());
     let password = url.password().map(decode);
     if user.is_empty() && password.is_none() {
         return None;
     }
-    url.set_username("")
-        .and_then(|()| url.set_password(None))
-        .expect("a URL with credentials has a host");
     Some(format!("{user}:{}", password.unwrap_or_default()))
 }
 

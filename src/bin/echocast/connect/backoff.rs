@@ -39,6 +39,7 @@ impl Backoff {
     ///
     /// Full jitter: thousands of clients that lost one node must not reconnect together.
     pub(super) fn failed(&mut self) -> String {
+        // The window grows with every failure.
         let doublings = self.failures.min(MAX_DOUBLINGS);
         let window = LONGEST_WINDOW.min(FIRST_WINDOW * 2_u32.pow(doublings));
         self.failures += 1;

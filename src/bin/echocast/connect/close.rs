@@ -22,11 +22,15 @@ impl fmt::Display for End {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Lost(why) => write!(f, "connection lost: {why}"),
-            Self::Closed(None) => f.write_str("connection closed without a code"),
-            Self::Closed(Some(frame)) => {
-                write!(f, "connection closed: {}", in_words(frame))
-            }
+            Self::Closed(frame) => write!(f, "connection closed{}", code(frame.as_ref())),
         }
+    }
+}
+
+fn code(frame: Option<&CloseFrame>) -> String {
+    match frame {
+        Some(frame) => format!(": {}", in_words(frame)),
+        None => " without a code".to_owned(),
     }
 }
 
@@ -73,16 +77,18 @@ pub(super) fn describe(error: &Error) -> String {
 
 /// Checks what RFC 6455 lets an endpoint send: a code that exists, and a reason that fits.
 pub(crate) fn check_close_code(code: u16, reason: &str) -> Result<(), String> {
-    if !matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999) {
-        return Err(format!(
-            "close code {code} cannot be sent: use 1000-1003, 1007-1014 or 3000-4999"
-        ));
+    let length = reason.len();
+    if !can_be_sent(code) {
+        let allowed = "use 1000-1003, 1007-1014 or 3000-4999";
+        return Err(format!("close code {code} cannot be sent: {allowed}"));
     }
-    if reason.len() > LONGEST_REASON {
-        return Err(format!(
-            "the reason is {} bytes long, a close holds at most {LONGEST_REASON}",
-            reason.len()
-        ));
+    if length > LONGEST_REASON {
+        let problem = format!("the reason is {length} bytes long");
+        return Err(format!("{problem}, a close holds at most {LONGEST_REASON}"));
     }
     Ok(())
+}
+
+fn can_be_sent(code: u16) -> bool {
+    matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
 }

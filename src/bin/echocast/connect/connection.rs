@@ -54,6 +54,7 @@ impl Connection {
     pub(crate) fn new(socket: Socket, v1: bool, mut resume: Resume) -> Self {
         let (outgoing, incoming) = socket.split();
         let mut writer = Writer::new(outgoing);
+        // With a raw server, messages that were kept are written at once.
         let events = resume.opened(v1, &mut writer.queue).into();
         Self {
             incoming,
@@ -100,10 +101,11 @@ impl Connection {
     /// Starts the close handshake, behind everything that is queued. Go on calling `next` until it
     /// returns the end.
     pub(crate) fn close(&mut self, code: u16, reason: &str) {
-        self.writer.queue.push_back(Message::Close(Some(CloseFrame {
+        let frame = CloseFrame {
             code: code.into(),
             reason: reason.into(),
-        })));
+        };
+        self.writer.queue.push_back(Message::Close(Some(frame)));
         self.give_up_after(CLOSE_WAIT);
     }
 
@@ -113,6 +115,7 @@ impl Connection {
             if let Some(event) = self.events.pop_front() {
                 return Ok(event);
             }
+            // Reading goes on while a write waits, see `incoming`.
             let reading = timeout_at(self.deadline(), self.incoming.next());
             let step = tokio::select! {
                 read = reading => self.on_read(read.ok()),
@@ -138,6 +141,7 @@ impl Connection {
         match read {
             Some(Some(Ok(Message::Close(frame)))) => self.on_close(frame),
             Some(Some(Ok(message))) => self.on_message(message),
+            // The library reads no more after an error.
             Some(Some(Err(error))) => self.lost(describe(&error)),
             Some(None) => self.lost("the server ended it".to_owned()),
             None => self.on_deadline(),
@@ -145,6 +149,7 @@ impl Connection {
     }
 
     fn on_message(&mut self, message: Message) -> Step {
+        // Anything that arrives shows that the server is alive.
         self.received_at = Instant::now();
         self.pinged = false;
         let events = self.resume.receive(message, &mut self.writer.queue);
@@ -153,9 +158,9 @@ impl Connection {
     }
 
     fn on_close(&mut self, frame: Option<CloseFrame>) -> Step {
-        if let Some(frame) = &frame {
-            self.events.extend(self.resume.closed(frame.code.into()));
-        }
+        let code = frame.as_ref().map(|frame| frame.code.into());
+        let event = code.and_then(|code| self.resume.closed(code));
+        self.events.extend(event);
         // Read on to the end: meanwhile our answer is written, and the server closes TCP.
         self.end = Some(End::Closed(frame));
         self.give_up_after(LINGER);
@@ -164,12 +169,12 @@ impl Connection {
 
     fn on_deadline(&mut self) -> Step {
         if self.give_up_at.is_some() {
-            let wait = CLOSE_WAIT.as_secs();
-            return self.lost(format!("no answer to the close within {wait} s"));
+            return self.lost(nothing_within("no answer to the close", CLOSE_WAIT));
         }
         if self.pinged {
-            return self.lost(format!("nothing received for {} s", SILENCE.as_secs()));
+            return self.lost(nothing_within("nothing received", SILENCE));
         }
+        // A server that is alive answers with a pong.
         self.pinged = true;
         self.ping(Bytes::new());
         ControlFlow::Continue(())
@@ -182,25 +187,30 @@ impl Connection {
 
     fn on_written(&mut self, written: Result<(), Error>) -> Step {
         match written {
-            Ok(()) if self.end.is_none() => {
-                // The close itself may have been written only now, so its time starts again.
-                if self.give_up_at.is_some() {
-                    self.give_up_after(CLOSE_WAIT);
-                }
-                ControlFlow::Break(Ok(Event::Flushed))
-            }
+            Ok(()) if self.end.is_none() => self.on_flushed(),
+            // The server has closed, so nobody waits for room.
             Ok(()) => ControlFlow::Continue(()),
-            Err(error) => {
-                self.on_write_error(&error);
-                ControlFlow::Continue(())
-            }
+            Err(error) => self.on_write_error(&error),
         }
     }
 
+    fn on_flushed(&mut self) -> Step {
+        // The close itself may have been written only now, so its time starts again.
+        if self.give_up_at.is_some() {
+            self.give_up_after(CLOSE_WAIT);
+        }
+        ControlFlow::Break(Ok(Event::Flushed))
+    }
+
     /// The server's own reason may still arrive, so we read on. The error is used if it does not.
-    fn on_write_error(&mut self, error: &Error) {
+    fn on_write_error(&mut self, error: &Error) -> Step {
         self.writer.give_up();
         self.give_up_after(LINGER);
         self.end.get_or_insert(End::Lost(describe(error)));
+        ControlFlow::Continue(())
     }
+}
+
+fn nothing_within(what: &str, time: Duration) -> String {
+    format!("{what} within {} s", time.as_secs())
 }

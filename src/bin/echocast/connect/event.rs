@@ -63,15 +63,13 @@ fn doubtful(message: &Message) -> String {
 /// The beginning of a message, enough to recognize it.
 fn quote(message: &Message) -> Option<String> {
     let text = shown(message)?;
+    let beginning = text.chars().take(QUOTED);
     let more = if text.chars().nth(QUOTED).is_some() {
         "…"
     } else {
         ""
     };
-    let beginning: String = text
-        .chars()
-        .take(QUOTED)
-        .flat_map(char::escape_debug)
-        .collect();
+    // Without control characters, because this is printed.
+    let beginning: String = beginning.flat_map(char::escape_debug).collect();
     Some(format!("\"{beginning}{more}\""))
 }

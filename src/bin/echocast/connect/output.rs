@@ -25,18 +25,14 @@ pub(crate) struct Output {
 
 impl Output {
     pub(crate) fn new() -> Self {
-        let reader_gone = Arc::new(Notify::new());
-        let gone = Arc::clone(&reader_gone);
-        // A thread of its own, which is never joined, because nothing may delay the exit.
-        thread::spawn(move || notify_when_reader_is_gone(&gone));
         Self {
-            reader_gone,
+            reader_gone: watch_reader(),
             is_terminal: io::stdout().is_terminal(),
         }
     }
 
-    /// Breaks if the reader has closed the pipe (`echocast client | head -1`). That is no error: the
-    /// reader has enough.
+    /// Breaks if the reader has closed the pipe (`echocast client | head -1`). That is no error:
+    /// the reader has enough.
     pub(crate) fn print(&self, message: &Message) -> anyhow::Result<ControlFlow<()>> {
         let Some(text) = shown(message) else {
             return Ok(ControlFlow::Continue(()));
@@ -55,14 +51,25 @@ impl Output {
     }
 }
 
-/// If `poll` fails, the next message still finds out.
-fn notify_when_reader_is_gone(gone: &Notify) {
+/// Notifies when the reader is gone.
+fn watch_reader() -> Arc<Notify> {
+    let reader_gone = Arc::new(Notify::new());
+    let gone = Arc::clone(&reader_gone);
+    // A thread of its own, which is never joined, because nothing may delay the exit.
+    thread::spawn(move || {
+        // If waiting fails, the next message still finds out.
+        if wait_for_reader_gone().is_ok() {
+            gone.notify_one();
+        }
+    });
+    reader_gone
+}
+
+/// Asked for no event, `poll` returns only when the other end is gone. On a file it never does.
+fn wait_for_reader_gone() -> nix::Result<i32> {
     let stdout = io::stdout();
-    // Asked for no event, `poll` returns only when the other end is gone. On a file it never does.
     let mut output = [PollFd::new(stdout.as_fd(), PollFlags::empty())];
-    if poll(&mut output, PollTimeout::NONE).is_ok() {
-        gone.notify_one();
-    }
+    poll(&mut output, PollTimeout::NONE)
 }
 
 /// A message as people read it; `None` for a control frame.
@@ -79,7 +86,10 @@ fn hex(bytes: &[u8]) -> String {
     let length = bytes.len();
     let plural = if length == 1 { "" } else { "s" };
     let more = if length > SHOWN_BYTES { "…" } else { "" };
-    let first = bytes.iter().take(SHOWN_BYTES);
-    let digits: String = first.map(|byte| format!("{byte:02x}")).collect();
+    let digits = digits(&bytes[..length.min(SHOWN_BYTES)]);
     format!("<{length} byte{plural}: {digits}{more}>")
+}
+
+fn digits(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

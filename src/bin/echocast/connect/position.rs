@@ -46,11 +46,16 @@ impl Position {
         }
         // A replay contains own messages that an earlier connection left out.
         let is_own = self.own.contains(id);
+        self.move_to(id);
+        !is_own
+    }
+
+    fn move_to(&mut self, id: &Id) {
+        // Own messages before this one are behind us.
         self.own.retain(|own| own != id && id.is_at_or_before(own));
         self.newest = Some(id.clone());
         self.received = true;
         self.advance();
-        !is_own
     }
 
     fn is_repeated(&self, id: &Id) -> bool {
@@ -60,11 +65,14 @@ impl Position {
 
     /// Moves over own messages that follow without a gap: they need not be received.
     fn advance(&mut self) {
-        let Some(newest) = &mut self.newest else {
-            return;
-        };
-        while let Some(index) = self.own.iter().position(|own| own.is_next_after(newest)) {
-            *newest = self.own.remove(index).expect("just found");
+        while let Some(index) = self.next_own() {
+            self.newest = self.own.remove(index);
         }
+    }
+
+    /// The own message that follows without a gap.
+    fn next_own(&self) -> Option<usize> {
+        let newest = self.newest.as_ref()?;
+        self.own.iter().position(|own| own.is_next_after(newest))
     }
 }

@@ -1,6 +1,7 @@
 //! Why an attempt to connect failed, in words, and whether to try again.
 
 use std::fmt;
+use std::time::Duration;
 
 use tokio_tungstenite::tungstenite::Error;
 use tokio_tungstenite::tungstenite::error::{ProtocolError, SubProtocolError};
@@ -20,6 +21,12 @@ pub(crate) enum DialError {
     Failed(String),
 }
 
+impl DialError {
+    pub(super) fn no_answer(within: Duration) -> Self {
+        Self::Failed(format!("no answer within {} s", within.as_secs()))
+    }
+}
+
 impl From<Error> for DialError {
     fn from(error: Error) -> Self {
         let Error::Http(response) = error else {
@@ -27,6 +34,7 @@ impl From<Error> for DialError {
         };
         let text = rejection(&response);
         match response.status().as_u16() {
+            // The server, or a proxy in front of it, is busy or away for a while.
             429 | 502 | 503 | 504 => Self::Failed(text),
             _ => Self::Rejected(text),
         }
@@ -67,7 +75,10 @@ fn reason(response: &Response<Option<Vec<u8>>>) -> Option<String> {
         return None;
     }
     let body = response.body().as_deref().unwrap_or_default();
-    let body = String::from_utf8_lossy(body);
+    first_line(&String::from_utf8_lossy(body))
+}
+
+fn first_line(body: &str) -> Option<String> {
     let line = body.lines().next()?.trim();
     is_plain(line).then(|| line.chars().take(LONGEST_REASON).collect())
 }

@@ -90,9 +90,15 @@ impl Resume {
             return Vec::new();
         }
         self.state = State::Raw;
+        self.opened_raw(queue)
+    }
+
+    fn opened_raw(&mut self, queue: &mut Queue) -> Vec<Event> {
+        // A raw server keeps nothing, so messages since the last connection are gone.
         let missing = self.continues.then_some(Event::Missing(None));
         self.forget_position();
         let events = missing.into_iter().chain(self.give_up_sent()).collect();
+        // Nothing will be acknowledged, so nothing is kept.
         queue.extend(self.unacknowledged.take_all());
         events
     }
@@ -108,6 +114,7 @@ impl Resume {
             return queue.push_back(message);
         }
         self.unacknowledged.push(message);
+        // Before the welcome nothing is sent, because it decides what may be sent again.
         if self.state == State::Open {
             queue.extend(self.unacknowledged.send_last());
         }
@@ -154,9 +161,11 @@ impl Resume {
         if id.is_none() {
             events.extend(self.give_up_sent());
         }
+        // Messages up to the id may still follow, if we asked for them.
         self.position.begin_at(id);
         self.continues = true;
         self.state = State::Open;
+        // In their old order, in front of anything new.
         queue.extend(self.unacknowledged.send_all());
         events
     }
@@ -171,15 +180,13 @@ impl Resume {
     }
 
     fn on_ack(&mut self, reference: &str, id: Option<Id>) -> Vec<Event> {
-        if !self.has_echo
-            && let Some(id) = id
-        {
+        // With an echo, the message moves the position when it is received.
+        if let Some(id) = id.filter(|_| !self.has_echo) {
             self.position.skip(id);
         }
-        match self.unacknowledged.settle(reference) {
-            Some(_) => vec![Event::Acknowledged],
-            None => Vec::new(),
-        }
+        let settled = self.unacknowledged.settle(reference);
+        let event = settled.map(|_| Event::Acknowledged);
+        event.into_iter().collect()
     }
 
     fn on_error(&mut self, why: String, reference: Option<&str>) -> Event {
@@ -193,6 +200,7 @@ impl Resume {
         if code != TOO_BIG {
             return None;
         }
+        // The server does not say which message it was, but the biggest one is too big for sure.
         let biggest = self.unacknowledged.take_biggest_sent()?;
         Some(Event::NotPublished {
             message: Some(biggest),

@@ -44,8 +44,10 @@ impl Target {
         // Taken out of the URL in any case, even if --auth replaces them.
         let credentials = take_credentials(&mut url);
         options.auth = options.auth.or(credentials);
+        // Given headers come last, because they replace ours.
         let mut headers = headers(&options)?;
         headers.extend(given_headers(&options.headers)?);
+        // Built once here, so that `request` cannot fail later.
         url.as_str()
             .into_client_request()
             .map_err(|error| format!("'{text}': {error}"))?;
@@ -74,6 +76,7 @@ impl Target {
             .into_client_request()
             .expect("the URL was checked in `new`");
         let headers = request.headers_mut();
+        // These replace headers of the library, such as Host.
         headers.extend(self.headers.clone());
         if offer_v1 {
             let protocol = HeaderValue::from_static(v1::PROTOCOL);
@@ -96,9 +99,7 @@ impl Target {
     /// Replaces the parameters that decide where to start.
     fn starting_at(&self, start: &str) -> Self {
         let query = self.url.query().unwrap_or_default();
-        let others = query
-            .split('&')
-            .filter(|pair| !pair.is_empty() && !is_start(pair));
+        let others = query.split('&').filter(|pair| is_other(pair));
         let query: Vec<&str> = others.chain([start]).collect();
         let mut target = self.clone();
         target.url.set_query(Some(&query.join("&")));
@@ -121,9 +122,10 @@ impl fmt::Display for Target {
     }
 }
 
-fn is_start(pair: &str) -> bool {
-    let name = pair.split('=').next();
-    matches!(name, Some("last" | "since" | "lastEventId"))
+/// Whether a parameter does not decide where to start.
+fn is_other(pair: &str) -> bool {
+    let name = pair.split('=').next().unwrap_or_default();
+    !matches!(name, "" | "last" | "since" | "lastEventId")
 }
 
 /// Headers of our own, and those of flags other than --header.
@@ -132,30 +134,41 @@ fn headers(options: &TargetOptions) -> Result<HeaderMap, String> {
     let agent = concat!("echocast/", env!("CARGO_PKG_VERSION"));
     headers.insert(USER_AGENT, HeaderValue::from_static(agent));
     if let Some(auth) = &options.auth {
-        let basic = format!("Basic {}", BASE64_STANDARD.encode(auth));
-        headers.insert(AUTHORIZATION, value("--auth", &basic)?);
+        headers.insert(AUTHORIZATION, basic(auth)?);
     }
     if let Some(origin) = &options.origin {
         headers.insert(ORIGIN, value("--origin", origin)?);
     }
+    // An empty list of subprotocols would be an invalid header.
     if !options.subprotocols.is_empty() {
-        let names = options.subprotocols.join(", ");
-        headers.insert(SEC_WEBSOCKET_PROTOCOL, value("--subprotocol", &names)?);
+        headers.insert(SEC_WEBSOCKET_PROTOCOL, offer(&options.subprotocols)?);
     }
     Ok(headers)
+}
+
+fn basic(auth: &str) -> Result<HeaderValue, String> {
+    value("--auth", &format!("Basic {}", BASE64_STANDARD.encode(auth)))
+}
+
+fn offer(subprotocols: &[String]) -> Result<HeaderValue, String> {
+    value("--subprotocol", &subprotocols.join(", "))
 }
 
 fn given_headers(lines: &[String]) -> Result<HeaderMap, String> {
     let mut headers = HeaderMap::new();
     for line in lines {
-        let wrong = |why: &str| format!("--header '{line}': {why}");
-        let (name, text) = line
-            .split_once(':')
-            .ok_or_else(|| wrong("expected 'Name: value'"))?;
-        let name = HeaderName::try_from(name.trim()).map_err(|error| wrong(&error.to_string()))?;
-        headers.append(name, value("--header", text.trim())?);
+        let (name, value) =
+            given_header(line).map_err(|why| format!("--header '{line}': {why}"))?;
+        headers.append(name, value);
     }
     Ok(headers)
+}
+
+fn given_header(line: &str) -> Result<(HeaderName, HeaderValue), String> {
+    let (name, text) = line.split_once(':').ok_or("expected 'Name: value'")?;
+    let name = HeaderName::try_from(name.trim()).map_err(|error| error.to_string())?;
+    let value = HeaderValue::from_str(text.trim()).map_err(|_| "a header cannot hold this")?;
+    Ok((name, value))
 }
 
 fn value(flag: &str, text: &str) -> Result<HeaderValue, String> {

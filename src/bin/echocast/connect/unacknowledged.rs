@@ -73,6 +73,7 @@ impl Unacknowledged {
     fn send_from(&mut self, first: usize) -> impl Iterator<Item = Message> {
         let run = &self.run;
         self.messages.range_mut(first..).map(move |pending| {
+            // From here on a server may have it, even if the connection is lost.
             pending.sent = true;
             let key = format!("{run}-{}", pending.reference);
             v1::publish(&pending.message, &pending.reference, &key)
@@ -91,10 +92,9 @@ impl Unacknowledged {
     /// Takes out the biggest of the messages that a server may have seen.
     pub(crate) fn take_biggest_sent(&mut self) -> Option<Message> {
         let sent = self.messages.iter().enumerate();
-        let (index, _) = sent
-            .filter(|(_, pending)| pending.sent)
-            .max_by_key(|(_, pending)| pending.message.len())?;
-        self.take(index)
+        let sent = sent.filter(|(_, pending)| pending.sent);
+        let (biggest, _) = sent.max_by_key(|(_, pending)| pending.message.len())?;
+        self.take(biggest)
     }
 
     /// Takes out the messages that a server may have already.

@@ -87,6 +87,7 @@ impl Fields {
     fn event(&self, event: &str) -> Option<Frame> {
         Some(match event {
             "welcome" => Frame::Welcome { id: self.id() },
+            // Null if the server does not know how many.
             "gap" => Frame::Gap {
                 missed: self.number("missed"),
             },
@@ -100,17 +101,23 @@ impl Fields {
     /// Frames without `event` are told apart by the field that only they have.
     fn message_or_answer(&self) -> Option<Frame> {
         if let Some(reference) = self.text("ack") {
-            Some(self.ack(reference))
-        } else if let Some(why) = self.text("error") {
-            Some(self.error(why))
-        } else if let Some(data) = self.text("data") {
-            Some(self.message(Message::text(data)))
-        } else if let Some(base64) = self.text("base64") {
-            let bytes = BASE64_STANDARD.decode(base64).ok()?;
-            Some(self.message(Message::binary(bytes)))
-        } else {
-            Some(Frame::Unknown)
+            return Some(self.ack(reference));
         }
+        if let Some(why) = self.text("error") {
+            return Some(self.error(why));
+        }
+        if let Some(data) = self.text("data") {
+            return Some(self.message(Message::text(data)));
+        }
+        match self.text("base64") {
+            Some(base64) => self.binary(base64),
+            None => Some(Frame::Unknown),
+        }
+    }
+
+    fn binary(&self, base64: &str) -> Option<Frame> {
+        let bytes = BASE64_STANDARD.decode(base64).ok()?;
+        Some(self.message(Message::binary(bytes)))
     }
 
     fn ack(&self, reference: &str) -> Frame {
@@ -163,6 +170,7 @@ impl Id {
 
     /// Whether no message can be between `other` and this one.
     pub(crate) fn is_next_after(&self, other: &Self) -> bool {
+        // An empty channel has no epoch that could be compared.
         if other.is_before_first() {
             return self.parts.is_some_and(|parts| parts.offset == 1);
         }
@@ -178,8 +186,12 @@ impl Id {
     /// Both offsets, if the epochs are the same.
     fn offsets(&self, other: &Self) -> Option<(u64, u64)> {
         let (parts, others) = (self.parts?, other.parts?);
-        let is_same_epoch = self.text[..parts.epoch] == other.text[..others.epoch];
+        let is_same_epoch = self.epoch()? == other.epoch()?;
         is_same_epoch.then_some((parts.offset, others.offset))
+    }
+
+    fn epoch(&self) -> Option<&str> {
+        Some(&self.text[..self.parts?.epoch])
     }
 }
 

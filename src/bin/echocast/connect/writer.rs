@@ -42,18 +42,25 @@ impl Writer {
     }
 
     fn poll_flushed(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        ready!(self.poll_written(cx))?;
+        if !self.unflushed {
+            return Poll::Pending;
+        }
+        // After the whole queue, so that many messages share a write.
+        ready!(self.sink.poll_flush_unpin(cx))?;
+        self.unflushed = false;
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_written(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         while !self.queue.is_empty() {
+            // A message leaves the queue only once the sink takes it, so cancelling loses none.
             ready!(self.sink.poll_ready_unpin(cx))?;
             if let Some(message) = self.queue.pop_front() {
                 self.sink.start_send_unpin(message)?;
                 self.unflushed = true;
             }
         }
-        if !self.unflushed {
-            return Poll::Pending;
-        }
-        ready!(self.sink.poll_flush_unpin(cx))?;
-        self.unflushed = false;
         Poll::Ready(Ok(()))
     }
 }

@@ -51,6 +51,7 @@ fn parse_command(command: &str) -> Result<Command, String> {
         "ping" => parse_ping(arguments),
         "close" => parse_close(arguments),
         "last" => parse_last(arguments),
+        // Rejected, because a mistyped text would be lost otherwise.
         "help" | "quit" if !arguments.is_empty() => Err(format!("/{name} takes no arguments")),
         "help" => Ok(Command::Help),
         "quit" => Ok(Command::quit()),
@@ -79,17 +80,20 @@ fn parse_last(count: &str) -> Result<Command, String> {
 
 fn parse_close(arguments: &str) -> Result<Command, String> {
     let (code, reason) = split(arguments);
-    let code = match code {
-        "" => 1000,
-        code => code
-            .parse()
-            .map_err(|_| format!("/close: '{code}' is not a close code, as 1000 or 4000 are"))?,
-    };
+    let code = parse_code(code)?;
     check_close_code(code, reason).map_err(|problem| format!("/close: {problem}"))?;
     Ok(Command::Close {
         code,
         reason: reason.to_owned(),
     })
+}
+
+fn parse_code(code: &str) -> Result<u16, String> {
+    if code.is_empty() {
+        return Ok(1000);
+    }
+    code.parse()
+        .map_err(|_| format!("/close: '{code}' is not a close code, as 1000 or 4000 are"))
 }
 
 /// The first word, and the rest without spaces around it.

@@ -2,8 +2,9 @@
 
 use std::env;
 use std::fs::DirBuilder;
+use std::io;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow};
 use rustyline::DefaultEditor;
@@ -14,15 +15,12 @@ pub(super) struct History {
 }
 
 impl History {
-    /// The first line that is typed creates the file, readable only by its owner.
+    /// The first line that is typed creates the file.
     pub(super) fn load(editor: &mut DefaultEditor) -> anyhow::Result<Self> {
         let folder = state_folder()?.join("echocast");
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&folder)
-            .with_context(|| format!("cannot create {}", folder.display()))?;
+        create_private(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
         let path = folder.join("history");
+        // Missing before the first line, which is no problem.
         if path.exists() {
             editor
                 .load_history(&path)
@@ -39,6 +37,11 @@ impl History {
         editor.add_history_entry(line)?;
         editor.append_history(&self.path)
     }
+}
+
+/// Only its owner can read it, because people type secrets.
+fn create_private(folder: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(folder)
 }
 
 /// As the XDG specification has it, a path that is not absolute is ignored.

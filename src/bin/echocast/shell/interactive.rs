@@ -23,16 +23,7 @@ pub(crate) async fn run(
     texts: Vec<String>,
     show_ping_pong: bool,
 ) -> anyhow::Result<ExitCode> {
-    let (keyboard, screen) = terminal::open()?;
-    let mut shell = Shell {
-        dialer,
-        stop,
-        keyboard,
-        screen,
-        pings: Pings::default(),
-        show_ping_pong,
-        closing: None,
-    };
+    let mut shell = Shell::new(dialer, stop, show_ping_pong)?;
     for text in texts {
         shell.dialer.send(Message::text(text));
     }
@@ -85,16 +76,31 @@ impl Exit {
 }
 
 impl Shell {
+    fn new(dialer: Dialer, stop: Stop, show_ping_pong: bool) -> anyhow::Result<Self> {
+        let (keyboard, screen) = terminal::open()?;
+        Ok(Self {
+            dialer,
+            stop,
+            keyboard,
+            screen,
+            pings: Pings::default(),
+            show_ping_pong,
+            closing: None,
+        })
+    }
+
     async fn run(&mut self) -> Exit {
         loop {
-            let step = match self.connect().await {
-                ControlFlow::Continue(connection) => self.exchange(connection).await,
+            match self.one_connection().await {
+                ControlFlow::Continue(()) => {}
                 ControlFlow::Break(exit) => return exit,
-            };
-            if let ControlFlow::Break(exit) = step {
-                return exit;
             }
         }
+    }
+
+    async fn one_connection(&mut self) -> ControlFlow<Exit> {
+        let connection = self.connect().await?;
+        self.exchange(connection).await
     }
 
     /// Waits for a connection. Lines that are typed meanwhile are kept.
@@ -107,6 +113,7 @@ impl Shell {
                 () = self.stop.requested() => return ControlFlow::Break(Exit::Quit),
             };
             let command = self.command(typed);
+            // A line is dealt with at once, and the attempt to connect goes on.
             self.run_offline(command)?;
             self.keyboard.go_on();
         }
@@ -117,6 +124,7 @@ impl Shell {
             Command::Publish(text) => self.keep(text),
             Command::Ping(_) => self.screen.answer("not connected: no ping"),
             Command::Last(count) => self.dialer.detour_for_last(count),
+            // There is nothing to close.
             Command::Close { .. } => return ControlFlow::Break(Exit::Quit),
             Command::Help => self.help(),
             Command::Nothing => {}
@@ -125,6 +133,7 @@ impl Shell {
     }
 
     fn keep(&mut self, text: String) {
+        // Not without limit, and rather rejected than dropped silently.
         if self.dialer.unacknowledged() >= KEPT_LINES {
             let problem = format!("not connected, and {KEPT_LINES} lines are kept: not published");
             return self.screen.answer(problem);
@@ -137,9 +146,11 @@ impl Shell {
     /// Runs commands and shows messages until the connection ends. Continues if a new one is
     /// wanted.
     async fn exchange(&mut self, mut connection: Connection) -> ControlFlow<Exit> {
+        // Pings of an earlier connection will never be answered.
         self.pings.clear();
         self.closing = None;
         loop {
+            // While closing no more lines are read, and messages do not wait for the terminal.
             let is_open = self.closing.is_none();
             let step = tokio::select! {
                 event = next_event(&mut connection, &self.screen, is_open) => self.on_event(event),
@@ -157,14 +168,16 @@ impl Shell {
     fn on_event(&mut self, event: Result<Event, End>) -> Step {
         match event {
             Ok(Event::Received(message)) => self.show(&message),
-            Ok(event) => {
-                if let Some(text) = event.notice() {
-                    self.screen.notice(text);
-                }
-            }
+            Ok(event) => self.show_notice(&event),
             Err(end) => return Step::Ended(end),
         }
         Step::Go
+    }
+
+    fn show_notice(&self, event: &Event) {
+        if let Some(text) = event.notice() {
+            self.screen.notice(text);
+        }
     }
 
     fn on_typed(&mut self, typed: Typed, connection: &mut Connection) -> Step {
@@ -199,10 +212,7 @@ impl Shell {
 
     fn command(&mut self, typed: Typed) -> Command {
         match typed {
-            Typed::Line(line) => command::parse(&line).unwrap_or_else(|problem| {
-                self.screen.answer(problem);
-                Command::Nothing
-            }),
+            Typed::Line(line) => self.parse(&line),
             Typed::Notice(text) => {
                 self.screen.notice(text);
                 Command::Nothing
@@ -211,8 +221,16 @@ impl Shell {
         }
     }
 
+    fn parse(&self, line: &str) -> Command {
+        command::parse(line).unwrap_or_else(|problem| {
+            self.screen.answer(problem);
+            Command::Nothing
+        })
+    }
+
     fn run_command(&mut self, command: Command, connection: &mut Connection) {
         match command {
+            // A line that is dropped silently would be taken for a published one.
             Command::Publish(_) | Command::Ping(_) if !connection.has_room() => {
                 self.screen.answer("the server is not reading: not sent");
             }
@@ -221,13 +239,16 @@ impl Shell {
             Command::Close { code, reason } => {
                 self.close(code, &reason, Closing::Exit, connection);
             }
-            Command::Last(count) => {
-                self.dialer.detour_for_last(count);
-                self.close(1000, "", Closing::Reconnect, connection);
-            }
+            Command::Last(count) => self.replay(count, connection),
             Command::Help => self.help(),
             Command::Nothing => {}
         }
+    }
+
+    /// A replay can only be asked for in a handshake.
+    fn replay(&mut self, count: u64, connection: &mut Connection) {
+        self.dialer.detour_for_last(count);
+        self.close(1000, "", Closing::Reconnect, connection);
     }
 
     fn ping(&mut self, text: String, connection: &mut Connection) {
@@ -248,14 +269,21 @@ impl Shell {
     fn show(&mut self, message: &Message) {
         match message {
             Message::Pong(payload) => self.show_pong(payload),
-            Message::Ping(payload) if self.show_ping_pong => {
-                self.screen.notice(format!("ping {}", quote(payload)));
-            }
-            message => {
-                if let Some(text) = shown(message) {
-                    self.screen.message(&text);
-                }
-            }
+            Message::Ping(payload) => self.show_ping(payload),
+            message => self.show_message(message),
+        }
+    }
+
+    fn show_message(&self, message: &Message) {
+        if let Some(text) = shown(message) {
+            self.screen.message(&text);
+        }
+    }
+
+    /// The connection has answered it already.
+    fn show_ping(&self, payload: &Bytes) {
+        if self.show_ping_pong {
+            self.screen.notice(format!("ping {}", quote(payload)));
         }
     }
 

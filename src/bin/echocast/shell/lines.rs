@@ -21,6 +21,7 @@ pub(super) fn read(texts: Vec<String>, read_input: bool) -> Lines {
     // A thread of its own, because a read that waits for a pipe cannot be cancelled, and it must
     // not delay the exit.
     thread::spawn(move || {
+        // Texts from the command line are UTF-8 already.
         let texts = texts.into_iter().map(|text| Ok(Message::text(text)));
         if read_input {
             send_all(texts.chain(input()), &sender);
@@ -48,9 +49,10 @@ fn send_all(
     }
 }
 
-/// A line without its end. If it is not UTF-8 it is sent as binary, so that every byte arrives.
+/// A line without its end; `None` at the end of the input.
 fn read_line(input: &mut impl BufRead) -> io::Result<Option<Message>> {
     let mut line = Vec::new();
+    // One byte more than allowed, so that a longer line is noticed.
     if input.take(LONGEST_LINE + 1).read_until(b'\n', &mut line)? == 0 {
         return Ok(None);
     }
@@ -59,10 +61,15 @@ fn read_line(input: &mut impl BufRead) -> io::Result<Option<Message>> {
         return Err(io::Error::other(problem));
     }
     strip_line_end(&mut line);
-    Ok(Some(match String::from_utf8(line) {
+    Ok(Some(message(line)))
+}
+
+/// A line that is not UTF-8 is sent as binary, so that every byte arrives.
+fn message(line: Vec<u8>) -> Message {
+    match String::from_utf8(line) {
         Ok(text) => Message::text(text),
         Err(error) => Message::binary(error.into_bytes()),
-    }))
+    }
 }
 
 fn strip_line_end(line: &mut Vec<u8>) {

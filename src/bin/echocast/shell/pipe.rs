@@ -14,7 +14,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use super::echoes::Echoes;
 use super::lines::Lines;
-use crate::connect::{Connection, DialError, Dialer, End, Event, Output, Stop, warning};
+use crate::connect::{Connection, Dialer, End, Event, Output, Stop, warning};
 use crate::exit::{failure, success_if};
 use crate::show::notice;
 
@@ -47,28 +47,17 @@ pub(crate) async fn run(
 ) -> anyhow::Result<ExitCode> {
     let mut pipe = Pipe::new(stop, lines, ending, show_ping_pong);
     let mut connection = match pipe.dial(&mut dialer).await {
-        Some(Ok(connection)) => connection,
-        Some(Err(error)) => return Ok(failure(&error.to_string())),
-        None => return Ok(ExitCode::FAILURE),
+        Ok(connection) => connection,
+        Err(code) => return Ok(code),
     };
     loop {
         let end = match pipe.exchange(&mut connection).await? {
             ControlFlow::Continue(end) => end,
             ControlFlow::Break(code) => return Ok(code),
         };
-        let resumes = connection.resumes();
-        let retry = dialer.ended(connection);
-        if pipe.leaving || !resumes {
-            return Ok(pipe.exit_code(&end, resumes, dialer.unacknowledged()));
-        }
-        notice(format_args!("{end}; {retry}"));
-        connection = match pipe.reconnect(&mut dialer).await {
-            Some(Ok(connection)) => connection,
-            Some(Err(problem)) => {
-                let end = End::Lost(problem);
-                return Ok(pipe.exit_code(&end, true, dialer.unacknowledged()));
-            }
-            None => return Ok(ExitCode::SUCCESS),
+        connection = match pipe.replace(connection, &end, &mut dialer).await {
+            Ok(connection) => connection,
+            Err(code) => return Ok(code),
         };
     }
 }
@@ -95,6 +84,7 @@ type Step = ControlFlow<ControlFlow<ExitCode, End>>;
 
 impl Pipe {
     fn new(stop: Stop, lines: Lines, ending: Ending, show_ping_pong: bool) -> Self {
+        // Only then lines come back that can be waited for.
         let has_echo = matches!(ending, Ending::Arrived { has_echo: true });
         Self {
             stop,
@@ -111,11 +101,37 @@ impl Pipe {
     }
 
     /// The first attempt is the only one, so that a script learns at once that its server is not
-    /// there. `None` after a stop.
-    async fn dial(&mut self, dialer: &mut Dialer) -> Option<Result<Connection, DialError>> {
-        tokio::select! {
-            dialed = dialer.dial() => Some(dialed),
-            () = self.stop.requested() => None,
+    /// there.
+    async fn dial(&mut self, dialer: &mut Dialer) -> Result<Connection, ExitCode> {
+        let dialed = tokio::select! {
+            dialed = dialer.dial() => dialed,
+            () = self.stop.requested() => return Err(ExitCode::FAILURE),
+        };
+        // No notice has named the server yet.
+        dialed.map_err(|error| failure(&format!("{}: {error}", dialer.target())))
+    }
+
+    /// The next connection after one that has ended, or the exit code.
+    async fn replace(
+        &mut self,
+        connection: Connection,
+        end: &End,
+        dialer: &mut Dialer,
+    ) -> Result<Connection, ExitCode> {
+        let resumes = connection.resumes();
+        let retry = dialer.ended(connection);
+        if self.leaving || !resumes {
+            return Err(self.exit_code(end, resumes, dialer.unacknowledged()));
+        }
+        // The script goes on, so its user should know why it waits.
+        notice(format_args!("{end}; {retry}"));
+        match self.reconnect(dialer).await {
+            Some(Ok(connection)) => Ok(connection),
+            Some(Err(problem)) => {
+                let end = End::Lost(problem);
+                Err(self.exit_code(&end, true, dialer.unacknowledged()))
+            }
+            None => Err(ExitCode::SUCCESS),
         }
     }
 
@@ -134,6 +150,7 @@ impl Pipe {
         &mut self,
         connection: &mut Connection,
     ) -> anyhow::Result<ControlFlow<ExitCode, End>> {
+        // Time without a connection does not count.
         self.echoes.progress();
         loop {
             self.leave_if_arrived(connection);
@@ -153,10 +170,15 @@ impl Pipe {
     }
 
     fn leave_if_arrived(&mut self, connection: &mut Connection) {
-        let has_arrived = connection.unacknowledged() == 0 && self.echoes.is_empty();
-        if self.input_ended.is_some() && has_arrived && self.ending.waits_for_arrival() {
+        let may_end = self.input_ended.is_some() && self.ending.waits_for_arrival();
+        if may_end && self.has_arrived(connection) {
             self.leave(connection);
         }
+    }
+
+    /// Whether all lines sent so far are acknowledged, and have come back.
+    fn has_arrived(&self, connection: &Connection) -> bool {
+        connection.unacknowledged() == 0 && self.echoes.is_empty()
     }
 
     fn may_read(&self, connection: &Connection) -> bool {
@@ -169,6 +191,7 @@ impl Pipe {
         if self.leaving {
             return None;
         }
+        // Acknowledgements first: without one, no line can be called arrived.
         if connection.unacknowledged() > 0 {
             return Some(self.echoes.progress_at() + ACK_WAIT);
         }
@@ -199,8 +222,8 @@ impl Pipe {
         event.notice().iter().for_each(notice);
         match event {
             Event::Received(message) => return self.on_message(&message),
-            Event::NotPublished { message, .. } => self.on_failed(message),
-            Event::Doubtful(message) => self.on_failed(Some(message)),
+            Event::NotPublished { message, .. } => self.on_failed(message.as_ref()),
+            Event::Doubtful(message) => self.on_failed(Some(&message)),
             Event::Acknowledged | Event::Flushed => self.echoes.progress(),
             Event::Missing(_) => {}
         }
@@ -208,6 +231,7 @@ impl Pipe {
     }
 
     fn on_message(&mut self, message: &Message) -> anyhow::Result<Step> {
+        // A line of ours or a message of others: both are printed.
         self.echoes.received(message);
         if self.show_ping_pong {
             show_control(message);
@@ -218,29 +242,31 @@ impl Pipe {
         Ok(ControlFlow::Continue(()))
     }
 
-    fn on_failed(&mut self, message: Option<Message>) {
+    fn on_failed(&mut self, message: Option<&Message>) {
         self.failed = true;
         if let Some(message) = message {
-            self.echoes.forget(&message);
+            self.echoes.forget(message);
         }
     }
 
     fn on_line(&mut self, line: Option<io::Result<Message>>, connection: &mut Connection) -> Step {
         match line {
-            Some(Ok(line)) => {
-                self.sent += 1;
-                self.echoes.sent(&line);
-                connection.send(line);
-                return ControlFlow::Continue(());
-            }
+            Some(Ok(line)) => self.send(line, connection),
             Some(Err(error)) => {
                 notice(format_args!("cannot read standard input: {error}"));
                 self.failed = true;
+                self.input_ended = Some(Instant::now());
             }
-            None => {}
+            None => self.input_ended = Some(Instant::now()),
         }
-        self.input_ended = Some(Instant::now());
         ControlFlow::Continue(())
+    }
+
+    fn send(&mut self, line: Message, connection: &mut Connection) {
+        self.sent += 1;
+        // Before it is sent, because the echo may be the next event.
+        self.echoes.sent(&line);
+        connection.send(line);
     }
 
     /// The first stop closes the connection properly; a second one does not wait for that.
@@ -266,6 +292,7 @@ impl Pipe {
         } else {
             self.echoes.is_empty() && matches!(end, End::Closed(_))
         };
+        // Every line is accounted for, but some may have been rejected.
         if self.leaving && has_arrived {
             return success_if(!self.failed);
         }

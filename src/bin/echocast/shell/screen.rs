@@ -56,6 +56,7 @@ impl Screen {
             queue: Some(queue),
             room: Arc::new(Semaphore::new(WAITING)),
             printed: start_printer(entries, above_prompt)?,
+            // A terminal that cannot edit lines shows no colours either.
             colours: editing && !is_set("NO_COLOR"),
             editing,
             before,
@@ -70,6 +71,7 @@ impl Screen {
 
     /// Shows a message if there is `room`.
     pub(crate) fn message(&self, text: &str) {
+        // Without room the message is dropped, which only happens while closing.
         let Ok(room) = Arc::clone(&self.room).try_acquire_owned() else {
             return;
         };
@@ -79,16 +81,28 @@ impl Screen {
     /// Shows a text about the connection.
     pub(crate) fn notice(&self, text: impl AsRef<str>) {
         let text = printable::line(text.as_ref());
+        self.put(self.dimmed(&text), None);
+    }
+
+    fn dimmed(&self, text: &str) -> String {
         if self.colours {
-            self.put(format!("\x1b[2m{text}\x1b[0m"), None);
+            format!("\x1b[2m{text}\x1b[0m")
         } else {
-            self.put(text.into_owned(), None);
+            text.to_owned()
         }
     }
 
     /// Shows the answer to a typed line, which it may quote.
     pub(crate) fn answer(&self, text: impl AsRef<str>) {
         self.put(printable::line(text.as_ref()).into_owned(), None);
+    }
+
+    /// If the terminal is gone there is nothing to restore.
+    fn restore(&self) {
+        if self.editing {
+            write(CLEAN_UP).ok();
+        }
+        tcsetattr(io::stdin(), SetArg::TCSADRAIN, &self.before).ok();
     }
 
     fn put(&self, mut text: String, room: Option<OwnedSemaphorePermit>) {
@@ -106,11 +120,7 @@ impl Drop for Screen {
         // Disconnected: everything is printed. Timed out: the terminal is stuck, and must not keep
         // the shell from leaving.
         self.printed.recv_timeout(LAST_PRINT).ok();
-        if self.editing {
-            write(CLEAN_UP).ok();
-        }
-        // If the terminal is gone there is nothing to restore.
-        tcsetattr(io::stdin(), SetArg::TCSADRAIN, &self.before).ok();
+        self.restore();
     }
 }
 
@@ -142,15 +152,20 @@ fn print_all(entries: &mpsc::Receiver<Entry>, mut above_prompt: AbovePrompt) {
     while let Ok(first) = entries.recv() {
         // The room is given back only after printing, when these are dropped.
         let (text, _rooms) = piece(first, entries);
-        let printed = above_prompt
-            .as_mut()
-            .is_some_and(|printer| printer.print(text.clone()).is_ok());
-        if !printed {
+        if !print_above(&mut above_prompt, &text) {
             // The editor is gone, or there never was one. If the terminal cannot be written to,
             // nobody can be notified.
             write(&text).ok();
         }
     }
+}
+
+/// Whether it could be printed.
+fn print_above(above_prompt: &mut AbovePrompt, text: &str) -> bool {
+    let Some(printer) = above_prompt else {
+        return false;
+    };
+    printer.print(text.to_owned()).is_ok()
 }
 
 /// Puts entries that wait together, up to the size of a piece.
@@ -160,6 +175,7 @@ fn piece(
 ) -> (String, Vec<Option<OwnedSemaphorePermit>>) {
     let mut text = first.text;
     let mut rooms = vec![first.room];
+    // Only what waits already: a single message must appear at once.
     while text.len() < PIECE
         && let Ok(next) = entries.try_recv()
     {

@@ -28,6 +28,23 @@ pub(crate) enum Typed {
 }
 
 impl Keyboard {
+    fn open(editor: DefaultEditor) -> anyhow::Result<Self> {
+        let (lines, typed) = mpsc::channel(1);
+        let (go_on, may_go_on) = std_mpsc::channel();
+        let reader = Reader {
+            editor,
+            history: None,
+            lines,
+            may_go_on,
+        };
+        // Never joined, because it may wait for a key. The end of the process ends it.
+        thread::Builder::new()
+            .name("keyboard".to_owned())
+            .spawn(move || reader.run())
+            .context("cannot start the keyboard's thread")?;
+        Ok(Self { typed, go_on })
+    }
+
     /// Cancellation-safe.
     pub(crate) async fn next(&mut self) -> Typed {
         self.typed.recv().await.unwrap_or(Typed::End)
@@ -46,21 +63,9 @@ pub(crate) fn open() -> anyhow::Result<(Keyboard, Screen)> {
     let config = Config::builder().history_ignore_dups(true)?.build();
     let mut editor =
         DefaultEditor::with_config(config).context("cannot edit lines on this terminal")?;
+    // The screen keeps the settings that the terminal has now.
     let screen = Screen::new(above_prompt(&mut editor))?;
-    let (lines, typed) = mpsc::channel(1);
-    let (go_on, may_go_on) = std_mpsc::channel();
-    let reader = Reader {
-        editor,
-        history: None,
-        lines,
-        may_go_on,
-    };
-    // Never joined, because it may wait for a key. The end of the process ends it.
-    thread::Builder::new()
-        .name("keyboard".to_owned())
-        .spawn(move || reader.run())
-        .context("cannot start the keyboard's thread")?;
-    Ok((Keyboard { typed, go_on }, screen))
+    Ok((Keyboard::open(editor)?, screen))
 }
 
 fn above_prompt(editor: &mut DefaultEditor) -> AbovePrompt {
@@ -84,6 +89,7 @@ impl Reader {
     fn run(mut self) -> Option<()> {
         self.load_history()?;
         while let Some(line) = self.read()? {
+            // Kept even if it turns out to be no command, so that it can be corrected.
             self.keep(&line)?;
             self.hand_over(Typed::Line(line))?;
         }
@@ -117,6 +123,7 @@ impl Reader {
             return Some(());
         };
         if let Err(error) = history.append(line, &mut self.editor) {
+            // Reported once, and not for every line.
             self.history = None;
             self.notice("the history is no longer kept", &error)?;
         }

@@ -1,8 +1,6 @@
 //! The texts of a table's cells, a row for each replica. Text from servers is made printable: it
 //! cannot control the terminal, and cannot pass for another row.
 
-use std::borrow::Cow;
-
 use echocast::telemetry::printable;
 use indicatif::{BinaryBytes, HumanCount};
 
@@ -67,16 +65,30 @@ pub(super) fn titles() -> Cells {
 }
 
 pub(super) fn of_node(row: &Row, node: &Node) -> Cells {
-    let state = if node.draining { "draining" } else { "up" };
-    let version = printable_cell(&format!("{} ({})", node.version, node.commit)).into_owned();
     let name = row.address.clone();
-    cells(name, state.to_owned(), &node.figures, broker(node), version)
+    cells(
+        name,
+        state(node),
+        &node.figures,
+        broker(node),
+        version(node),
+    )
+}
+
+fn state(node: &Node) -> String {
+    let state = if node.draining { "draining" } else { "up" };
+    state.to_owned()
+}
+
+/// Whatever answers at the address says it, so it is made printable.
+fn version(node: &Node) -> String {
+    printable_cell(&format!("{} ({})", node.version, node.commit))
 }
 
 pub(super) fn of_total(report: &Report) -> Cells {
+    let name = "total".to_owned();
     let answering = format!("{} of {}", report.answering(), report.replicas.len());
-    let (name, none) = ("total".to_owned(), String::new());
-    cells(name, answering, &report.total, none.clone(), none)
+    cells(name, answering, &report.total, String::new(), String::new())
 }
 
 fn cells(name: String, state: String, figures: &Figures, broker: String, version: String) -> Cells {
@@ -99,10 +111,12 @@ fn cells(name: String, state: String, figures: &Figures, broker: String, version
 }
 
 fn broker(node: &Node) -> String {
-    match (node.broker_up, node.broker_roundtrip_us) {
-        (false, _) => "away".to_owned(),
-        (true, Some(us)) => format!("up, {}", latency(us)),
-        (true, None) => "up".to_owned(),
+    if !node.broker_up {
+        return "away".to_owned();
+    }
+    match node.broker_roundtrip_us {
+        Some(us) => format!("up, {}", latency(us)),
+        None => "up".to_owned(),
     }
 }
 
@@ -139,31 +153,30 @@ fn rate(per_second: f64) -> String {
 
 /// What was lost and why, if anything was.
 pub(super) fn losses(total: &Figures) -> Option<String> {
-    let causes: Vec<String> = total
-        .lost
-        .iter()
-        .filter(|(_, messages)| **messages > 0)
-        .map(|(cause, messages)| format!("{} {}", printable_cell(cause), HumanCount(*messages)))
-        .collect();
+    let lost = total.lost.iter().filter(|(_, messages)| **messages > 0);
+    let causes: Vec<String> = lost.map(loss).collect();
     if causes.is_empty() {
         return None;
     }
-    let now = match total.lost_per_second {
-        Some(lost) if lost > 0.0 => format!("; {}/s now", rate(lost)),
-        _ => String::new(),
-    };
     let causes = causes.join(", ");
+    let now = lost_now(total.lost_per_second);
     Some(format!("lost since the nodes started: {causes}{now}"))
 }
 
-/// A tab would move the text out of its column, so it is a space here.
-pub(super) fn printable_cell(text: &str) -> Cow<'_, str> {
-    if text.contains('\t') {
-        let text = text.replace('\t', " ");
-        Cow::Owned(printable::line(&text).into_owned())
-    } else {
-        printable::line(text)
+fn loss((cause, messages): (&String, &u64)) -> String {
+    format!("{} {}", printable_cell(cause), HumanCount(*messages))
+}
+
+fn lost_now(per_second: Option<f64>) -> String {
+    match per_second {
+        Some(lost) if lost > 0.0 => format!("; {}/s now", rate(lost)),
+        _ => String::new(),
     }
+}
+
+/// A tab would move the text out of its column, so it is a space here.
+pub(super) fn printable_cell(text: &str) -> String {
+    printable::line(&text.replace('\t', " ")).into_owned()
 }
 
 #[cfg(test)]

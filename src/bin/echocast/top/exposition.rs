@@ -32,6 +32,7 @@ impl Exposition {
             .map(|line| Series::parse(line).with_context(|| format!("cannot read '{line}'")))
             .collect::<anyhow::Result<_>>()?;
         let exposition = Self(series);
+        // Any exporter answers on /metrics, but only ours has the metrics that the table shows.
         ensure!(
             exposition.named("echocast_build_info").next().is_some(),
             "no metrics of echocast"
@@ -58,8 +59,8 @@ impl Exposition {
     pub(super) fn by(&self, name: &str, label: &str) -> BTreeMap<String, u64> {
         let mut sums = BTreeMap::new();
         for series in self.named(name) {
-            let value = series.label(label).unwrap_or_default().to_owned();
-            *sums.entry(value).or_default() += series.value as u64;
+            let value = series.label(label).unwrap_or_default();
+            *sums.entry(value.to_owned()).or_default() += series.value as u64;
         }
         sums
     }
@@ -124,6 +125,7 @@ fn unquote(quoted: &str) -> Option<(String, &str)> {
     loop {
         match characters.next()? {
             (at, '"') => return Some((value, &quoted[at + 1..])),
+            // A quote behind a backslash does not end the value.
             (_, '\\') => value.push(unescape(characters.next()?.1)),
             (_, other) => value.push(other),
         }

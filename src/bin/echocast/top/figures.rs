@@ -37,6 +37,7 @@ pub(super) struct Figures {
 
 impl Figures {
     pub(super) fn new(before: Option<&Sample>, now: &Sample) -> Self {
+        // Counters only have a meaning as a difference.
         let rate = |name| now.rate_since(before?, name);
         let between = |name| match before {
             Some(before) => now.histogram_since(before, name),
@@ -57,6 +58,8 @@ impl Figures {
     }
 
     pub(super) fn add(&mut self, other: &Self) {
+        // Counts, rates and histograms of nodes add up. Quantiles would not, so they are computed
+        // from the sum.
         for (sum, rate) in self.rates().into_iter().zip(other.clone().rates()) {
             add_rate(sum, *rate);
         }

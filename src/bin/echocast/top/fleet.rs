@@ -1,5 +1,5 @@
-//! All replicas: which there are, as names resolve now, and when each is asked. Each is asked on its
-//! own, so that one that does not answer delays none of the others.
+//! All replicas: which there are, as names resolve now, and when each is asked. Each is asked on
+//! its own, so that one that does not answer delays none of the others.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -58,6 +58,7 @@ impl Fleet {
         for index in 0..self.targets.len() {
             self.resolve(index);
         }
+        // Replicas that a name does not lead to any more are asked, too: they may be draining.
         let known: Vec<SocketAddr> = self.replicas.keys().copied().collect();
         for address in known {
             self.ask_replica(address);
@@ -77,11 +78,13 @@ impl Fleet {
         let Some(replica) = self.replicas.get_mut(&address) else {
             return;
         };
-        if !mem::replace(&mut replica.asked, true) {
-            let url = replica.url.clone();
-            self.asking
-                .spawn(async move { Answer::Metrics(address, replica::ask(&url, address).await) });
+        if mem::replace(&mut replica.asked, true) {
+            return;
         }
+        // A task of its own, which a slow replica keeps busy for as long as it takes.
+        let url = replica.url.clone();
+        self.asking
+            .spawn(async move { Answer::Metrics(address, replica::ask(&url, address).await) });
     }
 
     /// Waits for the next answer; for ever if there is no question. Cancellation-safe.
@@ -137,11 +140,14 @@ impl Fleet {
 
     /// Replicas first, then names that cannot be resolved.
     pub(super) fn report(&self) -> Report {
-        let replicas = self.replicas.iter().filter_map(|(address, replica)| {
-            replica.row(*address, is_found(&self.targets, *address))
-        });
+        let replicas = self.replicas.iter();
+        let replicas = replicas.filter_map(|(address, replica)| self.row(*address, replica));
         let unresolved = self.targets.iter().filter_map(Target::unresolved);
         Report::new(replicas.chain(unresolved).collect())
+    }
+
+    fn row(&self, address: SocketAddr, replica: &Replica) -> Option<Row> {
+        replica.row(address, is_found(&self.targets, address))
     }
 }
 

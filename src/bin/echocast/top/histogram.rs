@@ -36,6 +36,7 @@ impl Histogram {
 
     /// Adds another one, which has the same bounds.
     pub(super) fn add(&mut self, other: &Self) {
+        // An empty one has no bounds yet, and takes those of the other.
         if self.buckets.is_empty() {
             return self.clone_from(other);
         }
@@ -57,15 +58,18 @@ impl Histogram {
     /// their bucket. Beyond the largest finite bound it is that bound.
     pub(super) fn quantile(&self, share: f64) -> Option<f64> {
         let rank = share * self.count();
-        let index = self
-            .buckets
-            .iter()
-            .position(|bucket| bucket.count >= rank && bucket.count > 0.0)?;
-        let below = match index.checked_sub(1) {
+        let reaches = |bucket: &Bucket| bucket.count >= rank && bucket.count > 0.0;
+        let index = self.buckets.iter().position(reaches)?;
+        let below = self.below(index);
+        Some(interpolate(rank, below, self.buckets[index]))
+    }
+
+    /// The bucket before this one; for the first one, an empty bucket at 0.
+    fn below(&self, index: usize) -> Bucket {
+        match index.checked_sub(1) {
             Some(before) => self.buckets[before],
             None => Bucket::default(),
-        };
-        Some(interpolate(rank, below, self.buckets[index]))
+        }
     }
 }
 

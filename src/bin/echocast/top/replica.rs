@@ -51,6 +51,7 @@ impl Replica {
         self.asked = false;
         match answer {
             Ok(sample) => {
+                // Rates need only the last two.
                 self.samples.rotate_left(1);
                 self.samples[1] = Some(sample);
                 self.failure = None;
@@ -60,10 +61,11 @@ impl Replica {
     }
 
     fn failed(&mut self, why: String) {
-        let since = self
-            .failure
-            .as_ref()
-            .map_or_else(Instant::now, |failure| failure.since);
+        // The first failure counts: it decides how long the replica is shown.
+        let since = match &self.failure {
+            Some(failure) => failure.since,
+            None => Instant::now(),
+        };
         self.failure = Some(Failure { since, why });
         // Once it is back, the difference to an old sample is not what happened in a second.
         self.samples = [None, None];
@@ -79,17 +81,23 @@ impl Replica {
 
     /// `None` before its first answer. `is_found`: a name still leads to this address.
     pub(super) fn row(&self, address: SocketAddr, is_found: bool) -> Option<Row> {
-        let [before, now] = &self.samples;
-        let node = now.as_ref().map(|now| Node::new(before.as_ref(), now));
-        let error = self.failure.as_ref().map(|failure| failure.show(is_found));
-        if node.is_none() && error.is_none() {
-            return None;
-        }
-        Some(Row {
+        let node = self.node();
+        let error = self.error(is_found);
+        let has_answered = node.is_some() || error.is_some();
+        has_answered.then(|| Row {
             address: address.to_string(),
             error,
             node,
         })
+    }
+
+    fn node(&self) -> Option<Node> {
+        let [before, now] = &self.samples;
+        Some(Node::new(before.as_ref(), now.as_ref()?))
+    }
+
+    fn error(&self, is_found: bool) -> Option<String> {
+        Some(self.failure.as_ref()?.show(is_found))
     }
 }
 
@@ -105,16 +113,22 @@ impl Failure {
 
 /// Asks a node for its metrics.
 pub(super) async fn ask(url: &Url, address: SocketAddr) -> anyhow::Result<Sample> {
-    let answer = timeout(PATIENCE, ops::get(url, address, "/metrics")).await;
-    let (status, text) =
-        answer.map_err(|_| anyhow!("no answer within {} s", PATIENCE.as_secs()))??;
-    ensure!(
-        status == StatusCode::OK,
-        "the answer is {status}: not an ops port?"
-    );
+    let text = get(url, address).await?;
     let metrics = Exposition::parse(&text).context("not an ops port?")?;
     Ok(Sample {
         at: Instant::now(),
         metrics,
     })
+}
+
+async fn get(url: &Url, address: SocketAddr) -> anyhow::Result<String> {
+    let answer = timeout(PATIENCE, ops::get(url, address, "/metrics"))
+        .await
+        .map_err(|_| anyhow!("no answer within {} s", PATIENCE.as_secs()))?;
+    let (status, text) = answer?;
+    ensure!(
+        status == StatusCode::OK,
+        "the answer is {status}: not an ops port?"
+    );
+    Ok(text)
 }

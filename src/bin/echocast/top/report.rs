@@ -86,5 +86,6 @@ fn build_info(sample: &Sample, label: &str) -> String {
 /// In seconds.
 fn roundtrip(before: Option<&Sample>, now: &Sample) -> Option<f64> {
     let recent = before.and_then(|before| now.histogram_since(before, ROUNDTRIP).mean());
+    // Probes are rarer than samples.
     recent.or_else(|| now.metrics.histogram(ROUNDTRIP).mean())
 }

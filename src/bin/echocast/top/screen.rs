@@ -37,6 +37,7 @@ struct Keys {
 impl Screen {
     pub(super) fn open() -> anyhow::Result<Self> {
         let keys = io::stdin().is_terminal().then(Keys::open).transpose()?;
+        // From here on, dropping it gives the terminal back.
         let screen = Self {
             terminal: Term::stdout(),
             keys,

@@ -2,6 +2,7 @@
 //! cells come from `cells`.
 
 use std::array;
+use std::borrow::Cow;
 
 use console::{measure_text_width, style, truncate_str};
 
@@ -32,13 +33,15 @@ pub(super) fn render(report: &Report, size: Option<Size>) -> String {
     let table = Table::new(report, size.columns);
     let mut lines = table.lines();
     let footer = table.footer();
+    // The total is shown in any case, so replicas make room for it.
     hide_rows(&mut lines, size.rows.saturating_sub(footer.len()));
     lines.extend(footer);
-    let lines: Vec<_> = lines
-        .iter()
-        .map(|line| truncate_str(line, size.columns, "…"))
-        .collect();
-    lines.join("\n")
+    truncate(&lines, size.columns).join("\n")
+}
+
+fn truncate(lines: &[String], columns: usize) -> Vec<Cow<'_, str>> {
+    let truncated = lines.iter().map(|line| truncate_str(line, columns, "…"));
+    truncated.collect()
 }
 
 struct Table<'a> {
@@ -57,14 +60,12 @@ type Widths = [usize; COLUMNS.len()];
 
 impl<'a> Table<'a> {
     fn new(report: &'a Report, columns: usize) -> Self {
-        let cells = |row: &Row| Some(cells::of_node(row, row.node.as_ref()?));
-        let rows: Vec<Option<Cells>> = report.replicas.iter().map(cells).collect();
+        let rows: Vec<Option<Cells>> = report.replicas.iter().map(cells_of).collect();
         let (titles, total) = (cells::titles(), cells::of_total(report));
         let all = [&titles, &total].into_iter().chain(rows.iter().flatten());
+        // Over all rows, so that columns do not move when rows are hidden.
         let mut widths = widths(all);
-        // Replicas that do not answer have no cells, but an address.
-        let longest = report.replicas.iter().map(|row| row.address.len()).max();
-        widths[0] = widths[0].max(longest.unwrap_or(0));
+        widths[0] = widths[0].max(longest_address(report));
         Self {
             report,
             shown: fitting(&widths, columns),
@@ -77,13 +78,17 @@ impl<'a> Table<'a> {
 
     /// The titles, and a line for each replica.
     fn lines(&self) -> Vec<String> {
+        let titles = style(self.line(&self.titles)).bold().to_string();
         let rows = self.report.replicas.iter().zip(&self.rows);
-        let rows = rows.map(|(row, cells)| match (&row.node, cells) {
+        let rows = rows.map(|(row, cells)| self.row(row, cells.as_ref()));
+        [titles].into_iter().chain(rows).collect()
+    }
+
+    fn row(&self, row: &Row, cells: Option<&Cells>) -> String {
+        match (&row.node, cells) {
             (Some(node), Some(cells)) => coloured(node, self.line(cells)),
             _ => self.error_line(row),
-        });
-        let titles = style(self.line(&self.titles)).bold().to_string();
-        [titles].into_iter().chain(rows).collect()
+        }
     }
 
     /// The lines below all rows, which are shown in any case.
@@ -95,32 +100,47 @@ impl<'a> Table<'a> {
     }
 
     fn line(&self, cells: &Cells) -> String {
-        let cells = self
-            .shown
-            .iter()
-            .map(|&column| pad(&cells[column], self.widths[column], COLUMNS[column].align));
-        let cells: Vec<String> = cells.collect();
+        let columns = self.shown.iter();
+        let cells: Vec<String> = columns.map(|column| self.cell(*column, cells)).collect();
         cells.join(GAP).trim_end().to_owned()
     }
 
-    fn error_line(&self, row: &Row) -> String {
-        let error = printable_cell(row.error.as_deref().unwrap_or_default());
-        let address = pad(&row.address, self.widths[0], Align::Left);
-        style(format!("{address}{GAP}{error}")).red().to_string()
+    fn cell(&self, column: usize, cells: &Cells) -> String {
+        pad(&cells[column], self.widths[column], COLUMNS[column].align)
     }
+
+    fn error_line(&self, row: &Row) -> String {
+        let error = row.error.as_deref().unwrap_or_default();
+        let address = pad(&row.address, self.widths[0], Align::Left);
+        let line = format!("{address}{GAP}{}", printable_cell(error));
+        style(line).red().to_string()
+    }
+}
+
+fn cells_of(row: &Row) -> Option<Cells> {
+    Some(cells::of_node(row, row.node.as_ref()?))
+}
+
+/// Replicas that do not answer have no cells, but an address.
+fn longest_address(report: &Report) -> usize {
+    let lengths = report.replicas.iter().map(|row| row.address.len());
+    lengths.max().unwrap_or(0)
 }
 
 /// Each column is as wide as its widest cell.
 fn widths<'a>(rows: impl Iterator<Item = &'a Cells> + Clone) -> Widths {
-    array::from_fn(|column| {
-        let widths = rows.clone().map(|cells| measure_text_width(&cells[column]));
-        widths.max().unwrap_or(0)
-    })
+    array::from_fn(|column| width(column, rows.clone()))
+}
+
+fn width<'a>(column: usize, rows: impl Iterator<Item = &'a Cells>) -> usize {
+    let widths = rows.map(|cells| measure_text_width(&cells[column]));
+    widths.max().unwrap_or(0)
 }
 
 /// The columns for which there is room.
 fn fitting(widths: &Widths, room: usize) -> Vec<usize> {
     let mut shown: Vec<usize> = (0..widths.len()).collect();
+    // One at a time, the least important first.
     while total_width(&shown, widths) > room
         && let Some(least) = least_important(&shown)
     {

@@ -40,23 +40,23 @@ fn options(deflate: bool) -> TargetOptions {
 }
 
 fn check(target: &Target) -> Result<(), String> {
+    // TLS would make this program the slow side.
     if target.url().scheme() != "ws" {
-        return Err(format!(
-            "'{target}': bench speaks ws:// only; connect to the server behind the TLS proxy"
-        ));
+        let instead = "connect to the server behind the TLS proxy";
+        return Err(format!("'{target}': bench speaks ws:// only; {instead}"));
     }
+    // Windows are refilled by own messages that come back.
     if !target.has_echo() {
+        let instead = "leave out echo=false";
         return Err(format!(
-            "'{target}': publishers must receive their own messages, leave out echo=false"
+            "'{target}': publishers must receive their own messages, {instead}"
         ));
     }
     Ok(())
 }
 
 async fn look_up(url: &Url) -> Result<Vec<SocketAddr>, String> {
-    let host = url.host_str().ok_or("no host")?;
-    let port = url.port_or_known_default().ok_or("no port")?;
-    let found = lookup_host(format!("{host}:{port}"))
+    let found = lookup_host(host_and_port(url)?)
         .await
         .map_err(|error| error.to_string())?;
     let addresses: Vec<SocketAddr> = found.collect();
@@ -66,16 +66,19 @@ async fn look_up(url: &Url) -> Result<Vec<SocketAddr>, String> {
     Ok(addresses)
 }
 
+fn host_and_port(url: &Url) -> Result<String, String> {
+    let host = url.host_str().ok_or("no host")?;
+    let port = url.port_or_known_default().ok_or("no port")?;
+    Ok(format!("{host}:{port}"))
+}
+
 /// A complaint if the URLs are not all of one channel.
 pub(super) fn not_one_channel(endpoints: &[Endpoint]) -> Option<String> {
-    let mut channels = endpoints
-        .iter()
-        .map(|endpoint| channel(endpoint.target.url()));
+    let mut channels = endpoints.iter().map(Endpoint::channel);
     let first = channels.next()?;
     let other = channels.find(|channel| *channel != first)?;
-    Some(format!(
-        "all URLs must be of one channel, not of '{first}' and '{other}'"
-    ))
+    let problem = "all URLs must be of one channel";
+    Some(format!("{problem}, not of '{first}' and '{other}'"))
 }
 
 /// Paths `/` and `/ws` are one channel. The query is left out, because it may hold a token.
@@ -88,10 +91,18 @@ fn channel(url: &Url) -> &str {
 
 /// The first server that is not, or not for certain, on this machine.
 pub(super) fn outside(endpoints: &[Endpoint]) -> Option<String> {
-    endpoints.iter().find_map(|Endpoint { target, addresses }| {
-        let address = addresses.iter().find(|address| !is_local(address))?;
-        Some(format!("'{target}' ({})", address.ip()))
-    })
+    endpoints.iter().find_map(Endpoint::outside)
+}
+
+impl Endpoint {
+    fn outside(&self) -> Option<String> {
+        let address = self.addresses.iter().find(|address| !is_local(address))?;
+        Some(format!("'{}' ({})", self.target, address.ip()))
+    }
+
+    fn channel(&self) -> &str {
+        channel(self.target.url())
+    }
 }
 
 fn is_local(address: &SocketAddr) -> bool {

@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use super::Args;
+use crate::bench::args::Args;
 use crate::bench::stamp::STAMP_LEN;
 
 /// The largest message, in bytes: one buffer holds it.
@@ -45,6 +45,7 @@ pub(super) fn spacing(outside: bool) -> Duration {
 
 /// Complaints about a load on `server`, which is on another machine.
 pub(super) fn outside(server: &str, args: &Args) -> Vec<String> {
+    // Without consent, further limits do not matter.
     if !args.i_own_this_server {
         return vec![format!(
             "{server} is not on this machine. If the server is yours, and everyone in between \
@@ -84,13 +85,13 @@ pub(super) fn anywhere(args: &Args) -> impl Iterator<Item = String> {
 }
 
 fn check_connections(args: &Args) -> Result<(), String> {
-    if args.subscribers == 0 && args.publishers == 0 {
-        return Err("nothing would be received: --subscribers and --publishers are 0".to_owned());
-    }
-    if connections(args) > MAX_CONNECTIONS {
-        return Err(format!("more than {MAX_CONNECTIONS} connections"));
-    }
-    Ok(())
+    let listeners = args.subscribers.max(args.publishers);
+    rule(listeners > 0, || {
+        "nothing would be received: --subscribers and --publishers are 0".to_owned()
+    })?;
+    rule(connections(args) <= MAX_CONNECTIONS, || {
+        format!("more than {MAX_CONNECTIONS} connections")
+    })
 }
 
 fn check_size(size: u64) -> Result<(), String> {
