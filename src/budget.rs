@@ -18,7 +18,8 @@ pub enum Part {
     Feeds,
     /// Messages that the broker has not acknowledged.
     Inbox,
-    /// Unfinished messages of clients, and their bytes that are not decoded yet.
+    /// Input of clients: unfinished messages, bytes that are not decoded yet, and what is kept of
+    /// earlier messages for clients that compress with reference to them.
     Input,
     /// Keys of messages, where the node itself keeps them.
     Keys,

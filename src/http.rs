@@ -23,9 +23,9 @@
 //! | header | values |
 //! |---|---|
 //! | `Idempotency-Key` | 1 to 256 characters of ASCII, else 400 |
-//! | `Echocast-Kind` | `text` or `binary`, else 400 |
+//! | `Echocast-Kind` | `text` or `binary`, else 400; also 400 for a `text` that is not UTF-8 |
 //! | `Accept` | the type with the highest `q`; of equal ones the one that is named; of several named, event stream, page, JSON. `*/*` is the page; 406 if no type is acceptable. Elements that are no type are left out, and a malformed `q` is 1 |
-//! | `Sec-WebSocket-Protocol` | names with the characters of a token (RFC 9110), else 400; empty elements are left out |
+//! | `Sec-WebSocket-Protocol` | names with the characters of a token (RFC 9110), else 400; empty elements are left out. The first one is in the answer. Many servers echo any, so the answer's `Echocast-Version` proves that this one speaks `echocast.v1` |
 //! | `Sec-WebSocket-Key`, `Sec-WebSocket-Version` | as RFC 6455 asks, else 400, or 426 for another version |
 //! | `Origin` | with a list in `--allow-origin`, each one sent has to be in it, else 403 |
 //! | `traceparent` | a malformed one, or two that differ, are ignored, as the specification asks |

@@ -31,9 +31,17 @@ pub struct Embedded {
 struct Outlet {
     channel: Arc<Channel>,
     writer: FeedWriter,
-    /// Batches that wait until the readers had their turn. Then more of the channel waits in the
-    /// inbox, and all other channels go on.
-    paused: Option<VecDeque<PendingBatch>>,
+    /// It waits until its readers had their turn. All other channels go on.
+    paused: Option<Paused>,
+}
+
+/// Batches of a channel that waits.
+#[derive(Debug, Default)]
+struct Paused {
+    rest: VecDeque<PendingBatch>,
+    /// More of it is in the inbox. It is taken only when the inbox said so since: a channel that
+    /// pauses again and again must not keep the others from being looked at.
+    has_more: bool,
 }
 
 impl Broker for Embedded {
@@ -112,36 +120,39 @@ impl Embedded {
     /// Delivers what the inbox has of a channel; returns the channel if it is to pause.
     fn deliver_queued(&mut self, link: &Link, channel: Arc<Channel>) -> Option<Arc<Channel>> {
         let outlet = self.outlets.get_mut(&channel.publisher_id)?;
-        if outlet.paused.is_some() {
+        if let Some(paused) = &mut outlet.paused {
+            paused.has_more = true;
             return None;
         }
-        outlet.deliver_more(link, VecDeque::new())
+        let queued = Inbox::take_from(vec![channel]);
+        outlet.deliver(link, queued.into())
     }
 
     /// Goes on with a channel that has paused; returns it if it is to pause again.
     fn resume(&mut self, link: &Link, channel: Arc<Channel>) -> Option<Arc<Channel>> {
         let outlet = self.outlets.get_mut(&channel.publisher_id)?;
-        let rest = outlet.paused.take()?;
-        outlet.deliver_more(link, rest)
+        let Paused { mut rest, has_more } = outlet.paused.take()?;
+        if has_more {
+            rest.extend(Inbox::take_from(vec![channel]));
+        }
+        outlet.deliver(link, rest)
     }
 }
 
 impl Outlet {
-    /// Delivers these batches, and what the inbox has of the channel, until its readers need their
-    /// turn: then the channel is returned, and the rest waits.
-    fn deliver_more(
-        &mut self,
-        link: &Link,
-        mut rest: VecDeque<PendingBatch>,
-    ) -> Option<Arc<Channel>> {
-        rest.extend(Inbox::take_from(vec![self.channel.clone()]));
+    /// Delivers these batches until the channel's readers need their turn: then the channel is
+    /// returned, and the rest waits.
+    fn deliver(&mut self, link: &Link, mut rest: VecDeque<PendingBatch>) -> Option<Arc<Channel>> {
         while let Some(pending) = rest.pop_front() {
             if self.channel.feed.is_ahead() {
                 rest.push_front(pending);
-                self.paused = Some(rest);
+                self.paused = Some(Paused {
+                    rest,
+                    has_more: false,
+                });
                 return Some(self.channel.clone());
             }
-            self.deliver(link, pending);
+            self.deliver_batch(link, pending);
         }
         None
     }
@@ -150,12 +161,12 @@ impl Outlet {
     fn deliver_all(&mut self, link: &Link) {
         let paused = self.paused.take().unwrap_or_default();
         let queued = Inbox::take_from(vec![self.channel.clone()]);
-        for pending in paused.into_iter().chain(queued) {
-            self.deliver(link, pending);
+        for pending in paused.rest.into_iter().chain(queued) {
+            self.deliver_batch(link, pending);
         }
     }
 
-    fn deliver(&mut self, link: &Link, mut pending: PendingBatch) {
+    fn deliver_batch(&mut self, link: &Link, mut pending: PendingBatch) {
         match self.append_once(link, &mut pending) {
             Ok(last) => pending.acknowledge(last),
             Err(KeyTaken) => self.reject(link, &mut pending),

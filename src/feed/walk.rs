@@ -1,7 +1,6 @@
 //! A walk over the readers of a feed: it wakes them and finds the oldest batch that one of them
 //! still needs. It goes in chunks, each under one lock, so that readers on other threads do not
-//! wait for it. Two walks may overlap: the broker appends while it also confirms messages that will
-//! not come back.
+//! wait for it. Readers may come, go and read between two chunks.
 
 use super::window::{ReaderSlot, ReaderState, Window};
 

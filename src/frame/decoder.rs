@@ -9,6 +9,9 @@ use super::header::{self, Frame, MAX_CLIENT_HEADER, Opcode};
 use super::inflate::{self, Bounds, History};
 use super::{Event, Kind, Limits, Sink, Violation, mask, utf8};
 
+/// Memory of an unfinished message that does not count yet, in bytes: see [`Decoder::held_bytes`].
+const UNCOUNTED: usize = 4 * 1024;
+
 /// Decodes one client's frames. Frames that arrive whole are passed on from the input buffer. Only
 /// unfinished ones are kept, so that an idle connection costs two words.
 #[derive(Debug, Default)]
@@ -95,9 +98,18 @@ impl Decoder {
             .is_some_and(Unfinished::is_mid_message)
     }
 
-    /// Bytes of memory held beside the decoder itself.
+    /// Bytes of memory held beside the decoder itself, as far as they count. A little of an
+    /// unfinished message does not, because headers that lie across two reads come and go all the
+    /// time. A client's history stays, so it always counts.
     pub fn held_bytes(&self) -> usize {
-        self.unfinished.as_deref().map_or(0, Unfinished::held_bytes)
+        let Some(unfinished) = self.unfinished.as_deref() else {
+            return 0;
+        };
+        let bytes = unfinished.held_bytes();
+        if bytes < UNCOUNTED && unfinished.history.is_empty() {
+            return 0;
+        }
+        bytes
     }
 
     fn read_frames(

@@ -15,6 +15,8 @@ use tracing::error;
 pub(super) struct Supervisor {
     tasks: JoinSet<()>,
     names: HashMap<Id, &'static str>,
+    /// Holds the tasks that were begun elsewhere.
+    adopted: JoinSet<()>,
 }
 
 /// One of the tasks.
@@ -53,9 +55,22 @@ impl Supervisor {
         Task { ended, abort }
     }
 
-    /// Supervises tasks that were begun elsewhere, as one task of this name.
-    pub(super) fn adopt<T: 'static + Send>(&mut self, name: &'static str, tasks: JoinSet<T>) {
-        self.spawn(name, first_end(tasks));
+    /// Supervises tasks that were begun elsewhere, as one task of this name. It fails as soon as one
+    /// of them ends. The others go on, so that a drain can still serve their clients.
+    pub(super) fn adopt<T: 'static + Send>(&mut self, name: &'static str, mut tasks: JoinSet<T>) {
+        let (end, ended) = oneshot::channel();
+        self.spawn(name, async move {
+            // The sender sends nothing else. An error is its end with the node.
+            if let Ok(Some(panic)) = ended.await {
+                resume_unwind(panic);
+            }
+        });
+        self.adopted.spawn(async move {
+            let first = tasks.join_next().await;
+            let panic = first.and_then(|first| first.err()?.try_into_panic().ok());
+            let _ = end.send(panic);
+            while tasks.join_next().await.is_some() {}
+        });
     }
 
     /// Waits until a task has ended although the node still serves. Cancellation-safe.
@@ -90,15 +105,6 @@ impl Supervisor {
     }
 }
 
-/// Ends or panics as the first of these tasks does, and then drops the others.
-async fn first_end<T: 'static>(mut tasks: JoinSet<T>) {
-    if let Some(Err(error)) = tasks.join_next().await
-        && let Ok(panic) = error.try_into_panic()
-    {
-        resume_unwind(panic);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -123,10 +129,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_of_many_adopted_tasks_that_panics_is_reported_by_their_name() {
+    async fn one_of_many_adopted_tasks_that_panics_is_reported_and_the_others_go_on() {
         let mut supervisor = Supervisor::default();
         let mut shards: JoinSet<()> = JoinSet::new();
-        shards.spawn(std::future::pending());
+        let (going_on, mut ended) = oneshot::channel::<()>();
+        shards.spawn(async move {
+            let _going_on = going_on;
+            std::future::pending().await
+        });
         shards.spawn(async { panic!("on purpose") });
         supervisor.adopt("sessions", shards);
         let failed = format!("{:#}", supervisor.failed().await);
@@ -134,5 +144,10 @@ mod tests {
             failed.starts_with("the sessions failed: ") && failed.contains("on purpose"),
             "{failed}"
         );
+        // The others serve while the node drains, and end with the supervisor.
+        tokio::task::yield_now().await;
+        assert_eq!(ended.try_recv(), Err(oneshot::error::TryRecvError::Empty));
+        drop(supervisor);
+        assert!(ended.await.is_err());
     }
 }

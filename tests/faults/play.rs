@@ -316,7 +316,7 @@ impl Outcome {
     /// messages were.
     #[expect(
         clippy::print_stdout,
-        reason = "shown by `cargo test -- --show-output`, and copied into the README"
+        reason = "shown by `cargo test -- --show-output`, and copied into tests/README.md"
     )]
     pub fn print(&self, fault: &str) {
         let verdict = self.audit(true);

@@ -1,4 +1,4 @@
-//! A user who may do exactly what the runbook lists: enough for each kind of address, and taken by
+//! A user who may do exactly what the README lists: enough for each kind of address, and taken by
 //! each Redis that it names.
 
 use redis::Value;

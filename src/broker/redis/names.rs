@@ -55,7 +55,7 @@ impl Names {
         format!("{}:probe:{node:016x}:{number}", self.prefix)
     }
 
-    /// A key for [`fitness`]: in the slot of `tag`, and of no channel.
+    /// A key for [`super::fitness`]: in the slot of `tag`, and of no channel.
     pub(super) fn rehearsal(&self, tag: &str, kind: &str) -> String {
         format!("{}:{{{tag}}}:rehearsal:{kind}", self.prefix)
     }

@@ -5,7 +5,8 @@
 --   meta     hash. 'epoch' (8 bytes) and 'offset' of the newest message; 'bytes' that all entries have cost, and 'floor',
 --            those before the oldest entry, or fewer; 'jumped', the offset up to which Redis has lost what it gave out;
 --            'torn', there if a history ended because of that; 'many', see step 8; and for each publisher 'n:ID', its
---            newest batch: 'SEQUENCE SECONDS EPOCH OFFSET'. OFFSET is 0 if that batch was refused.
+--            newest batch: 'SEQUENCE SECONDS EPOCH OFFSET'. OFFSET is 0 if that batch was refused, and begins with 'r' if it
+--            repeated a key.
 --   stream   the history. An entry a batch: its id is the offset of the batch's last message, then the bytes that all
 --            entries up to it have cost, so that two ids tell what lies between them. Older versions wrote 0 there.
 --   keys     sorted set. For each key that a message in the history has: the key, and '\0' .. digest .. key, both with the
@@ -123,9 +124,11 @@ if newest_sequence >= sequence then
     and string.match(newest, '%d+$')
   if known_offset then
     local was_refused = key ~= '' and known_offset == '0'
-    return {epoch, tonumber(known_offset), was_refused and KEY_TAKEN or kept and REPEATS_KEY or PUBLISHED}
+    local has_repeated = string.find(newest, ' r%d+$')
+    return {epoch, tonumber(known_offset), was_refused and KEY_TAKEN or has_repeated and REPEATS_KEY or PUBLISHED}
   end
-  return {epoch, tonumber(not is_taken and kept or 0), is_taken and KEY_TAKEN or kept and REPEATS_KEY or PUBLISHED}
+  -- Whether it repeated a key is not known any more. If it did, receivers may take it for a message that they have missed.
+  return {epoch, tonumber(not is_taken and kept or 0), is_taken and KEY_TAKEN or PUBLISHED}
 end
 
 -- 5. Keep the order: the batch before it in the pipeline was not taken, so this one must wait.
@@ -140,7 +143,7 @@ end
 -- 6. Do not publish a key twice. The publisher has come this far all the same: the batches behind this one are next.
 if kept then
   local offset = is_taken and '0' or kept
-  remember_publisher(offset)
+  remember_publisher(is_taken and '0' or 'r' .. kept)
   return {epoch, tonumber(offset), is_taken and KEY_TAKEN or REPEATS_KEY}
 end
 

@@ -101,7 +101,8 @@ impl Receiver {
         let state = State {
             writer,
             known: Known::default(),
-            backlog: None,
+            // Nothing counts before its own subscription: an earlier one may still bring something.
+            backlog: Some(Backlog::default()),
             round: 0,
             ended: false,
             was_live: false,

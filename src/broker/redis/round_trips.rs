@@ -1,5 +1,6 @@
-//! Proof that a node receives what it publishes. Each connection that publishes to a server, or reads
-//! histories there, sends a probe every second, which must come back over the subscription. An
+//! Proof that a node receives what it publishes. Each connection that publishes to a server sends a
+//! probe every second, and one that reads histories there before it reads. The probe must come back
+//! over the subscription. An
 //! address can lead to another server than before while the old one lives on. Then a subscription
 //! that looks fine receives nothing of what a newer connection publishes.
 

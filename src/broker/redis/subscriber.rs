@@ -167,7 +167,7 @@ impl<'a> Keeper<'a> {
                 1.. = self.changes.recv_many(&mut changes, usize::MAX) => subscriber.change(&std::mem::take(&mut changes)).await?,
                 _ = probes.tick() => {
                     self.proven_at = Some(subscriber.probe().await?);
-                    subscriber.try_refused_again(self.receivers_here()).await?;
+                    subscriber.try_refused_again(|| self.receivers_here()).await?;
                 }
             }
         }

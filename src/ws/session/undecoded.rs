@@ -5,10 +5,6 @@ use std::sync::Arc;
 
 use crate::budget::{Budget, Charge, Part};
 
-/// The decoder's memory is counted from so many bytes on. It holds less all the time, for frame
-/// headers that lie across two reads.
-const LEAST: usize = 4 * 1024;
-
 /// Memory of one session's input. Most sessions have none.
 #[derive(Debug)]
 pub(super) struct Undecoded {
@@ -24,7 +20,7 @@ impl Undecoded {
     /// to keep or to count.
     pub(super) fn new(bytes: &[u8], held: usize, budget: &Arc<Budget>) -> Option<Box<Self>> {
         // Most reads end with a whole frame.
-        if bytes.is_empty() && held < LEAST {
+        if bytes.is_empty() && held == 0 {
             return None;
         }
         let charge = budget.charge(Part::Input, bytes.len() + held);
@@ -44,6 +40,6 @@ impl Undecoded {
             self.bytes = Vec::new();
         }
         self.charge.set(self.bytes.capacity() + held);
-        !self.bytes.is_empty() || held >= LEAST
+        !self.bytes.is_empty() || held > 0
     }
 }

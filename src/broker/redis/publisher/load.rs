@@ -1,4 +1,4 @@
-//! What a publisher has to publish: the pipeline that is on its transport, and the batches behind it.
+//! What a publisher has to publish: the pipeline that is on its way, and the batches behind it.
 
 use std::collections::HashSet;
 use std::time::Instant;
@@ -15,7 +15,7 @@ const COMMAND_BYTES: usize = 256;
 /// Batches that were taken from the inbox and are not settled; each channel's in order.
 #[derive(Default)]
 pub(in super::super) struct Load {
-    /// The pipeline that is, or may be, on its transport.
+    /// The pipeline that is, or may be, on its way.
     pub(in super::super) sending: Vec<Sending>,
     /// Behind it.
     pub(in super::super) queue: Queue,

@@ -147,16 +147,12 @@ impl Receiver {
         }
         // 1. In the same history, and in a channel's first one, offsets tell what is missing.
         let is_counted = before == epoch || (before == 0 && state.was_live);
-        // 2. Nobody knows how much of an old history was never received here: sequences of
-        // publishers may tell, see `take_next`. One that is older than Redis keeps it was received
-        // to its end.
-        let silent = state.writer.feed().idle();
-        let may_have_missed =
-            before != 0 && silent.is_none_or(|silent| silent < self.shared.kept_for);
         state.writer.jump(epoch, next_offset);
         if is_counted {
             self.missed(state, next_offset.saturating_sub(expected));
-        } else if may_have_missed {
+        } else if before != 0 {
+            // 2. Nobody knows how much of an old history was never received here: sequences of
+            // publishers may tell, see `take_next`.
             state.writer.mark_gap(Missed::Unknown);
         }
     }

@@ -63,11 +63,11 @@ impl Subscriber<'_> {
         Ok(())
     }
 
-    /// Subscribes again to what was refused, if it is still among `wanted`: the server may only have
+    /// Subscribes again to what was refused, if it is still wanted: the server may only have
     /// been the last to know that it has the channel.
     pub(super) async fn try_refused_again(
         &mut self,
-        mut wanted: Vec<Arc<Receiver>>,
+        wanted: impl FnOnce() -> Vec<Arc<Receiver>>,
     ) -> anyhow::Result<()> {
         if self.probes.is_multiple_of(FORBIDDEN_PROBES) {
             self.refused.append(&mut self.forbidden);
@@ -78,6 +78,8 @@ impl Subscriber<'_> {
         let refused = std::mem::take(&mut self.refused);
         let address = |receiver: &Arc<Receiver>| Arc::as_ptr(receiver).addr();
         let addresses: HashSet<usize> = refused.iter().map(address).collect();
+        // Made only now: it names all channels of the server.
+        let mut wanted = wanted();
         wanted.retain(|receiver| addresses.contains(&address(receiver)));
         self.subscribe(&wanted).await
     }
