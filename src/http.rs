@@ -1,6 +1,9 @@
 //! HTTP on both ports: the accept loop they share, one connection with what surrounds hyper, the
 //! ops routes, and the public routes with an answer a file.
 //!
+//! A path that is no channel name is answered 400 with one line of text. If `Accept` names
+//! `text/html`, the answer is a page with the same reason and a link to a similar right name.
+//!
 //! ## Parameters
 //!
 //! A value without a meaning is answered 400 with the name of its parameter, by WebSockets, event

@@ -1,5 +1,5 @@
 //! A node: wiring and life. [`Node::bind`] opens the sockets. [`Node::run`] serves until it is
-//! stopped or one of its tasks dies, and then [drains](drain): readiness off, drain delay,
+//! stopped or one of its tasks dies, and then drains: readiness off, drain delay,
 //! listeners closed, sessions closed over the drain period, inbox published, ops port closed.
 
 mod supervisor;
