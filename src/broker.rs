@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::hub::Hub;
+use crate::hub::{Hub, Intake};
 use crate::metrics::Metrics;
 
 mod embedded;
@@ -15,7 +15,7 @@ pub mod envelope;
 mod redis;
 
 pub use self::embedded::Embedded;
-pub use self::redis::{Redis, RedisTls};
+pub use self::redis::Redis;
 
 /// Moves messages from a node's inbox to the feeds of all nodes.
 ///
@@ -33,7 +33,12 @@ pub use self::redis::{Redis, RedisTls};
 pub trait Broker: Send + 'static {
     /// Works until `stop`, then hands on what the inbox still holds and returns. Dropping the
     /// future ends it at once.
-    fn run(self, link: Link, stop: CancellationToken) -> impl Future<Output = ()> + Send;
+    fn run(
+        self,
+        link: Link,
+        intake: Intake,
+        stop: CancellationToken,
+    ) -> impl Future<Output = ()> + Send;
 }
 
 /// What a broker has of its node.

@@ -44,10 +44,7 @@ impl ChannelName {
 
     /// Checks a name as it stands.
     pub fn new(name: &str) -> Result<Self, BadName> {
-        if let Some(odd) = name
-            .chars()
-            .find(|c| !c.is_ascii_alphanumeric() && !"-_.~:/".contains(*c))
-        {
+        if let Some(odd) = name.chars().find(|character| !Self::allows(*character)) {
             return Err(BadName::Character(odd));
         }
         if name.len() > MAX_NAME {
@@ -61,6 +58,11 @@ impl ChannelName {
             )));
         }
         Ok(Self(name.into()))
+    }
+
+    /// Whether names may have this character.
+    pub fn allows(character: char) -> bool {
+        character.is_ascii_alphanumeric() || "-_.~:/".contains(character)
     }
 
     /// The name as text.

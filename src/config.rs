@@ -1,117 +1,69 @@
 //! Every setting of a node: as people write it in [`Settings`], and as the service uses it in
-//! [`Config`]. Nothing here touches the world, but that files named by settings are read to see
-//! whether they can be used.
+//! [`Config`]. A setting is defined in one place, its group's file: flag, variable, default, help,
+//! parser, and its field in the checked group. Nothing here touches the world, except that files
+//! named by settings are read to see whether they can be used.
 
-mod check;
-mod settings;
-mod validate;
+mod given;
+mod network;
+mod redis;
+mod history;
+mod limits;
+mod lifetime;
+mod logs;
 
-use std::net::SocketAddr;
-use std::time::Duration;
+use clap::{Args, FromArgMatches};
 
-use ipnet::IpNet;
-
-pub use self::settings::Settings;
-use crate::broker::RedisTls;
+use self::given::Complaining;
+use self::history::HistorySettings;
+pub use self::lifetime::{KeepaliveConfig, ShutdownConfig};
+use self::lifetime::{KeepaliveSettings, ShutdownSettings};
+use self::limits::LimitSettings;
+pub use self::limits::{Limits, SlowClient};
+use self::logs::LogSettings;
+pub use self::logs::{Logs, Switch};
+pub use self::network::Network;
+use self::network::NetworkSettings;
+pub use self::redis::RedisConfig;
+use self::redis::RedisSettings;
 use crate::feed::Retention;
+
+/// The settings of `echocast serve` as given. Every flag has an environment variable; flags win.
+#[derive(Args, Clone, Debug)]
+pub struct Settings {
+    #[command(flatten)]
+    network: NetworkSettings,
+    #[command(flatten)]
+    redis: RedisSettings,
+    #[command(flatten)]
+    history: HistorySettings,
+    #[command(flatten)]
+    limits: LimitSettings,
+    #[command(flatten)]
+    keepalive: KeepaliveSettings,
+    #[command(flatten)]
+    shutdown: ShutdownSettings,
+    #[command(flatten)]
+    logs: LogSettings,
+}
 
 /// Checked settings.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Public address.
-    pub listen: SocketAddr,
-    /// Address of the ops port.
-    pub ops_listen: SocketAddr,
-    /// Networks of proxies whose `X-Forwarded-For` or `Forwarded` is believed.
-    pub trusted_proxy: Vec<IpNet>,
+    /// The ports of a node, and the proxies in front of it.
+    pub network: Network,
     /// Redis, or none for the embedded broker.
-    pub redis_url: Option<String>,
-    /// Files for TLS towards Redis: `--redis-ca`, `--redis-cert`, `--redis-key`.
-    pub redis_tls: RedisTls,
-    /// The beginning of all names in Redis.
-    pub redis_prefix: String,
+    pub redis: Option<RedisConfig>,
     /// Bounds of histories and feeds: `--history`, `--history-bytes`, `--feed-bytes`,
     /// `--history-ttl`.
     pub retention: Retention,
-    /// Bytes that messages may take; `None` is [`crate::budget::default_limit`].
-    pub memory: Option<usize>,
-    /// Largest message in bytes of payload.
-    pub max_message: usize,
-    /// Connections at most; `None` is no limit.
-    pub max_connections: Option<usize>,
-    /// Connections of one address at most; `None` is no limit.
-    pub address_connections: Option<usize>,
-    /// Requests and messages a second and at once of one address; `None` is no limit.
-    pub address_rate: Option<u32>,
-    /// Messages a second and at once of one connection; `None` is no limit.
-    pub message_rate: Option<u32>,
-    /// Bytes of messages a second of one connection, after inflating; `None` is no limit.
-    pub byte_rate: Option<u64>,
-    /// Channels at most; `None` is no limit.
-    pub max_channels: Option<usize>,
-    /// Whether permessage-deflate is negotiated.
-    pub deflate: bool,
-    /// Origins that may connect; `None` is any.
-    pub allow_origin: Option<Vec<String>>,
-    /// What happens to readers that lag out.
-    pub slow_client: SlowClient,
-    /// Time between pings.
-    pub ping_interval: Duration,
-    /// Silence after a ping that counts as death.
-    pub ping_timeout: Duration,
-    /// How long an HTTP connection is kept between two requests.
-    pub idle_timeout: Duration,
-    /// Between the stop signal and closing listeners.
-    pub drain_delay: Duration,
-    /// Time over which clients are sent away.
-    pub drain_period: Duration,
-    /// After the drain delay, time until everything has ended.
-    pub shutdown_grace: Duration,
-    /// How logs are written.
-    pub log_format: LogFormat,
-    /// Whether each message is logged.
-    pub log_messages: Switch,
-}
-
-/// What happens to a reader that lags out of its feed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SlowClient {
-    /// Closed with 1013.
-    Disconnect,
-    /// Goes on with the newest message.
-    Skip,
-}
-
-impl SlowClient {
-    /// The values of the metric's label.
-    pub const LABELS: [&str; 2] = ["disconnect", "skip"];
-
-    /// The value of the metric's label.
-    pub fn label(self) -> &'static str {
-        Self::LABELS[self as usize]
-    }
-}
-
-/// How logs are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
-    /// Text if standard error is a terminal, else JSON.
-    Auto,
-    /// For people.
-    Text,
-    /// One object a line.
-    Json,
-}
-
-/// On, off, or on if standard error is a terminal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Switch {
-    /// On if standard error is a terminal.
-    Auto,
-    /// On.
-    On,
-    /// Off.
-    Off,
+    /// Bounds of a node and of each client.
+    pub limits: Limits,
+    /// When a silent connection ends.
+    pub keepalive: KeepaliveConfig,
+    /// How the node stops.
+    pub shutdown: ShutdownConfig,
+    /// What is logged, and how.
+    pub logs: Logs,
 }
 
 /// Everything that is wrong with the settings, a line each, naming the flag.
@@ -119,30 +71,82 @@ pub enum Switch {
 #[error("{}", .0.join("\n"))]
 pub struct Complaints(pub Vec<String>);
 
+impl Settings {
+    /// Checks every setting.
+    ///
+    /// # Errors
+    /// If some cannot be used: all complaints at once.
+    pub fn validate(&self) -> Result<Config, Complaints> {
+        let mut complaining = Complaining::default();
+        let config = Config {
+            network: self.network.check(&mut complaining),
+            redis: self.redis.check(&mut complaining),
+            retention: self.history.check(&mut complaining),
+            limits: self.limits.check(&mut complaining),
+            keepalive: self.keepalive.check(&mut complaining),
+            shutdown: self.shutdown.check(&mut complaining),
+            logs: self.logs.check(&mut complaining),
+        };
+        // Groups that depend on each other.
+        let retention = &config.retention;
+        let history_bytes = (retention.messages > 0).then_some(retention.history_bytes);
+        let has_redis = config.redis.is_some();
+        config
+            .limits
+            .check_largest_message(&mut complaining, has_redis, history_bytes);
+
+        let complaints = complaining.into_complaints();
+        if complaints.is_empty() {
+            Ok(config)
+        } else {
+            Err(Complaints(complaints))
+        }
+    }
+}
+
+impl Config {
+    /// The checked settings of these flags (without the program's name) and the environment.
+    ///
+    /// # Errors
+    /// If clap or a check rejects them.
+    pub fn from_args<'a>(flags: impl IntoIterator<Item = &'a str>) -> Result<Self, Complaints> {
+        let command = Settings::augment_args(clap::Command::new("serve").no_binary_name(true));
+        let settings = command
+            .try_get_matches_from(flags)
+            .and_then(|matches| Settings::from_arg_matches(&matches));
+        settings
+            .map_err(|error| Complaints(vec![error.to_string()]))?
+            .validate()
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
     fn defaults_are_those_of_the_contract() {
         let config = Config::from_args([]).expect("defaults are valid");
-        assert_eq!(config.listen, SocketAddr::from(([0; 8], 8080)));
-        assert_eq!(config.ops_listen, SocketAddr::from(([0; 8], 8081)));
-        assert_eq!(config.idle_timeout, Duration::from_secs(75));
+        assert_eq!(config.network.listen, SocketAddr::from(([0; 8], 8080)));
+        assert_eq!(config.network.ops_listen, SocketAddr::from(([0; 8], 8081)));
+        assert_eq!(config.keepalive.idle_timeout, Duration::from_secs(75));
         assert_eq!(
             (config.retention.messages, config.retention.bytes),
             (1000, 8 * 1024 * 1024)
         );
         assert_eq!(config.retention.history_bytes, 4 * 1024 * 1024);
         assert_eq!(
-            (config.max_message, config.retention.ttl),
+            (config.limits.max_message, config.retention.ttl),
             (64 * 1024, Duration::from_secs(600))
         );
         assert_eq!(
             (
-                config.max_connections,
-                config.allow_origin,
-                config.redis_url
+                config.limits.max_connections,
+                config.limits.allow_origin,
+                config.redis.map(|redis| redis.prefix)
             ),
             (None, None, None)
         );

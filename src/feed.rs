@@ -1,31 +1,34 @@
 //! The feed of a channel: a bounded window of batches with one writer, the broker, and many
-//! readers, each with a cursor. It owns order, replay, lag and waking; what is done with the bytes
-//! is the readers' business.
+//! readers, each with a cursor. It owns order, replay, lag and waking. Readers decide what to do
+//! with the bytes.
 //!
-//! A reader that has seen everything waits in its seat, or shares one with a [`Group`]. `append`
-//! adds a batch and wakes who waits; a reader takes whatever has piled up since its last visit, so
-//! one wake and one write carry many messages when there is much to say.
+//! A reader that has read everything waits, alone or in a [`Group`]. The [`FeedWriter`] adds a
+//! batch and wakes the waiting readers. A reader takes all batches since its last turn, so that one wake and
+//! one write carry many messages when there are many.
 
 mod backfill;
 mod cursor;
+mod find;
 mod group;
 mod walk;
 mod window;
+mod writer;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::Waker;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use slab::Slab;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
 pub use self::cursor::{Cursor, Lagged, TAKE_BATCHES, Taken};
+pub use self::find::{BeforeWindow, Found, NotInWindow, Start};
 pub use self::group::{Group, GroupBatches};
 use self::walk::Walk;
-use self::window::{Seat, SeatState, Window};
-use crate::budget::{Budget, Part};
-use crate::message::{Batch, MessageId, Missed, Sequence};
+use self::window::{ReaderSlot, ReaderState, Window};
+pub use self::writer::{Accepted, FeedWriter};
+use crate::budget::Budget;
+use crate::message::MessageId;
 use crate::metrics::Gauge;
 
 /// How long the writer waits at most for readers to have their turn: see [`Feed::turn`].
@@ -34,82 +37,29 @@ const TURN_PATIENCE: Duration = Duration::from_secs(1);
 /// How much a feed keeps.
 #[derive(Clone, Copy, Debug)]
 pub struct Retention {
-    /// Messages kept for replay; what connected readers still need is kept beyond it.
+    /// Messages kept for replay. Batches that connected readers still need are kept beyond it.
     pub messages: usize,
     /// Bytes of those messages kept for replay, and in Redis.
     pub history_bytes: usize,
-    /// Bytes kept at most, whoever still needs them. The newest batch is always kept.
+    /// Bytes kept at most, even if readers still need more. The newest batch is always kept.
     pub bytes: usize,
-    /// After this time without a message nothing is replayed.
+    /// Nothing is replayed after this time without a message.
     pub ttl: Duration,
-}
-
-/// Where a new reader begins.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Start {
-    /// With what comes next.
-    Newest,
-    /// With the newest N messages kept, as far as retention allows.
-    Last(usize),
-    /// With what came after this message.
-    After(MessageId),
-}
-
-/// Where a place in a channel's history is.
-#[derive(Debug)]
-pub enum Found {
-    /// Here.
-    Here {
-        /// A reader there.
-        cursor: Cursor,
-        /// Nothing that came after it is missing.
-        whole: bool,
-    },
-    /// Before the window begins.
-    Earlier {
-        /// The epoch of the window.
-        epoch: u64,
-        /// The offset that was looked for.
-        offset: u64,
-        /// The offset of the first message after it in the window.
-        kept_from: u64,
-        /// Nothing is missing in the window.
-        whole: bool,
-        /// The broker's history is known to have nothing before the window.
-        gone: bool,
-    },
-    /// It has not come yet.
-    Ahead,
-    /// In another history.
-    Elsewhere,
 }
 
 /// A bounded window of batches: one writer, many [`Cursor`]s.
 #[derive(Debug)]
 pub struct Feed {
     window: Mutex<Window>,
-    /// Told when every reader that was woken has had its turn.
+    /// Notified when every reader that was woken has had its turn.
     all_had_their_turn: Notify,
     retention: Retention,
     budget: Arc<Budget>,
     bytes_gauge: Gauge,
 }
 
-/// What became of a batch that was offered to a feed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Accepted {
-    /// It is in the feed.
-    Appended,
-    /// It had been there before.
-    Duplicate,
-    /// Something before it is missing, or it belongs to another epoch: it is not in the feed.
-    Gap,
-}
-
 impl Feed {
-    /// An empty feed. `epoch` is that of its history, 0 if the broker will tell. Its batches count
-    /// in `budget`; `bytes_gauge` counts what the windows of all feeds of a node hold.
-    pub fn new(retention: Retention, epoch: u64, budget: Arc<Budget>, bytes_gauge: Gauge) -> Self {
+    fn new(retention: Retention, epoch: u64, budget: Arc<Budget>, bytes_gauge: Gauge) -> Self {
         let (window, all_had_their_turn) = (Mutex::new(Window::new(epoch)), Notify::new());
         Self {
             window,
@@ -118,65 +68,6 @@ impl Feed {
             budget,
             bytes_gauge,
         }
-    }
-
-    /// Adds a batch at the next offsets; returns what its last message is called, if it can be
-    /// found again. `confirms` is the number of its last message if this node published it.
-    pub fn append(&self, batch: Batch, confirms: Option<Sequence>) -> Option<MessageId> {
-        let last = self.add_next(batch, confirms);
-        self.wake();
-        last
-    }
-
-    fn add_next(&self, mut batch: Batch, confirms: Option<Sequence>) -> Option<MessageId> {
-        let window = self.lock();
-        (batch.epoch, batch.offset) = (window.epoch, window.next_offset);
-        batch.span = batch.len() as u64;
-        let last = batch.id(batch.len() - 1);
-        self.add(window, batch, confirms);
-        last
-    }
-
-    /// A message that this node published will not come, or has come long ago: whoever waits for it
-    /// need not.
-    pub fn confirm(&self, sequence: Sequence) {
-        if self.lock().confirm(sequence) {
-            self.wake();
-        }
-    }
-
-    /// Adds a batch that no history has: it takes no offset.
-    pub fn append_foreign(&self, mut batch: Batch) {
-        let window = self.lock();
-        (batch.epoch, batch.offset) = (window.epoch, window.next_offset);
-        self.push(window, batch, None);
-    }
-
-    /// Tells readers that messages are missing here.
-    pub fn mark_gap(&self, missed: Missed) {
-        let window = self.lock();
-        let mark = Batch::gap(window.epoch, window.next_offset, missed);
-        self.push(window, mark, None);
-    }
-
-    /// Adds a batch whose epoch and offset are known, if it is the next.
-    pub fn accept(&self, epoch: u64, mut batch: Batch, confirms: Option<Sequence>) -> Accepted {
-        let mut window = self.lock();
-        (batch.epoch, batch.span) = (epoch, batch.len() as u64);
-        if window.epoch == 0 && batch.offset == 1 {
-            // The very first message of a channel: nothing can be missing before it.
-            (window.epoch, window.next_offset) = (epoch, 1);
-        }
-        if window.epoch != epoch || batch.offset > window.next_offset {
-            return Accepted::Gap;
-        }
-        if batch.offset < window.next_offset {
-            drop(window);
-            self.confirm(confirms.unwrap_or_default());
-            return Accepted::Duplicate;
-        }
-        self.push(window, batch, confirms);
-        Accepted::Appended
     }
 
     /// Whether the writer should wait for [`Self::turn`] before it adds more: much has been
@@ -214,46 +105,7 @@ impl Feed {
         (window.epoch, window.next_offset)
     }
 
-    /// Goes on at another place, because what lies between cannot be had: see [`Self::mark_gap`].
-    pub fn jump(&self, epoch: u64, next_offset: u64) {
-        let mut window = self.lock();
-        if window.epoch != epoch {
-            window.history_from = 0;
-            window.sealed = false;
-        }
-        if (window.epoch, window.next_offset) != (epoch, next_offset) {
-            // Something came, although not here.
-            window.appended = Instant::now();
-        }
-        (window.epoch, window.next_offset) = (epoch, next_offset);
-    }
-
-    fn push(&self, window: MutexGuard<'_, Window>, batch: Batch, confirms: Option<Sequence>) {
-        self.add(window, batch, confirms);
-        self.wake();
-    }
-
-    fn add(
-        &self,
-        mut window: MutexGuard<'_, Window>,
-        mut batch: Batch,
-        confirms: Option<Sequence>,
-    ) {
-        batch.charge(&self.budget, Part::Feeds);
-        window.next_offset += batch.span;
-        window.confirmed = window.confirmed.max(confirms.unwrap_or_default());
-        window.appended = Instant::now();
-        window.messages += batch.len();
-        window.raw_bytes += batch.raw().len();
-        window.bytes += batch.weight();
-        window.unsettled += batch.weight();
-        let before = window.bytes as i64 - batch.weight() as i64;
-        window.batches.push_back(Arc::new(batch));
-        window.trim(&self.retention);
-        self.bytes_gauge.add(window.bytes as i64 - before);
-    }
-
-    /// What the newest message is called; `None` if there are no ids because nobody keeps history.
+    /// The id of the newest message; `None` if there are no ids because no history is kept.
     pub fn newest(&self) -> Option<MessageId> {
         let window = self.lock();
         match window.epoch {
@@ -265,112 +117,34 @@ impl Feed {
         }
     }
 
-    /// A new reader from the newest on: it misses nothing that is appended from now on.
-    pub fn follow(self: &Arc<Self>) -> Cursor {
-        let window = self.lock();
-        let end = window.end();
-        self.sit_down(window, (end, 0))
-    }
-
-    /// A new reader where one wants to begin, if that is here.
-    pub fn find(self: &Arc<Self>, start: Start) -> Found {
-        let window = self.lock();
-        let (place, whole) = match start {
-            Start::Newest => ((window.end(), 0), true),
-            Start::Last(_) if window.is_expired(self.retention.ttl) => ((window.end(), 0), true),
-            Start::Last(count) => {
-                let count = count.min(self.retention.messages);
-                if count > window.messages && window.epoch != 0 && !window.is_exhausted() {
-                    let offset = window.next_offset.saturating_sub(count as u64).max(1);
-                    let kept_from = window.kept_from(offset);
-                    if kept_from > offset {
-                        let epoch = window.epoch;
-                        return Found::Earlier {
-                            epoch,
-                            offset,
-                            kept_from,
-                            whole: true,
-                            gone: false,
-                        };
-                    }
-                }
-                (window.newest(count), true)
-            }
-            // Without history nothing can be gone on with.
-            Start::After(_) if window.epoch == 0 && window.next_offset > 1 => {
-                return Found::Elsewhere;
-            }
-            Start::After(id) => {
-                // Whoever saw the channel before its first message goes on with that, whatever
-                // history it is in.
-                let (epoch, offset) = if id.epoch == 0 {
-                    (window.epoch, 1)
-                } else {
-                    (id.epoch, id.offset.saturating_add(1))
-                };
-                match window.after(epoch, offset) {
-                    _ if epoch == window.epoch && offset == window.next_offset => {
-                        ((window.end(), 0), true)
-                    }
-                    Some(place) => (place, !window.has_gap_from(place.0)),
-                    None if epoch != window.epoch => return Found::Elsewhere,
-                    None if offset > window.next_offset => return Found::Ahead,
-                    None => {
-                        let (kept_from, whole) =
-                            (window.kept_from(offset), !window.has_gap_from(window.first));
-                        let gone = window.is_exhausted();
-                        return Found::Earlier {
-                            epoch,
-                            offset,
-                            kept_from,
-                            whole,
-                            gone,
-                        };
-                    }
-                }
-            }
-        };
-        Found::Here {
-            cursor: self.sit_down(window, place),
-            whole,
-        }
-    }
-
-    fn sit_down(
-        self: &Arc<Self>,
-        mut window: MutexGuard<'_, Window>,
-        place: (u64, usize),
-    ) -> Cursor {
-        let seat = window.sit_down(Waker::noop().clone(), SeatState::Behind, place.0);
-        Cursor::new(self.clone(), seat, &window, place)
-    }
-
     /// Bytes held now.
     pub fn bytes(&self) -> usize {
         self.lock().bytes
     }
 
-    /// Gives up the oldest batches until it holds at most so many bytes; returns how many bytes it
-    /// gave up. Readers that lag for that are woken. Those that keep up lose nothing: what they
-    /// have not been shown stays.
-    pub fn shorten(&self, upto: usize) -> usize {
+    /// Drops the oldest batches until the rest has at most `bytes`; returns the bytes dropped.
+    /// Readers that lag out by that are woken. Readers that keep up lose nothing: batches that they
+    /// have not been shown stay.
+    pub fn shorten(&self, bytes: usize) -> usize {
         let mut window = self.lock();
+        let keeps_up =
+            |reader: &ReaderSlot| matches!(reader.state, ReaderState::Waiting | ReaderState::Woken);
+        let readers = window.readers.iter().map(|(_, reader)| reader);
+        let positions = readers
+            .filter(|reader| keeps_up(reader))
+            .map(|reader| reader.position);
+        let keep = positions.min().unwrap_or(u64::MAX);
+
         let before = window.bytes;
-        let keep_up = |seat: &&Seat| matches!(seat.state, SeatState::Waiting | SeatState::Woken);
-        let shown = window
-            .seats
-            .iter()
-            .map(|(_, seat)| seat)
-            .filter(keep_up)
-            .map(|seat| seat.position)
-            .min();
-        window.shorten(upto, shown.unwrap_or(u64::MAX));
+        window.shorten(bytes, keep);
         let freed = before - window.bytes;
         self.bytes_gauge.sub(freed as i64);
+
+        // The others hold bytes of batches that they wait to write: they learn of it at once.
         let first = window.first;
-        for (_, seat) in &mut window.seats {
-            if seat.position < first && seat.state == SeatState::Behind {
-                seat.waker.wake_by_ref();
+        for (_, reader) in &window.readers {
+            if reader.state == ReaderState::Behind && reader.position < first {
+                reader.waker.wake_by_ref();
             }
         }
         freed
@@ -383,19 +157,19 @@ impl Feed {
         was_used.then(|| window.appended.elapsed())
     }
 
-    /// Wakes everybody who waits or has lagged out, and learns what is still needed.
+    /// Wakes all readers that wait or have lagged out, and learns which batches are still needed.
     fn wake(&self) {
         let mut walk = Walk::begin(&mut self.lock());
         while !walk.step(&mut self.lock()) {}
     }
 
-    fn leave(&self, window: &mut Window, seat: usize) {
-        if window.seats.remove(seat).state == SeatState::Woken {
+    fn remove_reader(&self, window: &mut Window, reader: usize) {
+        if window.readers.remove(reader).state == ReaderState::Woken {
             self.had_its_turn(window);
         }
-        if window.seats.is_empty() {
-            // Every append walks the seats, also those that many clients once had.
-            window.seats = Slab::new();
+        if window.readers.is_empty() {
+            // Every walk visits the whole capacity, which once may have been that of many clients.
+            window.readers = Slab::new();
         }
     }
 
@@ -408,23 +182,9 @@ impl Feed {
     }
 
     fn lock(&self) -> MutexGuard<'_, Window> {
-        // A panic of one reader must not take the channel from all others; the window is consistent
+        // A panic of one reader must not take the channel from all others. The window is consistent
         // between statements.
         self.window.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-#[cfg(test)]
-impl Feed {
-    /// A feed of its own node, with more memory than it will need.
-    pub(crate) fn for_test(retention: Retention) -> Self {
-        let metrics = crate::metrics::Metrics::new(&[], &[], &[]).expect("metrics");
-        Self::new(
-            retention,
-            1,
-            Budget::new(1 << 40, &metrics),
-            metrics.feed_bytes.clone(),
-        )
     }
 }
 

@@ -1,6 +1,6 @@
 //! WebSocket frames as a server reads and writes them (RFC 6455): bytes in, events out, and back.
-//! Pure and synchronous. It decides what is well-formed and within the limits; when to read, what
-//! to answer and how long to wait for the rest of a message is the session's.
+//! Pure and synchronous. It decides whether frames are well-formed and within the limits. The
+//! session decides when to read, what to answer and how long to wait for the rest of a message.
 
 mod assembly;
 mod encode;
@@ -10,6 +10,7 @@ mod mask;
 mod utf8;
 
 use std::mem;
+use std::num::NonZeroU8;
 
 use self::assembly::Assembly;
 pub use self::encode::{
@@ -18,6 +19,7 @@ pub use self::encode::{
 };
 use self::header::{Frame, MAX_CLIENT_HEADER, Opcode};
 pub use self::inflate::TOO_MANY_BYTES;
+use self::inflate::{Bounds, History};
 
 /// The kind of a message: it is delivered as it was published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -28,45 +30,45 @@ pub enum Kind {
     Binary,
 }
 
-/// What a client may make us hold.
+/// Bounds of a client's messages.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Bytes of payload in one message, over all its fragments.
     pub max_message: usize,
-    /// Frames in one message, empty ones included. Without it a client keeps a message open for
-    /// ever at no cost.
+    /// Frames in one message, empty ones included. Without this bound a client could keep a message
+    /// open for ever.
     pub max_fragments: u32,
-    /// Whether messages may be deflated, each by itself.
+    /// Whether messages may be deflated.
     pub deflate: bool,
 }
 
-/// Something a client has said in full.
+/// A complete message or control frame of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event<'a> {
     /// A text or binary message, put together from its fragments.
     Message {
-        /// How it was said.
+        /// Text or binary.
         kind: Kind,
         /// Its bytes: valid UTF-8 if it is text.
         payload: &'a [u8],
     },
-    /// To be answered by a pong with the same payload.
+    /// It must be answered by a pong with the same payload.
     Ping(&'a [u8]),
-    /// An answer to a ping, or unasked.
+    /// An answer to a ping, or an unsolicited one.
     Pong(&'a [u8]),
-    /// The last thing a client says: a code and a reason, if it gave them.
+    /// The last frame of a client, with a code and a reason if it gave them.
     Close(Option<(u16, &'a str)>),
 }
 
-/// Takes what a decoder finds in a client's bytes, and says how much of that may be found now.
+/// Receives the events of a decoder, and limits how much is decoded now.
 pub trait Sink {
     /// Whether another frame may be decoded now. If not, decoding stops before it.
     fn wants_more(&mut self) -> bool {
         true
     }
 
-    /// A message is about to be inflated; returns how many bytes it may become, beside
-    /// [`Limits::max_message`].
+    /// A message is about to be inflated. Returns how many bytes it may become, if that is less
+    /// than [`Limits::max_message`].
     ///
     /// # Errors
     /// If it may not be inflated at all.
@@ -74,7 +76,7 @@ pub trait Sink {
         Ok(usize::MAX)
     }
 
-    /// Something is complete.
+    /// A message or control frame is complete.
     fn take(&mut self, event: Event<'_>);
 }
 
@@ -84,7 +86,7 @@ impl<F: FnMut(Event<'_>)> Sink for F {
     }
 }
 
-/// Why a connection has to be failed.
+/// Why a connection must be closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Violation {
     /// Not the WebSocket protocol.
@@ -102,7 +104,7 @@ pub enum Violation {
         /// The limit it broke, in bytes.
         limit: usize,
     },
-    /// More than the client may send a second; said by a [`Sink`].
+    /// More than the client may send in a second. Found by a [`Sink`].
     #[error("{0}")]
     Rate(&'static str),
     /// A message of more frames than [`Limits::max_fragments`].
@@ -114,9 +116,8 @@ pub enum Violation {
 }
 
 impl Violation {
-    /// The code to close with. Too many fragments are 1009 like too many bytes, not 1008: both say
-    /// "too big for me to put together", and the cure is the same, while 1008 is kept for what a
-    /// client is not allowed to do.
+    /// The code of the close frame. Too many fragments are 1009 like too many bytes, because the
+    /// message is too big in both cases. 1008 is for what a client is not allowed to do.
     pub fn close_code(self) -> u16 {
         match self {
             Self::Protocol(_) => 1002,
@@ -127,35 +128,48 @@ impl Violation {
     }
 }
 
-/// Reads one client's frames. Frames that arrive whole are handed out where they lie; only what is
-/// unfinished is kept, so that an idle connection costs two words.
+/// Decodes one client's frames. Frames that arrive whole are passed on from the input buffer. Only
+/// unfinished ones are kept, so that an idle connection costs two words.
 #[derive(Debug, Default)]
 pub struct Decoder {
     unfinished: Option<Box<Unfinished>>,
-    /// A close or a violation was seen: nothing after it means anything.
+    /// A close or a violation was decoded. All later input is ignored.
     ended: bool,
+    /// Bytes of its earlier messages that a deflated one may refer to, as a power of two; 0 if each
+    /// stands alone.
+    history_bits: u8,
 }
 
-/// What has to wait for more bytes. At most one of a header and a frame, beside at most one
-/// message.
+/// State that waits for more bytes: at most one of a header and a frame, beside at most one message.
 #[derive(Debug, Default)]
 struct Unfinished {
     /// The first bytes of a header.
     header: [u8; MAX_CLIENT_HEADER],
-    /// How many of them there are.
+    /// How many of these have arrived.
     header_len: usize,
     /// The frame whose payload is arriving.
     frame: Option<Frame>,
-    /// What has arrived of that payload, if it is a control frame.
+    /// The bytes of that payload that have arrived, if it is a control frame.
     control: Vec<u8>,
-    /// The message that is being put together.
+    /// The message of which some has arrived.
     message: Option<Assembly>,
+    /// The end of earlier deflated messages, if the next one may refer to them.
+    history: History,
 }
 
 impl Decoder {
     /// A decoder at the beginning of a connection.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// The same for a client whose deflated messages may refer to the last 2^`bits` bytes of
+    /// earlier ones. They are kept once there are any.
+    pub fn with_history(bits: Option<NonZeroU8>) -> Self {
+        Self {
+            history_bits: bits.map_or(0, NonZeroU8::get),
+            ..Self::default()
+        }
     }
 
     /// [`Self::decode_into`] for a caller that takes everything.
@@ -171,14 +185,14 @@ impl Decoder {
         self.decode_into(limits, input, &mut on).map(drop)
     }
 
-    /// Takes bytes as they were read from the socket and gives `on` everything they complete, in
-    /// order. Returns how many bytes it has taken: all of them, unless `on` wants no more. These
-    /// are unmasked in place and can be thrown away; the others are as they were. After a close or
-    /// a violation all input is ignored.
+    /// Decodes bytes as they were read from the socket, and passes everything they complete to `on`,
+    /// in order. Returns how many bytes are decoded: all, unless `on` wants no more. The decoded
+    /// ones are unmasked in place; the others are unchanged. After a close or a violation all input
+    /// is ignored.
     ///
     /// # Errors
-    /// The first violation. What was complete before it has been handed out, the same however the
-    /// input was split.
+    /// The first violation, which is the same however the input was split. Everything complete
+    /// before it has been passed on.
     pub fn decode_into(
         &mut self,
         limits: &Limits,
@@ -193,16 +207,19 @@ impl Decoder {
         outcome
     }
 
-    /// Whether the client owes the rest of a header, a frame or a message.
+    /// Whether the rest of a header, a frame or a message is missing.
     pub fn is_mid_message(&self) -> bool {
-        self.unfinished.is_some()
+        self.unfinished
+            .as_deref()
+            .is_some_and(Unfinished::is_mid_message)
     }
 
     /// Bytes of memory held beside the decoder itself.
     pub fn held_bytes(&self) -> usize {
         self.unfinished.as_deref().map_or(0, |unfinished| {
             let message = unfinished.message.as_ref().map_or(0, Assembly::capacity);
-            size_of::<Unfinished>() + unfinished.control.capacity() + message
+            let history = unfinished.history.capacity();
+            size_of::<Unfinished>() + unfinished.control.capacity() + message + history
         })
     }
 
@@ -214,11 +231,10 @@ impl Decoder {
     ) -> Result<usize, Violation> {
         let length = input.len();
         while !input.is_empty() && !self.ended {
-            let (mut frame, rest) = match self
-                .unfinished
-                .as_mut()
-                .and_then(|unfinished| unfinished.frame.take())
-            {
+            // The rest of the frame before, or a new one.
+            let unfinished = self.unfinished.as_mut();
+            let begun = unfinished.and_then(|unfinished| unfinished.frame.take());
+            let (mut frame, rest) = match begun {
                 Some(frame) => (frame, input),
                 None if !on.wants_more() => return Ok(length - input.len()),
                 None => match self.read_header(limits, input)? {
@@ -238,8 +254,8 @@ impl Decoder {
         Ok(length)
     }
 
-    /// The next frame and the input after its header; `None` if the input ends within the header,
-    /// which is then kept.
+    /// The next frame, and the input after its header. If the input ends within the header, `None`,
+    /// and the decoder keeps these bytes.
     // Inlined for the same reason as `Frame::parse`.
     #[inline(always)]
     fn read_header<'a>(
@@ -250,18 +266,7 @@ impl Decoder {
         if let Some(unfinished) = self.unfinished.as_deref_mut()
             && unfinished.header_len > 0
         {
-            let before = unfinished.header_len;
-            let space = &mut unfinished.header[before..];
-            let more = space.len().min(input.len());
-            space[..more].copy_from_slice(&input[..more]);
-            unfinished.header_len += more;
-            let header = &unfinished.header[..unfinished.header_len];
-            let Some((frame, len)) = Frame::parse(limits, header, unfinished.message.as_ref())?
-            else {
-                return Ok(None);
-            };
-            unfinished.header_len = 0;
-            return Ok(Some((frame, &mut input[len - before..])));
+            return unfinished.continue_header(limits, input);
         }
         let message = self
             .unfinished
@@ -276,7 +281,7 @@ impl Decoder {
         Ok(Some((frame, &mut input[len..])))
     }
 
-    /// Takes what has arrived of a text, binary or continuation frame.
+    /// Takes the bytes of a text, binary or continuation frame that have arrived.
     fn take_data(
         &mut self,
         limits: &Limits,
@@ -285,40 +290,70 @@ impl Decoder {
         payload: &[u8],
         on: &mut impl Sink,
     ) -> Result<(), Violation> {
+        // Most messages are one frame that arrives whole: nothing is copied.
         let is_last = frame.fin && frame.missing == 0;
-        if is_last
-            && self
-                .unfinished
-                .as_deref()
-                .is_none_or(|unfinished| unfinished.message.is_none())
-        {
+        let unfinished = self.unfinished.as_deref();
+        if is_last && unfinished.is_none_or(|unfinished| unfinished.message.is_none()) {
             if frame.deflated {
-                return inflate(payload, limits, kind, on);
+                return self.take_deflated(limits, kind, payload, on);
             }
             return take_whole(kind, payload, on);
         }
+        // Others are put together. The taken message goes back unless this was its end.
         let unfinished = self.unfinished.get_or_insert_default();
-        let message = unfinished
-            .message
-            .get_or_insert_with(|| Assembly::new(kind, frame.deflated));
+        let message = unfinished.message.take();
+        let mut message = message.unwrap_or_else(|| Assembly::new(kind, frame.deflated));
         message.append(payload, limits)?;
+        if is_last {
+            return self.take_assembled(limits, &message, on);
+        }
         if frame.missing > 0 {
             unfinished.frame = Some(frame);
-        } else if !frame.fin {
-            message.end_fragment();
         } else {
-            let payload = message.finish()?;
-            if message.is_deflated() {
-                inflate(payload, limits, kind, on)?;
-            } else {
-                on.take(Event::Message { kind, payload });
-            }
-            unfinished.message = None;
+            message.end_fragment();
         }
+        unfinished.message = Some(message);
         Ok(())
     }
 
-    /// Takes what has arrived of a ping, pong or close.
+    /// Takes a message that was put together.
+    fn take_assembled(
+        &mut self,
+        limits: &Limits,
+        message: &Assembly,
+        on: &mut impl Sink,
+    ) -> Result<(), Violation> {
+        let (kind, payload) = (message.kind(), message.finish()?);
+        if message.is_deflated() {
+            return self.take_deflated(limits, kind, payload, on);
+        }
+        on.take(Event::Message { kind, payload });
+        Ok(())
+    }
+
+    /// Inflates a message and takes it.
+    fn take_deflated(
+        &mut self,
+        limits: &Limits,
+        kind: Kind,
+        payload: &[u8],
+        on: &mut impl Sink,
+    ) -> Result<(), Violation> {
+        let mut bounds = Bounds {
+            message: limits.max_message,
+            rate: on.inflating()?,
+            history: 0,
+        };
+        let take = |payload: &[u8]| take_whole(kind, payload, on);
+        if self.history_bits == 0 {
+            return inflate::inflated(payload, bounds, &mut History::default(), take);
+        }
+        bounds.history = 1 << self.history_bits;
+        let history = &mut self.unfinished.get_or_insert_default().history;
+        inflate::inflated(payload, bounds, history, take)
+    }
+
+    /// Takes the bytes of a ping, pong or close that have arrived.
     fn take_control(
         &mut self,
         frame: Frame,
@@ -331,11 +366,10 @@ impl Decoder {
             unfinished.frame = Some(frame);
             return Ok(());
         }
-        let begun = self
-            .unfinished
-            .as_deref_mut()
-            .map(|unfinished| mem::take(&mut unfinished.control));
+        let unfinished = self.unfinished.as_deref_mut();
+        let begun = unfinished.map(|unfinished| mem::take(&mut unfinished.control));
         let mut control = begun.unwrap_or_default();
+        // Most arrive whole: nothing is copied.
         let payload = if control.is_empty() {
             payload
         } else {
@@ -354,7 +388,7 @@ impl Decoder {
     }
 }
 
-/// Takes a message that has been checked for nothing.
+/// Takes a complete payload whose text is not checked.
 fn take_whole(kind: Kind, payload: &[u8], on: &mut impl Sink) -> Result<(), Violation> {
     if kind == Kind::Text && utf8::text(payload).is_none() {
         return Err(Violation::NotUtf8);
@@ -363,21 +397,32 @@ fn take_whole(kind: Kind, payload: &[u8], on: &mut impl Sink) -> Result<(), Viol
     Ok(())
 }
 
-/// Inflates a message as far as it may become, and takes it.
-fn inflate(
-    payload: &[u8],
-    limits: &Limits,
-    kind: Kind,
-    on: &mut impl Sink,
-) -> Result<(), Violation> {
-    let most = on.inflating()?;
-    inflate::inflated(payload, limits.max_message, most, |payload| {
-        take_whole(kind, payload, on)
-    })
-}
-
 impl Unfinished {
+    /// Adds input to a header of which some has arrived: see [`Decoder::read_header`].
+    fn continue_header<'a>(
+        &mut self,
+        limits: &Limits,
+        input: &'a mut [u8],
+    ) -> Result<Option<(Frame, &'a mut [u8])>, Violation> {
+        let before = self.header_len;
+        let space = &mut self.header[before..];
+        let more = space.len().min(input.len());
+        space[..more].copy_from_slice(&input[..more]);
+        self.header_len += more;
+        let header = &self.header[..self.header_len];
+        let Some((frame, len)) = Frame::parse(limits, header, self.message.as_ref())? else {
+            return Ok(None);
+        };
+        self.header_len = 0;
+        // More than the rest of the header may have been copied.
+        Ok(Some((frame, &mut input[len - before..])))
+    }
+
     fn is_empty(&self) -> bool {
-        self.header_len == 0 && self.frame.is_none() && self.message.is_none()
+        !self.is_mid_message() && self.history.is_empty()
+    }
+
+    fn is_mid_message(&self) -> bool {
+        self.header_len > 0 || self.frame.is_some() || self.message.is_some()
     }
 }

@@ -2,11 +2,15 @@
 //! and follow through it; the broker empties its inbox and learns from it which channels have
 //! clients here.
 
+mod history;
 mod in_flight;
 mod inbox;
 mod keys;
 mod memory;
+mod pending_batch;
+mod publication;
 mod receipt;
+mod skipped;
 mod subscription;
 
 use std::collections::{BTreeMap, HashMap};
@@ -16,17 +20,20 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc};
 
+pub use self::history::{HistoryPage, HistoryQuery, HistoryRequest};
 pub use self::in_flight::{Acknowledged, InFlight};
-pub use self::inbox::{INBOX_BYTES, INBOX_MESSAGES, Inbox, PendingBatch, Publication};
-use self::inbox::{Outbox, Parked};
+use self::inbox::Parked;
+pub use self::inbox::{INBOX_BYTES, INBOX_MESSAGES, Inbox};
 pub use self::keys::{KeyTaken, Keys};
+pub use self::pending_batch::PendingBatch;
+use self::publication::Outbox;
+pub use self::publication::Publication;
 pub use self::receipt::{Answer, Outcome, PublishError, Receipt};
-pub use self::subscription::{
-    BrokerAway, HistoryPage, HistoryQuery, HistoryRequest, ReplayPage, Subscription,
-};
+pub use self::skipped::Skipped;
+pub use self::subscription::{BrokerAway, ReplayPage, Subscription};
 use crate::budget::{Budget, Charge, Part};
 use crate::channel::ChannelName;
-use crate::feed::{Feed, Retention};
+use crate::feed::{Feed, FeedWriter, Retention};
 use crate::message::PublisherId;
 use crate::metrics::Metrics;
 
@@ -43,10 +50,8 @@ pub const LINGER: Duration = Duration::from_secs(10);
 pub struct Hub {
     channels: Mutex<Channels>,
     inbox: Inbox,
-    interest: Interest,
+    changes: mpsc::UnboundedSender<Change>,
     history_requests: mpsc::UnboundedSender<HistoryRequest>,
-    /// Until the broker takes it.
-    history_intake: Mutex<Option<mpsc::UnboundedReceiver<HistoryRequest>>>,
     retention: Retention,
     keep_idle: bool,
     /// `--max-channels`; `None` is no limit.
@@ -79,8 +84,8 @@ struct Entry {
     members: usize,
     /// Those of them that hear.
     subscribers: usize,
-    /// Somebody wants to hear it, and the broker knows.
-    wanted: bool,
+    /// Until the broker gets it with [`Change::New`].
+    writer: Option<FeedWriter>,
     due: Option<Due>,
 }
 
@@ -96,6 +101,8 @@ pub struct Channel {
     pub publisher_id: PublisherId,
     /// Its messages that the broker has acknowledged and not delivered back yet.
     pub in_flight: InFlight,
+    /// Its messages that were never published.
+    pub skipped: Skipped,
     outbox: Mutex<Outbox>,
     /// Held while a page of its history is read: one at a time, so that other channels' pages come
     /// in between.
@@ -120,22 +127,27 @@ impl Hub {
         max_channels: Option<usize>,
         budget: Arc<Budget>,
         metrics: Arc<Metrics>,
-    ) -> Self {
+    ) -> (Self, Intake) {
         let inbox = Inbox::new(budget.clone(), metrics.clone());
-        let (history_requests, history_intake) = mpsc::unbounded_channel();
-        Self {
+        let (changes, changed) = mpsc::unbounded_channel();
+        let (history_requests, requested) = mpsc::unbounded_channel();
+        let hub = Self {
             channels: Mutex::default(),
             inbox,
-            interest: Interest::default(),
+            changes,
             history_requests,
-            history_intake: Mutex::new(Some(history_intake)),
             retention,
             keep_idle,
             max_channels,
             budget,
             futile: Mutex::default(),
             metrics,
-        }
+        };
+        let intake = Intake {
+            changes: changed,
+            history_requests: requested,
+        };
+        (hub, intake)
     }
 
     /// Joins a channel to hear it; it comes to be if nobody is there yet.
@@ -180,21 +192,16 @@ impl Hub {
             } else {
                 0
             };
-            let channel = Arc::new(Channel::new(
-                name,
-                self.retention,
-                epoch,
-                &self.budget,
-                &self.metrics,
-            ));
+            let (channel, writer) =
+                Channel::new(name, self.retention, epoch, &self.budget, &self.metrics);
             self.metrics.channels.inc();
             channels.by_name.insert(
                 name.clone(),
                 Entry {
-                    channel,
+                    channel: Arc::new(channel),
                     members: 0,
                     subscribers: 0,
-                    wanted: false,
+                    writer: Some(writer),
                     due: None,
                 },
             );
@@ -205,8 +212,12 @@ impl Hub {
             .expect("it was there or has just been inserted");
         entry.members += 1;
         entry.subscribers += usize::from(subscribes);
-        if subscribes && !std::mem::replace(&mut entry.wanted, true) {
-            self.interest.tell(Change::New(entry.channel.clone()));
+        // Where nobody else keeps the history, the broker writes what is published even if no client
+        // subscribes.
+        if (subscribes || self.keep_idle)
+            && let Some(writer) = entry.writer.take()
+        {
+            self.tell_broker(Change::New(entry.channel.clone(), writer));
         }
         if let Some(due) = entry.due.take() {
             idle.remove(&due);
@@ -218,7 +229,7 @@ impl Hub {
         })
     }
 
-    /// The channel of this name if it exists here: what the broker delivers to.
+    /// The channel of this name if it exists here.
     pub fn find(&self, name: &ChannelName) -> Option<Arc<Channel>> {
         lock(&self.channels)
             .by_name
@@ -237,16 +248,15 @@ impl Hub {
             || channels.by_name.contains_key(name)
     }
 
-    /// All channels that somebody wants to hear: what the broker subscribes to after it lost its
-    /// connection.
-    pub fn all(&self) -> Vec<Arc<Channel>> {
-        let channels = lock(&self.channels);
-        channels
+    /// All channels on which this node has published something.
+    pub fn published(&self) -> Vec<Arc<Channel>> {
+        let mut channels: Vec<Arc<Channel>> = lock(&self.channels)
             .by_name
             .values()
-            .filter(|entry| entry.wanted)
             .map(|entry| entry.channel.clone())
-            .collect()
+            .collect();
+        channels.retain(|channel| channel.has_published());
+        channels
     }
 
     /// How many hear a channel on this node.
@@ -262,12 +272,6 @@ impl Hub {
         self.retention.messages
     }
 
-    /// Requests to read from histories, for the broker; there is one taker. Who keeps no history
-    /// drops them.
-    pub fn take_history_requests(&self) -> Option<mpsc::UnboundedReceiver<HistoryRequest>> {
-        lock(&self.history_intake).take()
-    }
-
     /// The memory that messages take.
     pub fn budget(&self) -> &Arc<Budget> {
         &self.budget
@@ -276,11 +280,6 @@ impl Hub {
     /// What sessions have said and the broker has not taken.
     pub fn inbox(&self) -> &Inbox {
         &self.inbox
-    }
-
-    /// Which channels came and went.
-    pub fn interest(&self) -> &Interest {
-        &self.interest
     }
 
     /// Lets channels go whose time without clients is over. Called about every second.
@@ -302,11 +301,14 @@ impl Hub {
         };
         if let Some(entry) = channels.by_name.remove(&name) {
             self.metrics.channels.dec();
-            if entry.wanted {
-                self.interest.tell(Change::Gone(entry.channel));
-            }
+            self.tell_broker(Change::Gone(entry.channel));
         }
         true
+    }
+
+    fn tell_broker(&self, change: Change) {
+        // The broker ends last. In tests there may be none.
+        let _ = self.changes.send(change);
     }
 
     fn left(&self, channel: &Channel, subscribed: bool) {
@@ -377,15 +379,12 @@ impl Channel {
         epoch: u64,
         budget: &Arc<Budget>,
         metrics: &Metrics,
-    ) -> Self {
-        Self {
+    ) -> (Self, FeedWriter) {
+        let gauge = metrics.feed_bytes.clone();
+        let (writer, feed) = FeedWriter::new(retention, epoch, budget.clone(), gauge);
+        let channel = Self {
             name: name.clone(),
-            feed: Arc::new(Feed::new(
-                retention,
-                epoch,
-                budget.clone(),
-                metrics.feed_bytes.clone(),
-            )),
+            feed,
             paging: tokio::sync::Mutex::default(),
             keys: Mutex::new(Keys::new(budget)),
             waiting: AtomicUsize::new(0),
@@ -393,16 +392,23 @@ impl Channel {
             _charge: budget.charge(Part::Feeds, CHANNEL_BYTES),
             publisher_id: PublisherId::random(),
             in_flight: InFlight::default(),
+            skipped: Skipped::default(),
             outbox: Mutex::default(),
             live: AtomicBool::new(false),
             became_live: Notify::new(),
-        }
+        };
+        (channel, writer)
     }
 
     /// Begins to say something: the messages pushed until the [`Publication`] is dropped stay
     /// together and in order.
     pub fn publish<'a>(self: &'a Arc<Self>, inbox: &'a Inbox) -> Publication<'a> {
         Publication::new(self, inbox)
+    }
+
+    /// Whether this node has published anything on it.
+    pub fn has_published(&self) -> bool {
+        lock(&self.outbox).has_published()
     }
 
     /// The keys of its messages.
@@ -438,58 +444,24 @@ impl Channel {
     }
 }
 
+/// What only the broker gets of a hub. There is one.
+#[derive(Debug)]
+pub struct Intake {
+    /// Channels that come and go, in order; at most two changes for each channel a client ever named
+    /// since the broker last looked.
+    pub changes: mpsc::UnboundedReceiver<Change>,
+    /// Requests to read from histories. A broker that keeps no history drops this.
+    pub history_requests: mpsc::UnboundedReceiver<HistoryRequest>,
+}
+
 /// A channel came or went.
 #[derive(Debug)]
 pub enum Change {
-    /// Its first client is here.
-    New(Arc<Channel>),
-    /// Nobody has been here for a while.
+    /// Its first client is here. The broker writes its feed from now on.
+    New(Arc<Channel>, FeedWriter),
+    /// Nobody has been here for a while. Also of a channel of which there was no [`Self::New`],
+    /// because clients only published there.
     Gone(Arc<Channel>),
-}
-
-impl Change {
-    /// Whether it came.
-    pub fn is_new(&self) -> bool {
-        matches!(self, Self::New(_))
-    }
-
-    /// What came or went.
-    pub fn channel(&self) -> &Arc<Channel> {
-        match self {
-            Self::New(channel) | Self::Gone(channel) => channel,
-        }
-    }
-}
-
-/// Changes the broker has not seen yet, in order; at most two for each channel a client ever named
-/// since it last looked.
-#[derive(Debug, Default)]
-pub struct Interest {
-    changes: Mutex<Vec<Change>>,
-    ready: Notify,
-}
-
-impl Interest {
-    /// Waits for changes and takes them all. Cancellation-safe.
-    pub async fn take(&self) -> Vec<Change> {
-        loop {
-            let changes = self.try_take();
-            if !changes.is_empty() {
-                return changes;
-            }
-            self.ready.notified().await;
-        }
-    }
-
-    /// Takes what there is.
-    pub fn try_take(&self) -> Vec<Change> {
-        std::mem::take(&mut *lock(&self.changes))
-    }
-
-    fn tell(&self, change: Change) {
-        lock(&self.changes).push(change);
-        self.ready.notify_one();
-    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -33,6 +33,31 @@
 //! counts them in the [`budget`]. When that is short, [`hub::Hub::make_room`] empties channels
 //! without clients, then shortens the largest feeds.
 //!
+//! ## How nodes work together
+//!
+//! - **Subscribing.** Each node subscribes, on a connection of its own, to the channels that its
+//!   clients are on (`echocast:{news}` for channel `news`), and for [`hub::LINGER`] after the last
+//!   client left. Clients receive only batches that came back from Redis, through one ordered
+//!   reader.
+//! - **Publishing.** A node publishes over pooled connections. While one publish is under way, new
+//!   messages of that channel become its next batch, so under load one command carries many.
+//! - **In Redis.** One script call publishes a batch. It rejects a batch that it has seen, because
+//!   a publish is repeated until it is answered. It gives the messages their offsets, appends the
+//!   batch to the channel's history (a stream, with a hash and the keys of messages beside it),
+//!   trims that, and publishes the same bytes. The hash outlives the messages by a day, so that a
+//!   client that returns late still learns how many it missed.
+//! - **Receiving.** A node knows the next offset of each channel. It drops a batch that it has.
+//!   After a hole, or a new subscription, it first reads the history and holds back later batches.
+//!   Of a channel that is new to the node it reads only the newest offset, so that a client that
+//!   asks for nothing old joins at once.
+//! - **Replaying.** Histories are read once for all clients that want the same, in pages of about
+//!   half a MiB. At most two pages are on their way to a node, so that live messages do not wait
+//!   behind histories.
+//! - **Versions.** Batches are protobuf. A node ignores fields that it does not know and manages
+//!   without fields that are missing, so that nodes of different versions run side by side.
+//!
+//! The runbook, `deploy/README.md`, has the names in Redis and what happens when Redis changes.
+//!
 //! ## Invariants
 //!
 //! 1. The broker is the only writer of a feed. Sessions only read it.
@@ -44,8 +69,8 @@
 //! 6. A slow reader loses its connection or its place, by name; it never slows a writer. Nothing
 //!    that belongs to one channel or client makes another wait: no loop shared by channels awaits a
 //!    reader, and expensive sessions wait behind others.
-//! 7. `redis::*` stays inside [`broker`], `axum::*` inside [`http`] and the handshake, `clap::*`
-//!    inside [`config`] and the binary, `prometheus::*` inside [`metrics`] and the ops routes.
+//! 7. `redis::*` stays inside [`broker`] and [`redis_address`], `axum::*` inside [`http`], [`client`] and the handshake,
+//!    `clap::*` inside [`config`] and the binary, `prometheus::*` inside [`metrics`] and the ops routes.
 //! 8. Frame code is synchronous and does no I/O.
 //! 9. No process-wide mutable state: several nodes live in one test process.
 //!
@@ -61,6 +86,7 @@ pub const COMMIT: &str = match option_env!("ECHOCAST_COMMIT") {
 };
 
 pub mod config;
+pub mod redis_address;
 pub mod node;
 pub mod channel;
 pub mod budget;

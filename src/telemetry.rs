@@ -20,7 +20,6 @@ use tracing_subscriber::util::SubscriberInitExt;
 use self::lines::JsonLines;
 pub use self::span::{continued, deliver, failed, publish_span, relay_span, traceparent};
 use self::text::TextFields;
-use crate::config::LogFormat;
 use crate::message::Kind;
 
 /// The target of spans that are exported and never logged.
@@ -29,7 +28,18 @@ const TRACES: &str = "otel";
 /// The name under which spans are exported, unless `OTEL_SERVICE_NAME` says otherwise.
 const SERVICE: &str = "echocast";
 
-/// Flushes traces when told to.
+/// How logs are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Text if standard error is a terminal, else JSON.
+    Auto,
+    /// For people.
+    Text,
+    /// One object a line.
+    Json,
+}
+
+/// The process's traces, to be flushed at its end.
 #[derive(Debug)]
 pub struct Telemetry {
     traces: Option<SdkTracerProvider>,

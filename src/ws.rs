@@ -1,5 +1,5 @@
-//! WebSockets: from the request that asks for one to the reason it ended. Read the modules in this
-//! order.
+//! WebSockets: from the request that asks for one to the reason it ended. Event streams use the same
+//! sessions. Read the modules in this order.
 
 pub mod handshake;
 mod extension;
@@ -8,5 +8,5 @@ pub mod session;
 pub mod shard;
 mod socket;
 pub mod v1;
-mod output;
-mod closing;
+mod write_plan;
+mod write_buffer;

@@ -369,12 +369,43 @@ async fn the_page_says_why_it_is_refused() {
     )
     .await;
     page.visit(&page_of(&node, "/a//b/")).await;
-    let words = "return document.body.textContent.trim()";
-    page.becomes(
-        words,
-        &json!("bad channel name: an empty segment (a slash too many); use /a/b"),
+    page.has(
+        "why",
+        "textContent",
+        "bad channel name: an empty segment (a slash too many); use /a/b",
     )
     .await;
+    page.click("suggested").await;
+    page.is_open().await;
+    page.has("channel", "textContent", "a/b").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_that_is_no_name_leads_to_a_page_with_a_similar_one() {
+    let node = TestNode::start(&[]).await;
+    let page = Chromium::start().await.open(&page_of(&node, "/")).await;
+    page.visit(&page_of(&node, "/my room<img src=x>&amp;"))
+        .await;
+    page.has(
+        "why",
+        "textContent",
+        "bad channel name: ' ' is none of A-Z a-z 0-9 - _ . ~ : /",
+    )
+    .await;
+    page.has("suggested", "textContent", "/my-room-img-src-x-amp")
+        .await;
+    let images = "return document.images.length";
+    page.becomes(images, &json!(0)).await;
+    page.screenshot("bad-name.png").await;
+    // Its own answer is an error for the browser; nothing else is, such as a style that the policy
+    // forbids.
+    for complaint in page.complaints().await {
+        assert!(complaint.contains("400 (Bad Request)"), "{complaint}");
+    }
+    page.click("suggested").await;
+    page.is_open().await;
+    page.has("channel", "textContent", "my-room-img-src-x-amp")
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -42,7 +42,7 @@ async fn the_compose_file_is_clean_with_and_without_its_profile() {
 
 #[test]
 fn the_balancer_keeps_its_clients_for_longer_than_the_nodes_tell_them() {
-    let told = Config::from_args([]).unwrap().idle_timeout;
+    let told = Config::from_args([]).unwrap().keepalive.idle_timeout;
     let haproxy = include_str!("../deploy/balancer/haproxy.cfg");
     for timeout in ["timeout http-keep-alive ", "timeout client "] {
         let kept: Vec<_> = haproxy

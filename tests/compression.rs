@@ -1,13 +1,14 @@
 //! permessage-deflate: what is deflated arrives as it was, on both sides, and what inflates to too
 //! much is refused.
 
-use flate2::{Decompress, FlushDecompress};
+use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
 
 use crate::support::client::{RawClient, TestClient, deflated, handshake, masked};
 use crate::support::cluster::Cluster;
-use crate::support::on_both_brokers;
+use crate::support::{on_both_brokers, until};
 
 on_both_brokers!(
+    messages_that_refer_to_earlier_ones_arrive_whole,
     a_message_is_deflated_for_whoever_understands_it_and_plain_for_others,
     the_largest_message_is_deflated_in_json_however_much_it_is_escaped,
 );
@@ -35,7 +36,7 @@ async fn plain_offer(cluster: &Cluster) -> RawClient {
     offering(
         cluster,
         0,
-        "permessage-deflate; client_max_window_bits",
+        "permessage-deflate; server_no_context_takeover; client_no_context_takeover",
         answer,
     )
     .await
@@ -56,12 +57,11 @@ fn inflated(payload: &[u8], bits: u8) -> Vec<u8> {
 
 async fn a_message_is_deflated_for_whoever_understands_it_and_plain_for_others(cluster: Cluster) {
     let mut full = plain_offer(&cluster).await;
-    let answer = "permessage-deflate; server_no_context_takeover; client_no_context_takeover; server_max_window_bits=9";
     let mut least = offering(
         &cluster,
         1,
         "permessage-deflate; server_max_window_bits=10",
-        answer,
+        "permessage-deflate; server_max_window_bits=9",
     )
     .await;
     let mut plain = cluster.client(1, "/a").await;
@@ -84,6 +84,142 @@ async fn a_message_is_deflated_for_whoever_understands_it_and_plain_for_others(c
     full.read_frame().await;
     plain.say("short").await;
     assert_eq!(full.read_frame().await, (0x81, b"short".to_vec()));
+}
+
+/// Offers, and the parameters that they are answered with: to a client that checks for parameters
+/// which it did not offer, and to a browser.
+const ANSWERS: [(&str, &str, &str); 8] = [
+    (
+        "permessage-deflate",
+        "",
+        "; server_no_context_takeover; client_no_context_takeover",
+    ),
+    // Chrome, ws, python's websockets, and Netty in front of two others.
+    (
+        "permessage-deflate; client_max_window_bits",
+        "; client_max_window_bits=12",
+        "; server_no_context_takeover; client_no_context_takeover",
+    ),
+    (
+        "permessage-deflate; client_max_window_bits=10",
+        "; client_max_window_bits=10",
+        "; server_no_context_takeover; client_no_context_takeover",
+    ),
+    (
+        "permessage-deflate; client_no_context_takeover",
+        "; client_no_context_takeover",
+        "; server_no_context_takeover; client_no_context_takeover",
+    ),
+    (
+        "permessage-deflate; server_no_context_takeover",
+        "; server_no_context_takeover",
+        "; server_no_context_takeover; client_no_context_takeover",
+    ),
+    // Go's gorilla fails without both.
+    (
+        "permessage-deflate; server_no_context_takeover; client_no_context_takeover",
+        "; server_no_context_takeover; client_no_context_takeover",
+        "; server_no_context_takeover; client_no_context_takeover",
+    ),
+    (
+        "permessage-deflate; server_max_window_bits=15",
+        "; server_max_window_bits=15",
+        "; server_no_context_takeover; client_no_context_takeover; server_max_window_bits=15",
+    ),
+    (
+        "other; a=\"permessage-deflate, b\", permessage-deflate; server_max_window_bits=12; \
+         client_no_context_takeover; client_max_window_bits",
+        "; client_no_context_takeover; server_max_window_bits=9",
+        "; server_no_context_takeover; client_no_context_takeover; server_max_window_bits=9",
+    ),
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_offer_is_answered_with_what_it_offers_and_a_browser_is_asked_for_more() {
+    let cluster = Cluster::embedded(&[]).await;
+    for (offer, strict, browser) in ANSWERS {
+        for (extra, parameters) in [("", strict), (BROWSER, browser)] {
+            let offer = format!("{offer}\r\n{extra}X-End: 1");
+            let answer = format!("permessage-deflate{parameters}");
+            offering(&cluster, 0, &offer, &answer).await;
+        }
+    }
+}
+
+const BROWSER: &str = "User-Agent: Mozilla/5.0 (X11; Linux x86_64)\r\n";
+
+async fn messages_that_refer_to_earlier_ones_arrive_whole(cluster: Cluster) {
+    // As Netty offers it, which fails a connection over a parameter that it did not offer.
+    let offer = "permessage-deflate;client_max_window_bits,deflate-frame,x-webkit-deflate-frame";
+    let answer = "permessage-deflate; client_max_window_bits=12";
+    let mut client = offering(&cluster, 0, offer, answer).await;
+    let mut reader = cluster.client(1, "/a").await;
+    let held = || {
+        cluster
+            .node(0)
+            .metric("echocast_memory_bytes{part=\"input\"}")
+    };
+    assert_eq!(held().await, 0.0, "nothing before it deflates a message");
+
+    // Random, so that a message is short only if it refers to the one before.
+    let text: String = (0..3000).map(|_| rand::random_range('a'..='z')).collect();
+    let mut deflater = Compress::new_with_window_bits(Compression::best(), false, 12);
+    for round in 0..4 {
+        let mut payload = Vec::with_capacity(8192);
+        deflater
+            .compress_vec(text.as_bytes(), &mut payload, FlushCompress::Sync)
+            .unwrap();
+        payload.truncate(payload.len() - TAIL.len());
+        assert_eq!(payload.len() < 100, round > 0, "{} bytes", payload.len());
+        // The second half of them in two frames.
+        if round < 2 {
+            client.send(&masked(0xc1, &payload)).await;
+        } else {
+            let (one, other) = payload.split_at(payload.len() / 2);
+            let frames = [masked(0x41, one), masked(0x80, other)].concat();
+            client.send(&frames).await;
+        }
+        reader.expect([text.as_str()]).await;
+        let (first, payload) = client.read_frame().await;
+        assert_eq!(first, 0xc1, "text, deflated");
+        assert_eq!(inflated(&payload, 15), text.as_bytes());
+    }
+    let most = 8.0 * 1024.0;
+    assert!((4096.0..most).contains(&held().await), "its window");
+    drop(client);
+    until("its window is given back", async || held().await == 0.0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_rest_give_their_windows_back_when_these_crowd_the_memory() {
+    let cluster = Cluster::embedded(&["--memory", "16MiB", "--ping-interval", "1s"]).await;
+    let node = cluster.node(0);
+    let mut bystander = TestClient::connect(&node.url("/a")).await;
+    let text: String = (0..40_000).map(|_| rand::random_range('a'..='z')).collect();
+    let message = masked(0xc1, &deflated(text.as_bytes()));
+    let mut clients = Vec::new();
+    // A quarter of the memory is for input: 128 windows of 32 KiB.
+    for number in 0..140 {
+        let path = format!("/window/{number}");
+        let mut client = RawClient::deflating(node.address, &path, "").await;
+        client.send(&message).await;
+        clients.push(client);
+    }
+    let mut closed = 0;
+    while closed == 0 {
+        for client in &mut clients {
+            // They are pinged until then.
+            let (first, payload) = client.read_frame().await;
+            if first == 0x88 {
+                assert_eq!(payload[..2], 1008_u16.to_be_bytes());
+                assert!(payload.ends_with(b"is needed elsewhere"), "{payload:?}");
+                closed += 1;
+            }
+        }
+    }
+    drop(clients);
+    bystander.say("still here").await;
+    bystander.expect(["still here"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -3,7 +3,10 @@
 
 use std::time::{Duration, Instant};
 
+use echocast::broker::{Broker, Link};
+use echocast::hub::Intake;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio_util::sync::CancellationToken;
 
 use crate::support::client::{RawClient, TestClient, http};
 use crate::support::cluster::Cluster;
@@ -331,4 +334,39 @@ async fn a_client_that_closes_its_side_gets_every_answer(cluster: Cluster) {
     .await;
     let received = "echocast_messages_received_total{transport=\"http\"}";
     assert_eq!(node.metric(received).await, 10.0 * 7.0);
+}
+
+/// A broker that is up and never acknowledges a message.
+struct Silent;
+
+impl Broker for Silent {
+    async fn run(self, link: Link, _intake: Intake, stop: CancellationToken) {
+        link.status.set(true);
+        stop.cancelled().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_resets_its_connection_is_not_counted_until_its_answer_is_due() {
+    // The node waits for its broker longer than this.
+    const PROMPTLY: Duration = Duration::from_secs(5);
+    let node = TestNode::start_with(Silent, &["--shutdown-grace", "1s", "--drain-period", "0s"]);
+    node.wait_ready().await;
+    let mut client = RawClient::connect(node.address).await;
+    client.send(post("/x", "hello").as_bytes()).await;
+    until("the message waits for the broker", async || {
+        node.metric("echocast_inbox_depth").await == 1.0
+    })
+    .await;
+    let open = "echocast_connections{transport=\"http\"}";
+    assert_eq!(node.metric(open).await, 1.0);
+    let begun = Instant::now();
+    client.stream.set_zero_linger().unwrap();
+    drop(client);
+    until("it is no longer counted", async || {
+        node.metric(open).await == 0.0
+    })
+    .await;
+    assert!(begun.elapsed() < PROMPTLY, "after {:?}", begun.elapsed());
+    node.stop().await;
 }

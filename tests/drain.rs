@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use echocast::broker::{Broker, Link};
 use echocast::config::Config;
+use echocast::hub::{Change, Intake};
 use echocast::node::Node;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_util::sync::CancellationToken;
@@ -154,13 +155,10 @@ async fn clients_that_do_not_leave_are_cut_off_when_the_grace_is_over() {
 struct Faulty;
 
 impl Broker for Faulty {
-    async fn run(self, link: Link, _stop: CancellationToken) {
-        link.hub
-            .interest()
-            .take()
-            .await
-            .into_iter()
-            .for_each(|change| change.channel().set_live(true));
+    async fn run(self, link: Link, mut intake: Intake, _stop: CancellationToken) {
+        if let Some(Change::New(channel, _)) = intake.changes.recv().await {
+            channel.set_live(true);
+        }
         link.hub.inbox().queued().await;
         panic!("on purpose");
     }

@@ -171,6 +171,55 @@ async fn a_handshake_that_lost_its_upgrade_on_the_way_is_told_so() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_browser_that_asks_for_a_bad_name_gets_a_page_and_a_program_gets_a_line() {
+    let node = TestNode::start(&[]).await;
+    let browser = [("Accept", "text/html,application/xhtml+xml,*/*;q=0.8")];
+    for (path, why, suggested) in [
+        ("/my%20room", "&#39; &#39; is none of", Some("/my-room")),
+        ("/%3Cb%3E%22x%22", "&#39;&lt;&#39; is none of", Some("/b-x")),
+        ("/a//b/", "an empty segment", Some("/a/b")),
+        ("/%ff", "it is not percent-encoded UTF-8", None),
+    ] {
+        for method in ["GET", "HEAD"] {
+            let (status, head, body) = http(node.address, method, path, &browser).await;
+            assert_eq!(status, 400, "{method} {path}");
+            for header in [
+                "content-type: text/html; charset=utf-8",
+                "content-security-policy: default-src 'none'; ",
+                "x-content-type-options: nosniff",
+                "vary: accept, upgrade",
+            ] {
+                assert!(head.contains(header), "{method} {path}: {head}");
+            }
+            if method == "HEAD" {
+                assert_eq!(body, "");
+                continue;
+            }
+            assert!(body.contains(why), "{path}: {body}");
+            let link =
+                suggested.map(|name| format!("<a id=\"suggested\" href=\"{name}\">{name}</a>"));
+            assert_eq!(
+                body.contains("suggested"),
+                link.as_ref().is_some_and(|link| body.contains(link)),
+                "{path}: {body}"
+            );
+            assert_eq!(body.contains("suggested"), suggested.is_some(), "{path}");
+            assert!(
+                !body.contains("<b>") && !body.contains('{'),
+                "{path}: {body}"
+            );
+        }
+        for headers in [&[("Accept", "*/*")][..], &[]] {
+            let (status, head, line) = http(node.address, "GET", path, headers).await;
+            assert_eq!((status, line.lines().count()), (400, 1), "{path}: {line}");
+            assert!(head.contains("content-type: text/plain"), "{head}");
+        }
+    }
+    let rejected = "echocast_handshakes_refused_total{reason=\"bad_channel\"}";
+    assert_eq!(node.metric(rejected).await, 16.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bad_channel_names_are_refused_with_400_and_counted() {
     let node = TestNode::start(&[]).await;
     let long = format!("/{}", "x".repeat(129));
@@ -197,10 +246,11 @@ async fn bad_channel_names_are_refused_with_400_and_counted() {
             status == 400 && line.contains(why),
             "{path}: {status} {line}"
         );
-        let (status, _, line) = http(node.address, "GET", path, &[("Accept", "text/html")]).await;
+        let (status, _, page) = http(node.address, "GET", path, &[("Accept", "text/html")]).await;
+        let why = why.trim_end().replace('\'', "&#39;");
         assert!(
-            status == 400 && line.contains(why),
-            "{path}, as a browser: {status} {line}"
+            status == 400 && page.contains(&why),
+            "{path}, as a browser: {status} {page}"
         );
     }
     let refused = 2.0 * names.len() as f64;

@@ -45,9 +45,12 @@ fn code() -> Vec<(String, String)> {
 #[test]
 fn libraries_stay_behind_the_modules_that_own_them() {
     let borders: [(&[&str], &[&str]); 4] = [
-        (&["redis::", "deadpool_redis::"], &["broker/redis"]),
-        (&["axum::"], &["http", "ws/handshake.rs"]),
-        (&["clap::"], &["config/settings.rs", "bin/"]),
+        (
+            &["redis::", "deadpool_redis::"],
+            &["broker/redis", "redis_address"],
+        ),
+        (&["axum::"], &["http", "client/", "ws/handshake.rs"]),
+        (&["clap::"], &["config", "bin/"]),
         (&["prometheus::"], &["metrics", "http/ops.rs"]),
     ];
     let mut uses = 0;
@@ -118,6 +121,58 @@ async fn the_readme_lists_every_flag_with_its_default() {
         flags += 1;
     }
     assert_eq!(flags, 31);
+}
+
+#[test]
+fn links_in_documents_lead_to_files_and_headings_that_exist() {
+    let mut links = 0;
+    for document in ["README.md", "deploy/README.md", "tests/README.md"] {
+        let path = Path::new(ROOT).join(document);
+        let text = fs::read_to_string(&path).unwrap();
+        for target in link_targets(&text) {
+            let (file, heading) = target.split_once('#').unwrap_or((target, ""));
+            let linked = match file {
+                "" => path.clone(),
+                file => path.parent().unwrap().join(file),
+            };
+            let text = fs::read_to_string(&linked)
+                .unwrap_or_else(|error| panic!("{document}: {target}: {error}"));
+            assert!(
+                heading.is_empty() || headings(&text).any(|anchor| anchor == heading),
+                "{document}: there is no heading {target}"
+            );
+            links += 1;
+        }
+    }
+    assert!(links > 30, "{links}");
+}
+
+/// Targets of the links `[text](target)` within the repository.
+fn link_targets(text: &str) -> impl Iterator<Item = &str> {
+    text.split("](")
+        .skip(1)
+        .filter_map(|rest| Some(rest.split_once(')')?.0))
+        .filter(|target| !target.contains("://"))
+}
+
+/// The anchors of a document's headings, as GitHub makes them.
+fn headings(text: &str) -> impl Iterator<Item = String> {
+    let titles = text.lines().filter(|line| line.starts_with("##"));
+    titles.map(|line| {
+        let title = line.trim_start_matches('#').trim().to_lowercase();
+        title
+            .chars()
+            .filter(|c| c.is_alphanumeric() || " -_".contains(*c))
+            .map(|c| if c == ' ' { '-' } else { c })
+            .collect()
+    })
+}
+
+#[test]
+fn the_readme_can_be_read_at_once() {
+    let readme = fs::read_to_string(Path::new(ROOT).join("README.md")).unwrap();
+    let words = readme.split_whitespace().count();
+    assert!(words <= 2500, "{words} words");
 }
 
 #[tokio::test]

@@ -19,6 +19,7 @@ mod frames;
 mod broadcast;
 mod cluster;
 mod history;
+mod publishers;
 mod outage;
 mod moved;
 mod redis_setups;

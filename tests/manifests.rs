@@ -192,7 +192,7 @@ fn config(resources: &[Value]) -> Config {
 fn every_setting_is_one_a_node_knows_and_takes() {
     for (name, resources) in RENDERED.iter() {
         let with_redis = name == "local" || name.contains("+redis");
-        assert_eq!(config(resources).redis_url.is_some(), with_redis, "{name}");
+        assert_eq!(config(resources).redis.is_some(), with_redis, "{name}");
         // The same name without a hash: who installs it makes the Secret that the runbook
         // describes.
         let secret = &pod(resources)["spec"]["containers"][0]["envFrom"][1]["secretRef"];
@@ -212,12 +212,15 @@ fn the_kubelet_waits_longer_than_a_drain_takes() {
             .as_u64()
             .unwrap();
         assert!(
-            config.drain_delay >= Duration::from_secs(5),
+            config.shutdown.drain_delay >= Duration::from_secs(5),
             "{name}: balancers need time to notice"
         );
-        assert!(config.drain_period <= config.shutdown_grace, "{name}");
         assert!(
-            Duration::from_secs(seconds) > config.drain_delay + config.shutdown_grace,
+            config.shutdown.drain_period <= config.shutdown.grace,
+            "{name}"
+        );
+        assert!(
+            Duration::from_secs(seconds) > config.shutdown.drain_delay + config.shutdown.grace,
             "{name}"
         );
     }
@@ -235,8 +238,16 @@ async fn ports_and_probes_are_those_of_a_node() {
                 .as_u64()
                 .unwrap()
         };
-        assert_eq!(port("http"), u64::from(config.listen.port()), "{name}");
-        assert_eq!(port("ops"), u64::from(config.ops_listen.port()), "{name}");
+        assert_eq!(
+            port("http"),
+            u64::from(config.network.listen.port()),
+            "{name}"
+        );
+        assert_eq!(
+            port("ops"),
+            u64::from(config.network.ops_listen.port()),
+            "{name}"
+        );
         for (probe, path) in [
             ("startupProbe", "/livez"),
             ("livenessProbe", "/livez"),

@@ -1,5 +1,5 @@
-//! Odd values of everything that a request's query and headers may say: each is honoured, or
-//! refused by name, or ignored as the README says, and it is the same for every kind of request.
+//! Odd values of every parameter and header that a request may have: each is honoured, rejected by
+//! name, or ignored as the documentation of `src/http.rs` has it, alike for every kind of request.
 
 use serde_json::Value;
 

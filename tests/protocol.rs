@@ -7,6 +7,7 @@ use tokio::io::AsyncWriteExt;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::support::client::{RawClient, TestClient, masked};
+use crate::support::cluster::Cluster;
 use crate::support::node::TestNode;
 use crate::support::until;
 
@@ -179,6 +180,41 @@ async fn clients_are_pinged_and_those_who_do_not_answer_are_closed() {
     alive.say("alive").await;
     alive.expect(["alive"]).await;
     assert_eq!(node.metric(closed).await, 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_only_publishes_lives_as_long_as_it_publishes_without_redis() {
+    a_client_that_only_publishes_lives(Cluster::embedded(&FREQUENT_PINGS).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_only_publishes_lives_as_long_as_it_publishes_over_redis() {
+    a_client_that_only_publishes_lives(Cluster::redis(2, &FREQUENT_PINGS).await).await;
+}
+
+const FREQUENT_PINGS: [&str; 4] = ["--ping-interval", "1s", "--ping-timeout", "1s"];
+
+async fn a_client_that_only_publishes_lives(cluster: Cluster) {
+    let node = cluster.node(0);
+    let closed =
+        "echocast_connections_closed_total{reason=\"ping_timeout\",transport=\"websocket\"}";
+    let mut reader = cluster.client(1, "/a").await;
+    // It reads nothing, so it answers none of its pings.
+    let mut client = RawClient::websocket(node.address, "/a?echo=false").await;
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(6) {
+        client.send(&masked(0x81, b"still here")).await;
+        reader.expect(["still here"]).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(node.metric(closed).await, 0.0);
+    drop(reader);
+    let silent = Instant::now();
+    until("it is closed once it publishes no more", async || {
+        node.metric(closed).await == 1.0
+    })
+    .await;
+    assert!(silent.elapsed() > Duration::from_millis(400), "{silent:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

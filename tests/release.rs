@@ -68,7 +68,7 @@ fn the_unit_is_sound_keeps_the_node_in_and_waits_for_its_drain() {
         .parse()
         .unwrap();
     let defaults = Config::from_args([]).unwrap();
-    assert!(Duration::from_secs(seconds) > defaults.drain_delay + defaults.shutdown_grace);
+    assert!(Duration::from_secs(seconds) > defaults.shutdown.drain_delay + defaults.shutdown.grace);
     let value = |name: &str| {
         unit.lines()
             .find_map(|line| line.strip_prefix(name))

@@ -58,9 +58,9 @@ mod future {
         pub traceparent: String,
         #[prost(message, repeated, tag = "7")]
         pub messages: Vec<Said>,
-        #[prost(string, tag = "8")]
+        #[prost(string, tag = "101")]
         pub region: String,
-        #[prost(fixed32, repeated, tag = "9")]
+        #[prost(fixed32, repeated, tag = "102")]
         pub shards: Vec<u32>,
     }
 

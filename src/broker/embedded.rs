@@ -5,12 +5,14 @@ use std::sync::Arc;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::yield_now;
 use tokio_util::sync::CancellationToken;
 
 use super::{Broker, Link};
-use crate::hub::{Change, Channel, Hub, Inbox, KeyTaken, PendingBatch, PublishError};
-use crate::message::{MessageId, PublisherId, now_ns};
+use crate::feed::FeedWriter;
+use crate::hub::{Change, Channel, Inbox, Intake, KeyTaken, PendingBatch, PublishError};
+use crate::message::{Digest, MessageId, PublisherId, now_ns};
 use crate::metrics::LossCause;
 use crate::telemetry;
 
@@ -20,53 +22,56 @@ const SYSTEM: &str = "echocast";
 /// Needs nothing and is always up.
 #[derive(Debug, Default)]
 pub struct Embedded {
-    /// Channels that pause, by [`Channel::publisher_id`].
-    paused: HashMap<PublisherId, Paused>,
+    /// The channels of this node.
+    outlets: HashMap<PublisherId, Outlet>,
 }
 
-/// A channel whose readers have their turn before more is appended to its feed. Its messages wait
-/// in the inbox, all others go on.
+/// A channel's way from the inbox to its feed.
 #[derive(Debug)]
-struct Paused {
+struct Outlet {
     channel: Arc<Channel>,
-    /// Taken from the inbox already.
-    rest: VecDeque<PendingBatch>,
-    /// More of it is in the inbox.
-    has_more: bool,
+    writer: FeedWriter,
+    /// Batches that wait until the readers had their turn. Then more of the channel waits in the
+    /// inbox, and all other channels go on.
+    paused: Option<VecDeque<PendingBatch>>,
 }
 
 impl Broker for Embedded {
-    async fn run(mut self, link: Link, stop: CancellationToken) {
+    async fn run(mut self, link: Link, mut intake: Intake, stop: CancellationToken) {
         // All that is kept is in the feeds.
-        drop(link.hub.take_history_requests());
+        drop(intake.history_requests);
         link.status.set(true);
         let mut turns = FuturesUnordered::new();
         loop {
             tokio::select! {
                 biased;
-                changes = link.hub.interest().take() => changes.into_iter().for_each(Self::follow),
+                Some(change) = intake.changes.recv() => {
+                    self.follow(&link, change);
+                    self.follow_all(&link, &mut intake.changes);
+                }
                 Some(channel) = turns.next() => turns.extend(self.resume(&link, channel).map(turn)),
                 queued = link.hub.inbox().queued() => {
+                    // Channels that came before they were published on.
+                    self.follow_all(&link, &mut intake.changes);
                     for channel in queued {
                         turns.extend(self.deliver_queued(&link, channel).map(turn));
                     }
                 }
                 () = stop.cancelled() => break,
             }
-            // Sessions that are due read and write first: their messages join the next batch.
+            // Sessions that are ready read and write first: their messages join the next batch.
             yield_now().await;
         }
-        for Paused { channel, rest, .. } in std::mem::take(&mut self.paused).into_values() {
-            let more = Inbox::take_from(vec![channel]);
-            rest.into_iter()
-                .chain(more)
-                .for_each(|pending| self.deliver(&link, pending));
+        // Everything that is left, readers or not.
+        self.follow_all(&link, &mut intake.changes);
+        for outlet in self.outlets.values_mut() {
+            outlet.deliver_all(&link);
         }
-        link.hub
-            .inbox()
-            .try_take()
-            .into_iter()
-            .for_each(|pending| self.deliver(&link, pending));
+        for channel in link.hub.inbox().try_queued() {
+            if let Some(outlet) = self.outlets.get_mut(&channel.publisher_id) {
+                outlet.deliver_all(&link);
+            }
+        }
         link.status.set(false);
     }
 }
@@ -78,130 +83,152 @@ async fn turn(channel: Arc<Channel>) -> Arc<Channel> {
 }
 
 impl Embedded {
-    fn follow(change: Change) {
-        if let Change::New(channel) = change {
-            channel.set_live(true);
+    fn follow_all(&mut self, link: &Link, changes: &mut UnboundedReceiver<Change>) {
+        while let Ok(change) = changes.try_recv() {
+            self.follow(link, change);
+        }
+    }
+
+    fn follow(&mut self, link: &Link, change: Change) {
+        match change {
+            Change::New(channel, writer) => {
+                channel.set_live(true);
+                let outlet = Outlet {
+                    channel: channel.clone(),
+                    writer,
+                    paused: None,
+                };
+                self.outlets.insert(channel.publisher_id, outlet);
+            }
+            Change::Gone(channel) => {
+                // What was published just before must not stay in the inbox.
+                if let Some(mut outlet) = self.outlets.remove(&channel.publisher_id) {
+                    outlet.deliver_all(link);
+                }
+            }
         }
     }
 
     /// Delivers what the inbox has of a channel; returns the channel if it is to pause.
     fn deliver_queued(&mut self, link: &Link, channel: Arc<Channel>) -> Option<Arc<Channel>> {
-        if let Some(paused) = self.paused.get_mut(&channel.publisher_id) {
-            paused.has_more = true;
+        let outlet = self.outlets.get_mut(&channel.publisher_id)?;
+        if outlet.paused.is_some() {
             return None;
         }
-        let rest = Inbox::take_from(vec![channel.clone()]).into();
-        self.deliver_all(link, channel, rest)
+        outlet.deliver_more(link, VecDeque::new())
     }
 
     /// Goes on with a channel that has paused; returns it if it is to pause again.
     fn resume(&mut self, link: &Link, channel: Arc<Channel>) -> Option<Arc<Channel>> {
-        let Paused {
-            mut rest, has_more, ..
-        } = self.paused.remove(&channel.publisher_id)?;
-        if has_more {
-            rest.extend(Inbox::take_from(vec![channel.clone()]));
-        }
-        self.deliver_all(link, channel, rest)
+        let outlet = self.outlets.get_mut(&channel.publisher_id)?;
+        let rest = outlet.paused.take()?;
+        outlet.deliver_more(link, rest)
     }
+}
 
-    fn deliver_all(
+impl Outlet {
+    /// Delivers these batches, and what the inbox has of the channel, until its readers need their
+    /// turn: then the channel is returned, and the rest waits.
+    fn deliver_more(
         &mut self,
         link: &Link,
-        channel: Arc<Channel>,
         mut rest: VecDeque<PendingBatch>,
     ) -> Option<Arc<Channel>> {
+        rest.extend(Inbox::take_from(vec![self.channel.clone()]));
         while let Some(pending) = rest.pop_front() {
-            if channel.feed.is_ahead() {
+            if self.channel.feed.is_ahead() {
                 rest.push_front(pending);
-                self.paused.insert(
-                    channel.publisher_id,
-                    Paused {
-                        channel: channel.clone(),
-                        rest,
-                        has_more: false,
-                    },
-                );
-                return Some(channel);
+                self.paused = Some(rest);
+                return Some(self.channel.clone());
             }
             self.deliver(link, pending);
         }
         None
     }
 
+    /// Delivers everything, whether readers need their turn or not.
+    fn deliver_all(&mut self, link: &Link) {
+        let paused = self.paused.take().unwrap_or_default();
+        let queued = Inbox::take_from(vec![self.channel.clone()]);
+        for pending in paused.into_iter().chain(queued) {
+            self.deliver(link, pending);
+        }
+    }
+
     fn deliver(&mut self, link: &Link, mut pending: PendingBatch) {
-        match append(link, &mut pending) {
+        match self.append_once(link, &mut pending) {
             Ok(last) => pending.acknowledge(last),
-            Err(KeyTaken) => refuse(link, &mut pending),
+            Err(KeyTaken) => self.reject(link, &mut pending),
         }
         link.hub.inbox().settle(&pending);
         link.hub.make_room();
     }
-}
 
-/// Appends a batch to its feed, unless its key is known; returns what its last message is called.
-///
-/// # Errors
-/// If its key belongs to another message.
-fn append(link: &Link, pending: &mut PendingBatch) -> Result<Option<MessageId>, KeyTaken> {
-    let PendingBatch { channel, key, .. } = &*pending;
-    // Only then: a digest costs more than everything else here.
-    let keyed = key
-        .clone()
-        .and_then(|key| Some((key, pending.batch.digest()?)));
-    if let Some((key, digest)) = &keyed
-        && let Some(known) = channel
-            .keys()
-            .find(key, *digest, oldest(&link.hub, channel))?
-    {
-        channel.feed.confirm(pending.last());
-        return Ok(Some(known));
+    /// Appends a batch to the feed, unless its key is known; returns the id of its last message.
+    ///
+    /// # Errors
+    /// If its key belongs to another message.
+    fn append_once(
+        &mut self,
+        link: &Link,
+        pending: &mut PendingBatch,
+    ) -> Result<Option<MessageId>, KeyTaken> {
+        // Only with a key: a digest costs more than everything else here.
+        let key = pending.key.clone();
+        let keyed: Option<(String, Digest)> =
+            key.and_then(|key| Some((key, pending.batch.digest()?)));
+        if let Some((key, digest)) = &keyed {
+            let oldest = self.oldest(link);
+            if let Some(known) = self.channel.keys().find(key, *digest, oldest)? {
+                self.writer.settle(pending.last());
+                return Ok(Some(known));
+            }
+        }
+        let last = self.append(link, pending);
+        if let (Some((key, digest)), Some(id)) = (keyed, last) {
+            let oldest = self.oldest(link);
+            self.channel.keys().remember(&key, digest, id, oldest);
+        }
+        Ok(last)
     }
-    let metrics = &link.metrics;
-    let traceparent = pending.trace(SYSTEM);
-    let relay = telemetry::relay_span(
-        SYSTEM,
-        pending.channel.name.as_str(),
-        pending.count,
-        &traceparent,
-    );
-    metrics.batch_messages.observe(pending.count as f64);
-    let published_ns = now_ns();
-    let batch = std::mem::take(&mut pending.batch).build(published_ns);
-    let channel = &pending.channel;
-    let subscribers = || link.hub.subscribers(&channel.name);
-    let last = telemetry::deliver(&relay, subscribers, || {
-        channel.feed.append(batch, Some(pending.last()))
-    });
-    let seconds = now_ns().saturating_sub(published_ns) as f64 / 1e9;
-    metrics.publish_seconds.observe(seconds);
-    metrics.relay_seconds.observe(seconds);
-    metrics.messages_relayed.inc_by(pending.count as u64);
-    if let (Some((key, digest)), Some(id)) = (keyed, last) {
-        channel
-            .keys()
-            .remember(&key, digest, id, oldest(&link.hub, channel));
-    }
-    Ok(last)
-}
 
-/// The offset of the oldest message that the channel's history has.
-fn oldest(hub: &Hub, channel: &Channel) -> u64 {
-    let (_, next_offset) = channel.feed.expects();
-    channel
-        .feed
-        .begins()
-        .1
-        .max(next_offset.saturating_sub(hub.history() as u64))
-}
-
-/// Its key belongs to another message: it will not come.
-fn refuse(link: &Link, pending: &mut PendingBatch) {
-    pending.channel.feed.confirm(pending.last());
-    if !pending.has_receipts() {
-        link.metrics.lost(LossCause::Refused, pending.count as u64);
+    /// Appends a batch to the feed; returns the id of its last message.
+    fn append(&mut self, link: &Link, pending: &mut PendingBatch) -> Option<MessageId> {
+        let (metrics, count) = (&link.metrics, pending.count);
+        let name = &self.channel.name;
+        let traceparent = pending.trace(SYSTEM);
+        let relay = telemetry::relay_span(SYSTEM, name.as_str(), count, &traceparent);
+        metrics.batch_messages.observe(count as f64);
+        let published_ns = now_ns();
+        let batch = std::mem::take(&mut pending.batch).build(published_ns);
+        let subscribers = || link.hub.subscribers(name);
+        let writer = &mut self.writer;
+        let last = telemetry::deliver(&relay, subscribers, || {
+            writer.append(batch, Some(pending.last()))
+        });
+        let seconds = now_ns().saturating_sub(published_ns) as f64 / 1e9;
+        metrics.publish_seconds.observe(seconds);
+        metrics.relay_seconds.observe(seconds);
+        metrics.messages_relayed.inc_by(count as u64);
+        last
     }
-    pending.reject(&PublishError::KeyTaken);
+
+    /// The offset of the oldest message that the channel's history has.
+    fn oldest(&self, link: &Link) -> u64 {
+        let feed = &self.channel.feed;
+        let (_, next_offset) = feed.expects();
+        let kept_from = next_offset.saturating_sub(link.hub.history() as u64);
+        feed.begins().1.max(kept_from)
+    }
+
+    /// The key of a batch belongs to another message, so this one will not be delivered.
+    fn reject(&mut self, link: &Link, pending: &mut PendingBatch) {
+        self.writer.settle(pending.last());
+        if !pending.has_receipts() {
+            link.metrics.lost(LossCause::Refused, pending.count as u64);
+        }
+        pending.reject(&PublishError::KeyTaken);
+    }
 }
 
 #[cfg(test)]
@@ -214,13 +241,13 @@ mod tests {
     use crate::budget::Budget;
     use crate::channel::ChannelName;
     use crate::feed::{Cursor, Retention, Taken};
-    use crate::hub::Membership;
+    use crate::hub::{Hub, Membership};
     use crate::message::Kind;
     use crate::metrics::Metrics;
 
     const MESSAGE: usize = 100_000;
 
-    fn link() -> Link {
+    fn link() -> (Link, Intake) {
         let metrics = Arc::new(Metrics::new(&[], &[], &[]).expect("metrics"));
         let ttl = Duration::from_secs(60);
         let retention = Retention {
@@ -230,12 +257,13 @@ mod tests {
             ttl,
         };
         let budget = Budget::new(1 << 30, &metrics);
-        let hub = Arc::new(Hub::new(retention, true, None, budget, metrics.clone()));
-        Link {
-            hub,
+        let (hub, intake) = Hub::new(retention, true, None, budget, metrics.clone());
+        let link = Link {
+            hub: Arc::new(hub),
             status: Status::new(metrics.clone()),
             metrics,
-        }
+        };
+        (link, intake)
     }
 
     fn join(link: &Link, name: &str) -> Membership {
@@ -271,10 +299,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_channel_whose_readers_have_had_no_turn_pauses_and_no_other() {
-        let link = link();
+        let (link, intake) = link();
         let (busy, honest) = (join(&link, "busy"), join(&link, "honest"));
         let (mut reader, other) = (waiting(&busy), waiting(&honest));
-        let broker = tokio::spawn(Embedded::default().run(link.clone(), CancellationToken::new()));
+        let broker =
+            tokio::spawn(Embedded::default().run(link.clone(), intake, CancellationToken::new()));
         let next = |membership: &Membership| membership.channel().feed.expects().1 - 1;
         publish(&link, &busy, 12);
         until(|| next(&busy) > 0).await;

@@ -39,6 +39,10 @@ pub struct Envelope {
     /// At least one.
     #[prost(message, repeated, tag = "7")]
     pub messages: Vec<EnvelopeMessage>,
+    /// Messages of this publisher before these that were never published: refused, or repeats of a
+    /// key. Older versions do not say.
+    #[prost(uint64, tag = "8")]
+    pub skipped: u64,
 }
 
 /// A message on its way between nodes.
@@ -85,6 +89,11 @@ impl Envelope {
     /// Its first message among those of its publisher.
     pub fn first(&self) -> Sequence {
         Sequence(self.sequence)
+    }
+
+    /// How many messages its publisher has published before these.
+    pub fn published_before(&self) -> u64 {
+        self.sequence.saturating_sub(self.skipped).saturating_sub(1)
     }
 
     /// Its last message among those of its publisher.

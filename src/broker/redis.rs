@@ -1,42 +1,53 @@
-//! The broker over Redis. It owns what things are called there. [`topology`] knows which server has
-//! which channel, from the [`address`]; [`publishers`] gives what the inbox holds to a [`publisher`] to
-//! each server; [`subscribers`] keeps a [`subscriber`] to each server, which [`fitness`] has checked, and gives
-//! what it brings to [`receiver`], the only writer of feeds; [`catch_up`] reads from the [`history`],
-//! in [`pages`], what the subscriptions did not bring, and [`replay`] what clients want of the time
-//! before them.
+//! The broker over Redis.
+//!
+//! | module | owns |
+//! |---|---|
+//! | [`topology`], [`server`] | which servers there are, which has which channel, and how to connect to it |
+//! | [`fitness`], [`round_trips`] | whether a server can be the broker, and whether what is published there comes back |
+//! | [`publishers`], [`publisher`] | the way from the inbox to each server |
+//! | [`subscribers`], [`subscriber`], [`pushes`] | the subscriptions to each server, and what they bring |
+//! | [`receivers`], [`receiver`] | the way from there to the feeds: order, repetitions, gaps |
+//! | [`catch_up`], [`replay`], [`pages`], [`history`] | reading what subscriptions did not bring, and what clients want of the time before them |
+//! | [`names`], [`warnings`], [`backoff`] | what all of these use |
 
-mod address;
+mod backoff;
 mod catch_up;
-mod warnings;
-mod pushes;
 mod fitness;
 mod history;
-mod publisher;
-mod subscriber;
-mod subscribers;
+mod names;
 mod pages;
+mod publisher;
 mod publishers;
+mod pushes;
 mod receiver;
+mod receivers;
 mod replay;
 mod round_trips;
 mod server;
-mod tls;
+mod subscriber;
+mod subscribers;
 mod topology;
+mod warnings;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use anyhow::Context;
-use tokio::task::JoinSet;
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::task::{Id, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::{Broker, Link};
-use crate::channel::ChannelName;
 use crate::feed::Retention;
-use address::Address;
-use receiver::Receivers;
+use crate::hub::Intake;
+use crate::redis_address::RedisAddress;
+use crate::redis_address::tls::RedisTls;
+use backoff::Backoff;
+use names::Names;
+use receiver::Shared;
+use receivers::Receivers;
 use server::Server;
-pub use tls::RedisTls;
 use topology::Topology;
 use warnings::Warnings;
 
@@ -51,6 +62,10 @@ const ANSWER_PATIENCE: Duration = Duration::from_secs(3);
 /// comes back the next day is told exactly how much it has missed, mostly nothing.
 const META_OUTLIVES: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// How long Redis remembers a publisher that is silent: the longest time that a node may be cut off
+/// from Redis and still not publish twice what it has sent before. See `publish.lua`, step 8.
+const REMEMBER_PUBLISHERS: Duration = Duration::from_secs(10 * 60);
+
 /// Names that are tried for a probe's channel: one of them is in a given slot of a Cluster almost
 /// certainly.
 const PROBES: u32 = 200_000;
@@ -60,6 +75,7 @@ const PROBES: u32 = 200_000;
 pub struct Redis {
     topology: Topology,
     names: Names,
+    /// Tells this node's probes from others'.
     node: u64,
     retention: Retention,
     warnings: Arc<Warnings>,
@@ -68,95 +84,91 @@ pub struct Redis {
 impl Redis {
     /// A broker for this address; nothing is connected yet. Of `retention`, Redis keeps messages,
     /// their bytes and time to live.
-    ///
-    /// # Errors
-    /// If the address cannot be used.
-    pub fn new(
-        url: &str,
-        tls: RedisTls,
-        prefix: &str,
-        retention: Retention,
-    ) -> anyhow::Result<Self> {
-        let topology = Topology::new(Address::parse(url).context("--redis-url")?, tls);
+    pub fn new(address: RedisAddress, tls: RedisTls, prefix: &str, retention: Retention) -> Self {
+        let topology = Topology::new(address, tls);
         let names = Names::new(prefix, topology.database());
-        Ok(Self {
+        Self {
             topology,
             names,
             node: rand::random(),
             retention,
             warnings: Arc::new(Warnings::new()),
-        })
-    }
-
-    /// Whether an address can be used; what is wrong is told without its password.
-    ///
-    /// # Errors
-    /// If it cannot.
-    pub fn check(url: &str) -> anyhow::Result<()> {
-        Address::parse(url).map(drop)
+        }
     }
 }
 
 impl Broker for Redis {
-    async fn run(self, link: Link, stop: CancellationToken) {
-        let (requests, requested) = tokio::sync::mpsc::unbounded_channel();
-        let kept_for = if self.retention.messages > 0 {
-            self.retention.ttl + META_OUTLIVES
-        } else {
-            Duration::ZERO
-        };
-        let receivers = Arc::new(Receivers::new(
-            link.clone(),
-            self.names.clone(),
-            self.warnings.clone(),
-            kept_for,
-            requests,
-        ));
-        let Some(history_requests) = link.hub.take_history_requests() else {
-            return tracing::error!("this hub has a broker already");
-        };
-        // The publisher ends first: until then its own messages come back over the subscription.
+    async fn run(self, link: Link, intake: Intake, stop: CancellationToken) {
+        let (requests, requested) = unbounded_channel();
+        let (gone, has_gone) = unbounded_channel();
+        let shared = Arc::new(self.shared(&link, requests));
+        let receivers = Arc::new(Receivers::new(self.names.clone(), shared.clone()));
+        // Publishing ends first: until then the node's own messages come back over the
+        // subscriptions.
         let published = CancellationToken::new();
         let redis = Arc::new(self);
         // A task each, so that none of them waits while another encodes or decodes. They end with
         // the set.
         let mut tasks = JoinSet::new();
-        let (of_topology, status) = (redis.clone(), link.status.clone());
-        tasks.spawn(async move { of_topology.topology.keep(&status).await });
-        let (of_catch_up, of_relay) = (redis.clone(), receivers.clone());
-        tasks.spawn(async move {
-            catch_up::run(&of_catch_up, &of_relay, requested, history_requests).await
+        tasks.spawn({
+            let (redis, status) = (redis.clone(), link.status.clone());
+            async move { redis.topology.keep(&status).await }
         });
-        let (of_publishing, of_link, all_published) =
-            (redis.clone(), link.clone(), published.clone());
-        tasks.spawn(async move {
-            publishers::run(&of_publishing, &of_link, stop).await;
-            all_published.cancel();
+        tasks.spawn({
+            let redis = redis.clone();
+            async move { catch_up::run(&redis, &shared, requested, intake.history_requests).await }
         });
-        let of_subscription = link.clone();
-        let subscription = tasks
-            .spawn(async move {
-                subscribers::keep(&redis, &of_subscription, receivers, published).await
-            })
-            .id();
-        while let Some(ended) = tasks.join_next_with_id().await {
-            match ended {
-                Ok((id, ())) if id == subscription => break,
-                Ok(_) => {}
-                Err(error) => match error.try_into_panic() {
-                    // The node that runs this broker drains for it.
-                    Ok(panic) => std::panic::resume_unwind(panic),
-                    Err(_) => break,
-                },
+        tasks.spawn({
+            let (redis, link, receivers) = (redis.clone(), link.clone(), receivers.clone());
+            let published = published.clone();
+            async move {
+                publishers::run(&redis, &link, &receivers, has_gone, stop).await;
+                published.cancel();
             }
-        }
+        });
+        let subscribing = tasks.spawn({
+            let (link, changes) = (link.clone(), intake.changes);
+            async move { subscribers::run(&redis, &link, receivers, changes, gone, published).await }
+        });
+        let last = subscribing.id();
+        end_of(tasks, last).await;
         link.status.set(false);
     }
 }
 
+/// Waits until the task that ends last has ended. A panic of any task ends the broker: the node
+/// drains for it.
+async fn end_of(mut tasks: JoinSet<()>, last: Id) {
+    while let Some(ended) = tasks.join_next_with_id().await {
+        match ended {
+            Ok((id, ())) if id == last => return,
+            Ok(_) => {}
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(_) => return,
+            },
+        }
+    }
+}
+
 impl Redis {
-    /// What a Cluster calls sharded goes only to the nodes that have the channel's slot; what it
-    /// calls by the old name goes to all of them.
+    fn shared(&self, link: &Link, requests: UnboundedSender<receiver::Request>) -> Shared {
+        let kept_for = if self.retention.messages > 0 {
+            self.retention.ttl + META_OUTLIVES
+        } else {
+            Duration::ZERO
+        };
+        Shared {
+            link: link.clone(),
+            warnings: self.warnings.clone(),
+            kept_for,
+            rounds: AtomicU64::new(0),
+            requests,
+        }
+    }
+
+    /// In a Cluster, a sharded message goes only to the nodes that have the channel's slot. Any other
+    /// goes to all of them.
     fn publish_command(&self) -> &'static str {
         if self.topology.is_cluster() {
             "SPUBLISH"
@@ -165,7 +177,7 @@ impl Redis {
         }
     }
 
-    /// The pub/sub channel on which this node hears its own probes of a server: one that is there.
+    /// The pub/sub channel on which this node receives its own probes of a server: one that is there.
     fn probe(&self, server: &Arc<Server>) -> anyhow::Result<String> {
         let map = self.topology.map();
         let is_there = |name: &String| {
@@ -176,95 +188,5 @@ impl Redis {
         names
             .find(is_there)
             .context("it has no channels any more, or very few")
-    }
-}
-
-/// What things are called in Redis.
-#[derive(Clone, Debug)]
-struct Names {
-    prefix: Arc<str>,
-    /// The beginning of the names of pub/sub channels. Redis has these once for all databases, so
-    /// that the number of any but 0 is part of it.
-    pubsub_prefix: Arc<str>,
-}
-
-impl Names {
-    fn new(prefix: &str, database: i64) -> Self {
-        let pubsub_prefix = if database == 0 {
-            prefix.into()
-        } else {
-            format!("{prefix}:db{database}").into()
-        };
-        Self {
-            prefix: prefix.into(),
-            pubsub_prefix,
-        }
-    }
-
-    /// The pub/sub channel of a channel. The braces keep all names of a channel in one cluster
-    /// slot.
-    fn pubsub(&self, channel: &ChannelName) -> String {
-        format!("{}:{{{channel}}}", self.pubsub_prefix)
-    }
-
-    /// The stream that keeps a channel's history: an entry a batch, its id the offset of the
-    /// batch's last message, and the bytes that the history has cost up to there.
-    fn stream(&self, channel: &ChannelName) -> String {
-        format!("{}:{{{channel}}}:history", self.prefix)
-    }
-
-    /// The hash that counts a channel's offsets and bytes, names its epoch, and remembers what was
-    /// published last by which node.
-    fn meta(&self, channel: &ChannelName) -> String {
-        format!("{}:{{{channel}}}:meta", self.prefix)
-    }
-
-    /// The sorted set of the keys that messages in the history were given, each with the message's
-    /// offset, and beside each the same with the message's digest.
-    fn keys(&self, channel: &ChannelName) -> String {
-        format!("{}:{{{channel}}}:keys", self.prefix)
-    }
-
-    /// A pub/sub channel on which a node hears its own probes. No channel can be called that.
-    fn probe(&self, node: u64, number: u32) -> String {
-        format!("{}:probe:{node:016x}:{number}", self.prefix)
-    }
-
-    /// A key for [`fitness`]: in the slot of `tag`, and of no channel.
-    fn rehearsal(&self, tag: &str, kind: &str) -> String {
-        format!("{}:{{{tag}}}:rehearsal:{kind}", self.prefix)
-    }
-
-    /// The channel that a pub/sub channel belongs to.
-    fn channel(&self, pubsub: &str) -> Option<ChannelName> {
-        let name = pubsub
-            .strip_prefix(&*self.pubsub_prefix)?
-            .strip_prefix(":{")?
-            .strip_suffix('}')?;
-        ChannelName::new(name).ok()
-    }
-}
-
-/// Time to wait before trying again: doubles from 50 ms to 1 s, half of it at random, so that nodes
-/// which lost Redis together do not come back together.
-#[derive(Debug, Default)]
-struct Backoff {
-    tries: u32,
-}
-
-impl Backoff {
-    fn next(&mut self) -> Duration {
-        let whole = Duration::from_millis(50 << self.tries.min(6)).min(Duration::from_secs(1));
-        self.tries += 1;
-        whole.div_f64(2.0) + whole.mul_f64(rand::random_range(0.0..0.5))
-    }
-
-    /// Whether trying again has failed, too.
-    fn is_long(&self) -> bool {
-        self.tries > 1
-    }
-
-    fn reset(&mut self) {
-        self.tries = 0;
     }
 }

@@ -5,6 +5,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+/// Bytes a second that a client must take on average while something waits for it, and must send
+/// on average while the node waits for it.
+pub const LEAST_RATE: u64 = 4 * 1024;
+
 /// A token bucket. It is full at first.
 #[derive(Debug)]
 pub struct Rate {

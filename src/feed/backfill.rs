@@ -1,15 +1,16 @@
-//! Filling a feed backwards: batches that the broker's history has from before the window. They
-//! take room that nothing else needs, and push nothing out.
+//! Filling a feed backwards: batches that the broker's history has from before the window. They use
+//! only memory that is free, and push nothing out.
 
 use std::sync::Arc;
 
-use super::{Feed, Retention, Window};
+use super::window::Window;
+use super::{Feed, Retention};
 use crate::budget::Part;
 use crate::message::Batch;
 
 impl Feed {
     /// The epoch, 0 if none is known, and the offset of the first message in the window, or of the
-    /// next if it is empty.
+    /// next message if it is empty.
     pub fn begins(&self) -> (u64, u64) {
         let window = self.lock();
         (window.epoch, window.begins())
@@ -29,28 +30,19 @@ impl Feed {
     /// The offset before which batches may be prepended; `None` if there is no room for any.
     pub fn has_room_before(&self) -> Option<u64> {
         let window = self.lock();
-        window
-            .has_room_before(&self.retention)
-            .then(|| window.begins())
+        let has_room = window.has_room_before(&self.retention);
+        has_room.then(|| window.begins())
     }
 
-    /// Adds a batch before the window, as far as the retention allows; returns whether it did. The
-    /// batch has to end where the window begins.
+    /// Adds a batch that ends where the window begins, if the retention has room. Returns whether
+    /// it was added.
     pub fn prepend(&self, mut batch: Batch) -> bool {
         let mut window = self.lock();
-        let bytes = window.bytes + batch.weight();
-        let fits = window.has_room_before(&self.retention)
-            && (batch.epoch, batch.end()) == (window.epoch, window.begins())
-            && bytes <= self.retention.bytes.min(self.retention.history_bytes);
+        let fits = window.takes_before(&batch, &self.retention);
         if fits {
             batch.charge(&self.budget, Part::Feeds);
             self.bytes_gauge.add(batch.weight() as i64);
-            window.bytes = bytes;
-            window.messages += batch.len();
-            window.raw_bytes += batch.raw().len();
-            window.first -= 1;
-            window.lowest = window.first;
-            window.batches.push_front(Arc::new(batch));
+            window.prepend(batch);
         }
         fits
     }
@@ -60,10 +52,11 @@ impl Feed {
         batch.charge(&self.budget, Part::Pages);
     }
 
-    /// The broker's history has nothing before `offset`, with which the window begins: nobody needs
-    /// to ask for it.
+    /// The broker's history has nothing before `offset`, with which the window begins: no reader
+    /// needs to ask for it.
     pub fn exhaust(&self, epoch: u64, offset: u64) {
         let mut window = self.lock();
+        // The window may begin elsewhere since the history was read.
         if (window.epoch, window.begins()) == (epoch, offset) {
             window.history_from = offset;
         }
@@ -89,18 +82,38 @@ impl Window {
         self.history_from > 0 && self.history_from >= self.begins()
     }
 
-    /// Never in a window that has dropped a batch: a reader that lagged out, and does not know yet,
-    /// would take the one that gets its sequence number for it.
     fn has_room_before(&self, retention: &Retention) -> bool {
-        self.epoch != 0
-            && !self.sealed
-            && self.first == self.lowest
-            && self.messages < retention.messages
-            && self.bytes < retention.bytes.min(retention.history_bytes)
-            && self
-                .batches
-                .front()
-                .is_none_or(|front| front.epoch == self.epoch && front.gap.is_none())
+        let is_open = self.epoch != 0 && !self.sealed;
+        // A window that has dropped a batch is not filled: the new batch would get the position of
+        // the old one, and a reader that lagged out without knowing would read it instead.
+        let has_dropped = self.first != self.lowest;
+        let has_room = self.messages < retention.messages
+            && self.bytes < retention.bytes.min(retention.history_bytes);
+        is_open && !has_dropped && has_room && self.begins_with_its_history()
+    }
+
+    /// Whether the front batch is a message of the newest history, so that an older one can precede
+    /// it.
+    fn begins_with_its_history(&self) -> bool {
+        self.batches
+            .front()
+            .is_none_or(|front| front.epoch == self.epoch && front.gap.is_none())
+    }
+
+    fn takes_before(&self, batch: &Batch, retention: &Retention) -> bool {
+        let bytes = self.bytes + batch.weight();
+        self.has_room_before(retention)
+            && (batch.epoch, batch.end()) == (self.epoch, self.begins())
+            && bytes <= retention.bytes.min(retention.history_bytes)
+    }
+
+    fn prepend(&mut self, batch: Batch) {
+        self.bytes += batch.weight();
+        self.messages += batch.len();
+        self.raw_bytes += batch.raw().len();
+        self.first -= 1;
+        self.lowest = self.first;
+        self.batches.push_front(Arc::new(batch));
     }
 }
 
@@ -109,9 +122,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::feed::{Found, Start, Taken};
+    use crate::feed::{BeforeWindow, FeedWriter, NotInWindow, Start, Taken};
     use crate::message::{BatchBuilder, Kind, MessageId};
-    use crate::metrics::Gauge;
 
     fn batch(epoch: u64, offsets: std::ops::Range<u64>) -> Batch {
         let mut builder = BatchBuilder::default();
@@ -124,23 +136,28 @@ mod tests {
         batch
     }
 
-    fn feed(messages: usize, bytes: usize) -> (Arc<Feed>, Gauge) {
+    fn feed(messages: usize, bytes: usize) -> (FeedWriter, Arc<Feed>) {
         let retention = Retention {
             messages,
             bytes,
             history_bytes: bytes,
             ttl: Duration::from_secs(60),
         };
-        let feed = Arc::new(Feed::for_test(retention));
-        let gauge = feed.bytes_gauge.clone();
-        feed.jump(7, 100);
-        (feed, gauge)
+        let (mut writer, feed) = FeedWriter::for_test(retention);
+        writer.jump(7, 100);
+        (writer, feed)
+    }
+
+    /// Why a start is before the window.
+    fn before(feed: &Arc<Feed>, start: Start) -> BeforeWindow {
+        match feed.find(start) {
+            Err(NotInWindow::Before(before)) => before,
+            found => panic!("{found:?}"),
+        }
     }
 
     fn texts(feed: &Arc<Feed>, start: Start) -> Vec<String> {
-        let Found::Here { mut cursor, .. } = feed.find(start) else {
-            panic!("it is not here")
-        };
+        let mut cursor = feed.find(start).expect("it is in the window").cursor;
         let mut texts = Vec::new();
         let mut taken = Taken::new();
         while cursor.take_now(&mut taken) == Ok(true) {
@@ -157,19 +174,15 @@ mod tests {
 
     #[test]
     fn what_is_prepended_is_read_before_what_came_first() {
-        let (feed, gauge) = feed(1000, 10_000);
+        let (mut writer, feed) = feed(1000, 10_000);
         let mut follower = feed.follow();
-        assert!(matches!(
-            feed.find(Start::Last(3)),
-            Found::Earlier {
-                offset: 97,
-                kept_from: 100,
-                gone: false,
-                ..
-            }
-        ));
+        let older = before(&feed, Start::Last(3));
+        assert_eq!(
+            (older.offset, older.kept_from, older.gone),
+            (97, 100, false)
+        );
         assert!(feed.prepend(batch(7, 98..100)));
-        feed.accept(7, batch(7, 100..101), None);
+        writer.accept(7, batch(7, 100..101), None);
         assert!(feed.prepend(batch(7, 90..98)));
         assert_eq!(texts(&feed, Start::Last(3)), ["98", "99", "100"]);
         assert_eq!(
@@ -188,12 +201,12 @@ mod tests {
             "who follows gets only what came since"
         );
         assert_eq!(taken[0].offset, 100);
-        assert_eq!(gauge.get(), feed.bytes() as i64);
+        assert_eq!(feed.bytes_gauge.get(), feed.bytes() as i64);
     }
 
     #[test]
     fn only_what_fits_is_prepended() {
-        let (feed, _) = feed(5, 10_000);
+        let (_writer, feed) = feed(5, 10_000);
         assert!(!feed.prepend(batch(8, 98..100)), "of another history");
         assert!(!feed.prepend(batch(7, 97..99)), "one is missing between");
         assert!(feed.prepend(batch(7, 96..100)));
@@ -202,16 +215,16 @@ mod tests {
             !feed.prepend(batch(7, 89..90)) && feed.has_room_before().is_none(),
             "and no batch more than that takes"
         );
-        let (feed, _) = self::feed(1000, 300);
+        let (_writer, feed) = self::feed(1000, 300);
         assert!(feed.prepend(batch(7, 99..100)));
         assert!(!feed.prepend(batch(7, 89..99)), "too many bytes");
     }
 
     #[test]
     fn a_window_that_has_dropped_a_batch_is_not_filled() {
-        let (feed, _) = feed(1000, 1000);
+        let (mut writer, feed) = feed(1000, 1000);
         for offset in 100..200 {
-            feed.accept(7, batch(7, offset..offset + 1), None);
+            writer.accept(7, batch(7, offset..offset + 1), None);
         }
         let (_, begins) = feed.begins();
         assert!(begins > 100 && !feed.prepend(batch(7, begins - 1..begins)));
@@ -219,13 +232,10 @@ mod tests {
 
     #[test]
     fn nobody_asks_for_what_the_history_does_not_have() {
-        let (feed, _) = feed(1000, 10_000);
+        let (mut writer, feed) = feed(1000, 10_000);
         feed.exhaust(7, 99);
         assert!(
-            matches!(
-                feed.find(Start::Last(3)),
-                Found::Earlier { gone: false, .. }
-            ),
+            !before(&feed, Start::Last(3)).gone,
             "it begins elsewhere by now"
         );
         feed.exhaust(7, 100);
@@ -234,21 +244,9 @@ mod tests {
             epoch: 7,
             offset: 50,
         });
-        assert!(matches!(
-            feed.find(after),
-            Found::Earlier {
-                gone: true,
-                kept_from: 100,
-                ..
-            }
-        ));
-        feed.jump(8, 5);
-        assert!(
-            matches!(
-                feed.find(Start::Last(3)),
-                Found::Earlier { gone: false, .. }
-            ),
-            "another history"
-        );
+        let older = before(&feed, after);
+        assert_eq!((older.gone, older.kept_from), (true, 100));
+        writer.jump(8, 5);
+        assert!(!before(&feed, Start::Last(3)).gone, "another history");
     }
 }

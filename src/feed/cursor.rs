@@ -1,18 +1,22 @@
-//! Cursors: where a reader is in a feed, to the byte, and what it takes at a time.
+//! Cursors: where a reader is in a feed, to the byte, and the batches it takes at a time.
+//!
+//! A cursor has a reader slot in its feed, except while it waits in a group or reads batches that
+//! are not in the feed. The slot keeps the batches that it has not finished, and wakes it.
 
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use smallvec::SmallVec;
 
-use super::{Feed, GroupBatches, SeatState, Window};
+use super::window::{ReaderState, StartPosition, Window};
+use super::{Feed, GroupBatches};
 use crate::message::{Batch, Format, Missed, Sequence};
 
-/// Batches one visit takes at most: as many as fit a `writev` beside control frames.
+/// Batches taken in one turn at most: as many as fit a `writev` beside control frames.
 pub const TAKE_BATCHES: usize = 60;
 
-/// Bytes one visit takes at most, so that one reader with a deep backlog does not hold its worker
-/// for long.
+/// Bytes taken in one turn at most, so that one reader with a deep backlog does not hold its worker
+/// thread for long.
 const TAKE_BYTES: usize = 1024 * 1024;
 
 /// The position of a cursor that is in no window: behind every one, with room to move.
@@ -26,135 +30,126 @@ pub struct Lagged;
 #[derive(Debug)]
 pub struct Cursor {
     feed: Arc<Feed>,
-    /// `None` while it rests, and when it wants nothing more.
-    seat: Option<usize>,
-    /// Sequence number of the current batch: the one to be read next, or being read.
+    /// The key of its slot; `None` while it is in a group, and after it retired.
+    reader: Option<usize>,
+    /// Position of the current batch: the one to be read next, or being read.
     position: u64,
     /// Offset of the current batch's first message.
     offset: u64,
-    /// Items of the current batch that are already behind, or that this reader does not get.
+    /// Items of the current batch that are written, or that this reader does not get.
     done: u32,
-    /// Bytes of the item after those that are already behind.
+    /// Bytes written of the item after those.
     into: u32,
-    /// The batch with which live delivery begins; what lies before it is replay.
+    /// Position of the batch with which live delivery begins. Batches before it are replay.
     live_from: u64,
-    /// The current batch while it is half read, so that its frame can be ended even if the window
-    /// moves on.
+    /// The current batch while an item of it is half written, so that the item can be ended even
+    /// if the window moves on.
     partial: Option<Arc<Batch>>,
 }
 
-/// What one visit took. On the stack of one poll: a waiting reader holds none.
+/// The batches of one turn. They are on the stack of one poll: a waiting reader holds none.
 pub type Taken = SmallVec<[Arc<Batch>; 16]>;
 
 impl Cursor {
-    /// At message `place.1` of batch `place.0`.
-    pub(super) fn new(feed: Arc<Feed>, seat: usize, window: &Window, place: (u64, usize)) -> Self {
-        let (position, done) = place;
-        let current = window.batches.get((position - window.first) as usize);
+    /// At a position in the window.
+    pub(super) fn new(
+        feed: Arc<Feed>,
+        reader: usize,
+        window: &Window,
+        start: StartPosition,
+    ) -> Self {
+        let index = start.batch - window.first;
+        let current = window.batches.get(index as usize);
         let offset = current.map_or(window.next_offset, |batch| batch.offset);
         Self {
             feed,
-            seat: Some(seat),
-            position,
+            reader: Some(reader),
+            position: start.batch,
             offset,
-            done: done as u32,
+            done: start.skip as u32,
             into: 0,
             live_from: window.end(),
             partial: None,
         }
     }
 
-    /// In batches that the feed does not hold, of which the first `skip` messages are left out. It
-    /// takes nothing from the feed, and the feed keeps nothing for it.
+    /// In batches that the feed does not hold, behind the first `skip` messages. It takes nothing
+    /// from the feed, and the feed keeps nothing for it.
     pub fn detached(feed: Arc<Feed>, skip: usize) -> Self {
-        let (seat, offset, into, partial) = (None, 0, 0, None);
         Self {
             feed,
-            seat,
+            reader: None,
             position: DETACHED,
-            offset,
+            offset: 0,
             done: skip as u32,
-            into,
+            into: 0,
             live_from: u64::MAX,
-            partial,
+            partial: None,
         }
     }
 
-    /// Takes what there is, up to a bound, without moving. When there is nothing, the task is woken
-    /// by the next append.
+    /// Takes batches up to a bound, without moving. If there are none, the next append wakes the
+    /// task.
     pub fn poll_take(
         &mut self,
         context: &mut Context<'_>,
         taken: &mut Taken,
     ) -> Poll<Result<(), Lagged>> {
+        let (slot, waker) = (&mut self.reader, context.waker());
         let mut window = self.feed.lock();
-        match take(
-            &self.feed,
-            &mut window,
-            &mut self.seat,
-            self.position,
-            context.waker(),
-            taken,
-        ) {
-            Ok(seat) if taken.is_empty() => {
-                window.change(seat, SeatState::Waiting);
+        match take(&self.feed, &mut window, slot, self.position, waker, taken) {
+            Ok(reader) if taken.is_empty() => {
+                window.change(reader, ReaderState::Waiting);
                 Poll::Pending
             }
             result => Poll::Ready(result.map(drop)),
         }
     }
 
-    /// Takes what there is, up to a bound, without moving. When there is nothing, it gives its seat
-    /// up and rests: its [`super::Group`] brings what comes.
+    /// Takes batches up to a bound, without moving. If there are none, it gives up its slot and
+    /// joins the group of its thread, which is woken instead.
     ///
     /// # Errors
     /// If it has lagged out.
     pub fn take_or_join_group(&mut self, waker: &Waker, taken: &mut Taken) -> Result<(), Lagged> {
+        let slot = &mut self.reader;
         let mut window = self.feed.lock();
-        let seat = take(
-            &self.feed,
-            &mut window,
-            &mut self.seat,
-            self.position,
-            waker,
-            taken,
-        )?;
+        let reader = take(&self.feed, &mut window, slot, self.position, waker, taken)?;
         if taken.is_empty() {
-            self.seat = None;
-            self.feed.leave(&mut window, seat);
+            self.reader = None;
+            self.feed.remove_reader(&mut window, reader);
         }
         Ok(())
     }
 
-    /// What its group has taken and it has not seen, up to a bound, if it rests and nothing is
-    /// missing.
+    /// The group's batches that it has not read, up to a bound. `None` if it is not in the group,
+    /// or the group dropped some of them.
+    #[inline]
     pub fn unread<'a>(&self, group: GroupBatches<'a>) -> Option<&'a [Arc<Batch>]> {
-        let batches = if self.is_in_group() {
-            group.since(self.position)?
-        } else {
+        if !self.is_in_group() {
             return None;
-        };
+        }
+        let batches = group.since(self.position)?;
         Some(&batches[..batches.len().min(TAKE_BATCHES)])
     }
 
-    /// Whether its group brings what comes.
+    /// Whether it waits in the group of its thread.
+    #[inline]
     pub fn is_in_group(&self) -> bool {
-        self.seat.is_none()
+        self.reader.is_none()
     }
 
-    /// It cannot keep up with its group: from now on it takes for itself. Only lagging out wakes
-    /// it.
+    /// It cannot keep up with its group: from now on it takes for itself. It is woken only if it
+    /// lags out.
     pub fn leave_group(&mut self, waker: &Waker) {
         if self.is_in_group() {
-            self.seat = Some(self.feed.lock().sit_down(
-                waker.clone(),
-                SeatState::Behind,
-                self.position,
-            ));
+            let mut window = self.feed.lock();
+            let reader = window.add_reader(waker.clone(), ReaderState::Behind, self.position);
+            self.reader = Some(reader);
         }
     }
 
-    /// Takes what there is without waiting for more; returns whether there was anything.
+    /// Takes batches without waiting for more. Returns whether there were any.
     ///
     /// # Errors
     /// If it has lagged out.
@@ -173,21 +168,21 @@ impl Cursor {
 
     /// Moves on behind everything in `taken`.
     pub fn skip(&mut self, taken: &[Arc<Batch>]) {
-        // At no byte of no batch, formats do not differ.
+        // At the start of a batch all formats are alike.
         self.advance(taken, Format::RAW, taken.len(), 0);
     }
 
-    /// Whether nothing of the batch that is read next is behind.
+    /// Whether it is at the start of a batch.
     pub fn is_between_batches(&self) -> bool {
         (self.done, self.into) == (0, 0)
     }
 
-    /// Messages of the first batch taken that are already behind.
+    /// Messages of the first batch taken that it has read already.
     pub fn messages_behind(&self) -> usize {
         self.done as usize
     }
 
-    /// Bytes of `current`, the first batch taken, that are already behind.
+    /// Bytes of `current`, the first batch taken, that are written already.
     pub fn sent(&self, current: &Batch, format: Format) -> usize {
         current.end_of(format, self.done as usize) + self.into as usize
     }
@@ -197,7 +192,7 @@ impl Cursor {
         if let Some(before) = index.checked_sub(1) {
             self.position += index as u64;
             self.offset = taken[before].end();
-            (self.done, self.into, self.partial) = (0, 0, None);
+            self.begin_batch();
         }
         let Some(batch) = taken.get(index).filter(|_| at > 0) else {
             return;
@@ -212,8 +207,12 @@ impl Cursor {
         }
     }
 
-    /// Counts what batches were encoded into among what their feed holds, and drops what that is
-    /// too much for.
+    #[inline]
+    fn begin_batch(&mut self) {
+        (self.done, self.into, self.partial) = (0, 0, None);
+    }
+
+    /// Counts new encodings of these batches among the bytes of the feed, which may trim it.
     pub fn account(&self, taken: &[Arc<Batch>]) {
         if !taken.iter().any(|batch| batch.has_grown()) {
             return;
@@ -222,7 +221,7 @@ impl Cursor {
         let before = window.bytes as i64;
         for (position, batch) in (self.position..).zip(taken) {
             let grown = batch.grow();
-            // A batch that has left the window counts in the memory budget alone, until its last
+            // A batch that has left the window counts only in the memory budget, until its last
             // reader drops it.
             if position >= window.first {
                 window.bytes += grown;
@@ -232,96 +231,103 @@ impl Cursor {
         self.feed.bytes_gauge.add(window.bytes as i64 - before);
     }
 
-    /// The batch of an item that was begun and not ended, with the item's end: it must be ended
-    /// before anything else.
+    /// The batch of a half-written item, and where that item ends. It must be ended before anything
+    /// else is written.
     pub fn unfinished_item(&self, format: Format) -> Option<(Arc<Batch>, usize)> {
         let batch = self.partial.as_ref()?;
         Some((batch.clone(), batch.end_of(format, self.done as usize + 1)))
     }
 
-    /// Wants nothing more: it is woken by nothing and keeps nothing in the window.
+    /// Gives up its slot: nothing wakes it, and the window keeps nothing for it.
     pub fn retire(&mut self) {
-        if let Some(seat) = self.seat.take() {
-            self.feed.leave(&mut self.feed.lock(), seat);
+        if let Some(reader) = self.reader.take() {
+            self.feed.remove_reader(&mut self.feed.lock(), reader);
         }
     }
 
-    /// Goes on with the newest batch; returns how many messages are left out. An
-    /// item that was begun must be ended before.
+    /// Moves on to the newest batch; returns how many messages that leaves out. A half-written item
+    /// must be ended before.
     pub fn skip_to_newest(&mut self) -> Missed {
         let mut window = self.feed.lock();
-        let newest = window
-            .batches
-            .back()
-            .map_or(window.next_offset, |batch| batch.offset);
-        // None of what has no offset of its own, or when offsets began anew.
-        let missed = newest
+        let newest = window.batches.back();
+        let offset = newest.map_or(window.next_offset, |batch| batch.offset);
+        // Unknown for messages without offsets, or when the offsets began anew.
+        let missed = offset
             .checked_sub(self.offset + u64::from(self.done))
             .filter(|missed| *missed > 0)
             .map_or(Missed::Unknown, Missed::Exactly);
-        self.offset = newest;
-        self.position = window.end().saturating_sub(1).max(window.first);
-        (self.done, self.into, self.partial) = (0, 0, None);
-        if let Some(told) = self.seat.take() {
-            // From now on, that batch is kept for it.
-            let waker = window.seats.remove(told).waker;
-            self.seat = Some(window.sit_down(waker, SeatState::Behind, self.position));
+        let position = window.end().saturating_sub(1).max(window.first);
+        // A new slot at that position, so that the batch is kept for it from now on.
+        if let Some(lagged) = self.reader.take() {
+            let waker = window.readers.remove(lagged).waker;
+            self.reader = Some(window.add_reader(waker, ReaderState::Behind, position));
         }
+        drop(window);
+        (self.offset, self.position) = (offset, position);
+        self.begin_batch();
         missed
     }
 
-    /// Whether this message, of those that this node published, has come back, and if so where
-    /// the feed ends now: a reader whose [`Self::position`] is there has everything up to it.
+    /// The end of the feed, if this message, of those that this node published, was received back.
+    /// A reader whose [`Self::position`] is there has everything up to it.
     pub fn confirmed(&self, sequence: Sequence) -> Option<u64> {
         let window = self.feed.lock();
         (window.confirmed >= sequence).then(|| window.end())
     }
 
-    /// Whether the batch that is read next was there before this reader.
+    /// Whether the next batch was in the feed before this reader.
+    #[inline]
     pub fn is_replaying(&self) -> bool {
         self.position < self.live_from
     }
 
-    /// Sequence number of the batch that is read next.
+    /// Position of the batch that is read next.
+    #[inline]
     pub fn position(&self) -> u64 {
         self.position
     }
 }
 
-/// Takes what there is from a position on, up to a bound, for a reader who has a seat afterwards:
-/// which one it returns.
+/// Takes batches from a position on, up to a bound, for a reader that has a slot afterwards.
+/// Returns the key of that slot.
 fn take(
     feed: &Feed,
     window: &mut Window,
-    seat: &mut Option<usize>,
+    slot: &mut Option<usize>,
     position: u64,
     waker: &Waker,
     taken: &mut Taken,
 ) -> Result<usize, Lagged> {
-    let seat =
-        *seat.get_or_insert_with(|| window.sit_down(waker.clone(), SeatState::Behind, position));
-    if window.change(seat, SeatState::Behind) == SeatState::Woken {
+    let reader = *slot
+        .get_or_insert_with(|| window.add_reader(waker.clone(), ReaderState::Behind, position));
+    // This is the turn that the writer may be waiting for.
+    if window.change(reader, ReaderState::Behind) == ReaderState::Woken {
         feed.had_its_turn(window);
     }
     let Some(index) = position.checked_sub(window.first) else {
-        window.change(seat, SeatState::Told);
+        window.change(reader, ReaderState::Lagged);
         return Err(Lagged);
     };
+    copy_batches(window, index as usize, taken);
+    let slot = &mut window.readers[reader];
+    // Not behind the batches taken: the window keeps them until the reader returns.
+    slot.position = position;
+    if !slot.waker.will_wake(waker) {
+        slot.waker.clone_from(waker);
+    }
+    Ok(reader)
+}
+
+#[inline]
+fn copy_batches(window: &Window, index: usize, taken: &mut Taken) {
     let mut bytes = 0;
-    for batch in window.batches.range(index as usize..).take(TAKE_BATCHES) {
+    for batch in window.batches.range(index..).take(TAKE_BATCHES) {
         taken.push(batch.clone());
         bytes += batch.raw().len();
         if bytes >= TAKE_BYTES {
             break;
         }
     }
-    let seat_now = &mut window.seats[seat];
-    // Not behind what it took: that is kept for it until it comes back.
-    seat_now.position = position;
-    if !seat_now.waker.will_wake(waker) {
-        seat_now.waker.clone_from(waker);
-    }
-    Ok(seat)
 }
 
 impl Drop for Cursor {
@@ -337,7 +343,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::feed::{Group, Retention};
+    use crate::feed::{FeedWriter, Group, Retention};
     use crate::message::{BatchBuilder, Kind};
 
     #[derive(Default)]
@@ -349,10 +355,10 @@ mod tests {
         }
     }
 
-    fn append(feed: &Feed) {
+    fn append(writer: &mut FeedWriter) {
         let mut batch = BatchBuilder::default();
         batch.push(Kind::Binary, &[7; 1000], 0);
-        feed.append(batch.build(0), None);
+        writer.append(batch.build(0), None);
     }
 
     #[test]
@@ -363,14 +369,14 @@ mod tests {
             history_bytes: usize::MAX,
             ttl: Duration::from_secs(60),
         };
-        let feed = Arc::new(Feed::for_test(retention));
+        let (mut writer, feed) = FeedWriter::for_test(retention);
         let (wakes, rings) = (Arc::new(Wakes::default()), Arc::new(Wakes::default()));
         let waker = wakes.clone().into();
         let mut group = Group::new(&feed, rings.clone().into());
         let (mut reader, mut taken) = (feed.follow(), Taken::new());
         assert_eq!(reader.take_or_join_group(&waker, &mut taken), Ok(()));
         assert!(taken.is_empty() && reader.is_in_group());
-        (0..3).for_each(|_| append(&feed));
+        (0..3).for_each(|_| append(&mut writer));
         assert_eq!(rings.0.load(Relaxed), 1, "one for all");
         group.begin();
         let unread = reader.unread(group.batches()).expect("nothing is missing");
@@ -379,12 +385,12 @@ mod tests {
         reader.advance(unread, Format::RAW, 1, 0);
         reader.leave_group(&waker);
         assert!(!group.settle());
-        append(&feed);
+        append(&mut writer);
         assert_eq!(reader.take_or_join_group(&waker, &mut taken), Ok(()));
         assert_eq!(taken.len(), 3);
-        (0..10).for_each(|_| append(&feed));
+        (0..10).for_each(|_| append(&mut writer));
         assert_eq!(wakes.0.load(Relaxed), 0);
-        (0..100).for_each(|_| append(&feed));
+        (0..100).for_each(|_| append(&mut writer));
         assert_eq!(wakes.0.load(Relaxed), 1, "it has lagged");
         assert_eq!(reader.take_or_join_group(&waker, &mut taken), Err(Lagged));
     }

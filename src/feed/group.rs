@@ -1,32 +1,36 @@
-//! Groups: readers on one thread that have seen everything and wait together, in one seat. A batch
-//! wakes the group and is taken once for all of them, under one lock, however many they are.
+//! Groups: readers on one thread that have read everything and wait together, in one reader slot.
+//! A batch wakes the group once and is taken once for all of them, under one lock, however many
+//! they are.
+//!
+//! The readers of a group have their turns in rounds, from [`Group::begin`] to [`Group::settle`].
+//! Until then the writer counts the group as a reader that was woken, and trims nothing that it
+//! may need. A reader that cannot keep up leaves the group and reads for itself.
 
 use std::sync::Arc;
 use std::task::Waker;
 
-use super::{Feed, SeatState, Window};
+use super::Feed;
+use super::window::{ReaderState, Window};
 use crate::message::{Batch, Sequence};
 
-/// Readers that wait together. A [`super::Cursor`] joins them by [`super::Cursor::take_or_join_group`],
-/// which must not happen before the group exists nor at the same time as it takes: then it never
-/// rests behind the group.
-///
-/// Its readers have their turns in rounds, from [`Self::begin`] to [`Self::settle`].
+/// Readers that wait together. A [`super::Cursor`] joins by
+/// [`super::Cursor::take_or_join_group`]. That must happen after the group was made and not while
+/// it takes: otherwise the cursor would wait at a position that the group has passed.
 #[derive(Debug)]
 pub struct Group {
     feed: Arc<Feed>,
-    seat: usize,
-    /// Sequence number of the first batch of `batches`.
+    reader: usize,
+    /// Position of the first batch of `batches`.
     first: u64,
     batches: Vec<Arc<Batch>>,
-    /// Where they ended when the round began: what came later some of its readers have not been
-    /// shown.
+    /// Where the batches ended when the round began. Some readers have not had their turn since
+    /// later ones were taken.
     shown: u64,
-    /// The newest message of this node that was known to have come back then.
+    /// The newest message of this node that was known to be received back when the round began.
     confirmed: Sequence,
 }
 
-/// What a group has taken and its readers have perhaps not seen.
+/// Batches that a group has taken, and some of its readers have not read.
 #[derive(Clone, Copy, Debug)]
 pub struct GroupBatches<'a> {
     first: u64,
@@ -34,14 +38,14 @@ pub struct GroupBatches<'a> {
 }
 
 impl Group {
-    /// A group that hears what comes from now on.
+    /// A group that receives everything from now on.
     pub fn new(feed: &Arc<Feed>, waker: Waker) -> Self {
         let mut window = feed.lock();
         let first = window.end();
-        let seat = window.sit_down(waker, SeatState::Waiting, first);
+        let reader = window.add_reader(waker, ReaderState::Waiting, first);
         Self {
             feed: feed.clone(),
-            seat,
+            reader,
             first,
             batches: Vec::new(),
             shown: first,
@@ -49,7 +53,8 @@ impl Group {
         }
     }
 
-    /// What it has taken.
+    /// The batches of this round.
+    #[inline]
     pub fn batches(&self) -> GroupBatches<'_> {
         GroupBatches {
             first: self.first,
@@ -57,11 +62,11 @@ impl Group {
         }
     }
 
-    /// Takes what has come. The writer waits for [`Self::settle`] if it must.
+    /// Begins a round: takes new batches. If the writer is ahead, it waits for [`Self::settle`].
     pub fn begin(&mut self) {
         let Self {
             feed,
-            seat,
+            reader,
             first,
             batches,
             confirmed,
@@ -69,76 +74,75 @@ impl Group {
         } = self;
         let mut window = feed.lock();
         *confirmed = window.confirmed;
-        take(&mut window, *seat, first, batches);
+        take(&mut window, *reader, first, batches);
         drop(window);
         self.shown = self.batches().end();
     }
 
-    /// Takes what has come meanwhile, for those who have not had their turn.
+    /// Takes batches that came during the round, for readers that have not had their turn yet.
     pub fn take(&mut self) {
-        take(
-            &mut self.feed.lock(),
-            self.seat,
-            &mut self.first,
-            &mut self.batches,
-        );
+        let mut window = self.feed.lock();
+        take(&mut window, self.reader, &mut self.first, &mut self.batches);
     }
 
-    /// Its readers have had their turn; returns whether there is more for some of them.
+    /// Ends a round: every reader has had its turn. Returns whether another round has to follow.
     pub fn settle(&mut self) -> bool {
-        self.batches
-            .drain(..self.shown.saturating_sub(self.first) as usize);
+        // All readers have been shown these.
+        let shown = self.shown.saturating_sub(self.first) as usize;
+        self.batches.drain(..shown);
         self.first = self.first.max(self.shown);
+
         let mut window = self.feed.lock();
         let more = self.shown < window.end() || self.confirmed < window.confirmed;
-        window.seats[self.seat].position = self.first;
-        let before = window.change(
-            self.seat,
-            if more {
-                SeatState::Woken
-            } else {
-                SeatState::Waiting
-            },
-        );
+        window.readers[self.reader].position = self.first;
+        // The next round may begin without a wake, so it counts as woken already.
+        let state = if more {
+            ReaderState::Woken
+        } else {
+            ReaderState::Waiting
+        };
+        let before = window.change(self.reader, state);
         window.woken += usize::from(more);
-        if before == SeatState::Woken {
+        if before == ReaderState::Woken {
             self.feed.had_its_turn(&mut window);
         }
         more
     }
 }
 
-/// Adds what has come to the batches that begin with sequence number `first`.
-fn take(window: &mut Window, seat: usize, first: &mut u64, batches: &mut Vec<Arc<Batch>>) {
-    // However long a round is, no more is held than in the feed: who has not seen what was pushed
-    // out there has lagged.
-    let gone = window
-        .first
-        .saturating_sub(*first)
-        .min(batches.len() as u64);
-    batches.drain(..gone as usize);
+/// Adds new batches to those that begin at position `first`.
+#[inline]
+fn take(window: &mut Window, reader: usize, first: &mut u64, batches: &mut Vec<Arc<Batch>>) {
+    // Drop batches that the feed has trimmed, so that a long round holds no more than the feed. A
+    // reader that has not read them has lagged.
+    let trimmed = window.first.saturating_sub(*first);
+    let held = trimmed.min(batches.len() as u64);
+    batches.drain(..held as usize);
     *first = window.first.max(*first);
+    // Then add the batches behind the ones it holds.
     let index = *first - window.first + batches.len() as u64;
     batches.extend(window.batches.range(index as usize..).cloned());
-    window.seats[seat].position = *first;
+    window.readers[reader].position = *first;
 }
 
 impl Drop for Group {
     fn drop(&mut self) {
-        self.feed.leave(&mut self.feed.lock(), self.seat);
+        self.feed.remove_reader(&mut self.feed.lock(), self.reader);
     }
 }
 
 impl<'a> GroupBatches<'a> {
-    /// Where they end: whoever is there has seen them.
+    /// The position behind them: a reader there has read all of them.
+    #[inline]
     pub fn end(&self) -> u64 {
         self.first + self.batches.len() as u64
     }
 
-    /// Those from a position on; `None` if some before them are not here.
+    /// The batches from a position on; `None` if some from there on were dropped.
+    #[inline]
     pub(super) fn since(self, position: u64) -> Option<&'a [Arc<Batch>]> {
-        let seen = position.checked_sub(self.first)?;
-        Some(self.batches.get(seen as usize..).unwrap_or_default())
+        let read = position.checked_sub(self.first)?;
+        Some(self.batches.get(read as usize..).unwrap_or_default())
     }
 }
 

@@ -1,5 +1,4 @@
-//! A message that is being put together from what arrives: how much memory it takes, and whether
-//! its text is text.
+//! A message that arrives in several reads or frames: its memory, and whether its text is UTF-8.
 
 use super::{Kind, Limits, Violation, utf8};
 
@@ -7,10 +6,10 @@ use super::{Kind, Limits, Violation, utf8};
 #[derive(Debug)]
 pub(super) struct Assembly {
     kind: Kind,
-    /// Whether what arrives is still to be inflated.
+    /// The payload is to be inflated once it is complete.
     deflated: bool,
     payload: Vec<u8>,
-    /// How much of the payload is known to be complete UTF-8 characters, if it is text.
+    /// Bytes at the beginning of the payload that are complete UTF-8 characters, if it is text.
     checked: usize,
     /// Frames that have arrived in full.
     fragments: u32,
@@ -50,15 +49,16 @@ impl Assembly {
         self.fragments
     }
 
-    /// Takes the next bytes. The header they came under has been held against the limits.
+    /// Adds bytes. Their header has been held against the limits.
     pub(super) fn append(&mut self, bytes: &[u8], limits: &Limits) -> Result<(), Violation> {
-        // What a header declares is a claim: room is made only for as much again as has arrived.
+        // The length in a header is only a claim. The buffer grows to twice what has arrived.
         let needed = self.payload.len() + bytes.len();
         if needed > self.payload.capacity() {
             let wanted = needed.saturating_mul(2).min(limits.max_message).max(needed);
             self.payload.reserve_exact(wanted - self.payload.len());
         }
         self.payload.extend_from_slice(bytes);
+        // Bad text is a violation at its first bad byte, not only when the message is complete.
         if self.kind == Kind::Text && !self.deflated {
             self.checked +=
                 utf8::complete_prefix(&self.payload[self.checked..]).ok_or(Violation::NotUtf8)?;

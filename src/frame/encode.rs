@@ -1,5 +1,5 @@
-//! Frames as a server sends them: unmasked, never fragmented. Headers go in front of payloads that
-//! others own and share; control frames are small enough to be copied.
+//! Frames of a server, which are neither masked nor fragmented. Headers are written in front of
+//! payloads; control frames are small enough to be copied.
 
 use bytes::BufMut;
 
@@ -11,21 +11,22 @@ pub const MAX_SERVER_HEADER: usize = 10;
 pub const MAX_CONTROL: usize = 125;
 
 const FIN: u8 = 0x80;
-/// The bit that permessage-deflate sets in the first byte of a deflated message.
+/// The bit of permessage-deflate in the first byte of a deflated message.
 pub const DEFLATED: u8 = 0x40;
 
-/// A control frame to send.
+/// A control frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ControlFrame<'a> {
     /// Asks for a pong with the same payload.
     Ping(&'a [u8]),
     /// Answers a ping with its payload.
     Pong(&'a [u8]),
-    /// The last thing we say. A reason that is too long is cut between two characters.
+    /// The last frame, with a code and a reason. A reason that is too long is cut between two
+    /// characters.
     Close(Option<(u16, &'a str)>),
 }
 
-/// How long the header of a message of `payload_len` bytes is.
+/// The length of the header of a message with `payload_len` bytes.
 pub const fn header_len(payload_len: usize) -> usize {
     match payload_len {
         0..=125 => 2,

@@ -1,12 +1,11 @@
-//! What a frame from a client says about itself: its header, and the code and reason a close
-//! carries. Knows the rules of RFC 6455, sections 5.2 to 5.5 and 7.4; collecting payloads is the
-//! decoder's.
+//! Headers of client frames, and the code and reason of a close: the rules of RFC 6455, sections 5.2
+//! to 5.5 and 7.4. The decoder collects payloads.
 
 use super::assembly::Assembly;
 use super::encode::{DEFLATED, MAX_CONTROL, MAX_SERVER_HEADER};
 use super::{Kind, Limits, Violation, utf8};
 
-/// The longest header of a frame a client sends, in bytes: the masking key comes on top of ours.
+/// The longest header of a client's frame, in bytes: ours and a masking key.
 pub(super) const MAX_CLIENT_HEADER: usize = MAX_SERVER_HEADER + 4;
 
 const FIN: u8 = 0x80;
@@ -15,7 +14,7 @@ const RESERVED: u8 = 0x70;
 const OPCODE: u8 = 0x0f;
 const MASKED: u8 = 0x80;
 
-/// A frame whose header has been read and found good.
+/// A frame whose header follows the rules.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Frame {
     pub(super) opcode: Opcode,
@@ -23,11 +22,11 @@ pub(super) struct Frame {
     pub(super) deflated: bool,
     /// Payload bytes that have not arrived.
     pub(super) missing: usize,
-    /// The masking key, turned so that it begins with the next byte's.
+    /// The masking key, rotated so that it begins with the byte for the next payload byte.
     pub(super) key: [u8; 4],
 }
 
-/// What a frame carries. A continuation has the kind of the message it continues.
+/// The opcode of a frame. A continuation has the kind of the message it continues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Opcode {
     Data(Kind),
@@ -37,13 +36,13 @@ pub(super) enum Opcode {
 }
 
 impl Frame {
-    /// Reads the header at the beginning of `bytes` and says how long it is; `None` if there is
-    /// more of it to come. `message` is the one that a continuation would continue.
+    /// Reads the header at the beginning of `bytes`, and returns its length, too. `None` if `bytes`
+    /// ends before the header does. `message` is the one that a continuation would continue.
     ///
-    /// Every rule is applied as soon as the bytes it is about are there and in their order, so that
-    /// the first violation is the same however the input was split.
-    // Handing the result over in memory costs more than reading a header: 30 ns a small frame,
-    // inlined 16.
+    /// Each rule is applied as soon as its bytes are there, in the order of the bytes. So the first
+    /// violation is the same however the input was split.
+    // Inlined: returning the result through memory costs more than reading a header. A small frame
+    // takes 16 ns, otherwise 30.
     #[inline(always)]
     pub(super) fn parse(
         limits: &Limits,
@@ -63,19 +62,8 @@ impl Frame {
             return Ok(None);
         };
 
-        // Before anything of the payload is kept, and even before it arrives.
-        let held = message
-            .filter(|_| opcode.is_data())
-            .map_or(0, Assembly::len);
-        let room = limits.max_message.saturating_sub(held);
-        let missing = match usize::try_from(length) {
-            Ok(length) if length <= room || !opcode.is_data() => length,
-            _ => {
-                return Err(Violation::TooBig {
-                    limit: limits.max_message,
-                });
-            }
-        };
+        // Before any of the payload arrives, so that nothing too long is ever held.
+        let missing = check_length(limits, length, opcode, message)?;
         let Some(&key) = bytes[key_at..].first_chunk() else {
             return Ok(None);
         };
@@ -98,16 +86,38 @@ impl Opcode {
     }
 }
 
+/// Holds a payload's length against the limits.
+#[inline]
+fn check_length(
+    limits: &Limits,
+    length: u64,
+    opcode: Opcode,
+    message: Option<&Assembly>,
+) -> Result<usize, Violation> {
+    let held = message
+        .filter(|_| opcode.is_data())
+        .map_or(0, Assembly::len);
+    let room = limits.max_message.saturating_sub(held);
+    match usize::try_from(length) {
+        Ok(length) if length <= room || !opcode.is_data() => Ok(length),
+        _ => Err(Violation::TooBig {
+            limit: limits.max_message,
+        }),
+    }
+}
+
+/// The opcode in the first byte of a header.
 fn parse_opcode(
     limits: &Limits,
     first: u8,
     message: Option<&Assembly>,
 ) -> Result<Opcode, Violation> {
+    // Only the first frame of a message says whether it is deflated.
     let reserved = match (first & OPCODE, message) {
         (1 | 2, None) if limits.deflate => RESERVED & !DEFLATED,
         _ => RESERVED,
     };
-    let refused = match (first & OPCODE, message) {
+    let broken_rule = match (first & OPCODE, message) {
         _ if first & reserved != 0 => "reserved bit set without an extension",
         (8..=10, _) if first & FIN == 0 => "fragmented control frame",
         (0, Some(message)) if message.fragments() >= limits.max_fragments => {
@@ -125,10 +135,11 @@ fn parse_opcode(
         (10, _) => return Ok(Opcode::Pong),
         _ => "reserved opcode",
     };
-    Err(Violation::Protocol(refused))
+    Err(Violation::Protocol(broken_rule))
 }
 
-/// The payload's length and where in the header it ends; `after` is what follows the second byte.
+/// The payload's length, and where in the header it ends. `after` follows the second byte. `None` if
+/// it ends too early.
 fn parse_length(
     second: u8,
     after: &[u8],
@@ -141,7 +152,8 @@ fn parse_length(
     if !opcode.is_data() && usize::from(short) > MAX_CONTROL {
         return Err(Violation::Protocol("control frame longer than 125 bytes"));
     }
-    let (length, end, least) = match short {
+    // Each form has a smallest length, because shorter ones must use the form before.
+    let (length, end, smallest) = match short {
         126 => {
             let Some(&bytes) = after.first_chunk() else {
                 return Ok(None);
@@ -161,13 +173,13 @@ fn parse_length(
             "length of 64 bits with the highest one set",
         ));
     }
-    if length < least {
+    if length < smallest {
         return Err(Violation::Protocol("length not in its shortest form"));
     }
     Ok(Some((length, end)))
 }
 
-/// What a close says: nothing, or a code that may be sent and a reason.
+/// The code and reason of a close, if it has them. The code must be one that may be sent.
 pub(super) fn parse_close(payload: &[u8]) -> Result<Option<(u16, &str)>, Violation> {
     let Some((&code, reason)) = payload.split_first_chunk() else {
         return if payload.is_empty() {

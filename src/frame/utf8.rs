@@ -1,13 +1,12 @@
-//! Is it UTF-8? For text that is all there, and for text that is still arriving.
+//! UTF-8 checks, of complete text and of text that is still arriving.
 
 /// `bytes` as text, if they are valid as a whole.
 pub(super) fn text(bytes: &[u8]) -> Option<&str> {
     simdutf8::basic::from_utf8(bytes).ok()
 }
 
-/// How many of `bytes` are complete characters; the at most three after them begin one that more
-/// bytes can complete. `None` if nothing that may follow can make them valid, so that bad text is
-/// refused at its first bad byte.
+/// How many of `bytes` are complete characters. The others, three at most, begin a character that
+/// more bytes can complete. `None` if no more bytes can make them valid.
 pub(super) fn complete_prefix(bytes: &[u8]) -> Option<usize> {
     match simdutf8::compat::from_utf8(bytes) {
         Ok(_) => Some(bytes.len()),

@@ -1,5 +1,5 @@
-//! The kind of answer that a GET asks for by its `Accept` (RFC 9110, section 12.5.1). Anything that
-//! is no media range is left out: such a client gets what its other ranges ask for.
+//! The kind of answer that a GET asks for by its `Accept` (RFC 9110, section 12.5.1). An element
+//! that is no media range is left out: the client gets an answer that its other ranges ask for.
 
 use std::cmp::Reverse;
 
@@ -14,11 +14,38 @@ pub(super) enum Wanted {
     Nothing,
 }
 
-/// The kinds of answers with their types.
-const OFFERS: [(Wanted, &str, &str); 3] = [
-    (Wanted::Events, "text", "event-stream"),
-    (Wanted::Page, "text", "html"),
-    (Wanted::Snapshot, "application", "json"),
+/// A request's `Accept`.
+#[derive(Debug)]
+pub(super) struct Accept {
+    ranges: Vec<Range>,
+    /// It has no elements, so every type is accepted.
+    is_empty: bool,
+}
+
+/// A kind of answer with its type.
+struct Offer {
+    wanted: Wanted,
+    kind: &'static str,
+    subkind: &'static str,
+}
+
+/// The kinds of answers. Of those that a client wants as much, it gets the first.
+const OFFERS: [Offer; 3] = [
+    Offer {
+        wanted: Wanted::Events,
+        kind: "text",
+        subkind: "event-stream",
+    },
+    Offer {
+        wanted: Wanted::Page,
+        kind: "text",
+        subkind: "html",
+    },
+    Offer {
+        wanted: Wanted::Snapshot,
+        kind: "application",
+        subkind: "json",
+    },
 ];
 
 /// The weight of a range without `q`, in thousandths.
@@ -40,46 +67,70 @@ enum Fit {
     Exact,
 }
 
-impl Wanted {
+/// How much a client wants an offer: the fields decide in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Rank {
+    weight: u16,
+    fit: Fit,
+    place: Reverse<usize>,
+}
+
+impl Accept {
     pub(super) fn of(headers: &HeaderMap) -> Self {
         let lines = headers
             .get_all(header::ACCEPT)
             .iter()
             .map(|line| String::from_utf8_lossy(line.as_bytes()));
         let text = lines.collect::<Vec<_>>().join(",");
-        let mut elements = text
-            .split(',')
-            .map(str::trim)
-            .filter(|element| !element.is_empty())
-            .peekable();
-        if elements.peek().is_none() {
-            return Self::Page;
+        let elements = text.split(',').map(str::trim);
+        let mut elements = elements.filter(|element| !element.is_empty()).peekable();
+        Self {
+            is_empty: elements.peek().is_none(),
+            ranges: elements.filter_map(Range::read).collect(),
         }
-        let ranges: Vec<Range> = elements.filter_map(Range::read).collect();
-        let ranked =
-            OFFERS
-                .into_iter()
-                .enumerate()
-                .filter_map(|(place, (wanted, kind, subkind))| {
-                    // The closest range says the weight, also if it says that the type is not
-                    // wanted.
-                    let fits = ranges
-                        .iter()
-                        .filter_map(|range| Some((range.fit(kind, subkind)?, range.weight)));
-                    let (fit, weight) = fits.max()?;
-                    (weight > 0).then_some((weight, fit, Reverse(wanted.place(fit, place)), wanted))
-                });
-        let best = ranked.max_by_key(|(weight, fit, place, _)| (*weight, *fit, *place));
-        best.map_or(Self::Nothing, |(_, _, _, wanted)| wanted)
     }
 
-    /// Its place among those that a client wants as much: a client that names no type is a person,
-    /// or a tool of one.
-    fn place(self, fit: Fit, place: usize) -> usize {
-        match self {
-            Self::Events if fit != Fit::Exact => OFFERS.len(),
-            _ => place,
+    /// The kind of answer that the client wants most.
+    pub(super) fn wanted(&self) -> Wanted {
+        if self.is_empty {
+            return Wanted::Page;
         }
+        let places = OFFERS.iter().enumerate();
+        let ranked = places.filter_map(|(place, offer)| Some((self.rank(offer, place)?, offer)));
+        let best = ranked.max_by_key(|(rank, _)| *rank);
+        best.map_or(Wanted::Nothing, |(_, offer)| offer.wanted)
+    }
+
+    /// Whether it names the type of a page. Browsers do, and programs mostly do not.
+    pub(super) fn names_page(&self) -> bool {
+        let mut exact = self
+            .ranges
+            .iter()
+            .filter(|range| range.fit("text", "html") == Some(Fit::Exact));
+        exact.any(|range| range.weight > 0)
+    }
+
+    /// How much the client wants an offer; `None` if not at all.
+    fn rank(&self, offer: &Offer, place: usize) -> Option<Rank> {
+        // The closest range decides the weight, also if it excludes the type with a weight of 0.
+        let fits = self
+            .ranges
+            .iter()
+            .filter_map(|range| Some((range.fit(offer.kind, offer.subkind)?, range.weight)));
+        let (fit, weight) = fits.max()?;
+        // A client that does not name the type of event streams is a person, or a person's tool:
+        // a page is better.
+        let is_unnamed_stream = offer.wanted == Wanted::Events && fit != Fit::Exact;
+        let place = if is_unnamed_stream {
+            OFFERS.len()
+        } else {
+            place
+        };
+        (weight > 0).then_some(Rank {
+            weight,
+            fit,
+            place: Reverse(place),
+        })
     }
 }
 
@@ -137,7 +188,7 @@ mod tests {
                 HeaderValue::from_bytes(line.as_bytes()).expect("a header"),
             );
         }
-        Wanted::of(&headers)
+        Accept::of(&headers).wanted()
     }
 
     #[test]
@@ -210,6 +261,25 @@ mod tests {
             ("\u{e9}, application/json", Wanted::Snapshot),
         ] {
             assert_eq!(wanted(&[line]), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn only_a_client_that_names_the_type_of_a_page_is_taken_for_a_browser() {
+        for (line, expected) in [
+            (
+                "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8",
+                true,
+            ),
+            ("application/json, text/html;q=0.1", true),
+            ("*/*", false),
+            ("text/*", false),
+            ("text/html;q=0", false),
+            ("", false),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::ACCEPT, HeaderValue::from_static(line));
+            assert_eq!(Accept::of(&headers).names_page(), expected, "{line}");
         }
     }
 

@@ -1,171 +1,222 @@
-//! The sender of a request: the connection it came on, the client's address behind proxies, and the
-//! limits of both.
+//! One HTTP/1.1 connection from accept to close. The router writes the answers. A request may take
+//! the socket for something else, and then the connection's task ends.
 
-use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::convert::Infallible;
+use std::error::Error;
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
 
-use axum::extract::Request;
-use axum::http::HeaderMap;
-use ipnet::IpNet;
+use axum::Router;
+use axum::response::Response;
+use hyper::body::Incoming;
+use hyper::server::conn::http1::{self, Parts};
+use hyper::service::{Service as _, service_fn};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
-use super::forwarded;
-use crate::client::connection_limits::address::{AddressPermit, AddressRates};
-use crate::client::connection_limits::{ConnectionLimits, LimitReached, Permit};
-use crate::client::rate::PublishRates;
-use crate::metrics::Transport;
-use crate::ws::handshake::Rejection;
+use super::body;
+use super::exchange::Exchange;
+use super::handover::Handover;
+use super::keep_alive::{self, HeadTimer, KeepAlive, Patience};
+use super::linger::linger;
+use super::stream::Stream;
+use super::successor::Successor;
+use crate::client::caller::Connection;
+use crate::metrics::Counter;
 
-/// A connection to the public port, as its requests see it; in their extensions.
-#[derive(Debug)]
-pub struct Connection {
-    peer: SocketAddr,
-    /// Its one place, until it becomes something else than HTTP; an error if it is one too many and
-    /// only waits for its 429.
-    permit: Result<Mutex<Option<Permit>>, LimitReached>,
-    /// Its address' limits, if anything is limited by address and it is no proxy's.
-    source: Option<Arc<AddressRates>>,
-    publish: PublishRates,
+/// The head of a request must arrive within this time, or the connection is closed.
+const HEAD_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Bytes that the parser may hold of one connection: more than the longest head
+/// ([`super::head::HEAD_BYTES`]), so that a longer one is still read and answered.
+const BUFFER_BYTES: usize = 64 * 1024;
+
+/// The parts that serve the connections of one port.
+#[derive(Clone, Debug)]
+pub struct Service {
+    /// The routes.
+    pub router: Router,
+    /// How long a connection is kept between two requests.
+    pub keep_alive: KeepAlive,
+    /// Once cancelled, each connection ends after its current answer.
+    pub stop: CancellationToken,
+    /// The tasks of the connections, and those that took a socket.
+    pub connections: TaskTracker,
+    /// Counters of connections that end badly, if they are counted.
+    pub counters: Option<BadEnds>,
 }
 
-/// Networks whose `X-Forwarded-For` or `Forwarded` is believed.
-#[derive(Debug)]
-pub struct Proxies(Vec<IpNet>);
-
-/// The sender of a request.
-#[derive(Debug)]
-pub struct Caller {
-    /// The client's address.
-    pub ip: IpAddr,
-    connection: Arc<Connection>,
-    /// Its place among those of its address, if it came through a proxy.
-    place: Option<AddressPermit>,
+/// Counters of connections that end badly.
+#[derive(Clone, Debug)]
+pub struct BadEnds {
+    /// No complete head came in time, and no request before.
+    pub timeout: Counter,
+    /// The bytes are no HTTP, or the head is too long, and no request came before.
+    pub no_http: Counter,
+    /// The client did not read its answer.
+    pub slow: Counter,
 }
 
-impl Connection {
-    pub(super) fn admitted(peer: SocketAddr, permit: Permit, publish: PublishRates) -> Self {
-        let source = permit.address_rates().cloned();
+/// A connection and the parts that serve it.
+pub(super) struct Served {
+    service: Service,
+    router: TowerToHyperService<Router>,
+    /// In the extensions of its requests.
+    connection: Option<Arc<Connection>>,
+    /// How long it may wait for a request.
+    patience: Patience,
+}
+
+/// How the HTTP server ended a connection.
+enum End {
+    Closed(hyper::Result<()>),
+    HandedOver(Successor),
+}
+
+impl Served {
+    pub(super) fn new(
+        service: &Service,
+        connection: Option<Connection>,
+        patience: Patience,
+    ) -> Self {
         Self {
-            peer,
-            permit: Ok(Mutex::new(Some(permit))),
-            source,
-            publish,
+            service: service.clone(),
+            router: TowerToHyperService::new(service.router.clone()),
+            connection: connection.map(Arc::new),
+            patience,
         }
     }
 
-    pub(super) fn over_limit(peer: SocketAddr, limit: LimitReached) -> Self {
-        Self {
-            peer,
-            permit: Err(limit),
-            source: None,
-            publish: PublishRates::new(Default::default()),
-        }
-    }
-}
+    pub(super) async fn run(self, stream: TcpStream) {
+        let Self {
+            service, patience, ..
+        } = &self;
+        let exchange = Exchange::new();
+        let answer = service_fn(|request| self.answer(request, &exchange));
+        let mut builder = http1::Builder::new();
+        builder
+            .timer(HeadTimer::new(exchange.clone(), *patience))
+            .header_read_timeout(patience.head)
+            .max_buf_size(BUFFER_BYTES)
+            // A client that has sent its request may close its side and wait for the answer. A
+            // client that only closed looks the same, so it is served and counted until its answer
+            // is due. The stream notices one that reset its connection.
+            .half_close(true);
+        let stream = Stream::new(stream, exchange.clone());
+        let mut connection = builder.serve_connection(stream, answer).with_upgrades();
 
-impl Proxies {
-    /// Those of these networks.
-    pub fn new(networks: Vec<IpNet>) -> Self {
-        Self(networks.into_iter().map(canonical).collect())
-    }
+        let end = tokio::select! {
+            end = ended(&mut connection, &exchange) => end,
+            () = service.stop.cancelled() => {
+                Pin::new(&mut connection).graceful_shutdown();
+                match timeout(HEAD_PATIENCE, ended(&mut connection, &exchange)).await {
+                    Ok(end) => end,
+                    // It does not read its answer: the drain does not wait for that.
+                    Err(_) => return,
+                }
+            }
+        };
 
-    /// Whether this is a proxy's address.
-    pub fn has(&self, ip: IpAddr) -> bool {
-        let ip = ip.to_canonical();
-        self.0.iter().any(|network| network.contains(&ip))
-    }
-
-    /// The client's address: that of the connection, or what trusted proxies say. Each proxy
-    /// appends the address it saw, so the last one that is not itself a proxy's is the client's;
-    /// anybody can write what stands before it.
-    fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
-        let peer = peer.to_canonical();
-        if !self.has(peer) {
-            return peer;
-        }
-        let mut client = peer;
-        for hop in forwarded::hops(headers).into_iter().map_while(|hop| hop) {
-            client = hop.to_canonical();
-            if !self.has(client) {
-                break;
+        let parts = connection.into_parts();
+        match end {
+            End::HandedOver(successor) => service.hand_over(parts, successor),
+            End::Closed(closed) => {
+                service.count(closed, exchange.has_served());
+                // Only a connection that was closed in order has unread bytes to wait for.
+                let stream = parts.and_then(|parts| parts.io.into_ended());
+                if let Some(stream) = stream {
+                    // The HTTP server's memory is freed by now. The connection still counts.
+                    linger(stream, exchange.is_left_unread(), &service.stop).await;
+                }
             }
         }
-        client
+    }
+
+    /// The router's answer, with the headers that concern the connection.
+    async fn answer(
+        &self,
+        request: hyper::Request<Incoming>,
+        exchange: &Arc<Exchange>,
+    ) -> Result<Response, Infallible> {
+        let mut request = body::received(request, exchange);
+        let wants_keep_alive = keep_alive::is_wanted(&request);
+        let extensions = request.extensions_mut();
+        extensions.insert(Handover::new(exchange.clone()));
+        if let Some(connection) = &self.connection {
+            extensions.insert(connection.clone());
+        }
+        let mut response = self.router.call(request).await?;
+        body::settle(exchange, &mut response).await;
+        if wants_keep_alive && !self.service.stop.is_cancelled() {
+            self.service.keep_alive.announce(&mut response);
+        }
+        Ok(response)
     }
 }
 
-/// A network of IPv4 addresses as one, also if it is written as one of IPv6.
-fn canonical(network: IpNet) -> IpNet {
-    match (
-        network.network().to_canonical(),
-        network.prefix_len().checked_sub(96),
-    ) {
-        (ip @ IpAddr::V4(_), Some(length)) => IpNet::new(ip, length).unwrap_or(network),
-        _ => network,
+impl Service {
+    /// Time limits of a connection that is within the limits of the node.
+    pub(super) fn patience(&self) -> Patience {
+        Patience {
+            head: HEAD_PATIENCE,
+            idle: self.keep_alive.idle(),
+        }
+    }
+
+    /// Gives the socket to the task that a request chose.
+    fn hand_over<S>(&self, parts: Option<Parts<Stream, S>>, successor: Successor) {
+        let Some(Parts { io, read_buf, .. }) = parts else {
+            return;
+        };
+        if let Some(stream) = io.into_inner() {
+            self.connections.spawn(successor.run(stream, read_buf));
+        }
+    }
+
+    /// Counts a connection that ended badly. `has_served`: a request was complete on it.
+    fn count(&self, closed: hyper::Result<()>, has_served: bool) {
+        let Err(error) = closed else { return };
+        tracing::debug!("connection failed: {error}");
+        let Some(counters) = &self.counters else {
+            return;
+        };
+        if is_unread(&error) {
+            counters.slow.inc();
+        } else if has_served {
+            // The metric counts clients that never got through. This one did.
+        } else if error.is_timeout() {
+            counters.timeout.inc();
+        } else if error.is_parse() {
+            counters.no_http.inc();
+        }
     }
 }
 
-impl Caller {
-    /// The sender of this request, if it may be answered: its connection is one of those allowed,
-    /// and its address is below its limits. The request counts.
-    pub(super) fn of(
-        request: &Request,
-        proxies: &Proxies,
-        limits: &ConnectionLimits,
-    ) -> Result<Self, Rejection> {
-        let connection = request.extensions().get::<Arc<Connection>>().cloned();
-        let connection =
-            connection.ok_or(Rejection::Unreadable("a request without a connection"))?;
-        let ip = proxies.client(connection.peer.ip(), request.headers());
-        if let Err(limit) = connection.permit {
-            return Err(Rejection::ConnectionLimit(limit));
-        }
-        let place = if proxies.has(connection.peer.ip()) && !proxies.has(ip) {
-            limits.permit_address(ip)?
-        } else {
-            None
-        };
-        let caller = Self {
-            ip,
-            connection,
-            place,
-        };
-        if caller
-            .source()
-            .is_some_and(|source| !source.allows_message())
-        {
-            return Err(Rejection::Rate(
-                "too many requests and messages a second from your address",
-            ));
-        }
-        Ok(caller)
-    }
+/// Serves a connection until it ends or a request takes its socket.
+async fn ended<C>(connection: &mut C, exchange: &Exchange) -> End
+where
+    C: Future<Output = hyper::Result<()>> + Unpin,
+{
+    poll_fn(|context| match Pin::new(&mut *connection).poll(context) {
+        Poll::Ready(result) => Poll::Ready(End::Closed(result)),
+        Poll::Pending => match exchange.successor() {
+            Some(successor) => Poll::Ready(End::HandedOver(successor)),
+            None => Poll::Pending,
+        },
+    })
+    .await
+}
 
-    /// The limits of the client's address, if anything is limited by address.
-    fn source(&self) -> Option<&Arc<AddressRates>> {
-        self.place
-            .as_ref()
-            .map(AddressPermit::rates)
-            .or(self.connection.source.as_ref())
-    }
-
-    /// How fast it may publish: a proxy's connection is that of many clients, so that they are told
-    /// apart by address.
-    pub(super) fn publish_rates(&self) -> &PublishRates {
-        self.place
-            .as_ref()
-            .map_or(&self.connection.publish, |place| {
-                place.rates().publish_rates()
-            })
-    }
-
-    /// The connection's place, as it becomes something else than HTTP.
-    pub fn into_permit(self, transport: Transport) -> Result<Permit, Rejection> {
-        let permit = self.connection.permit.as_ref().ok();
-        let permit =
-            permit.and_then(|permit| permit.lock().unwrap_or_else(PoisonError::into_inner).take());
-        let mut permit =
-            permit.ok_or(Rejection::Malformed("this connection cannot be upgraded"))?;
-        permit.become_client(transport, self.place);
-        Ok(permit)
-    }
+/// Whether the client did not take its answer: see [`Stream`].
+fn is_unread(error: &hyper::Error) -> bool {
+    let mut causes = std::iter::successors(error.source(), |cause| (*cause).source());
+    let cause = causes.find_map(|cause| cause.downcast_ref::<io::Error>());
+    cause.is_some_and(|cause| cause.kind() == io::ErrorKind::TimedOut)
 }

@@ -8,26 +8,25 @@ use axum::extract::Request;
 use axum::http::{HeaderValue, header};
 use axum::response::Response;
 
-use super::connection::Caller;
+use super::context::Context;
+use super::cors::CorsRequest;
 use super::handover::Handover;
-use super::public::{Public, Sharing};
-use super::query;
 use crate::channel::ChannelName;
+use crate::client::caller::Caller;
+use crate::client::query;
+use crate::client::rejection::Rejection;
 use crate::feed::Start;
 use crate::message::Format;
 use crate::metrics::Transport;
-use crate::ws::handshake::Rejection;
-use crate::ws::opening::Opening;
-use crate::ws::session::Wishes;
+use crate::ws::session::SessionOptions;
 
 pub(super) async fn events(
-    public: &Public,
+    context: &Context,
     name: &ChannelName,
     caller: Caller,
     mut request: Request,
 ) -> Result<Response, Rejection> {
-    let door = &public.door;
-    door.admit(request.method(), request.headers())?;
+    context.admit(request.method(), request.headers())?;
     let handover = request.extensions_mut().remove::<Handover>();
     let handover = handover.ok_or(Rejection::Malformed(
         "this connection cannot become an event stream",
@@ -35,7 +34,7 @@ pub(super) async fn events(
     let ip = caller.ip;
     let options =
         query::subscribe_options(request.uri().query().unwrap_or_default(), request.headers())?;
-    let subscription = door
+    let subscription = context
         .shared
         .hub
         .join_as_subscriber(name)?
@@ -46,7 +45,7 @@ pub(super) async fn events(
     tracing::debug!(channel = name.as_str(), %ip, "event stream");
 
     let mut response = head();
-    public.share(&mut response, Sharing::of(request.headers()));
+    CorsRequest::of(request.headers()).answer(&context.origins, &mut response);
     let mut greeting = written(&response);
     greeting.extend_from_slice(b":ok\n\n");
     if let Some(id) = subscription
@@ -57,18 +56,12 @@ pub(super) async fn events(
         // here.
         greeting.extend(format!("id: {id}\n\n").bytes());
     }
-    let opening = Opening {
-        shared: door.shared.clone(),
-        shards: door.shards.clone(),
-        shutdown: door.shutdown.clone(),
-        subscription,
-        wishes: Wishes {
-            format: Format::EVENTS,
-            echo: true,
-        },
-        permit,
-        greeting,
+    let options = SessionOptions {
+        format: Format::EVENTS,
+        echo: true,
+        client_history: None,
     };
+    let opening = context.opening(subscription, options, permit, greeting);
     let run = |stream, early| {
         opening.shared.metrics.events.opened.inc();
         opening.begin(stream, early);
@@ -104,9 +97,9 @@ fn head() -> Response {
 
 /// An empty stream that ends at once, for a rejection that may pass soon. `EventSource` never
 /// reconnects after a status other than 200, but it does after the end of a stream.
-pub(super) fn come_back(public: &Public, rejection: &Rejection) -> Response {
+pub(super) fn come_back(context: &Context, rejection: &Rejection) -> Response {
     let mut response = head();
-    let retry_ms = public.door.shared.retry_ms();
+    let retry_ms = context.shared.retry_ms();
     *response.body_mut() = Body::from(format!("retry: {retry_ms}\n: {rejection}\n\n"));
     response
 }

@@ -1,14 +1,14 @@
 //! State that a connection's stream, its clock, its requests and its task share, because the HTTP
-//! server owns the first three and tells nobody about them.
+//! server owns the first three and informs nobody about them.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::body::Rest;
-use super::handover::Successor;
+use super::successor::Successor;
+use super::unread::UnreadBody;
 
-/// One connection's. All of it is read and written by the connection's task, which polls the
-/// others.
+/// The shared state of one connection. The connection's task reads and writes all of it, because
+/// that task polls everything else.
 #[derive(Debug)]
 pub(super) struct Exchange {
     /// Nothing that was written waits in the kernel. Written by the stream.
@@ -22,12 +22,11 @@ pub(super) struct Exchange {
     head_has_begun: AtomicBool,
     /// The HTTP server waits for a head. Written by the clock, cleared by the request.
     waits_for_head: AtomicBool,
-    /// A request came to be on this connection.
-    heard: AtomicBool,
-    /// The rest of the request's body that nobody has read. Written as the body is dropped, taken
-    /// before the answer.
-    rest: Mutex<Option<Rest>>,
-    /// The client may send what nobody will read. Written by the request and its body.
+    /// At least one request's head was complete. Written by the request.
+    has_served: AtomicBool,
+    /// The rest of a request's body. Written when the body is dropped, taken before the answer.
+    unread_body: Mutex<Option<UnreadBody>>,
+    /// The client may send more that nobody will read. Written by the request and its body.
     left_unread: AtomicBool,
 }
 
@@ -39,8 +38,8 @@ impl Exchange {
             last_read_brought: AtomicBool::new(false),
             head_has_begun: AtomicBool::new(false),
             waits_for_head: AtomicBool::new(false),
-            heard: AtomicBool::new(false),
-            rest: Mutex::default(),
+            has_served: AtomicBool::new(false),
+            unread_body: Mutex::default(),
             left_unread: AtomicBool::new(false),
         })
     }
@@ -51,15 +50,12 @@ impl Exchange {
 
     /// A request wants the socket.
     pub(super) fn offer(&self, successor: Successor) {
-        *self
-            .successor
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = Some(successor);
+        *lock(&self.successor) = Some(successor);
     }
 
     /// The task that gets the socket, if a request wants it and nothing waits to be written. The
-    /// connection's task asks after each poll of the HTTP server, which polls the request, so that
-    /// no other wake is needed.
+    /// connection's task asks after each poll of the HTTP server. That poll polls the request, too,
+    /// so no other wake is needed.
     pub(super) fn successor(&self) -> Option<Successor> {
         if !self.flushed.load(Relaxed) {
             return None;
@@ -69,13 +65,10 @@ impl Exchange {
 
     /// The same, whether or not something waits to be written: the request is over.
     pub(super) fn withdraw(&self) -> Option<Successor> {
-        self.successor
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()
+        lock(&self.successor).take()
     }
 
-    /// A read brought something, be it the end, or nothing yet.
+    /// A read was ready, with bytes or the end, or had nothing yet.
     pub(super) fn note_read(&self, brought: bool) {
         self.last_read_brought.store(brought, Relaxed);
         if brought {
@@ -83,9 +76,9 @@ impl Exchange {
         }
     }
 
-    /// The HTTP server begins to wait for a head; returns whether it already has some of it. When
-    /// it has nothing, it has tried to read just before, in vain: the last read brought something
-    /// only if that is still to be parsed.
+    /// The HTTP server begins to wait for a head. Returns whether it already has some of it: with
+    /// nothing to parse it has just tried to read in vain, so the last read brought something only
+    /// if that is still to be parsed.
     pub(super) fn begin_head(&self) -> bool {
         let begun = self.last_read_brought.load(Relaxed);
         self.head_has_begun.store(begun, Relaxed);
@@ -100,26 +93,29 @@ impl Exchange {
     /// A head is complete.
     pub(super) fn end_head(&self) {
         self.waits_for_head.store(false, Relaxed);
-        self.heard.store(true, Relaxed);
+        self.has_served.store(true, Relaxed);
     }
 
-    pub(super) fn has_heard(&self) -> bool {
-        self.heard.load(Relaxed)
+    /// Whether a request came and the HTTP server does not wait for the next one yet.
+    pub(super) fn is_answering(&self) -> bool {
+        self.has_served() && !self.waits_for_head.load(Relaxed)
     }
 
-    /// A request's body is dropped, and this was not read of it.
-    pub(super) fn leave(&self, rest: Rest) {
-        *self.rest.lock().unwrap_or_else(PoisonError::into_inner) = Some(rest);
+    /// Whether a request was complete on this connection.
+    pub(super) fn has_served(&self) -> bool {
+        self.has_served.load(Relaxed)
     }
 
-    pub(super) fn take_rest(&self) -> Option<Rest> {
-        self.rest
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()
+    /// A request's body was dropped with this rest.
+    pub(super) fn leave_body(&self, rest: UnreadBody) {
+        *lock(&self.unread_body) = Some(rest);
     }
 
-    /// The client may send more, and nobody will read it: this is the connection's last answer.
+    pub(super) fn take_unread_body(&self) -> Option<UnreadBody> {
+        lock(&self.unread_body).take()
+    }
+
+    /// This is the connection's last answer: the client may send more, and nobody will read it.
     pub(super) fn leave_unread(&self) {
         self.left_unread.store(true, Relaxed);
     }
@@ -130,4 +126,8 @@ impl Exchange {
         let within_head = self.waits_for_head.load(Relaxed) && self.head_has_begun.load(Relaxed);
         within_head || self.left_unread.load(Relaxed)
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -5,7 +5,7 @@ use axum::extract::Request;
 use axum::http::uri::Authority;
 use axum::http::{Version, header};
 
-use crate::ws::handshake::Rejection;
+use crate::client::rejection::Rejection;
 
 /// A head is at most this long, in bytes: request line, header lines and the empty line, each with
 /// its CRLF, written as `name: value`.
@@ -27,12 +27,6 @@ pub(super) fn check(request: &Request) -> Result<(), Rejection> {
         }
         _ => Ok(()),
     }
-}
-
-/// The host that a request names, without the port.
-pub fn host(host: &str) -> &str {
-    host.parse::<Authority>()
-        .map_or(host, |authority| &host[..authority.host().len()])
 }
 
 /// A host with or without a port, or nothing.

@@ -1,7 +1,7 @@
-//! How long a connection may wait for its next request, what clients are told about that, and the
-//! clock that the HTTP server measures it with. hyper has one time limit from the end of an answer
-//! to the end of the next head; here are two, because a connection that is kept may be idle for
-//! longer than a head may take.
+//! How long a connection may wait for its next request, how clients learn of that, and the clock
+//! that the HTTP server measures it with. hyper has one time limit from the end of an answer to the
+//! end of the next head. Here are two, because a kept connection may be idle for longer than a head
+//! may take.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -15,10 +15,10 @@ use axum::response::Response;
 use hyper::rt::{Sleep, Timer};
 
 use super::exchange::Exchange;
-use crate::ws::handshake::has_token;
+use crate::client::header_list;
 
-/// The node waits this much longer than it says: a request that was sent in time is still on its
-/// way then.
+/// The node waits this much longer than it announces, because a request that was sent in time may
+/// still be on its way.
 const GRACE: Duration = Duration::from_secs(1);
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -28,7 +28,7 @@ const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 pub struct KeepAlive {
     idle: Duration,
     /// The value of `Keep-Alive`.
-    told: HeaderValue,
+    header: HeaderValue,
 }
 
 /// Time limits of a connection that waits for a request.
@@ -43,9 +43,9 @@ pub(super) struct Patience {
 impl KeepAlive {
     /// For this `--idle-timeout`.
     pub fn new(idle: Duration) -> Self {
-        let told = HeaderValue::try_from(format!("timeout={}", idle.as_secs()))
+        let header = HeaderValue::try_from(format!("timeout={}", idle.as_secs()))
             .expect("digits are a header's value");
-        Self { idle, told }
+        Self { idle, header }
     }
 
     /// How long a connection may be idle.
@@ -53,15 +53,15 @@ impl KeepAlive {
         self.idle.saturating_add(GRACE)
     }
 
-    /// Tells the client in an answer after which its connection is kept.
-    pub(super) fn tell(&self, response: &mut Response) {
+    /// Announces in an answer that its connection is kept, and for how long.
+    pub(super) fn announce(&self, response: &mut Response) {
         let upgraded = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         let headers = response.headers_mut();
         if !upgraded && !headers.contains_key(header::CONNECTION) {
-            // A header for this connection alone is named in `Connection`, so that proxies do not
-            // pass it on.
+            // `Connection` names every header for this connection alone, so that proxies do not
+            // forward it.
             headers.insert(header::CONNECTION, HeaderValue::from_static("keep-alive"));
-            headers.insert(KEEP_ALIVE, self.told.clone());
+            headers.insert(KEEP_ALIVE, self.header.clone());
         }
     }
 }
@@ -70,17 +70,18 @@ impl KeepAlive {
 pub(super) fn is_wanted<B>(request: &Request<B>) -> bool {
     let headers = request.headers();
     let kept = request.version() != Version::HTTP_10
-        || has_token(headers, header::CONNECTION, "keep-alive");
-    kept && !has_token(headers, header::CONNECTION, "close")
+        || header_list::contains(headers, header::CONNECTION, "keep-alive");
+    kept && !header_list::contains(headers, header::CONNECTION, "close")
 }
 
 /// The HTTP server's clock. The server asks for an alarm whenever it begins to wait for a head,
-/// looks at it only while it waits, and drops it with the head.
+/// polls it only while it waits, and drops it once the head is complete.
 #[derive(Debug)]
 pub(super) struct HeadTimer {
     exchange: Arc<Exchange>,
     patience: Patience,
-    /// The next wait is the connection's first.
+    /// The next wait is the connection's first. A client that connects has the time of a head, not
+    /// that of an idle connection.
     first: AtomicBool,
 }
 

@@ -1,10 +1,10 @@
-//! The page and its files.
+//! The page of a channel and its files.
 
-use axum::body::Body;
-use axum::http::{Method, StatusCode, header};
+use axum::body::{Body, Bytes};
+use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
-/// Nothing but the page's own files and its own server.
+/// A page may load its own files and connect to its own server, and nothing else.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
     img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
@@ -27,15 +27,20 @@ const FILES: [(&str, &str, &[u8]); 3] = [
     ),
 ];
 
+/// The page of a channel. Every channel has the same one.
 pub(super) fn page() -> Response {
-    let mut response = serve("text/html; charset=utf-8", PAGE);
-    response.headers_mut().insert(
-        header::VARY,
-        header::HeaderValue::from_static("accept, upgrade"),
-    );
+    html(PAGE.into())
+}
+
+/// A page. The same address has other answers for programs.
+pub(super) fn html(html: Bytes) -> Response {
+    let mut response = serve("text/html; charset=utf-8", html);
+    let vary = HeaderValue::from_static("accept, upgrade");
+    response.headers_mut().insert(header::VARY, vary);
     response
 }
 
+/// A file of the page, by its path.
 pub(super) fn file(method: &Method, path: &str) -> Response {
     match FILES.iter().find(|(name, _, _)| *name == path) {
         Some(_) if method != Method::GET && method != Method::HEAD => (
@@ -48,11 +53,11 @@ pub(super) fn file(method: &Method, path: &str) -> Response {
             // Other sites' pages may use the client module.
             (
                 [(header::ACCESS_CONTROL_ALLOW_ORIGIN, "*")],
-                serve(SCRIPT, bytes),
+                serve(SCRIPT, *bytes),
             )
                 .into_response()
         }
-        Some((_, kind, bytes)) => serve(kind, bytes),
+        Some((_, kind, bytes)) => serve(kind, *bytes),
         None => (
             StatusCode::NOT_FOUND,
             "no such file; paths under /_/ are the page's own\n",
@@ -61,7 +66,7 @@ pub(super) fn file(method: &Method, path: &str) -> Response {
     }
 }
 
-fn serve(kind: &'static str, bytes: &'static [u8]) -> Response {
+fn serve(kind: &'static str, bytes: impl Into<Body>) -> Response {
     let headers = [
         (header::CONTENT_TYPE, kind),
         // Small, and always those of this version of the server.
@@ -70,5 +75,5 @@ fn serve(kind: &'static str, bytes: &'static [u8]) -> Response {
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::REFERRER_POLICY, "no-referrer"),
     ];
-    (headers, Body::from(bytes)).into_response()
+    (headers, bytes.into()).into_response()
 }

@@ -13,17 +13,16 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::connection::Caller;
-use super::public::Public;
-use super::query::{self, BadParameter};
-use super::stream::LEAST_RATE;
+use super::context::Context;
 use crate::budget::{Charge, Part};
 use crate::channel::ChannelName;
-use crate::client::rate::PublishRates;
+use crate::client::caller::Caller;
+use crate::client::query::{self, BadParameter};
+use crate::client::rate::{LEAST_RATE, PublishRates};
+use crate::client::rejection::Rejection;
 use crate::hub::{PublishError, Receipt};
 use crate::message::Kind;
 use crate::telemetry;
-use crate::ws::handshake::Rejection;
 use crate::ws::v1::MAX_KEY;
 
 /// How long a body may take to arrive, beside what its size allows.
@@ -49,13 +48,13 @@ const KIND: &str = "Echocast-Kind";
 const TRACEPARENT: &str = "traceparent";
 
 pub(super) async fn publish(
-    public: &Public,
+    context: &Context,
     name: &ChannelName,
     caller: &Caller,
     request: Request,
 ) -> Result<Response, Rejection> {
-    public.door.admit(request.method(), request.headers())?;
-    let shared = &public.door.shared;
+    context.admit(request.method(), request.headers())?;
+    let shared = &context.shared;
     let (parts, body) = request.into_parts();
     // They mean nothing here. But it is one address for all requests, and wrong in one is wrong in
     // all.
@@ -70,15 +69,15 @@ pub(super) async fn publish(
     // All that needs no body comes before it: a client that waits with it (`Expect: 100-continue`)
     // need not send it then.
     let body = Announced::new(body, shared.limits.max_message, caller.publish_rates())?;
-    check_node(public)?;
-    check_channel(public, name)?;
+    check_node(context)?;
+    check_channel(context, name)?;
     // Counted while it arrives, and until the inbox has it.
     let mut charge = shared.hub.budget().charge(Part::Input, 0);
     let body = body.whole(&mut charge).await?;
     let kind = kind_of(&body, kind)?;
     // Again: a body may take a while. And first, because a channel that comes to be may take the
     // place of another's history.
-    check_node(public)?;
+    check_node(context)?;
     let visit = shared.hub.join_as_publisher(name)?;
     if !shared.hub.inbox().has_room_for(visit.channel()) {
         return Err(Rejection::Busy(INBOX_FULL.to_owned()));
@@ -114,9 +113,9 @@ pub(super) async fn publish(
 }
 
 /// Whether this node could publish a message now.
-fn check_node(public: &Public) -> Result<(), Rejection> {
-    let hub = &public.door.shared.hub;
-    if !public.status.is_up() {
+fn check_node(context: &Context) -> Result<(), Rejection> {
+    let hub = &context.shared.hub;
+    if !context.status.is_up() {
         return Err(Rejection::BrokerAway);
     }
     if !hub.budget().has_room() {
@@ -127,8 +126,8 @@ fn check_node(public: &Public) -> Result<(), Rejection> {
 }
 
 /// Whether this channel could take a message now, without making it.
-fn check_channel(public: &Public, name: &ChannelName) -> Result<(), Rejection> {
-    let hub = &public.door.shared.hub;
+fn check_channel(context: &Context, name: &ChannelName) -> Result<(), Rejection> {
+    let hub = &context.shared.hub;
     if !hub.has_place_for(name) {
         return Err(Rejection::Channels);
     }

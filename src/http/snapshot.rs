@@ -8,14 +8,14 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
-use super::public::Public;
-use super::query;
+use super::context::Context;
 use crate::budget::{Charge, Part};
 use crate::channel::ChannelName;
+use crate::client::query;
+use crate::client::rejection::Rejection;
 use crate::feed::{Cursor, Lagged, Start, Taken};
 use crate::hub::Subscription;
 use crate::message::{Batch, Missed, put_json};
-use crate::ws::handshake::Rejection;
 
 /// Bytes of messages in one answer; what came after has to be asked for again.
 const ANSWER_BYTES: usize = 1024 * 1024;
@@ -24,15 +24,15 @@ const ANSWER_BYTES: usize = 1024 * 1024;
 const TURN_BYTES: usize = 16 * 1024;
 
 pub(super) async fn snapshot(
-    public: &Public,
+    context: &Context,
     name: &ChannelName,
     request: Request,
 ) -> Result<Response, Rejection> {
-    public.door.admit(&Method::GET, request.headers())?;
+    context.admit(&Method::GET, request.headers())?;
     let start =
         query::subscribe_options(request.uri().query().unwrap_or_default(), request.headers())?
             .start;
-    let hub = &public.door.shared.hub;
+    let hub = &context.shared.hub;
     let subscribers = hub.subscribers(name);
     // Reserved before it is collected: many answers may be collected at the same time.
     let reserved = if start == Start::Newest {
@@ -61,16 +61,10 @@ pub(super) async fn snapshot(
             lagged: false,
         };
         answer["recovered"] = subscription.recovered.into();
-        list.collect(subscription, &public.collecting).await?;
+        list.collect(subscription, &context.collecting).await?;
         answer["missed"] = list.missed.count().map_or(Value::Null, Value::from);
         answer["more"] = (list.is_full() || list.lagged).into();
-        public
-            .door
-            .shared
-            .metrics
-            .http
-            .delivered
-            .inc_by(list.messages);
+        context.shared.metrics.http.delivered.inc_by(list.messages);
         messages = Some(list.json);
     }
     let mut body = answer.to_string().into_bytes();
@@ -82,8 +76,7 @@ pub(super) async fn snapshot(
         body.extend_from_slice(&messages);
         body.extend_from_slice(b"]}");
     }
-    public
-        .door
+    context
         .shared
         .metrics
         .http

@@ -23,6 +23,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::exchange::Exchange;
+use crate::client::rate::LEAST_RATE;
 
 /// Bytes that the kernel may hold unsent on one connection before it takes no more. A pong or a
 /// ping waits behind them, and behind the rest of the write that passed this limit: on 64 kbit/s
@@ -33,9 +34,6 @@ use super::exchange::Exchange;
 /// and 479 with 64 KiB, 4.1 and 531 with 32 KiB,
 /// 4.0 and 466 with 16 KiB.
 pub(super) const UNSENT_BYTES: u32 = 32 * 1024;
-
-/// A client takes at least this many bytes a second on average while something waits for it.
-pub const LEAST_RATE: u64 = 4 * 1024;
 
 /// How long a client may take nothing at all of what waits for it.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -170,6 +168,25 @@ impl Stream {
         result
     }
 
+    /// An error if the client has reset the connection while its request is being answered. The
+    /// HTTP server reads nothing then, so it would notice only when it writes the answer. But it
+    /// flushes whenever it is polled.
+    fn check_reset(&self, context: &mut Context<'_>) -> io::Result<()> {
+        if !self.exchange.is_answering() {
+            return Ok(());
+        }
+        let tcp = self.tcp()?;
+        // Wakes this task at a reset. Nothing is read: a client that only closed its side may wait
+        // for its answer.
+        if tcp.poll_read_ready(context)?.is_pending() {
+            return Ok(());
+        }
+        match tcp.try_io(Interest::ERROR, || Ok(())) {
+            Ok(()) => Err(io::ErrorKind::ConnectionReset.into()),
+            Err(_) => Ok(()),
+        }
+    }
+
     /// Bytes that have left the kernel.
     fn taken(&self) -> io::Result<u64> {
         Ok(self.written.saturating_sub(unsent(self.tcp()?)?))
@@ -269,9 +286,10 @@ impl Write for Stream {
         self.note(context, written)
     }
 
-    /// An answer is flushed when next to nothing of it waits in the kernel: the next request is not
+    /// An answer is flushed when next to nothing of it waits in the kernel. The next request is not
     /// read before.
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.check_reset(context)?;
         if self.unconfirmed > UNCONFIRMED_BYTES {
             ready!(self.poll_sent(context))?;
         }

@@ -1,5 +1,5 @@
-//! The keys of a channel's messages on a node that is alone: which of them are kept, and which
-//! message each belongs to.
+//! The keys of a channel's messages on a node without Redis: which are kept, and the message that
+//! each belongs to.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -14,42 +14,41 @@ const KEY_COST: usize = 192;
 /// The keys of a channel's messages, as long as the messages are kept.
 #[derive(Debug)]
 pub struct Keys {
-    by_key: HashMap<Arc<str>, Kept>,
+    by_key: HashMap<Arc<str>, Keyed>,
     oldest_first: VecDeque<(u64, Arc<str>)>,
     /// Bytes that all of it takes.
     bytes: usize,
-    /// Counts these.
+    /// Counts these bytes in the memory budget.
     charge: Charge,
 }
 
 /// The message that has a key.
 #[derive(Clone, Copy, Debug)]
-struct Kept {
+struct Keyed {
     id: MessageId,
     digest: Digest,
 }
 
-/// A message whose key belongs to another message.
+/// The key belongs to another message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeyTaken;
 
 impl Keys {
     /// No keys.
     pub fn new(budget: &Arc<Budget>) -> Self {
-        let charge = budget.charge(Part::Keys, 0);
         Self {
             by_key: HashMap::new(),
             oldest_first: VecDeque::new(),
             bytes: 0,
-            charge,
+            charge: budget.charge(Part::Keys, 0),
         }
     }
 
-    /// The message that was published under this key before, if the history still has it from
-    /// `oldest` on.
+    /// The message that was published under this key before, if the history still has it.
+    /// `oldest` is the offset of the oldest message kept.
     ///
     /// # Errors
-    /// If that is not this message.
+    /// If that is another message.
     pub fn find(
         &self,
         key: &str,
@@ -57,38 +56,34 @@ impl Keys {
         oldest: u64,
     ) -> Result<Option<MessageId>, KeyTaken> {
         match self.by_key.get(key) {
-            Some(kept) if kept.id.offset < oldest => Ok(None),
-            Some(kept) if kept.digest != digest => Err(KeyTaken),
-            kept => Ok(kept.map(|kept| kept.id)),
+            Some(keyed) if keyed.id.offset < oldest => Ok(None),
+            Some(keyed) if keyed.digest != digest => Err(KeyTaken),
+            keyed => Ok(keyed.map(|keyed| keyed.id)),
         }
     }
 
-    /// Remembers a key, and forgets those whose messages lie before `oldest`.
+    /// Remembers a key, and forgets the keys of messages before offset `oldest`.
     pub fn remember(&mut self, key: &str, digest: Digest, id: MessageId, oldest: u64) {
         let key: Arc<str> = key.into();
         self.bytes += cost(&key);
         self.oldest_first.push_back((id.offset, key.clone()));
-        self.by_key.insert(key, Kept { id, digest });
+        self.by_key.insert(key, Keyed { id, digest });
         self.forget_before(oldest);
     }
 
-    /// Forgets the keys whose messages lie before `oldest`.
+    /// Forgets the keys of messages before offset `oldest`.
     pub fn forget_before(&mut self, oldest: u64) {
-        while let Some((offset, key)) = self
-            .oldest_first
-            .pop_front_if(|(offset, _)| *offset < oldest)
-        {
+        let is_old = |entry: &mut (u64, Arc<str>)| entry.0 < oldest;
+        while let Some((offset, key)) = self.oldest_first.pop_front_if(is_old) {
             self.bytes -= cost(&key);
-            // It may have been published again since.
-            if self
-                .by_key
-                .get(&key)
-                .is_some_and(|kept| kept.id.offset == offset)
-            {
+            // A newer message may have the key by now: that entry stays.
+            let keyed = self.by_key.get(&key);
+            if keyed.is_some_and(|keyed| keyed.id.offset == offset) {
                 self.by_key.remove(&key);
             }
         }
         if self.oldest_first.is_empty() {
+            // Both would keep the room of their largest size.
             self.by_key = HashMap::new();
             self.oldest_first = VecDeque::new();
         }

@@ -1,16 +1,16 @@
-//! Receipts: how whoever said something learns that the broker holds it.
+//! Receipts: how a publisher learns the result of a message.
 
 use tokio::sync::mpsc;
 
 use crate::message::MessageId;
 
-/// What a message is called now, if it can be found again, or why it was not published.
+/// The id of a published message, if the broker keeps history, or why it was not published.
 pub type Outcome = Result<Option<MessageId>, PublishError>;
 
 /// Why a message was not published.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PublishError {
-    /// The broker refused it, in these words.
+    /// The broker rejected it, in these words.
     #[error("not published: {0}")]
     Rejected(String),
     /// The history has another message under its key.
@@ -18,28 +18,29 @@ pub enum PublishError {
     KeyTaken,
 }
 
-/// To be answered once, unless the node ends before.
+/// A publisher's request for the result of one message. It is answered once, unless the node ends
+/// before.
 #[derive(Debug)]
 pub struct Receipt {
-    /// Which of its messages, in the words of whoever asks.
+    /// The publisher's own name for the message.
     pub reference: String,
-    /// Who asks. It holds at most as many answers as the inbox holds messages.
+    /// Where the answer goes. It holds at most as many answers as the inbox holds messages.
     pub answers: mpsc::UnboundedSender<Answer>,
 }
 
-/// What became of a message.
+/// The result of a message.
 #[derive(Debug)]
 pub struct Answer {
     /// See [`Receipt::reference`].
     pub reference: String,
-    /// What became of it.
+    /// The result.
     pub outcome: Outcome,
 }
 
 impl Receipt {
     /// Answers.
     pub fn answer(self, outcome: Outcome) {
-        // Who asked may have left.
+        // The publisher may have left.
         let _ = self.answers.send(Answer {
             reference: self.reference,
             outcome,

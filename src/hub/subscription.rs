@@ -1,185 +1,139 @@
-//! Subscriptions: a client's way from where it asks to begin to the live feed. What the feed no
-//! longer holds is read from the broker's history, page by page, so that no client makes a node
-//! hold more than a page for it.
+//! Subscriptions: a client's way from its start to the live feed. Messages that the feed no longer
+//! holds are read from the broker's history, page by page, so that no client makes a node hold more
+//! than a page for it.
 
 use std::collections::VecDeque;
-use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::oneshot;
 use tokio::time::timeout;
 
+use super::history::HistoryQuery;
 use super::{Channel, Membership};
-use crate::feed::{Cursor, Found, Start, Taken};
+use crate::feed::{BeforeWindow, Cursor, Found, NotInWindow, Start};
 use crate::message::{Batch, MessageId, Missed};
 
 /// How long a new client waits until the broker delivers to its channel before it is told that the
 /// broker is away.
 const LIVE_PATIENCE: Duration = Duration::from_secs(5);
 
-/// How long a new client waits for a message that another node has delivered before we take it for
-/// one of another history.
+/// How long a new client waits for a message that another node has delivered before the node takes
+/// it for one of another history.
 const AHEAD_PATIENCE: Duration = Duration::from_secs(2);
 
-/// How long a client waits for something old: all that wait take turns, page by page.
+/// How long a client waits for a page of history: all clients that wait take turns.
 const PAGE_PATIENCE: Duration = Duration::from_secs(15);
 
-/// The broker did not confirm the channel, or did not say what its history holds, in time.
+/// The broker did not confirm the channel, or did not answer a request for its history, in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BrokerAway;
-
-/// A request to read from a channel's history.
-#[derive(Debug)]
-pub struct HistoryRequest {
-    /// Whose.
-    pub channel: Arc<Channel>,
-    /// Which part of it.
-    pub query: HistoryQuery,
-}
-
-/// A part of a history. The answer is dropped if nobody keeps histories.
-#[derive(Debug)]
-pub enum HistoryQuery {
-    /// The newest message's id, [`MessageId::START`] if there is no history.
-    Newest(oneshot::Sender<MessageId>),
-    /// The channel's feed is to hold everything from this offset on, as far as it can and the
-    /// history has it.
-    Fill(u64, oneshot::Sender<()>),
-    /// Some batches from this offset on, for one who wants more than the feed can hold.
-    Page(u64, oneshot::Sender<HistoryPage>),
-}
-
-/// Some of a history.
-#[derive(Clone, Debug, Default)]
-pub struct HistoryPage {
-    /// 0 if there is no history.
-    pub epoch: u64,
-    /// Oldest first; the first may begin before what was asked for.
-    pub batches: Vec<Arc<Batch>>,
-}
 
 /// A client's place in a channel.
 #[derive(Debug)]
 pub struct Subscription {
     membership: Membership,
-    /// It asked to go on after a message, and nothing that came after that is missing.
+    /// The client named a message, and no later message is missing.
     pub recovered: bool,
-    /// The newest message when it came; `None` if there are no ids because nobody keeps history.
+    /// The newest message when it subscribed; `None` if there are no ids because no history is
+    /// kept.
     pub newest: Option<MessageId>,
-    older: VecDeque<ReplayPage>,
-    place: Place,
+    /// Pages that were read while it subscribed.
+    replay: VecDeque<ReplayPage>,
+    source: Source,
 }
 
+/// Where the next messages of a subscription are.
 #[derive(Debug)]
-enum Place {
-    Live(Cursor),
-    /// In the history, before this offset.
-    Reading {
-        epoch: u64,
-        offset: u64,
-    },
+enum Source {
+    /// In the feed.
+    Feed(Cursor),
+    /// In the broker's history.
+    History(HistoryPosition),
 }
 
-/// Something that comes before the live feed.
+/// A place in the broker's history: the next message to read.
+#[derive(Clone, Copy, Debug)]
+struct HistoryPosition {
+    epoch: u64,
+    offset: u64,
+}
+
+/// Where a subscription begins.
+struct Beginning {
+    source: Source,
+    /// No message is missing there, as far as the feed knows.
+    whole: bool,
+    /// The history of the client's message is gone.
+    starts_over: bool,
+}
+
+/// Messages that come before the live feed.
 #[derive(Debug, Default)]
 pub struct ReplayPage {
-    /// If messages are missing before these: how many.
+    /// Messages that are missing before these.
     pub gap: Option<Missed>,
     batches: Vec<Arc<Batch>>,
-    /// Messages of the first batch that are not wanted.
+    /// Messages of the first batch that the client does not get.
     skip: usize,
 }
 
 impl Membership {
-    /// A place in the channel once the broker delivers to it: what is said from now on will be
-    /// read.
+    /// Subscribes once the broker delivers to the channel: the client receives every message that
+    /// is published from then on.
     ///
     /// # Errors
-    /// If the broker does not do that within five seconds, or does not tell what a place in the
-    /// past asks for within 15 s.
+    /// If the broker does not deliver within five seconds, or does not answer a request for history
+    /// within 15 s.
     pub async fn subscribe(self, start: Start) -> Result<Subscription, BrokerAway> {
         timeout(LIVE_PATIENCE, self.channel.live())
             .await
             .map_err(|_| BrokerAway)?;
-        timeout(PAGE_PATIENCE, self.find_place(start))
+        timeout(PAGE_PATIENCE, self.begin(start))
             .await
             .map_err(|_| BrokerAway)?
     }
 
-    async fn find_place(self, start: Start) -> Result<Subscription, BrokerAway> {
+    async fn begin(self, start: Start) -> Result<Subscription, BrokerAway> {
+        let resumes = matches!(start, Start::After(_));
         let (newest, found) = self.find(start).await;
-        let after = matches!(start, Start::After(_));
-        let mut older = VecDeque::new();
-        let (whole, place) = match found {
-            Found::Here { cursor, whole } => (whole, Place::Live(cursor)),
-            Found::Earlier {
-                epoch,
-                offset,
-                whole,
-                ..
-            } => (whole, Place::Reading { epoch, offset }),
-            Found::Ahead | Found::Elsewhere => {
-                older.push_back(ReplayPage {
-                    gap: Some(Missed::Unknown),
-                    ..ReplayPage::default()
-                });
-                match self.channel.feed.expects().0 {
-                    0 => (false, Place::Live(self.channel.feed.follow())),
-                    // Everything that is kept.
-                    epoch => {
-                        self.fill(1).await;
-                        (false, Place::Reading { epoch, offset: 1 })
-                    }
-                }
-            }
-        };
-        let told = !older.is_empty();
+        let beginning = self.beginning(found).await;
         let mut this = Subscription {
             membership: self,
-            recovered: after && whole,
+            recovered: resumes && beginning.whole,
             newest,
-            older,
-            place,
+            replay: VecDeque::new(),
+            source: beginning.source,
         };
-        // The first page tells whether all is still there, and only whoever named a message wants
-        // to know.
-        if let Some(mut page) = this.read().await? {
-            if !after || told {
-                page.gap = None;
-            }
-            this.recovered &= page.gap.is_none();
-            this.older.push_back(page);
+        if beginning.starts_over {
+            this.replay.push_back(ReplayPage::unknown_gap());
         }
-        if after {
+        // The first page shows whether all is still there. Only a client that named a message wants
+        // to know, and one that starts over knows already.
+        this.read_first_page(resumes && !beginning.starts_over)
+            .await?;
+        if resumes {
             this.membership.hub.metrics.resumed(this.recovered, 1);
         }
         Ok(this)
     }
 
-    /// Where the feed has a start, after the broker has filled the feed with what is older, or has
-    /// brought what is on its way; and the newest message before that.
-    async fn find(&self, start: Start) -> (Option<MessageId>, Found) {
+    /// Looks for a start in the feed. Before it gives up, it lets the broker fill the feed with
+    /// older messages, or waits for a message that is on its way. Returns the newest message before
+    /// that, too.
+    async fn find(&self, start: Start) -> (Option<MessageId>, Result<Found, NotInWindow>) {
         let feed = &self.channel.feed;
         let (mut filled, mut awaited) = (false, false);
         loop {
-            // Before the place: who hears nothing until it comes back must not miss what came
-            // between the two looks.
+            // Before the place: a client that resumes after this message must not miss one that
+            // comes between the two looks.
             let newest = feed.newest();
             match (feed.find(start), start) {
-                (
-                    Found::Earlier {
-                        offset,
-                        gone: false,
-                        ..
-                    },
-                    _,
-                ) if !filled => {
-                    self.fill(offset).await;
+                (Err(NotInWindow::Before(before)), _) if !before.gone && !filled => {
+                    self.fill(before.offset).await;
                     filled = true;
                 }
-                (Found::Ahead, Start::After(id)) if !awaited => {
-                    // Whether it has come is looked at again.
+                (Err(NotInWindow::Ahead), Start::After(id)) if !awaited => {
+                    // The next look shows whether it arrived in time.
                     let _ = timeout(AHEAD_PATIENCE, self.arrival(id)).await;
                     awaited = true;
                 }
@@ -188,55 +142,50 @@ impl Membership {
         }
     }
 
-    /// Waits until the broker has filled the feed from an offset on, as far as it can.
-    async fn fill(&self, from: u64) {
-        if self.channel.feed.has_room_before().is_some() {
-            self.ask(|answer| HistoryQuery::Fill(from, answer)).await;
-            self.hub.make_room();
+    async fn beginning(&self, found: Result<Found, NotInWindow>) -> Beginning {
+        match found {
+            Ok(Found { cursor, whole }) => Beginning {
+                source: Source::Feed(cursor),
+                whole,
+                starts_over: false,
+            },
+            Err(NotInWindow::Before(before)) => Beginning {
+                source: Source::History(HistoryPosition {
+                    epoch: before.epoch,
+                    offset: before.offset,
+                }),
+                whole: before.whole,
+                starts_over: false,
+            },
+            Err(NotInWindow::Ahead | NotInWindow::OtherHistory) => Beginning {
+                source: self.whole_history().await,
+                whole: false,
+                starts_over: true,
+            },
         }
     }
 
-    /// Waits until a message has come that another node has delivered already; not if the broker
-    /// does not have it either.
-    async fn arrival(&self, id: MessageId) {
-        let Some(newest) = self.ask(HistoryQuery::Newest).await else {
-            return;
-        };
-        if newest.epoch != id.epoch || newest.offset < id.offset {
-            return;
-        }
+    /// Everything that is kept.
+    async fn whole_history(&self) -> Source {
         let feed = &self.channel.feed;
-        let mut cursor = feed.follow();
-        let mut taken = Taken::new();
-        while matches!(feed.expects(), (epoch, next) if epoch == id.epoch && next <= id.offset) {
-            match poll_fn(|context| cursor.poll_take(context, &mut taken)).await {
-                Ok(()) => cursor.skip(&taken),
-                Err(_) => cursor = feed.follow(),
+        match feed.expects().0 {
+            0 => Source::Feed(feed.follow()),
+            epoch => {
+                self.fill(1).await;
+                Source::History(HistoryPosition { epoch, offset: 1 })
             }
-            taken.clear();
         }
-    }
-
-    /// Asks the broker for a part of the history; `None` if nobody keeps it.
-    async fn ask<T>(&self, query: impl FnOnce(oneshot::Sender<T>) -> HistoryQuery) -> Option<T> {
-        let (answer, answered) = oneshot::channel();
-        let request = HistoryRequest {
-            channel: self.channel.clone(),
-            query: query(answer),
-        };
-        self.hub.history_requests.send(request).ok()?;
-        answered.await.ok()
     }
 }
 
 impl Subscription {
-    /// What comes next and is not in the feed; `None` once everything else is.
+    /// The next messages that are not in the live feed; `None` if there are no more.
     ///
     /// # Errors
-    /// If the broker does not say what its history holds.
+    /// If the broker does not answer.
     pub async fn next_replay_page(&mut self) -> Result<Option<ReplayPage>, BrokerAway> {
-        match self.older.pop_front() {
-            Some(older) => Ok(Some(older)),
+        match self.replay.pop_front() {
+            Some(page) => Ok(Some(page)),
             None => timeout(PAGE_PATIENCE, self.read())
                 .await
                 .map_err(|_| BrokerAway)?,
@@ -250,87 +199,124 @@ impl Subscription {
 
     /// Whether nothing comes before the live feed.
     pub fn is_live(&self) -> bool {
-        self.older.is_empty() && matches!(self.place, Place::Live(_))
+        self.replay.is_empty() && matches!(self.source, Source::Feed(_))
     }
 
-    /// A membership beside its own, for a session that lives on while this still reads.
+    /// Another membership, for a session that lives on while this subscription still reads.
     pub fn membership(&self) -> Membership {
         self.membership.again()
     }
 
     /// The live feed, once [`Self::next_replay_page`] has nothing more.
     pub fn into_live(self) -> (Membership, Cursor) {
-        let cursor = match self.place {
-            Place::Live(cursor) => cursor,
-            Place::Reading { .. } => self.membership.channel.feed.follow(),
+        let cursor = match self.source {
+            Source::Feed(cursor) => cursor,
+            Source::History(_) => self.membership.channel.feed.follow(),
         };
         (self.membership, cursor)
     }
 
-    /// Reads a page, or goes over to the feed.
+    async fn read_first_page(&mut self, reports_gap: bool) -> Result<(), BrokerAway> {
+        let Some(mut page) = self.read().await? else {
+            return Ok(());
+        };
+        if !reports_gap {
+            page.gap = None;
+        }
+        self.recovered &= page.gap.is_none();
+        self.replay.push_back(page);
+        Ok(())
+    }
+
+    /// Reads the next page of history. Goes over to the feed, and returns `None`, as soon as that
+    /// has the next message.
     async fn read(&mut self) -> Result<Option<ReplayPage>, BrokerAway> {
-        let Place::Reading { epoch, offset } = &mut self.place else {
+        let Source::History(from) = self.source else {
             return Ok(None);
         };
-        let channel = &self.membership.channel;
-        let (kept_from, gone) = match channel.feed.find(Start::After(MessageId {
-            epoch: *epoch,
-            offset: *offset - 1,
-        })) {
-            Found::Here { cursor, .. } => {
-                self.place = Place::Live(cursor);
-                return Ok(None);
-            }
-            Found::Earlier {
-                kept_from, gone, ..
-            } => (kept_from, gone),
-            Found::Ahead | Found::Elsewhere => {
-                // The history began anew while we read the old one.
-                self.place = Place::Live(channel.feed.follow());
-                return Ok(Some(ReplayPage {
-                    gap: Some(Missed::Unknown),
-                    ..ReplayPage::default()
-                }));
-            }
+        let feed = &self.membership.channel.feed;
+        let before = MessageId {
+            epoch: from.epoch,
+            offset: from.offset - 1,
         };
-        let from = *offset;
-        let page = if gone {
-            None
-        } else {
+        match feed.find(Start::After(before)) {
+            Ok(found) => {
+                self.source = Source::Feed(found.cursor);
+                Ok(None)
+            }
+            Err(NotInWindow::Before(before)) => self.read_page(from, before).await.map(Some),
+            // The history began anew while we read the old one.
+            Err(NotInWindow::Ahead | NotInWindow::OtherHistory) => {
+                self.source = Source::Feed(feed.follow());
+                Ok(Some(ReplayPage::unknown_gap()))
+            }
+        }
+    }
+
+    async fn read_page(
+        &mut self,
+        from: HistoryPosition,
+        window: BeforeWindow,
+    ) -> Result<ReplayPage, BrokerAway> {
+        let mut batches = Vec::new();
+        if !window.gone {
             self.membership.hub.room_for_page().await?;
-            self.membership
-                .ask(|answer| HistoryQuery::Page(from, answer))
-                .await
-        };
-        let page = page.unwrap_or_default();
-        let mut batches = page.batches;
+            let query = |answer| HistoryQuery::Page(from.offset, answer);
+            let page = self.membership.ask(query).await;
+            batches = page.unwrap_or_default().batches;
+        }
+        // Leave out batches of another history, and those that the client has or the feed holds.
         batches.retain(|batch| {
-            batch.epoch == *epoch && batch.end() > *offset && batch.offset < kept_from
+            batch.epoch == from.epoch
+                && batch.end() > from.offset
+                && batch.offset < window.kept_from
         });
-        // What lies behind a hole is the next page, which begins with telling of it.
-        if let Some(hole) = batches
-            .windows(2)
-            .position(|pair| pair[0].end() != pair[1].offset)
-        {
-            batches.truncate(hole + 1);
+        // A hole ends the page. The next page begins behind it, with a gap.
+        if truncate_at_hole(&mut batches) {
             self.recovered = false;
         }
-        let begins = batches.first().map_or(kept_from, |batch| batch.offset);
-        let gap = (begins > *offset).then(|| Missed::Exactly(begins - *offset));
-        let skip = offset.saturating_sub(begins) as usize;
-        *offset = batches.last().map_or(kept_from, |batch| batch.end());
-        Ok(Some(ReplayPage { gap, batches, skip }))
+        // Without any batch, all messages before the window are missing.
+        let begins = batches
+            .first()
+            .map_or(window.kept_from, |batch| batch.offset);
+        self.source = Source::History(HistoryPosition {
+            epoch: from.epoch,
+            offset: batches.last().map_or(window.kept_from, |batch| batch.end()),
+        });
+        let missed = begins.saturating_sub(from.offset);
+        Ok(ReplayPage {
+            gap: (missed > 0).then_some(Missed::Exactly(missed)),
+            skip: from.offset.saturating_sub(begins) as usize,
+            batches,
+        })
     }
 }
 
+/// Drops the batches behind the first hole. Returns whether there was one.
+fn truncate_at_hole(batches: &mut Vec<Arc<Batch>>) -> bool {
+    let mut pairs = batches.windows(2);
+    let hole = pairs.position(|pair| pair[0].end() != pair[1].offset);
+    if let Some(hole) = hole {
+        batches.truncate(hole + 1);
+    }
+    hole.is_some()
+}
+
 impl ReplayPage {
+    fn unknown_gap() -> Self {
+        Self {
+            gap: Some(Missed::Unknown),
+            ..Self::default()
+        }
+    }
+
     /// The gap before its batches, if there is one; the batches; and how many messages of the first
-    /// one are not wanted.
+    /// one the client does not get.
     pub fn into_parts(self) -> (Option<Missed>, Vec<Arc<Batch>>, usize) {
         (self.gap, self.batches, self.skip)
     }
 
-    /// Its messages, each with its id.
+    /// Its messages, each as a batch and the index in it.
     pub fn messages(&self) -> impl Iterator<Item = (&Batch, usize)> {
         let all = self
             .batches

@@ -36,9 +36,4 @@ impl Sequence {
     pub fn last_of(self, count: usize) -> Self {
         Self(self.0 + count as u64 - 1)
     }
-
-    /// How many messages lie between an earlier one and this.
-    pub fn missed_since(self, earlier: Self) -> u64 {
-        self.0.saturating_sub(earlier.0 + 1)
-    }
 }

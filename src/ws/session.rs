@@ -1,59 +1,66 @@
-//! One WebSocket's life after its handshake: reads what the client says into the hub, writes what
-//! the history and then the feed hold to the socket, answers pings, notices death, ends with a
-//! close. Its shard polls it when something has happened; an idle session is some three hundred
-//! bytes and holds no buffer.
+//! One client's connection after its handshake, a WebSocket or an event stream. Its shard polls it
+//! when something has happened; an idle session is some three hundred bytes and holds no buffer.
+//!
+//! | part | answers |
+//! |---|---|
+//! | [`Input`] | which messages the client publishes, and whether it may be read from now |
+//! | [`Output`] | which bytes the client gets next: of the live feed, or its own frames |
+//! | [`Liveness`] | when to ping, and whether the client is dead or stuck |
+//! | [`Stage`] | what it does instead of following the feed: a replay before, the end after |
+//!
+//! Event streams are sessions, too. They publish nothing, and get comments instead of pings.
 
+mod answers;
+mod closing;
 mod ending;
 mod input;
-mod keepalive;
 mod lagging;
+mod liveness;
+mod output;
+mod publishing;
 mod replay;
 mod shared;
 mod stage;
 mod tally;
 mod undecoded;
 
+use std::num::NonZeroU8;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
-pub(super) use self::replay::Replay;
+use self::input::Input;
+use self::liveness::Liveness;
+use self::output::Output;
+use self::replay::Replay;
 pub use self::shared::Shared;
 use self::stage::Stage;
 pub(super) use self::tally::Tally;
-use self::undecoded::Undecoded;
-use super::closing::{Closing, Step};
-use super::output::{Output, Recipient, WriteBuffer};
+use super::opening::Opening;
 use super::socket::Socket;
-use super::v1;
+use super::write_plan::Recipient;
 use crate::client::close_reason::CloseReason;
 use crate::client::connection_limits::Permit;
-use crate::client::keepalive::Registration;
-use crate::client::rate::PublishRates;
-use crate::feed::{Cursor, Feed, GroupBatches, Taken};
-use crate::frame::Decoder;
-use crate::hub::{Answer, Membership, Subscription};
-use crate::message::{Format, Sequence, Shape, now_ns};
+use crate::feed::{Cursor, Feed, GroupBatches};
+use crate::hub::{Membership, Subscription};
+use crate::message::{Format, Sequence, Shape};
 use crate::metrics::Transport;
 
-/// Rounds of reading and writing before other sessions get their turn.
+/// Rounds of reading and writing in one visit. Then other sessions get their turn.
 const ROUNDS: usize = 8;
 
-/// One delivery in this many is timed: two clock readings would cost more than the rest of the
-/// bookkeeping.
-const TIMED_DELIVERY: u64 = 16;
-
-/// Options of a client beside its channel.
+/// Options of a session.
 #[derive(Clone, Copy, Debug)]
-pub struct Wishes {
-    /// How messages look to it.
+pub struct SessionOptions {
+    /// The format in which it receives messages.
     pub format: Format,
-    /// Whether it hears its own messages.
+    /// Whether it receives its own messages.
     pub echo: bool,
+    /// How much of its earlier deflated messages the next one may refer to, as a power of two.
+    pub client_history: Option<NonZeroU8>,
 }
 
 /// A connected client.
@@ -62,109 +69,70 @@ pub struct Session {
     socket: Socket,
     shared: Arc<Shared>,
     membership: Membership,
-    cursor: Cursor,
-    recipient: Recipient,
-    decoder: Decoder,
-    write_buffer: WriteBuffer,
-    /// Bytes that the client sent and that are not decoded, if there are any.
-    undecoded: Option<Box<Undecoded>>,
-    /// The number of the newest message this client said.
-    said: Sequence,
-    /// See [`crate::hub::Inbox::may_read`].
-    inbox_round: u64,
-    registration: Option<Registration>,
-    visits_since_ping: u16,
-    /// Visits since it lagged out in the middle of an item.
-    stuck_visits: u8,
-    /// Visits since the first ping after which nothing was heard.
-    silent_visits: Option<u16>,
-    rates: Option<Box<PublishRates>>,
-    /// `None` while it follows the live feed.
+    input: Input,
+    output: Output,
+    liveness: Liveness,
+    /// `None` while it follows the live feed, which is most of its life.
     stage: Option<Box<Stage>>,
-    writes: u64,
-    /// Where answers to this client's messages come in, once it has asked for one.
-    answers: Option<Box<Answers>>,
+    /// Its share of the connection limits.
     permit: Permit,
-}
-
-#[derive(Debug)]
-struct Answers {
-    sender: UnboundedSender<Answer>,
-    receiver: UnboundedReceiver<Answer>,
-    /// How many are still to be passed on.
-    owed: usize,
 }
 
 /// Why a poll ended the session at once.
 type Ended = CloseReason;
 
+/// The result of one read or write, unless it ended the session: [`READY`] or [`PENDING`].
+type Progress = ControlFlow<Ended, Poll<()>>;
+
+/// Something was done, and another try may do more.
+const READY: Progress = ControlFlow::Continue(Poll::Ready(()));
+
+/// Nothing more can be done now.
+const PENDING: Progress = ControlFlow::Continue(Poll::Pending);
+
+/// Where a session begins to read its channel.
+struct Beginning {
+    membership: Membership,
+    cursor: Cursor,
+    stage: Option<Box<Stage>>,
+}
+
 impl Session {
-    /// A session on a socket whose request is answered. It is sent the greeting first. `early` are
-    /// the bytes that followed the request.
-    pub(super) fn new(
-        socket: Socket,
-        early: Bytes,
-        shared: Arc<Shared>,
-        subscription: Subscription,
-        Wishes { format, echo }: Wishes,
-        permit: Permit,
-        greeting: &[u8],
-    ) -> Self {
-        let (membership, cursor, stage) = if subscription.is_live() {
-            let (membership, cursor) = subscription.into_live();
-            (membership, cursor, None)
-        } else {
-            let membership = subscription.membership();
-            let cursor = Cursor::detached(membership.channel().feed.clone(), 0);
-            let replay = Box::new(Stage::Replay(Replay::new(subscription)));
-            (membership, cursor, Some(replay))
+    /// A session on a socket whose request is answered. `early` are the bytes that followed the
+    /// request.
+    pub(super) fn new(socket: Socket, early: Bytes, opening: Opening) -> Self {
+        let Opening {
+            shared,
+            subscription,
+            options,
+            permit,
+            greeting,
+            ..
+        } = opening;
+        let Beginning {
+            membership,
+            cursor,
+            stage,
+        } = Beginning::of(subscription);
+        let recipient = Recipient {
+            format: options.format,
+            sender: sender_mark(options.echo, &shared),
         };
-        let sender = if echo {
-            0
-        } else {
-            shared.senders.fetch_add(1, Relaxed).max(1)
-        };
-        let rates = shared
-            .publish
-            .any()
-            .then(|| Box::new(PublishRates::new(shared.publish)));
-        let schedule = shared.keepalive(transport(format)).schedule();
-        // A client of an event stream has nothing more to say.
-        let early = if transport(format) == Transport::Events {
-            Bytes::new()
-        } else {
-            early
-        };
-        shared
-            .metrics
-            .websocket
-            .received_bytes
-            .inc_by(early.len() as u64);
+        let transport = transport(options.format);
         Self {
             socket,
             membership,
-            cursor,
-            recipient: Recipient { format, sender },
-            decoder: Decoder::new(),
-            write_buffer: WriteBuffer::framed(greeting),
-            undecoded: Undecoded::new(&early, 0, shared.hub.budget()),
-            said: Sequence::default(),
-            inbox_round: 0,
-            registration: None,
-            visits_since_ping: schedule.before_first_ping(),
-            stuck_visits: 0,
-            silent_visits: None,
-            rates,
+            input: Input::new(early, transport, options.client_history, &shared),
+            output: Output::new(cursor, recipient, &greeting),
+            liveness: Liveness::new(shared.keepalive(transport).schedule()),
             stage,
-            writes: 0,
-            answers: None,
             permit,
             shared,
         }
     }
 
-    /// Does what can be done now; the waker rings when there is more. `group_batches` are
-    /// those of its channel's group.
+    /// Does all that can be done now. The waker wakes the session when there is more.
+    /// `group_batches` are those of its channel's group.
     pub(super) fn poll(
         &mut self,
         context: &mut Context<'_>,
@@ -175,7 +143,7 @@ impl Session {
         for round in 0..ROUNDS {
             let read = self.read(context, tally)?;
             if round == 0 {
-                // After reading: an answer that is already here counts.
+                // After reading, so that an answer to a ping that is already here counts.
                 self.visit(context)?;
             }
             self.pass_answers(context);
@@ -189,118 +157,26 @@ impl Session {
         if !idle {
             context.waker().wake_by_ref();
         }
-        if self.rests() && self.cursor.position() < group_batches.end() {
-            // The group does not wait for it.
-            self.cursor.leave_group(context.waker());
+        if self.rests() && self.output.cursor.position() < group_batches.end() {
+            // Its socket is full. The group must not wait for it.
+            self.output.cursor.leave_group(context.waker());
         }
         ControlFlow::Continue(())
     }
 
-    /// Writes once; pending if there is nothing to write or the client does not take more now.
-    fn write(
-        &mut self,
-        context: &mut Context<'_>,
-        group_batches: GroupBatches<'_>,
-        tally: &mut Tally,
-    ) -> ControlFlow<Ended, Poll<()>> {
-        let mut own = Taken::new();
-        let mut taken: &[_] = &[];
-        let mut frame_end = None;
-        let mut reaches_end = false;
-        if !self.reads_on() {
-            if self.closing().is_none() {
-                return self.write_older(context, tally);
-            }
-            if self.only_reads() {
-                return ControlFlow::Continue(Poll::Pending);
-            }
-            if let Some((batch, end)) = self.cursor.unfinished_item(self.recipient.format) {
-                own.push(batch);
-                (taken, frame_end) = (&own, Some(end));
-            }
-        } else if let Some(batches) = self.cursor.unread(group_batches) {
-            taken = batches;
-            reaches_end = self.cursor.position() + taken.len() as u64 >= group_batches.end();
-        } else if self
-            .cursor
-            .take_or_join_group(context.waker(), &mut own)
-            .is_ok()
-        {
-            taken = &own;
-        } else {
-            frame_end = self.lagged(&mut own);
-            if frame_end.is_none() && self.reads_on() {
-                return ControlFlow::Continue(Poll::Ready(()));
-            }
-            taken = &own;
-        }
-        let output = match frame_end {
-            Some(end) => Output::last(taken, end, &self.cursor, &self.write_buffer, self.recipient),
-            None => Output::all(taken, &self.cursor, &self.write_buffer, self.recipient),
-        };
-        if output.encoded > 0 {
-            tally.work += output.encoded;
-            self.cursor.account(taken);
-            self.shared.hub.make_room();
-        }
-        if output.is_empty() {
-            if taken.is_empty() {
-                return ControlFlow::Continue(Poll::Pending);
-            }
-            // Marks that this format does not show, or its own messages.
-            output.progress(0).apply(
-                &mut self.cursor,
-                taken,
-                &mut self.write_buffer,
-                self.recipient,
-            );
-            return ControlFlow::Continue(Poll::Ready(()));
-        }
-        let written = self.socket.write(&output.slices());
-        let written = match written {
-            Poll::Ready(Ok(written)) if written > 0 => written,
-            Poll::Ready(_) => return self.write_failed(),
-            Poll::Pending => return ControlFlow::Continue(Poll::Pending),
-        };
-        let progress = output.progress(written);
-        // While these waited it may not have read: it looks again once they are written.
-        let had_control = self.write_buffer.waiting() > 0;
-        let live = !self.cursor.is_replaying();
-        progress.apply(
-            &mut self.cursor,
-            taken,
-            &mut self.write_buffer,
-            self.recipient,
-        );
-        let sent = tally.sent(self.transport());
-        sent.bytes += written as u64;
-        sent.messages += progress.messages;
-        if let Some(batch) = taken.first().filter(|_| live && progress.batch > 0) {
-            if self.writes.is_multiple_of(TIMED_DELIVERY) {
-                self.shared
-                    .metrics
-                    .delivery_seconds
-                    .observe(now_ns().saturating_sub(batch.published_ns) as f64 / 1e9);
-            }
-            self.writes += 1;
-        }
-        let all = reaches_end && progress.batch == taken.len() && !had_control;
-        ControlFlow::Continue(if all { Poll::Pending } else { Poll::Ready(()) })
-    }
-
-    /// Whether its group brings what comes.
+    /// Whether its group takes the next batches for it.
     pub(super) fn rests(&self) -> bool {
-        self.reads_on() && self.cursor.is_in_group()
+        self.follows_feed() && self.output.cursor.is_in_group()
     }
 
-    /// The number of the newest message this client said.
-    pub(super) fn said(&self) -> Sequence {
-        self.said
+    /// The newest message that this client published.
+    pub(super) fn published(&self) -> Sequence {
+        self.input.published
     }
 
-    /// Whether its first visit may be expensive: what was said before has to be encoded for it.
+    /// Whether its first visit may be expensive, because older messages have to be encoded for it.
     pub(super) fn begins_heavy(&self) -> bool {
-        self.recipient.format != Format::RAW && self.cursor.is_replaying()
+        self.output.recipient.format != Format::RAW && self.output.cursor.is_replaying()
     }
 
     /// The feed it reads.
@@ -309,7 +185,7 @@ impl Session {
     }
 
     fn transport(&self) -> Transport {
-        transport(self.recipient.format)
+        transport(self.output.recipient.format)
     }
 
     pub(super) fn socket(&mut self) -> &mut Socket {
@@ -317,6 +193,38 @@ impl Session {
     }
 }
 
+impl Beginning {
+    fn of(subscription: Subscription) -> Self {
+        if subscription.is_live() {
+            let (membership, cursor) = subscription.into_live();
+            return Self {
+                membership,
+                cursor,
+                stage: None,
+            };
+        }
+        // The replay keeps the subscription. The session's cursor reads pages until it is over.
+        let membership = subscription.membership();
+        Self {
+            cursor: Cursor::detached(membership.channel().feed.clone(), 0),
+            membership,
+            stage: Some(Box::new(Stage::Replay(Replay::new(subscription)))),
+        }
+    }
+}
+
+/// The mark by which a client that does not want its own messages recognizes them; 0 if it wants
+/// them.
+fn sender_mark(echo: bool, shared: &Shared) -> u32 {
+    if echo {
+        0
+    } else {
+        // 0 comes round again after four billion.
+        shared.senders.fetch_add(1, Relaxed).max(1)
+    }
+}
+
+/// The transport on which clients receive this format.
 pub(super) fn transport(format: Format) -> Transport {
     if format.shape == Shape::Events {
         Transport::Events

@@ -1,5 +1,5 @@
-//! The format `echocast.v1`: what its clients say and what they are told beside messages. Pure; how
-//! messages look to them is [`crate::message::Format::V1`].
+//! The format `echocast.v1`: the frames that its clients send, and those they receive beside
+//! messages. Pure. How messages look is [`crate::message::Format::V1`].
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -9,47 +9,47 @@ use serde_json::json;
 use crate::hub::{Answer, Subscription};
 use crate::message::Kind;
 
-/// What clients offer.
+/// The subprotocol that clients offer.
 pub const PROTOCOL: &str = "echocast.v1";
 
 /// The longest key, in bytes.
 pub const MAX_KEY: usize = 256;
 
-/// The longest reference, in bytes: answers repeat it, so they are memory, too.
+/// The longest reference, in bytes. Answers repeat it, so it takes memory until they are written.
 pub const MAX_REFERENCE: usize = 256;
 
-/// How many bytes of JSON a message of `bytes` payload may take: everything escaped as `\u001b` is,
-/// and a reference and a key.
+/// The longest frame of a message with `bytes` payload: every byte escaped as in `\u001b`, and a
+/// reference and a key.
 pub fn max_frame(bytes: usize) -> usize {
     bytes
         .saturating_mul(6)
         .saturating_add(6 * (MAX_KEY + MAX_REFERENCE) + 1024)
 }
 
-/// A message that a client says.
+/// A message that a client publishes.
 #[derive(Debug)]
-pub struct Said {
-    /// How it was said.
+pub struct Publish {
+    /// Text or binary.
     pub kind: Kind,
     /// Its bytes.
     pub payload: Vec<u8>,
-    /// What its acknowledgement is to be called, if one is wanted.
+    /// The name that the client gives its acknowledgement, if it wants one.
     pub reference: Option<String>,
-    /// Under which it is kept once.
+    /// Messages of the same key are stored once.
     pub key: Option<String>,
 }
 
-/// Why what a client said is no message.
+/// Why a frame is no message.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Unreadable {
     /// In words.
     pub why: String,
-    /// What it called the message, if that could be read.
+    /// The client's reference, if that could be read.
     pub reference: Option<String>,
 }
 
 #[derive(Deserialize)]
-struct Frame {
+struct PublishFrame {
     data: Option<String>,
     base64: Option<String>,
     #[serde(rename = "ref")]
@@ -57,54 +57,25 @@ struct Frame {
     key: Option<String>,
 }
 
-/// Reads what a client says.
+/// Reads a client's frame.
 ///
 /// # Errors
 /// If it is no message, or longer than `max_message`.
-pub fn read(kind: Kind, frame: &[u8], max_message: usize) -> Result<Said, Unreadable> {
-    let unreadable = |why: String| Unreadable {
-        why,
-        reference: None,
-    };
-    if kind == Kind::Binary {
-        return Err(unreadable(
-            "binary frames are not part of echocast.v1: say {\"base64\": …}".to_owned(),
-        ));
-    }
-    let Frame {
+pub fn read(kind: Kind, frame: &[u8], max_message: usize) -> Result<Publish, Unreadable> {
+    let PublishFrame {
         data,
         base64,
         reference,
         key,
-    } = serde_json::from_slice(frame)
-        .map_err(|error| unreadable(format!("not a message in JSON: {error}")))?;
-    if reference
-        .as_ref()
-        .is_some_and(|reference| reference.len() > MAX_REFERENCE)
-    {
-        return Err(unreadable(format!(
-            "a ref has at most {MAX_REFERENCE} bytes"
-        )));
-    }
-    let payload = match (data, base64) {
-        (Some(text), None) => Ok((Kind::Text, text.into_bytes())),
-        (None, Some(text)) => match STANDARD.decode(text) {
-            Ok(bytes) => Ok((Kind::Binary, bytes)),
-            Err(error) => Err(format!("base64: {error}")),
-        },
-        _ => Err("a message has either data or base64".to_owned()),
-    };
-    let checked = payload.and_then(|(kind, payload)| match &key {
-        _ if payload.len() > max_message => {
-            Err(format!("message is longer than {max_message} bytes"))
-        }
-        Some(key) if key.is_empty() || key.len() > MAX_KEY => {
-            Err(format!("a key has 1 to {MAX_KEY} bytes"))
-        }
-        _ => Ok((kind, payload)),
-    });
+    } = parse(kind, frame).map_err(|why| Unreadable {
+        why,
+        reference: None,
+    })?;
+    // From here on errors can name the client's reference.
+    let checked = payload(data, base64, max_message)
+        .and_then(|payload| check_key(key.as_deref()).map(|()| payload));
     match checked {
-        Ok((kind, payload)) => Ok(Said {
+        Ok((kind, payload)) => Ok(Publish {
             kind,
             payload,
             reference,
@@ -114,7 +85,54 @@ pub fn read(kind: Kind, frame: &[u8], max_message: usize) -> Result<Said, Unread
     }
 }
 
-/// What a client is told first.
+/// The JSON of a frame. Errors here have no reference, because it could not be read or is too long
+/// to be repeated.
+fn parse(kind: Kind, frame: &[u8]) -> Result<PublishFrame, String> {
+    // A client that sends binary frames has not understood the format, so it is not guessed at.
+    if kind == Kind::Binary {
+        return Err("binary frames are not part of echocast.v1: say {\"base64\": …}".to_owned());
+    }
+    let parsed: PublishFrame =
+        serde_json::from_slice(frame).map_err(|error| format!("not a message in JSON: {error}"))?;
+    let reference = parsed.reference.as_ref().map_or(0, String::len);
+    if reference > MAX_REFERENCE {
+        return Err(format!("a ref has at most {MAX_REFERENCE} bytes"));
+    }
+    Ok(parsed)
+}
+
+fn payload(
+    data: Option<String>,
+    base64: Option<String>,
+    max_message: usize,
+) -> Result<(Kind, Vec<u8>), String> {
+    let (kind, payload) = match (data, base64) {
+        (Some(text), None) => (Kind::Text, text.into_bytes()),
+        (None, Some(text)) => {
+            let bytes = STANDARD.decode(text);
+            (
+                Kind::Binary,
+                bytes.map_err(|error| format!("base64: {error}"))?,
+            )
+        }
+        _ => return Err("a message has either data or base64".to_owned()),
+    };
+    if payload.len() > max_message {
+        return Err(format!("message is longer than {max_message} bytes"));
+    }
+    Ok((kind, payload))
+}
+
+fn check_key(key: Option<&str>) -> Result<(), String> {
+    match key {
+        Some(key) if key.is_empty() || key.len() > MAX_KEY => {
+            Err(format!("a key has 1 to {MAX_KEY} bytes"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The first frame that a client receives.
 pub fn welcome(subscription: &Subscription, node: u64) -> String {
     let event = json!({
         "event": "welcome",
@@ -126,7 +144,7 @@ pub fn welcome(subscription: &Subscription, node: u64) -> String {
     event.to_string()
 }
 
-/// What became of a message.
+/// The acknowledgement of a message, or why it was not published.
 pub fn answer(Answer { reference, outcome }: Answer) -> String {
     match outcome {
         Ok(id) => json!({ "ack": reference, "id": id.map(|id| id.to_string()) }).to_string(),
@@ -134,19 +152,12 @@ pub fn answer(Answer { reference, outcome }: Answer) -> String {
     }
 }
 
-/// What was said cannot be published.
+/// A frame of the client was not published.
 pub fn error(why: &str, reference: Option<&str>) -> String {
     json!({ "error": why, "ref": reference }).to_string()
 }
 
-/// Messages are missing here.
-pub fn gap(missed: Option<u64>) -> Vec<u8> {
-    json!({ "event": "gap", "missed": missed })
-        .to_string()
-        .into_bytes()
-}
-
-/// A planned end is near.
+/// The node drains. The client should come back after so many milliseconds.
 pub fn drain(retry_ms: u64) -> String {
     json!({ "event": "drain", "retry_ms": retry_ms }).to_string()
 }

@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use echocast::ws::handshake::Rejection;
+use echocast::client::rejection::Rejection;
 
 use super::pod;
 use super::rendered::{DEPLOY, RENDERED, find};

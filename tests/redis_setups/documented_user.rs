@@ -1,4 +1,4 @@
-//! A user who may do exactly what the README says: enough for each kind of address, and taken by
+//! A user who may do exactly what the runbook lists: enough for each kind of address, and taken by
 //! each Redis that it names.
 
 use redis::Value;
@@ -138,11 +138,11 @@ async fn one_valkey_8() {
 /// Sentinels with a user of their own, and a database.
 async fn with_sentinels(image: &str) {
     let fleet = Fleet::sentinels_of(image).await;
-    let readme = include_str!("../../README.md");
+    let runbook = include_str!("../../deploy/README.md");
     let may = ["+hello", "+sentinel|get-master-addr-by-name"];
     assert!(
-        may.iter().all(|may| readme.contains(may)),
-        "the README has this"
+        may.iter().all(|may| runbook.contains(may)),
+        "the runbook has this"
     );
     for port in 7010..7013 {
         let mut user = redis::cmd("ACL");

@@ -293,7 +293,7 @@ impl Fleet {
             .to_owned()
     }
 
-    /// Lets a user called echocast do what the README says, on all servers.
+    /// Gives a user called echocast the rights that the runbook lists, on all servers.
     async fn add_user(&self, ports: impl Iterator<Item = u16>) {
         for port in ports {
             may_do_what_it_must(&mut self.connect(port).await).await;

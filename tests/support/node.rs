@@ -1,13 +1,18 @@
 //! A node inside the test's process, on ports of its own.
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 
+use echocast::broker::Broker;
 use echocast::config::Config;
 use echocast::node::Node;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::{set_up, soon};
+
+/// Ends when the node is to stop.
+type Stop = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// A running node.
 pub struct TestNode {
@@ -32,6 +37,20 @@ impl TestNode {
 
     /// The same on a public address of the test's choice.
     pub async fn start_at(listen: &str, flags: &[&str]) -> Self {
+        Self::begin(listen, flags, |node, stop| node.run(stop))
+    }
+
+    /// A node with a broker of the test's own; not ready yet.
+    pub fn start_with(broker: impl Broker, flags: &[&str]) -> Self {
+        Self::begin("127.0.0.1:0", flags, |node, stop| {
+            node.run_with(broker, stop)
+        })
+    }
+
+    fn begin<F>(listen: &str, flags: &[&str], run: impl FnOnce(Node, Stop) -> F) -> Self
+    where
+        F: Future<Output = anyhow::Result<()>> + Send + 'static,
+    {
         let ports = [
             "--listen",
             listen,
@@ -44,10 +63,11 @@ impl TestNode {
         let node = Node::bind(config).unwrap();
         let (address, ops) = (node.address().unwrap(), node.ops_address().unwrap());
         let (stop, stopped) = oneshot::channel::<()>();
-        let run = tokio::spawn(node.run(async move {
+        let stopped: Stop = Box::pin(async move {
             // A test that ends without stopping its node drops the sender, which stops it too.
             let _ = stopped.await;
-        }));
+        });
+        let run = tokio::spawn(run(node, stopped));
         Self {
             address,
             ops,

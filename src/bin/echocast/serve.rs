@@ -25,12 +25,13 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         Err(complaints) => return Ok(reject(&complaints)),
     };
     // From here on there is a log, so problems are logged and not printed.
-    let telemetry = telemetry::init(config.log_format)?;
+    let telemetry = telemetry::init(config.logs.format)?;
     use_small_pages();
     raise_file_limit();
-    let broker = match config.redis_url {
-        Some(_) => "redis",
-        None => "embedded",
+    let broker = if config.redis.is_some() {
+        "redis"
+    } else {
+        "embedded"
     };
 
     // Before the ports are open, because a signal from then on must drain the node.

@@ -143,7 +143,12 @@ impl Newest {
 
     /// Whether Redis holds this batch, or has held it in this history.
     pub(super) fn has(&self, batch: &Envelope) -> bool {
-        batch.epoch == self.id.epoch && batch.offset > 0 && batch.last_offset() <= self.id.offset
+        self.has_range(batch.epoch, batch.offset, batch.messages.len() as u64)
+    }
+
+    /// The same of a batch that begins with this offset.
+    pub(super) fn has_range(&self, epoch: u64, offset: u64, messages: u64) -> bool {
+        epoch == self.id.epoch && offset > 0 && offset + messages - 1 <= self.id.offset
     }
 
     /// The same of a payload.

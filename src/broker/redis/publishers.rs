@@ -1,76 +1,99 @@
-//! From the inbox to Redis: what is said on a channel goes over the [`super::publisher`] to the server
-//! that has the channel. It owns that choice, and the order of a channel's messages also when it
-//! moves from one server to another.
+//! From the inbox to Redis: what is published on a channel goes over the [`super::publisher`] to the
+//! server that has the channel. It owns that choice, and the order of a channel's messages also when
+//! it moves from one server to another.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use futures_util::future::join_all;
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio_util::sync::CancellationToken;
 
 use super::super::Link;
 use super::Redis;
-use super::publisher::{Load, Publisher};
+use super::publisher::{Load, Publisher, Task, TaskSender};
+use super::receivers::Receivers;
+use super::server::Server;
 use super::topology::Map;
 use crate::hub::{Channel, Inbox};
 
+/// Gives tasks to publishers, as one map of servers says.
+struct Router<'a> {
+    map: &'a Map,
+    link: &'a Link,
+    senders: Vec<TaskSender>,
+    /// Channels that no server has, with something to publish.
+    homeless: Vec<Arc<Channel>>,
+}
+
 /// Publishes until `stop`, then what is left, however long that takes: its caller's patience is the
-/// bound.
+/// bound. `gone` are channels without clients.
 ///
-/// One map of servers after the other: when it changes, all publishers are halted and what they have
-/// left is given out anew, before anything that was said later.
-pub(super) async fn run(redis: &Redis, link: &Link, stop: CancellationToken) {
+/// One map of servers after the other: when it changes, all publishers are halted, and what they
+/// have left is given out anew before anything that was published later.
+pub(super) async fn run(
+    redis: &Redis,
+    link: &Link,
+    receivers: &Receivers,
+    mut gone: UnboundedReceiver<Arc<Channel>>,
+    stop: CancellationToken,
+) {
     let mut maps = redis.topology.watch();
     let mut publishers: Vec<Publisher> = Vec::new();
     // Of channels that no server has.
     let mut stranded = Load::default();
     let mut stopping = false;
     loop {
+        // 1. A publisher for each server of the map, with what is left from the one before.
         let map = maps.borrow_and_update().clone();
-        if let Err(error) = arrange(redis, link, &map, &mut publishers, &mut stranded) {
-            return tracing::error!("cannot publish to redis: {error:#}");
-        }
+        let new = |server| Publisher::new(redis, link, receivers, server);
+        arrange(new, &map, &mut publishers, &mut stranded);
         let (halted, finished) = (CancellationToken::new(), CancellationToken::new());
-        let (mut ways, mut running) = (Vec::new(), Vec::new());
+        let mut router = Router {
+            map: &map,
+            link,
+            senders: Vec::new(),
+            homeless: Vec::new(),
+        };
+        let mut running = Vec::new();
         for publisher in &mut publishers {
-            let (way, said) = mpsc::unbounded_channel();
-            ways.push(way);
-            running.push(publisher.run(said, &halted));
+            let (sender, work) = unbounded_channel();
+            router.senders.push(sender);
+            running.push(publisher.run(work, &halted));
         }
         let publishing = async {
             join_all(running).await;
             finished.cancel();
         };
-        let mut homeless = Vec::new();
-        let mut give_out = |channels: Vec<Arc<Channel>>, ways: &[mpsc::UnboundedSender<_>]| {
-            for channel in channels {
-                match ways.get(map.place(channel.name.as_str())) {
-                    // A publisher listens as long as it is not halted.
-                    Some(way) => drop(way.send(channel)),
-                    None => homeless.push(channel),
-                }
-            }
-        };
-        let giving_out = async {
+        // 2. They publish until the map changes, or all is done after `stop`.
+        let routing = async {
             loop {
-                if stopping {
-                    // Nothing comes any more, so publishers end when they are done.
-                    ways.clear();
-                }
-                tokio::select! {
-                    channels = link.hub.inbox().queued(), if !stopping => give_out(channels, &ways),
+                let step = tokio::select! {
+                    channels = link.hub.inbox().queued(), if !stopping => router.publish(channels),
+                    Some(channel) = gone.recv(), if !stopping => router.forget(channel),
                     () = stop.cancelled(), if !stopping => {
-                        give_out(link.hub.inbox().try_queued(), &ways);
                         stopping = true;
+                        router.stop()
                     }
                     // It changes as long as the topology is there, which is as long as we are.
-                    _ = maps.changed() => return halted.cancel(),
-                    () = finished.cancelled(), if stopping => return,
+                    _ = maps.changed() => {
+                        halted.cancel();
+                        ControlFlow::Break(())
+                    }
+                    () = finished.cancelled(), if stopping => ControlFlow::Break(()),
+                };
+                if step.is_break() {
+                    return;
+                }
+                if stopping {
+                    // Nothing comes any more, so publishers end when they are done.
+                    router.senders.clear();
                 }
             }
         };
-        tokio::join!(giving_out, publishing);
-        stranded.queue.extend(Inbox::take_from(homeless));
+        tokio::join!(routing, publishing);
+        // 3. What no server has waits for one.
+        stranded.queue.extend(Inbox::take_from(router.homeless));
         if !halted.is_cancelled() {
             if stranded.is_empty() {
                 return;
@@ -81,47 +104,75 @@ pub(super) async fn run(redis: &Redis, link: &Link, stop: CancellationToken) {
     }
 }
 
-/// Makes a publisher for each server of the map, in its order, or keeps the one there is, and loads them
-/// with what those before them have left.
+impl Router<'_> {
+    fn sender(&self, channel: &Channel) -> Option<&TaskSender> {
+        self.senders.get(self.map.place(channel.name.as_str()))
+    }
+
+    fn publish(&mut self, channels: Vec<Arc<Channel>>) -> ControlFlow<()> {
+        for channel in channels {
+            match self.sender(&channel) {
+                // A publisher takes tasks as long as it is not halted.
+                Some(sender) => drop(sender.send(Task::Publish(channel))),
+                None => self.homeless.push(channel),
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn forget(&self, channel: Arc<Channel>) -> ControlFlow<()> {
+        if let Some(sender) = self.sender(&channel) {
+            // As above. If it is halted, Redis forgets this by itself.
+            drop(sender.send(Task::Forget(channel)));
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// Gives out the last tasks.
+    fn stop(&mut self) -> ControlFlow<()> {
+        let step = self.publish(self.link.hub.inbox().try_queued());
+        for channel in self.link.hub.published() {
+            _ = self.forget(channel);
+        }
+        step
+    }
+}
+
+/// Makes a publisher for each server of the map, in its order, or keeps the one there is, and loads
+/// them with what those before them have left.
 fn arrange<'a>(
-    redis: &'a Redis,
-    link: &'a Link,
+    new: impl Fn(Arc<Server>) -> Publisher<'a>,
     map: &Map,
     publishers: &mut Vec<Publisher<'a>>,
     stranded: &mut Load,
-) -> anyhow::Result<()> {
+) {
     let mut left = vec![std::mem::take(stranded)];
-    left.extend(
-        publishers
-            .iter_mut()
-            .map(|publisher| std::mem::take(publisher.load())),
-    );
+    left.extend(publishers.iter_mut().map(|it| std::mem::take(it.load())));
     let mut before = std::mem::take(publishers);
     for server in &map.servers {
         let kept = before
             .iter()
             .position(|publisher| Arc::ptr_eq(server, &publisher.server));
-        publishers.push(kept.map_or_else(
-            || Publisher::new(redis, link, server.clone()),
-            |place| Ok(before.swap_remove(place)),
-        )?);
+        publishers.push(match kept {
+            Some(place) => before.swap_remove(place),
+            None => new(server.clone()),
+        });
     }
+    // The pipelines first: they were taken from the inbox before what is queued.
     for Load { sending, mut queue } in left {
         for sending in sending {
-            load(map, publishers, stranded, &sending.pending.channel)
-                .sending
-                .push(sending);
+            let load = load_of(map, publishers, stranded, &sending.pending.channel);
+            load.sending.push(sending);
         }
-        for outgoing in queue.take() {
-            load(map, publishers, stranded, &outgoing.channel)
-                .queue
-                .push(outgoing);
+        for pending in queue.take() {
+            let load = load_of(map, publishers, stranded, &pending.channel);
+            load.queue.push(pending);
         }
     }
-    Ok(())
 }
 
-fn load<'a>(
+/// The load to which a channel's batches belong.
+fn load_of<'a>(
     map: &Map,
     publishers: &'a mut [Publisher],
     stranded: &'a mut Load,

@@ -12,8 +12,8 @@ use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::round_trips::RoundTrips;
-use super::tls::RedisTls;
 use super::{ANSWER_PATIENCE, CONNECT_PATIENCE};
+use crate::redis_address::tls::RedisTls;
 
 /// One server, for as long as it owns anything.
 #[derive(Debug)]

@@ -16,11 +16,11 @@ use tracing::{info, warn};
 
 use super::super::Status;
 use super::Backoff;
-use super::address::{self, Address};
 use super::fitness::{self, Unfit};
 use super::server::{Server, config, connect};
-use super::tls::RedisTls;
 use crate::channel::ChannelName;
+use crate::redis_address::tls::RedisTls;
+use crate::redis_address::{self, RedisAddress};
 
 /// Time between two questions.
 const ASK_INTERVAL: Duration = Duration::from_secs(1);
@@ -37,7 +37,7 @@ const SLOTS: usize = 16384;
 /// Knows where channels are, as last heard.
 #[derive(Debug)]
 pub(super) struct Topology {
-    address: Address,
+    address: RedisAddress,
     tls: Arc<RedisTls>,
     map: watch::Sender<Arc<Map>>,
     trouble: Notify,
@@ -53,14 +53,14 @@ pub(super) struct Map {
 }
 
 impl Topology {
-    pub(super) fn new(address: Address, tls: RedisTls) -> Self {
+    pub(super) fn new(address: RedisAddress, tls: RedisTls) -> Self {
         let tls = Arc::new(tls);
         let map = match &address {
-            Address::Server(info) => Map {
+            RedisAddress::Server(info) => Map {
                 servers: vec![Arc::new(Server::new(info.clone(), tls.clone()))],
                 slots: Vec::new(),
             },
-            Address::Sentinel { .. } | Address::Cluster(_) => Map::default(),
+            RedisAddress::Sentinel { .. } | RedisAddress::Cluster(_) => Map::default(),
         };
         Self {
             address,
@@ -82,21 +82,21 @@ impl Topology {
     /// The number of the database that has everything.
     pub(super) fn database(&self) -> i64 {
         match &self.address {
-            Address::Server(server) | Address::Sentinel { server, .. } => {
+            RedisAddress::Server(server) | RedisAddress::Sentinel { server, .. } => {
                 server.redis_settings().db()
             }
-            Address::Cluster(_) => 0,
+            RedisAddress::Cluster(_) => 0,
         }
     }
 
     /// Whether channels are on several servers, and pub/sub is sharded like everything else.
     pub(super) fn is_cluster(&self) -> bool {
-        matches!(self.address, Address::Cluster(_))
+        matches!(self.address, RedisAddress::Cluster(_))
     }
 
     /// Whether the address names one server, which has all channels.
     pub(super) fn is_one_server(&self) -> bool {
-        matches!(self.address, Address::Server(_))
+        matches!(self.address, RedisAddress::Server(_))
     }
 
     /// A server did not do what it should: it may not be the right one any more.
@@ -161,10 +161,12 @@ impl Topology {
             }
         };
         let owners = match &self.address {
-            Address::Sentinel {
+            RedisAddress::Sentinel {
                 service, server, ..
             } => ask_sentinel(connection, service, server).await,
-            Address::Cluster(_) | Address::Server(_) => ask_cluster(connection, info).await,
+            RedisAddress::Cluster(_) | RedisAddress::Server(_) => {
+                ask_cluster(connection, info).await
+            }
         };
         owners.with_context(|| info.addr().to_string())
     }
@@ -173,7 +175,7 @@ impl Topology {
     /// from there.
     fn who_knows(&self, next: usize) -> ConnectionInfo {
         let known = match &self.address {
-            Address::Cluster(seeds) => {
+            RedisAddress::Cluster(seeds) => {
                 let servers = self
                     .map()
                     .servers
@@ -182,8 +184,8 @@ impl Topology {
                     .collect::<Vec<_>>();
                 [servers, seeds.clone()].concat()
             }
-            Address::Sentinel { sentinels, .. } => sentinels.clone(),
-            Address::Server(info) => vec![info.clone()],
+            RedisAddress::Sentinel { sentinels, .. } => sentinels.clone(),
+            RedisAddress::Server(info) => vec![info.clone()],
         };
         known[next % known.len()].clone()
     }
@@ -275,7 +277,7 @@ async fn ask_sentinel(
     let answer: Option<(String, u16)> = question.query_async(connection).await?;
     let (host, port) =
         answer.ok_or_else(|| Unfit(format!("this sentinel does not know {service:?}")))?;
-    Ok(vec![(0, SLOTS - 1, address::at(server, &host, port))])
+    Ok(vec![(0, SLOTS - 1, redis_address::at(server, &host, port))])
 }
 
 async fn ask_cluster(
@@ -326,7 +328,7 @@ fn owner(range: &[Value], asked: &ConnectionInfo) -> Option<(usize, usize, Conne
     Some((
         usize::try_from(*first).ok()?,
         usize::try_from(*last).ok()?,
-        address::at(asked, &host, port),
+        redis_address::at(asked, &host, port),
     ))
 }
 

@@ -14,7 +14,8 @@ use rand::{RngExt, SeedableRng};
 use super::super::window::FIRST;
 use super::*;
 use crate::feed::walk::Walk;
-use crate::feed::{Cursor, Found, Lagged, Retention, SeatState, Start, Taken};
+use crate::feed::window::ReaderState;
+use crate::feed::{Cursor, FeedWriter, Lagged, Retention, Start, Taken};
 use crate::message::{BatchBuilder, Format, Kind, Missed, Sequence};
 
 /// The walk that follows an append.
@@ -50,6 +51,7 @@ struct Member {
 /// A feed, one group, and what a shard does with them.
 struct Shard {
     random: StdRng,
+    writer: FeedWriter,
     feed: Arc<Feed>,
     group: Group,
     bell: Arc<Bell>,
@@ -77,12 +79,13 @@ impl Shard {
             history_bytes: usize::MAX,
             ttl: Duration::from_secs(60),
         };
-        let feed = Arc::new(Feed::for_test(retention));
+        let (writer, feed) = FeedWriter::for_test(retention);
         let bell = Arc::<Bell>::default();
         let group = Group::new(&feed, bell.clone().into());
         let (members, said, batches, walks) = Default::default();
         Self {
             random,
+            writer,
             feed,
             group,
             bell,
@@ -101,7 +104,7 @@ impl Shard {
             0..20 => self.append(),
             20..23 => {
                 self.finish(APPENDS);
-                self.pushed(|feed| feed.mark_gap(Missed::Unknown));
+                self.pushed(|writer| writer.mark_gap(Missed::Unknown));
             }
             23..30 => self.confirm(),
             30..36 => {
@@ -138,7 +141,7 @@ impl Shard {
             .then_some(self.confirmed.next());
         self.confirmed = self.confirmed.max(confirms.unwrap_or_default());
         self.finish(APPENDS);
-        self.pushed(|feed| _ = feed.add_next(batch.build(0), confirms));
+        self.pushed(|writer| _ = writer.add_next(batch.build(0), confirms));
         self.walks[APPENDS] = Some(Walk::begin(&mut self.feed.lock()));
     }
 
@@ -165,8 +168,8 @@ impl Shard {
         while self.walk(walk) {}
     }
 
-    fn pushed(&mut self, push: impl FnOnce(&Feed)) {
-        push(&self.feed);
+    fn pushed(&mut self, push: impl FnOnce(&mut FeedWriter)) {
+        push(&mut self.writer);
         let batch = self
             .feed
             .lock()
@@ -181,8 +184,8 @@ impl Shard {
     fn join(&mut self) {
         let count = self.random.random_range(0..10);
         let cursor = match self.feed.find(Start::Last(count)) {
-            Found::Here { cursor, .. } => cursor,
-            _ => self.feed.follow(),
+            Ok(found) => found.cursor,
+            Err(_) => self.feed.follow(),
         };
         let begin = self
             .batches
@@ -352,10 +355,14 @@ impl Shard {
             );
         }
         let window = self.feed.lock();
-        let seats: Vec<_> = window.seats.iter().map(|(_, seat)| seat.state).collect();
+        let states: Vec<_> = window
+            .readers
+            .iter()
+            .map(|(_, reader)| reader.state)
+            .collect();
         assert_eq!(
-            (seats, window.woken, self.group.batches.len()),
-            (vec![SeatState::Waiting], 0, 0)
+            (states, window.woken, self.group.batches.len()),
+            (vec![ReaderState::Waiting], 0, 0)
         );
         self.calm = false;
     }

@@ -11,9 +11,10 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::http::bind::bind;
+use crate::http::connection::Service;
 use crate::http::keep_alive::KeepAlive;
-use crate::http::listen::Server;
+use crate::http::listener::bind;
+use crate::http::server::Server;
 
 /// A server that wants no bodies, its connections and its stop.
 fn start() -> (SocketAddr, TaskTracker, CancellationToken) {
@@ -26,11 +27,14 @@ fn start() -> (SocketAddr, TaskTracker, CancellationToken) {
     );
     let connections = TaskTracker::new();
     let server = Server {
-        router,
+        service: Service {
+            router,
+            keep_alive,
+            stop: stop.clone(),
+            connections: connections.clone(),
+            counters: None,
+        },
         admission: None,
-        keep_alive,
-        stop: stop.clone(),
-        connections: connections.clone(),
     };
     tokio::spawn(server.serve(listener));
     connections.close();

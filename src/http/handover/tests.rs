@@ -15,9 +15,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::Handover;
-use crate::http::bind::bind;
+use crate::http::connection::Service;
 use crate::http::keep_alive::KeepAlive;
-use crate::http::listen::Server;
+use crate::http::listener::bind;
+use crate::http::server::Server;
 
 /// More than the kernel takes of an answer that nobody reads.
 const LARGE: usize = 12 * 1024 * 1024;
@@ -48,11 +49,14 @@ fn start() -> (SocketAddr, TaskTracker) {
     let keep_alive = KeepAlive::new(Duration::from_secs(75));
     let stop = CancellationToken::new();
     let server = Server {
-        router,
+        service: Service {
+            router,
+            keep_alive,
+            stop,
+            connections: connections.clone(),
+            counters: None,
+        },
         admission: None,
-        keep_alive,
-        stop,
-        connections: connections.clone(),
     };
     tokio::spawn(server.serve(listener));
     (address, connections)

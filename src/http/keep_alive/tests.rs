@@ -12,8 +12,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::KeepAlive;
-use crate::http::bind::bind;
-use crate::http::listen::Server;
+use crate::http::connection::Service;
+use crate::http::listener::bind;
+use crate::http::server::Server;
 
 const IDLE: Duration = Duration::from_secs(75);
 
@@ -31,11 +32,14 @@ fn start() -> SocketAddr {
     let address = listener.local_addr().expect("an address");
     let (stop, connections) = (CancellationToken::new(), TaskTracker::new());
     let server = Server {
-        router,
+        service: Service {
+            router,
+            keep_alive: KeepAlive::new(IDLE),
+            stop,
+            connections,
+            counters: None,
+        },
         admission: None,
-        keep_alive: KeepAlive::new(IDLE),
-        stop,
-        connections,
     };
     tokio::spawn(server.serve(listener));
     address

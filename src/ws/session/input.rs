@@ -1,462 +1,223 @@
-//! The input of a session: bytes from its socket, and answers to its client's messages.
+//! The input of a session: bytes from its socket, as far as there is room for what they become.
 
 use std::cell::RefCell;
+use std::io;
+use std::num::NonZeroU8;
 use std::ops::ControlFlow;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use tokio::sync::mpsc::unbounded_channel;
+use bytes::Bytes;
 
+use super::answers::Answers;
 use super::undecoded::Undecoded;
-use super::{
-    Answers, CloseReason, Closing, Ended, Session, Shared, Stage, Step, Tally, WriteBuffer,
-};
+use super::{CloseReason, PENDING, Progress, READY, Session, Shared, Tally};
 use crate::budget::Part;
-use crate::client::connection_limits::Permit;
 use crate::client::rate::PublishRates;
-use crate::frame::{ControlFrame, Event, Limits, Sink, TOO_MANY_BYTES, Violation};
-use crate::hub::{Channel, Publication, Receipt};
-use crate::message::{Kind, Sequence, Shape};
+use crate::frame::Decoder;
+use crate::message::Sequence;
 use crate::metrics::Transport;
-use crate::telemetry;
-use crate::ws::v1::{self, Said, Unreadable};
+use crate::ws::write_buffer::WriteBuffer;
 
-/// One read takes this much at most. The buffer is the worker thread's, not the session's.
+/// The most bytes of one read. The buffer is the worker thread's, not the session's.
 const READ_BYTES: usize = 64 * 1024;
 
-/// Frames of its own that a client may leave unread before we no longer read from it.
-const CONTROL_BYTES: usize = 4 * 1024;
+/// Bytes of pongs and answers that a client may leave unread before we no longer read from it.
+pub(super) const OWN_FRAMES_BYTES: usize = 4 * 1024;
 
-/// Messages of a client that wait for their answers before we no longer read from it.
-const OWED_ANSWERS: usize = 4 * 1024;
-
-/// Visits of the keepalive after which a message must be complete while unfinished ones crowd the
-/// memory budget.
+/// Visits of the keepalive after which a message must be complete while the input of all clients
+/// crowds the memory budget.
 const UNFINISHED_VISITS: u16 = 2;
 
-/// A frame of JSON that is parsed without the channel's lock, in bytes.
-const LARGE_JSON: usize = 4 * 1024;
-
-/// How a client that says more messages a second than it may is told.
-const TOO_MANY_MESSAGES: &str = "too many messages a second";
-
-/// The same of one whose address does.
-const TOO_MANY_OF_ADDRESS: &str = "too many messages a second from your address";
-
 thread_local! {
-    /// Where sockets are read into; nothing in it outlives one call.
+    /// Where sockets are read into. Nothing in it outlives one call.
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES].into());
 }
 
-/// How a connection ends: why, and the code and text of its close frame.
-type Ending = (CloseReason, u16, String);
+/// What a session reads.
+#[derive(Debug)]
+pub(super) struct Input {
+    pub(super) decoder: Decoder,
+    /// Bytes that the client sent and that are not decoded, if there are any.
+    pub(super) undecoded: Option<Box<Undecoded>>,
+    /// The newest message that this client published.
+    pub(super) published: Sequence,
+    /// See [`crate::hub::Inbox::may_read`].
+    inbox_round: u64,
+    /// `None` without limits.
+    pub(super) rates: Option<Box<PublishRates>>,
+    /// `None` until the client asks for an answer.
+    pub(super) answers: Option<Box<Answers>>,
+}
+
+/// What came of some bytes.
+pub(super) struct Consumed {
+    /// How many of them are decoded.
+    pub(super) bytes: usize,
+    /// They completed a message, whatever became of it.
+    pub(super) completed: bool,
+}
+
+impl Input {
+    pub(super) fn new(
+        early: Bytes,
+        transport: Transport,
+        client_history: Option<NonZeroU8>,
+        shared: &Shared,
+    ) -> Self {
+        // What a client of an event stream sends after its request is ignored.
+        let early = match transport {
+            Transport::Events => Bytes::new(),
+            _ => early,
+        };
+        let received = &shared.metrics.websocket.received_bytes;
+        received.inc_by(early.len() as u64);
+        let is_limited = shared.publish.any();
+        Self {
+            decoder: Decoder::with_history(client_history),
+            undecoded: Undecoded::new(&early, 0, shared.hub.budget()),
+            published: Sequence::default(),
+            inbox_round: 0,
+            rates: is_limited.then(|| Box::new(PublishRates::new(shared.publish))),
+            answers: None,
+        }
+    }
+
+    fn has_bytes(&self) -> bool {
+        self.undecoded
+            .as_ref()
+            .is_some_and(|undecoded| !undecoded.bytes.is_empty())
+    }
+}
 
 impl Session {
-    /// Reads once; pending if there is nothing to read or no reading now.
-    pub(super) fn read(
-        &mut self,
-        context: &mut Context<'_>,
-        tally: &mut Tally,
-    ) -> ControlFlow<Ended, Poll<()>> {
+    /// Reads once. Pending if there is nothing to read, or it may not be read from now.
+    pub(super) fn read(&mut self, context: &mut Context<'_>, tally: &mut Tally) -> Progress {
         if self.only_reads() {
-            // Answers to what it says go nowhere, and must not keep it from being read.
-            (self.write_buffer, self.answers) = (WriteBuffer::default(), None);
+            // Nothing can be written any more. Pongs and answers must not keep it from reading.
+            (self.output.buffer, self.input.answers) = (WriteBuffer::default(), None);
         } else if self.closing().is_some() {
             return self.discard();
         }
-        if self.undecoded.is_none() && !self.socket.is_readable() {
-            return ControlFlow::Continue(Poll::Pending);
+        // Most polls end here: a batch came, and the client sent nothing.
+        if self.input.undecoded.is_none() && !self.socket.is_readable() {
+            return PENDING;
         }
         if self.transport() == Transport::Events {
             return self.ignore_input();
         }
-        let waits = self
-            .undecoded
-            .as_ref()
-            .is_some_and(|undecoded| !undecoded.bytes.is_empty());
-        if !(waits || self.socket.is_readable()) || !self.may_read(context) {
-            return ControlFlow::Continue(Poll::Pending);
+        let has_bytes = self.input.has_bytes();
+        if !(has_bytes || self.socket.is_readable()) || !self.may_read(context) {
+            return PENDING;
         }
-        if let Some(mut undecoded) = self.undecoded.take_if(|_| waits) {
-            let (taken, completed) = self.decode_and_publish(&mut undecoded.bytes, tally);
-            if undecoded.advance(taken, self.decoder.held_bytes())
-                && (self.closing().is_none() || self.only_reads())
-            {
-                undecoded.visits = if completed { 0 } else { undecoded.visits };
-                self.undecoded = Some(undecoded);
-            }
-            return ControlFlow::Continue(Poll::Ready(()));
+        if has_bytes {
+            self.decode_rest(tally);
+            return READY;
         }
-        SCRATCH.with_borrow_mut(|scratch| match self.socket.read(scratch) {
-            Poll::Pending => ControlFlow::Continue(Poll::Pending),
-            Poll::Ready(Ok(0) | Err(_)) => ControlFlow::Break(CloseReason::Disconnected),
-            Poll::Ready(Ok(bytes)) => {
-                self.shared
-                    .metrics
-                    .websocket
-                    .received_bytes
-                    .inc_by(bytes as u64);
-                let read = &mut scratch[..bytes];
-                let (taken, completed) = self.decode_and_publish(read, tally);
-                self.keep(&read[taken..], completed);
-                ControlFlow::Continue(Poll::Ready(()))
-            }
-        })
+        self.read_socket(tally)
     }
 
-    /// A client that does not read its pongs and answers gets no new ones: its socket is looked at
-    /// again once they are written. Nor is it read while [`OWED_ANSWERS`] of its messages wait for
-    /// their answers.
+    /// Whether the client takes its answers and the inbox has room for its channel. If not, the
+    /// task is woken when that changes.
     fn may_read(&mut self, context: &Context<'_>) -> bool {
-        !self.leaves_its_answers()
+        !self.leaves_answers_unread()
             && self.shared.hub.inbox().may_read(
                 self.membership.channel(),
                 context,
-                &mut self.inbox_round,
+                &mut self.input.inbox_round,
             )
     }
 
-    /// Whether it is not read from because of answers and pongs that it has not taken.
-    pub(super) fn leaves_its_answers(&self) -> bool {
-        let answers = self.answers.as_ref();
-        self.write_buffer.held() >= CONTROL_BYTES
-            || answers
-                .is_some_and(|answers| !answers.receiver.is_empty() || answers.owed >= OWED_ANSWERS)
+    /// Whether it is not read from because of answers and pongs that it has not taken. More of
+    /// them would need memory without end.
+    pub(super) fn leaves_answers_unread(&self) -> bool {
+        let answers = self.input.answers.as_ref();
+        self.output.buffer.held() >= OWN_FRAMES_BYTES
+            || answers.is_some_and(|answers| answers.have_come() || answers.are_too_many())
     }
 
-    /// Keeps what was read and is not decoded, and counts what the decoder holds.
-    fn keep(&mut self, rest: &[u8], completed: bool) {
-        if self.closing().is_some() && !self.only_reads() {
-            self.undecoded = None;
+    /// Decodes more of the bytes that an earlier read has left.
+    fn decode_rest(&mut self, tally: &mut Tally) {
+        let Some(mut undecoded) = self.input.undecoded.take() else {
             return;
-        }
-        let held = self.decoder.held_bytes();
-        // Dropped first, so that nothing counts twice.
-        let before = self
-            .undecoded
-            .take()
-            .map_or(0, |undecoded| undecoded.visits);
-        self.undecoded = Undecoded::new(rest, held, self.shared.hub.budget());
-        if let Some(undecoded) = self.undecoded.as_deref_mut().filter(|_| !completed) {
-            undecoded.visits = before;
-        }
-    }
-
-    /// Whether its unfinished message has taken too long, now that such messages crowd the memory
-    /// budget.
-    pub(super) fn holds_too_long(&mut self) -> bool {
-        // Bytes that wait for room or a turn are no fault of the client's.
-        let Some(undecoded) = self.undecoded.as_mut().filter(|it| it.bytes.is_empty()) else {
-            return false;
         };
-        undecoded.visits += 1;
-        undecoded.visits > UNFINISHED_VISITS && self.shared.hub.budget().is_crowded(Part::Input)
-    }
-
-    /// A client of an event stream has nothing more to say: notices when it hangs up.
-    fn ignore_input(&mut self) -> ControlFlow<Ended, Poll<()>> {
-        match SCRATCH.with_borrow_mut(|scratch| self.socket.read(scratch)) {
-            Poll::Pending => ControlFlow::Continue(Poll::Pending),
-            Poll::Ready(Ok(0) | Err(_)) => ControlFlow::Break(CloseReason::Disconnected),
-            Poll::Ready(Ok(_)) => ControlFlow::Continue(Poll::Ready(())),
-        }
-    }
-
-    /// Throws away what a client says after the end began, and notices when it hangs up.
-    fn discard(&mut self) -> ControlFlow<Ended, Poll<()>> {
-        let Some(Closing {
-            reason,
-            step,
-            hung_up,
-            ..
-        }) = self.closing()
-        else {
-            return ControlFlow::Continue(Poll::Pending);
-        };
-        let (reason, step, hung_up) = (*reason, *step, *hung_up);
-        let ended = hung_up
-            || match SCRATCH.with_borrow_mut(|scratch| self.socket.read(scratch)) {
-                Poll::Pending => return ControlFlow::Continue(Poll::Pending),
-                Poll::Ready(Ok(bytes)) => bytes == 0,
-                Poll::Ready(Err(_)) => return ControlFlow::Break(reason),
-            };
-        match (
-            ended,
-            self.stage.as_deref_mut().and_then(Stage::closing_mut),
-        ) {
-            (true, _) if step == Step::Linger => ControlFlow::Break(reason),
-            (true, Some(closing)) => {
-                closing.hung_up = true;
-                ControlFlow::Continue(Poll::Pending)
+        let consumed = self.decode_and_publish(&mut undecoded.bytes, tally);
+        let is_needed = undecoded.advance(consumed.bytes, self.input.decoder.held_bytes());
+        if is_needed && self.decodes() {
+            if consumed.completed {
+                undecoded.visits = 0;
             }
-            _ => ControlFlow::Continue(Poll::Ready(())),
+            self.input.undecoded = Some(undecoded);
         }
     }
 
-    /// Publishes the messages that these bytes complete, as far as the visit and the inbox allow.
-    /// Returns how many bytes it has taken, and whether any message was complete.
-    fn decode_and_publish(&mut self, bytes: &mut [u8], tally: &mut Tally) -> (usize, bool) {
-        self.silent_visits = None;
-        let (outcome, decoded) = self.decode(bytes, tally);
-        self.said = decoded.said;
-        self.shared
-            .metrics
-            .websocket
-            .received
-            .inc_by(decoded.messages);
-        let (taken, violation) = match outcome {
-            Ok(taken) => (taken, None),
-            Err(bad) => (
-                bytes.len(),
-                Some((bad.into(), bad.close_code(), bad.to_string())),
-            ),
-        };
-        let end = decoded.end.or(violation);
-        if let Some((reason, code, text)) = end.filter(|_| self.closing().is_none()) {
-            self.begin_close_with(reason, code, text);
-        }
-        (taken, decoded.completed)
-    }
-
-    fn decode(
-        &mut self,
-        bytes: &mut [u8],
-        tally: &mut Tally,
-    ) -> (Result<usize, Violation>, Decoded) {
-        let Self {
-            shared,
-            membership,
-            decoder,
-            write_buffer,
-            said,
-            rates,
-            recipient,
-            answers,
-            permit,
-            ..
-        } = self;
-        let mut limits = Limits {
-            deflate: recipient.format.deflate.is_some(),
-            ..shared.limits
-        };
-        if recipient.format.shape == Shape::V1 {
-            limits.max_message = v1::max_frame(limits.max_message);
-        }
-        let mut input = Input {
-            shared,
-            channel: membership.channel(),
-            shape: recipient.format.shape,
-            sender: recipient.sender,
-            write_buffer,
-            rates: rates.as_deref(),
-            permit,
-            answers,
-            tally,
-            publication: None,
-            charged: false,
-            decoded: Decoded {
-                said: *said,
-                ..Decoded::default()
-            },
-        };
-        let outcome = decoder.decode_into(&limits, bytes, &mut input);
-        (outcome, input.decoded)
-    }
-
-    /// Tells the client what became of its messages, unless it leaves too much unread.
-    pub(super) fn pass_answers(&mut self, context: &mut Context<'_>) {
-        if !self.may_be_told() {
-            return;
-        }
-        let Some(answers) = &mut self.answers else {
-            return;
-        };
-        while self.write_buffer.held() < CONTROL_BYTES
-            && let Poll::Ready(Some(answer)) = answers.receiver.poll_recv(context)
-        {
-            answers.owed -= 1;
-            self.write_buffer.push_text(v1::answer(answer).as_bytes());
-        }
-    }
-}
-
-/// Takes what a client's bytes complete, in one go: messages are published under one lock, which is
-/// given up while something is inflated or parsed that may be large.
-struct Input<'a> {
-    shared: &'a Shared,
-    channel: &'a Arc<Channel>,
-    shape: Shape,
-    sender: u32,
-    write_buffer: &'a mut WriteBuffer,
-    /// Its limits of messages and bytes a second.
-    rates: Option<&'a PublishRates>,
-    permit: &'a Permit,
-    answers: &'a mut Option<Box<Answers>>,
-    tally: &'a mut Tally,
-    publication: Option<Publication<'a>>,
-    /// The next message has been held against the rates, before it was inflated.
-    charged: bool,
-    decoded: Decoded,
-}
-
-/// The result of decoding a client's bytes.
-#[derive(Default)]
-struct Decoded {
-    /// Number of the client's newest message on this channel.
-    said: Sequence,
-    /// Messages that were published.
-    messages: u64,
-    /// A message was complete, whatever became of it.
-    completed: bool,
-    end: Option<Ending>,
-}
-
-impl Sink for Input<'_> {
-    fn wants_more(&mut self) -> bool {
-        let has_room = match &self.publication {
-            Some(publication) => publication.has_room(),
-            None => self.shared.hub.inbox().has_room_for(self.channel),
-        };
-        has_room
-            && self.decoded.end.is_none()
-            && !self.tally.is_used_up()
-            && self.write_buffer.held() < CONTROL_BYTES
-            && self
-                .answers
-                .as_ref()
-                .is_none_or(|answers| answers.owed < OWED_ANSWERS)
-    }
-
-    fn inflating(&mut self) -> Result<usize, Violation> {
-        self.charge_message()?;
-        self.charged = true;
-        // Others publish meanwhile.
-        self.publication = None;
-        let left = self
-            .rates
-            .map_or(u64::MAX, PublishRates::bytes_left)
-            .try_into()
-            .unwrap_or(usize::MAX);
-        Ok(if self.shape == Shape::V1 {
-            v1::max_frame(left)
-        } else {
-            left
+    fn read_socket(&mut self, tally: &mut Tally) -> Progress {
+        SCRATCH.with_borrow_mut(|scratch| match self.socket.read(scratch) {
+            Poll::Pending => PENDING,
+            Poll::Ready(Ok(0) | Err(_)) => ControlFlow::Break(CloseReason::Disconnected),
+            Poll::Ready(Ok(bytes)) => {
+                let received = &self.shared.metrics.websocket.received_bytes;
+                received.inc_by(bytes as u64);
+                let read = &mut scratch[..bytes];
+                let consumed = self.decode_and_publish(read, tally);
+                self.keep(&read[consumed.bytes..], consumed.completed);
+                READY
+            }
         })
     }
 
-    fn take(&mut self, event: Event<'_>) {
-        match event {
-            Event::Message { kind, payload } => self.take_message(kind, payload),
-            Event::Ping(payload) => self.write_buffer.push(ControlFrame::Pong(payload)),
-            Event::Pong(_) => {}
-            Event::Close(given) => {
-                let (code, text) = given.unwrap_or((CloseReason::Client.code(), ""));
-                self.decoded.end = Some((CloseReason::Client, code, text.to_owned()));
-            }
+    /// Keeps bytes that were read and are not decoded, and counts what the decoder holds.
+    fn keep(&mut self, rest: &[u8], completed: bool) {
+        // What was kept before is dropped first, so that nothing counts twice.
+        let undecoded = self.input.undecoded.take();
+        let visits = undecoded.map_or(0, |undecoded| undecoded.visits);
+        if !self.decodes() {
+            return;
+        }
+        let held = self.input.decoder.held_bytes();
+        self.input.undecoded = Undecoded::new(rest, held, self.shared.hub.budget());
+        if let Some(undecoded) = self.input.undecoded.as_deref_mut()
+            && !completed
+        {
+            undecoded.visits = visits;
         }
     }
-}
 
-impl<'a> Input<'a> {
-    fn charge_message(&mut self) -> Result<(), Violation> {
-        if !self.permit.allows_message() {
-            return Err(Violation::Rate(TOO_MANY_OF_ADDRESS));
+    /// Whether the client's bytes still become messages.
+    fn decodes(&self) -> bool {
+        self.closing().is_none() || self.only_reads()
+    }
+
+    /// Why the client has to give back the memory that its input holds, if it has to: it completed
+    /// no message for a while, and the input of all clients crowds the memory budget.
+    pub(super) fn holds_input_too_long(&mut self) -> Option<&'static str> {
+        let undecoded = self.input.undecoded.as_mut()?;
+        if !undecoded.bytes.is_empty() {
+            // It waits for room or for its turn, which is no fault of the client's.
+            return None;
         }
-        let allowed = self.rates.is_none_or(PublishRates::allows_message);
-        if allowed {
-            Ok(())
+        undecoded.visits += 1;
+        let is_crowded = self.shared.hub.budget().is_crowded(Part::Input);
+        if undecoded.visits <= UNFINISHED_VISITS || !is_crowded {
+            return None;
+        }
+        Some(if self.input.decoder.is_mid_message() {
+            "the rest of your message did not come in time"
         } else {
-            Err(Violation::Rate(TOO_MANY_MESSAGES))
+            "the memory that your compression needs is needed elsewhere"
+        })
+    }
+
+    /// Ignores what a client of an event stream sends, and notices when it hangs up.
+    fn ignore_input(&mut self) -> Progress {
+        match self.read_in_vain() {
+            Poll::Pending => PENDING,
+            Poll::Ready(Ok(0) | Err(_)) => ControlFlow::Break(CloseReason::Disconnected),
+            Poll::Ready(Ok(_)) => READY,
         }
     }
 
-    /// Whether so many bytes may come; if not, the connection ends.
-    fn charge_bytes(&mut self, bytes: usize) -> bool {
-        let allowed = self.rates.is_none_or(|rates| rates.allows_bytes(bytes));
-        if !allowed {
-            self.end_for(Violation::Rate(TOO_MANY_BYTES));
-        }
-        allowed
-    }
-
-    fn end_for(&mut self, bad: Violation) {
-        self.decoded.end = Some((bad.into(), bad.close_code(), bad.to_string()));
-    }
-
-    fn take_message(&mut self, kind: Kind, payload: &[u8]) {
-        let inflated = std::mem::take(&mut self.charged);
-        if !inflated && let Err(bad) = self.charge_message() {
-            self.end_for(bad);
-            return;
-        }
-        if inflated || self.shape == Shape::V1 {
-            self.tally.work += payload.len();
-        }
-        self.decoded.completed = true;
-        match self.shape {
-            Shape::V1 => self.take_json(kind, payload),
-            _ => self.publish(kind, payload, None, None),
-        }
-    }
-
-    fn take_json(&mut self, kind: Kind, frame: &[u8]) {
-        if frame.len() >= LARGE_JSON {
-            self.publication = None;
-        }
-        match v1::read(kind, frame, self.shared.limits.max_message) {
-            Ok(Said {
-                kind,
-                payload,
-                reference,
-                key,
-            }) => {
-                let receipt = reference.map(|reference| self.receipt(reference));
-                self.publish(kind, &payload, key, receipt);
-            }
-            Err(Unreadable { why, reference }) => {
-                if !self.charge_bytes(frame.len().min(self.shared.limits.max_message)) {
-                    return;
-                }
-                self.write_buffer
-                    .push_text(v1::error(&why, reference.as_deref()).as_bytes());
-            }
-        }
-    }
-
-    fn receipt(&mut self, reference: String) -> Receipt {
-        let answers = self.answers.get_or_insert_with(|| {
-            let (sender, receiver) = unbounded_channel();
-            Box::new(Answers {
-                sender,
-                receiver,
-                owed: 0,
-            })
-        });
-        answers.owed += 1;
-        Receipt {
-            reference,
-            answers: answers.sender.clone(),
-        }
-    }
-
-    fn publish(
-        &mut self,
-        kind: Kind,
-        payload: &[u8],
-        key: Option<String>,
-        receipt: Option<Receipt>,
-    ) {
-        if !self.charge_bytes(payload.len()) {
-            return;
-        }
-        if self.shared.log_messages {
-            telemetry::log_message(self.channel.name.as_str(), kind, payload);
-        }
-        let (channel, inbox) = (self.channel, self.shared.hub.inbox());
-        let publication = self
-            .publication
-            .get_or_insert_with(|| channel.publish(inbox));
-        self.decoded.messages += 1;
-        self.decoded.said = publication.push_with(kind, payload, self.sender, key, receipt);
+    /// Reads once into nowhere; returns how many bytes.
+    pub(super) fn read_in_vain(&mut self) -> Poll<io::Result<usize>> {
+        SCRATCH.with_borrow_mut(|scratch| self.socket.read(scratch))
     }
 }

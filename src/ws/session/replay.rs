@@ -1,10 +1,10 @@
-//! The replay: what is older than the live feed, read from the history page by page and written
-//! before the session follows the feed. Meanwhile the session reads, answers, pings and publishes
-//! as at any other time.
+//! The replay: messages older than the live feed, read from the history page by page. The session
+//! writes them before it follows the feed. Meanwhile it reads, answers, pings and publishes as at
+//! any other time.
 
 use std::fmt;
 use std::future::Future;
-use std::io::IoSlice;
+use std::io::{self, ErrorKind, IoSlice};
 use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -14,24 +14,26 @@ use std::time::Duration;
 use smallvec::SmallVec;
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::{CloseReason, Ended, Output, Session, Stage, Tally};
-use crate::config::SlowClient;
+use super::output::Output;
+use super::{CloseReason, PENDING, Progress, READY, Session, Stage, Tally};
+use crate::client::rate::LEAST_RATE;
 use crate::feed::{Cursor, TAKE_BATCHES};
-use crate::http::stream::LEAST_RATE;
 use crate::hub::{BrokerAway, ReplayPage, Subscription};
-use crate::message::{Batch, put_gap};
+use crate::message::Batch;
+use crate::ws::socket::Socket;
+use crate::ws::write_plan::WritePlan;
 
-/// How long a client may take nothing of what it is sent.
+/// How long a client may take no bytes at all.
 const STALL_PATIENCE: Duration = Duration::from_secs(20);
 
-/// Bytes of one write. The kernel may take a whole write although little more than this may lie
-/// there unsent, and the client's next pong and ping lie behind that.
+/// The most bytes of one write. The kernel takes a whole write although it should hold little more
+/// than this unsent, and the client's next pong and ping would lie behind all of it.
 const WRITE_BYTES: usize = 16 * 1024;
 
-/// A client's way through what is older than the live feed.
-pub(in crate::ws) struct Replay {
-    /// Brings the next page. Polled only once the page before is written: a session holds one at a
-    /// time.
+/// The state of one client's replay.
+pub(super) struct Replay {
+    /// Brings the next page. It is polled only once the page before is written, so that a session
+    /// holds one at a time.
     next: Pin<Box<dyn Future<Output = Fetched> + Send>>,
     /// Batches of the current page that are not written yet. The session's cursor is in the first
     /// of them.
@@ -39,11 +41,11 @@ pub(in crate::ws) struct Replay {
     patience: Patience,
 }
 
-/// A page, or `None` if the live feed comes next, and its subscription again.
+/// The next page, or `None` if the live feed comes next; and the subscription again.
 type Fetched = Result<(Option<ReplayPage>, Subscription), BrokerAway>;
 
 impl Replay {
-    pub(in crate::ws) fn new(subscription: Subscription) -> Self {
+    pub(super) fn new(subscription: Subscription) -> Self {
         Self {
             next: Box::pin(fetch(subscription)),
             page: Vec::new(),
@@ -63,6 +65,12 @@ impl Replay {
                 }
             })
     }
+
+    /// Drops batches that are written.
+    fn advance(&mut self, batches: usize, bytes: usize) {
+        self.page.drain(..batches);
+        self.patience.earn(bytes);
+    }
 }
 
 /// The next thing that a replay brings.
@@ -77,28 +85,28 @@ async fn fetch(mut subscription: Subscription) -> Fetched {
 }
 
 impl Session {
-    /// Writes once of what is older than the live feed, or goes over to the feed.
-    pub(super) fn write_older(
+    /// Writes once of the replay, or goes over to the live feed.
+    pub(super) fn write_replay(
         &mut self,
         context: &mut Context<'_>,
         tally: &mut Tally,
-    ) -> ControlFlow<Ended, Poll<()>> {
-        let Some(Stage::Replay(replay)) = self.stage.as_deref_mut() else {
-            return ControlFlow::Continue(Poll::Pending);
+    ) -> Progress {
+        let Some(replay) = self.replay_mut() else {
+            return PENDING;
         };
         if replay.page.is_empty() {
             match replay.poll_next(context) {
                 // Pings and pongs are written meanwhile.
                 Poll::Pending => {}
-                // Without its history a client has to come back: it is told nothing false, and what
-                // it knows still holds.
+                // The client comes back and asks again. It was told nothing false.
                 Poll::Ready(Err(BrokerAway)) => {
                     return ControlFlow::Break(CloseReason::Disconnected);
                 }
                 Poll::Ready(Ok(Next::Live(subscription))) => {
+                    // The session has a membership of its own since it began.
                     let (_membership, cursor) = subscription.into_live();
-                    (self.cursor, self.stage) = (cursor, None);
-                    return ControlFlow::Continue(Poll::Ready(()));
+                    (self.output.cursor, self.stage) = (cursor, None);
+                    return READY;
                 }
                 Poll::Ready(Ok(Next::Page(page))) => self.turn_page(page),
             }
@@ -107,92 +115,84 @@ impl Session {
     }
 
     fn turn_page(&mut self, page: ReplayPage) {
-        let Some(Stage::Replay(replay)) = self.stage.as_deref_mut() else {
-            return;
-        };
         let (gap, batches, skip) = page.into_parts();
         if let Some(missed) = gap {
-            let mut mark = Vec::new();
-            put_gap(self.recipient.format, missed, &mut mark);
-            self.write_buffer.push_framed(&mark);
+            self.output.push_gap(missed);
         }
-        self.cursor = Cursor::detached(self.membership.channel().feed.clone(), skip);
-        replay.page = batches;
-        replay.patience = Patience::new();
+        // The cursor reads the page until it is written.
+        self.output.cursor = Cursor::detached(self.feed().clone(), skip);
+        if let Some(replay) = self.replay_mut() {
+            replay.page = batches;
+            replay.patience = Patience::new();
+        }
     }
 
-    fn write_page(
-        &mut self,
-        context: &mut Context<'_>,
-        tally: &mut Tally,
-    ) -> ControlFlow<Ended, Poll<()>> {
+    fn write_page(&mut self, context: &mut Context<'_>, tally: &mut Tally) -> Progress {
         let Some(Stage::Replay(replay)) = self.stage.as_deref_mut() else {
-            return ControlFlow::Continue(Poll::Pending);
+            return PENDING;
         };
-        let taken = &replay.page[..replay.page.len().min(TAKE_BATCHES)];
-        let output = Output::all(taken, &self.cursor, &self.write_buffer, self.recipient);
-        if output.encoded > 0 {
-            tally.work += output.encoded;
+        let batches = &replay.page[..replay.page.len().min(TAKE_BATCHES)];
+        // Own frames are written also while the next page is awaited.
+        let plan = self.output.plan(batches, None);
+        if plan.encoded > 0 {
+            // The batches count in the budget with their encodings. No feed holds them, so there
+            // is none to account them to.
+            tally.work += plan.encoded;
             self.shared.hub.make_room();
         }
-        if output.is_empty() && taken.is_empty() {
-            return ControlFlow::Continue(Poll::Pending);
+        if plan.is_empty() && batches.is_empty() {
+            return PENDING;
         }
-        let written = match output.is_empty() {
-            // Marks that this format does not show, or its own messages.
-            true => Poll::Ready(Ok(0)),
-            false => self.socket.write(&beginning(&output.slices(), WRITE_BYTES)),
-        };
-        let written = match written {
-            Poll::Ready(Ok(written)) if written > 0 || output.is_empty() => written,
-            Poll::Ready(_) => return self.write_failed(),
-            Poll::Pending if !taken.is_empty() && replay.patience.is_over(context) => {
-                return self.stalled();
+        let bytes = match write_some(&mut self.socket, &plan) {
+            Poll::Ready(Ok(bytes)) => bytes,
+            Poll::Ready(Err(_)) => return self.write_failed(),
+            // Only a client that something waits for can be too slow.
+            Poll::Pending if !batches.is_empty() && replay.patience.is_over(context) => {
+                self.close_slow();
+                return READY;
             }
-            Poll::Pending => return ControlFlow::Continue(Poll::Pending),
+            Poll::Pending => return PENDING,
         };
-        let progress = output.progress(written);
-        progress.apply(
-            &mut self.cursor,
-            taken,
-            &mut self.write_buffer,
-            self.recipient,
-        );
-        replay.page.drain(..progress.batch);
-        replay.patience.earn(written);
-        let sent = tally.sent(self.transport());
-        sent.bytes += written as u64;
-        sent.messages += progress.messages;
-        ControlFlow::Continue(Poll::Ready(()))
+        let written = plan.written(bytes);
+        self.output.advance(written, batches);
+        replay.advance(written.batches(), bytes);
+        tally.count_sent(self.transport(), bytes, written.messages);
+        READY
     }
 
-    fn stalled(&mut self) -> ControlFlow<Ended, Poll<()>> {
-        self.shared
-            .metrics
-            .slow_clients
-            .with_label_values(&[SlowClient::Disconnect.label()])
-            .inc();
-        self.begin_close(CloseReason::Slow, "too slow, come back");
-        ControlFlow::Continue(Poll::Ready(()))
-    }
-
-    /// Gives the replay up, except for an item that was begun: its rest comes before everything
+    /// Gives the replay up, except for an item that was begun. Its rest comes before everything
     /// else.
     pub(super) fn end_replay(&mut self) {
-        if self
-            .stage
-            .take_if(|stage| matches!(**stage, Stage::Replay(_)))
-            .is_none()
-        {
+        if self.replay_mut().is_none() {
             return;
         }
-        let format = self.recipient.format;
-        if let Some((batch, end)) = self.cursor.unfinished_item(format) {
-            self.write_buffer
-                .push_first(&batch.bytes(format)[self.cursor.sent(&batch, format)..end]);
+        self.stage = None;
+        // The page is dropped, so the rest of the item moves to the write buffer.
+        if let Some((batch, end)) = self.output.unfinished_item() {
+            let Output {
+                cursor,
+                recipient,
+                buffer,
+                ..
+            } = &mut self.output;
+            let sent = cursor.sent(&batch, recipient.format);
+            buffer.push_first(&batch.bytes(recipient.format)[sent..end]);
         }
-        self.cursor = Cursor::detached(self.membership.channel().feed.clone(), 0);
+        self.output.cursor = Cursor::detached(self.feed().clone(), 0);
     }
+}
+
+/// Writes the beginning of a plan. Returns how many bytes: 0 if there are none, because it has only
+/// gap marks that its format does not show, or messages of its client's own.
+fn write_some(socket: &mut Socket, plan: &WritePlan<'_>) -> Poll<io::Result<usize>> {
+    if plan.is_empty() {
+        return Poll::Ready(Ok(0));
+    }
+    let result = socket.write(&beginning(&plan.slices(), WRITE_BYTES));
+    result.map(|result| match result? {
+        0 => Err(ErrorKind::WriteZero.into()),
+        bytes => Ok(bytes),
+    })
 }
 
 /// The first so many bytes.
@@ -210,8 +210,8 @@ fn beginning<'a>(slices: &'a [IoSlice<'_>], most: usize) -> SmallVec<[IoSlice<'a
     first
 }
 
-/// Time that a client has left: it takes at least [`LEAST_RATE`], and never nothing for
-/// [`STALL_PATIENCE`].
+/// The time that a client has left: it must take [`LEAST_RATE`] on average, and something within
+/// every [`STALL_PATIENCE`].
 #[derive(Debug)]
 struct Patience(Pin<Box<Sleep>>);
 
@@ -220,9 +220,10 @@ impl Patience {
         Self(Box::pin(sleep(STALL_PATIENCE)))
     }
 
-    /// The client has taken so many bytes.
+    /// The client has taken so many bytes, which gives it more time.
     fn earn(&mut self, bytes: usize) {
         let earned = Duration::from_secs_f64(bytes as f64 / LEAST_RATE as f64);
+        // Time earned by fast reading does not add up: it could stall for minutes later.
         let end = (self.0.deadline() + earned).min(Instant::now() + STALL_PATIENCE);
         self.0.as_mut().reset(end);
     }

@@ -13,32 +13,32 @@ use crate::metrics::{Metrics, Transport};
 /// The parts of a node that all its sessions use.
 #[derive(Debug)]
 pub struct Shared {
-    /// Where messages go.
+    /// The channels, and the inbox for their messages.
     pub hub: Arc<Hub>,
-    /// Where things are counted.
+    /// The node's metrics.
     pub metrics: Arc<Metrics>,
-    /// Wakes WebSockets to ping and to leave.
+    /// Wakes WebSockets to ping, and to leave when the node drains.
     pub keepalive: Arc<Keepalive>,
-    /// Wakes event streams to comment and to leave.
+    /// Wakes event streams to send a comment, and to leave when the node drains.
     pub event_keepalive: Arc<Keepalive>,
     /// Bounds of a client's messages.
     pub limits: Limits,
     /// How fast a client may publish.
     pub publish: PublishLimits,
-    /// The fate of slow readers.
+    /// What happens to clients that lag beyond the feed.
     pub slow_client: SlowClient,
     /// Whether each message is logged.
     pub log_messages: bool,
-    /// Tells this node from others.
+    /// The id of this node, which welcomes name.
     pub node: u64,
-    /// Gives connections that do not want to hear themselves a number each.
+    /// Numbers the connections that do not want their own messages.
     pub senders: AtomicU32,
 }
 
 impl Shared {
-    /// How long a client that is sent away should wait, in milliseconds: not all of a slot at the
-    /// same moment, and not so short that event streams, which keep it for good, would hurry after
-    /// every failure.
+    /// How long a client of a draining node should wait before it comes back, in milliseconds.
+    /// Random, so that the clients of a slot do not come back together. At least half a second,
+    /// because `EventSource` keeps this delay for all later reconnects.
     pub fn retry_ms(&self) -> u64 {
         rand::random_range(500..1500)
     }

@@ -1,16 +1,15 @@
-//! Bytes that a client has sent and its session has not decoded: the rest of a read for which there
-//! was no time or no room, and how much of an unfinished message the decoder holds. It counts all
-//! of that in the memory budget.
+//! Memory of a session's input: bytes that are read and not decoded, because there was no time or
+//! no room, and what the decoder holds. All of it counts in the memory budget.
 
 use std::sync::Arc;
 
 use crate::budget::{Budget, Charge, Part};
 
-/// Less than this is not worth counting: with headers of frames that lie across two reads, it would
+/// What the decoder holds is counted from so many bytes on. Frame headers that lie across two reads
 /// come and go all the time.
 const LEAST: usize = 4 * 1024;
 
-/// Bytes that a client has sent and that wait. Most sessions have none.
+/// Memory of one session's input. Most sessions have none.
 #[derive(Debug)]
 pub(super) struct Undecoded {
     /// Bytes that are not decoded.
@@ -21,7 +20,8 @@ pub(super) struct Undecoded {
 }
 
 impl Undecoded {
-    /// Holds these bytes, beside what the decoder holds; `None` if that is not worth it.
+    /// Keeps these bytes, and counts `held` more that the decoder holds. `None` if there is nothing
+    /// to keep or to count.
     pub(super) fn new(bytes: &[u8], held: usize, budget: &Arc<Budget>) -> Option<Box<Self>> {
         if bytes.is_empty() && held < LEAST {
             return None;
@@ -34,11 +34,12 @@ impl Undecoded {
         }))
     }
 
-    /// Drops the first bytes, which are decoded. Now the decoder holds `held`; returns whether to
-    /// keep it.
-    pub(super) fn advance(&mut self, taken: usize, held: usize) -> bool {
-        self.bytes.drain(..taken);
+    /// Drops the first `decoded` bytes. Now the decoder holds `held`. Returns whether this is still
+    /// needed.
+    pub(super) fn advance(&mut self, decoded: usize, held: usize) -> bool {
+        self.bytes.drain(..decoded);
         if self.bytes.is_empty() {
+            // Gives the memory back.
             self.bytes = Vec::new();
         }
         self.charge.set(self.bytes.capacity() + held);

@@ -1,15 +1,16 @@
-//! What others push a shard: who is to be visited, and who has come.
+//! The ready queue: what other threads have for a shard, which are sessions and groups to be visited
+//! and new sessions. Pushing wakes the shard's task.
 
 use std::sync::atomic::{AtomicBool, Ordering::*};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Wake, Waker};
-use std::time::Instant;
 
 use futures_util::task::AtomicWaker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::ws::session::Session;
 
+/// Needs no bound of its own: each session and group is in it at most once.
 #[derive(Debug, Default)]
 pub(super) struct ReadyQueue {
     ready: Mutex<Ready>,
@@ -19,51 +20,47 @@ pub(super) struct ReadyQueue {
 #[derive(Debug, Default)]
 pub(super) struct Ready {
     pub(super) woken: Vec<Target>,
-    pub(super) newcomers: Vec<(Box<Session>, TaskTrackerToken)>,
+    pub(super) new: Vec<(Box<Session>, TaskTrackerToken)>,
 }
 
-/// Who is to be visited. It may have left meanwhile, and its key be another's: one visit too many
-/// does no harm.
+/// The key of what is to be visited. It may have left meanwhile, and another may have its key. That
+/// one is then visited once too often, which does no harm.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Target {
     Session(usize),
-    /// All who rest in an group.
+    /// All sessions that wait in a group.
     Group(usize),
 }
 
-/// Visits to an group.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Round {
-    pub(super) group: usize,
-    /// How many of those who rest are still to be visited.
-    pub(super) left: usize,
-    pub(super) began: Instant,
-}
-
-/// Wakes a session or an group.
+/// Wakes a session or a group.
 #[derive(Debug)]
 pub(super) struct ReadyWaker {
     queue: Arc<ReadyQueue>,
     target: Target,
     /// It is to be visited already.
-    rung: AtomicBool,
-    /// The last visit was expensive. Read and written by the shard alone; here it takes no memory
-    /// of its own.
-    heavy: AtomicBool,
+    is_marked: AtomicBool,
+    /// The last visit was expensive. The shard alone uses it. It is here because it takes no memory
+    /// beside the other flag.
+    is_heavy: AtomicBool,
 }
 
 impl ReadyQueue {
-    /// The task that is woken when there is something.
+    /// Sets the task that is woken when something is pushed.
     pub(super) fn register(&self, task: &Waker) {
         self.task.register(task);
     }
 
-    pub(super) fn push(&self, what: impl FnOnce(&mut Ready)) {
+    pub(super) fn push_session(&self, session: Box<Session>, token: TaskTrackerToken) {
+        self.push(|ready| ready.new.push((session, token)));
+    }
+
+    fn push(&self, change: impl FnOnce(&mut Ready)) {
         let mut ready = self.lock();
-        let first = ready.woken.is_empty() && ready.newcomers.is_empty();
-        what(&mut ready);
+        let was_empty = ready.woken.is_empty() && ready.new.is_empty();
+        change(&mut ready);
         drop(ready);
-        if first {
+        // The first push has woken the task for all others.
+        if was_empty {
             self.task.wake();
         }
     }
@@ -82,29 +79,34 @@ impl ReadyWaker {
         Arc::new(Self {
             queue: queue.clone(),
             target,
-            rung: AtomicBool::new(false),
-            heavy: AtomicBool::new(false),
+            is_marked: AtomicBool::new(false),
+            is_heavy: AtomicBool::new(false),
         })
     }
 
-    /// Marks as to be visited without telling the queue; returns whether it was not.
+    /// Marks its target as to be visited. Returns whether it was not marked before: then the caller
+    /// has to queue it.
+    #[inline]
     pub(super) fn mark(&self) -> bool {
-        !self.rung.swap(true, AcqRel)
+        !self.is_marked.swap(true, AcqRel)
+    }
+
+    /// The visit begins. Whatever comes from now on needs another one.
+    #[inline]
+    pub(super) fn clear(&self) {
+        self.is_marked.swap(false, AcqRel);
     }
 
     /// Remembers whether the last visit was expensive.
-    pub(super) fn set_heavy(&self, heavy: bool) {
-        self.heavy.store(heavy, Relaxed);
+    #[inline]
+    pub(super) fn set_heavy(&self, is_heavy: bool) {
+        self.is_heavy.store(is_heavy, Relaxed);
     }
 
     /// Whether the last visit was expensive.
+    #[inline]
     pub(super) fn is_heavy(&self) -> bool {
-        self.heavy.load(Relaxed)
-    }
-
-    /// The visit begins: whatever comes from now on needs another one.
-    pub(super) fn clear(&self) {
-        self.rung.swap(false, AcqRel);
+        self.is_heavy.load(Relaxed)
     }
 }
 

@@ -1,24 +1,24 @@
-//! The kernel's account of what it sends on a connection: `TCP_INFO`. A look is a system call, made
-//! only for a client that is about to be taken for dead.
+//! The kernel's account of what it sends on a connection, `TCP_INFO`. Each look is a system call,
+//! made only before a client is taken for dead.
 
 use std::time::Duration;
 
 use mio::net::TcpStream;
 
-/// How the bytes of a connection fare.
+/// The state of the bytes that a connection sends.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Transmission {
-    /// Some of what was sent is not acknowledged yet.
+    /// Some were sent and are not acknowledged.
     pub(super) unacknowledged: bool,
-    /// Some waits to be sent.
+    /// Some wait to be sent.
     pub(super) unsent: bool,
     /// Time since bytes were sent last.
     pub(super) since_sent: Duration,
-    /// Time since an acknowledgement came, be it of old bytes.
+    /// Time since the last acknowledgement, which may be of old bytes.
     pub(super) since_acknowledged: Duration,
 }
 
-/// How they fare now; `None` where the kernel does not tell.
+/// The state now; `None` where the kernel does not report it.
 #[cfg(target_os = "linux")]
 pub(super) fn look(stream: &TcpStream) -> Option<Transmission> {
     let info = nix::sys::socket::getsockopt(stream, linux::TcpInfo).ok()?;
@@ -40,8 +40,8 @@ pub(super) fn look(_stream: &TcpStream) -> Option<Transmission> {
 mod linux {
     use nix::{getsockopt_impl, libc, sockopt_impl};
 
-    /// Fields of `struct tcp_info` by their place in words. The kernel only ever adds to its end,
-    /// and gives as much of it as is asked for; all of these it has had since Linux 4.6.
+    /// Indices of fields of `struct tcp_info`, in words of 32 bits. The kernel adds fields only at
+    /// the end, and returns as many as are asked for. It has all of these since Linux 4.6.
     pub(super) const UNACKED: usize = 6;
     pub(super) const LAST_DATA_SENT: usize = 11;
     pub(super) const LAST_ACK_RECV: usize = 14;

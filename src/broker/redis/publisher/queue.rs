@@ -123,13 +123,8 @@ mod tests {
             bytes: 1,
             ttl,
         };
-        let hub = Arc::new(Hub::new(
-            retention,
-            false,
-            None,
-            Budget::new(1 << 30, &metrics),
-            metrics,
-        ));
+        let budget = Budget::new(1 << 30, &metrics);
+        let hub = Arc::new(Hub::new(retention, false, None, budget, metrics).0);
         for (name, batches) in [("busy", 5), ("a", 1), ("b", 2)] {
             let visit = hub
                 .join_as_publisher(&ChannelName::new(name).expect("a name"))
@@ -174,13 +169,8 @@ mod tests {
             bytes: 1,
             ttl: Duration::from_secs(1),
         };
-        let hub = Arc::new(Hub::new(
-            retention,
-            false,
-            None,
-            Budget::new(1 << 30, &metrics),
-            metrics,
-        ));
+        let budget = Budget::new(1 << 30, &metrics);
+        let hub = Arc::new(Hub::new(retention, false, None, budget, metrics).0);
         let mut queue = Queue::default();
         for (name, bytes) in [("large", 100_000), ("larger", 200_000), ("small", 10)] {
             let visit = hub

@@ -1,29 +1,37 @@
-//! What `--redis-url` says: one server, the Sentinels that know which server it is, or some nodes
-//! of a Cluster. It owns reading that; asking is [`super::topology`]'s business.
+//! The address of Redis, `--redis-url`: one server, the Sentinels that know which server it is, or
+//! some nodes of a Cluster. It is parsed once, when the settings are read. The broker asks what is
+//! there.
+
+pub mod tls;
 
 use anyhow::{Context, anyhow, bail, ensure};
 use redis::io::tcp::TcpSettings;
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion};
 
-/// Whom to ask where channels are.
+/// Where the broker asks which server has which channel.
 #[derive(Clone, Debug)]
-pub(super) enum Address {
-    /// Nobody: they are all here.
+pub enum RedisAddress {
+    /// Nowhere: this server has all of them.
     Server(ConnectionInfo),
-    /// Sentinels; `server` is how to speak to whom they name, wherever that is.
+    /// At Sentinels.
     Sentinel {
+        /// The Sentinels, to be asked in this order.
         sentinels: Vec<ConnectionInfo>,
+        /// The master's name there.
         service: String,
+        /// How to connect to the master. Its host and port are the Sentinels' answer.
         server: ConnectionInfo,
     },
-    /// Any of these.
+    /// At any of these nodes of a Cluster.
     Cluster(Vec<ConnectionInfo>),
 }
 
-impl Address {
+impl RedisAddress {
+    /// Parses an address.
+    ///
     /// # Errors
-    /// If it cannot be used. What is said then names no password.
-    pub(super) fn parse(url: &str) -> anyhow::Result<Self> {
+    /// If it cannot be used. The message contains no password.
+    pub fn parse(url: &str) -> anyhow::Result<Self> {
         let (scheme, rest) = url
             .split_once("://")
             .context("not an address like redis://host:6379")?;
@@ -84,6 +92,15 @@ impl Address {
         })
     }
 
+    /// Whether connections use TLS.
+    pub fn uses_tls(&self) -> bool {
+        let server = match self {
+            Self::Server(server) | Self::Sentinel { server, .. } => Some(server),
+            Self::Cluster(seeds) => seeds.first(),
+        };
+        server.is_some_and(|server| matches!(server.addr(), ConnectionAddr::TcpTls { .. }))
+    }
+
     fn server(url: &str) -> anyhow::Result<Self> {
         let parsed = url::Url::parse(url)?;
         ensure!(
@@ -102,8 +119,8 @@ impl Address {
     }
 }
 
-/// How to speak to a server like this one that is elsewhere.
-pub(super) fn at(like: &ConnectionInfo, host: &str, port: u16) -> ConnectionInfo {
+/// How to connect to a server with the credentials and TLS of `like` that is elsewhere.
+pub fn at(like: &ConnectionInfo, host: &str, port: u16) -> ConnectionInfo {
     let addr = match like.addr().clone() {
         ConnectionAddr::TcpTls {
             insecure,
@@ -226,10 +243,10 @@ mod tests {
 
     fn addresses(url: &str) -> (Vec<String>, Option<Service>) {
         let name = |info: &ConnectionInfo| info.addr().to_string();
-        match Address::parse(url).expect(url) {
-            Address::Server(info) => (vec![name(&info)], None),
-            Address::Cluster(seeds) => (seeds.iter().map(name).collect(), None),
-            Address::Sentinel {
+        match RedisAddress::parse(url).expect(url) {
+            RedisAddress::Server(info) => (vec![name(&info)], None),
+            RedisAddress::Cluster(seeds) => (seeds.iter().map(name).collect(), None),
+            RedisAddress::Sentinel {
                 sentinels,
                 service,
                 server,
@@ -296,7 +313,7 @@ mod tests {
             "redis://:sec?secret@one",
             "rediss://:secret@one#insecure",
         ] {
-            let error = format!("{:#}", Address::parse(url).expect_err(url));
+            let error = format!("{:#}", RedisAddress::parse(url).expect_err(url));
             assert!(!error.contains("secret"), "{url}: {error}");
         }
     }
@@ -331,7 +348,7 @@ mod tests {
             ("redis://me@one", "a user without a password"),
             ("redis+cluster://me@one,two", "a user without a password"),
         ] {
-            let error = format!("{:#}", Address::parse(url).expect_err(url));
+            let error = format!("{:#}", RedisAddress::parse(url).expect_err(url));
             assert!(error.contains(why), "{url}: {error}");
         }
         assert_eq!(

@@ -1,5 +1,5 @@
-//! Connections that are reset because there are too many. Each waits a moment first: a client whose
-//! connection is reset before its `connect` has returned is told that nobody listens here.
+//! Connections that are reset because there are too many. Each waits a moment first: a reset before
+//! the client's `connect` has returned looks to it as if nobody listened here.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,24 +13,23 @@ use super::stream::reset;
 /// How long a connection waits.
 const DELAY: Duration = Duration::from_millis(20);
 
-/// Connections that wait at most, and so the descriptors they take: beyond that the oldest is reset
-/// early.
+/// Connections that wait at most. Each takes a descriptor. Beyond that the oldest is reset early.
 const WAITING: usize = 16;
 
 /// The connections that wait.
 #[derive(Clone, Debug)]
-pub struct Resets(Arc<Mutex<Waiting>>);
+pub struct DelayedResets(Arc<Mutex<Waiting>>);
 
 #[derive(Debug)]
 struct Waiting {
     streams: VecDeque<(Instant, TcpStream)>,
     most: usize,
-    /// A task resets them when their time has come.
+    /// A task runs that resets them when their time has come.
     watched: bool,
 }
 
-impl Resets {
-    /// For a node that has so many descriptors beside those of its connections.
+impl DelayedResets {
+    /// For a node with this many descriptors beside those of its connections.
     pub fn new(descriptors: usize) -> Self {
         let most = WAITING.min(descriptors / 2);
         Self(Arc::new(Mutex::new(Waiting {
@@ -58,7 +57,7 @@ impl Resets {
         }
     }
 
-    /// Resets those whose time has come; returns whether none is left.
+    /// Resets the connections whose time has come. Returns whether none is left.
     fn reset_due(&self) -> bool {
         let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();

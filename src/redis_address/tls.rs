@@ -31,15 +31,16 @@ impl RedisTls {
         *self == Self::default()
     }
 
-    /// Everything that is wrong with the files for this address, each naming its flag.
-    pub fn complaints(&self, url: Option<&str>) -> Vec<String> {
+    /// Everything that is wrong with the files, each complaint with its flag. `uses_tls`: so does
+    /// the address.
+    pub fn complaints(&self, uses_tls: bool) -> Vec<String> {
         let mut complaints = Vec::new();
         let flags = [
             ("--redis-ca", &self.ca),
             ("--redis-cert", &self.cert),
             ("--redis-key", &self.key),
         ];
-        if !url.is_some_and(|url| url.starts_with("rediss")) {
+        if !uses_tls {
             let named = flags.iter().filter(|(_, file)| file.is_some());
             complaints.extend(named.map(|(flag, _)| {
                 format!("{flag}: only a --redis-url that begins with rediss has TLS")
@@ -90,7 +91,7 @@ impl RedisTls {
     ///
     /// # Errors
     /// If a file cannot be read or used.
-    pub(super) fn client(&self, info: ConnectionInfo) -> anyhow::Result<Client> {
+    pub fn client(&self, info: ConnectionInfo) -> anyhow::Result<Client> {
         if self.is_empty() {
             return Ok(Client::open(info)?);
         }
