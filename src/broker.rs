@@ -27,7 +27,7 @@ pub use self::redis::Redis;
 /// - A channel is live while everything that is published on it will reach this node.
 /// - It takes a batch from the inbox when it is about to hand it on, and settles it once it is held
 ///   elsewhere. So the inbox's bound is a bound on everything that the broker holds.
-/// - It never gives up. While what it needs is away, [`Status`] tells, and it goes on by itself
+/// - It never gives up. While what it needs is away, [`Status`] is down, and it goes on by itself
 ///   afterwards.
 pub trait Broker: Send + 'static {
     /// Works until `stop`, then hands on what the inbox still holds and returns. Dropping the

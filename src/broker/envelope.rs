@@ -39,7 +39,7 @@ pub struct Envelope {
     #[prost(message, repeated, tag = "7")]
     pub messages: Vec<EnvelopeMessage>,
     /// Messages of this publisher before these that were never published: refused, or repeats of a
-    /// key. Older versions do not say.
+    /// key. Older versions leave it out.
     #[prost(uint64, tag = "8")]
     pub skipped: u64,
 }
@@ -122,15 +122,16 @@ impl Envelope {
         let mut batch = BatchBuilder::default();
         batch.reserve(
             self.messages.len(),
-            self.messages.iter().map(|said| said.payload.len()).sum(),
+            self.messages.iter().map(|it| it.payload.len()).sum(),
         );
-        for said in self.messages {
-            let kind = if said.binary {
+        for message in self.messages {
+            let kind = if message.binary {
                 Kind::Binary
             } else {
                 Kind::Text
             };
-            batch.push(kind, &said.payload, if own { said.sender } else { 0 });
+            let sender = if own { message.sender } else { 0 };
+            batch.push(kind, &message.payload, sender);
         }
         batch
     }

@@ -59,7 +59,7 @@ const CONNECT_PATIENCE: Duration = Duration::from_secs(3);
 const ANSWER_PATIENCE: Duration = Duration::from_secs(3);
 
 /// How much longer than its messages a channel's offset and epoch are remembered: a client that
-/// comes back the next day is told exactly how much it has missed, mostly nothing.
+/// comes back the next day learns exactly how much it has missed, mostly nothing.
 const META_OUTLIVES: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// How long Redis remembers a publisher that is silent: the longest time that a node may be cut off

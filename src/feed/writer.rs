@@ -1,5 +1,5 @@
-//! The writing side of a feed. There is one writer for each feed, and it cannot be cloned: whoever
-//! owns it is the only one who appends, so that the order in the feed is the order of its calls.
+//! The writing side of a feed. There is one writer for each feed, and it cannot be cloned. So its
+//! owner alone appends, and the order in the feed is the order of its calls.
 
 use std::sync::{Arc, MutexGuard};
 use std::time::Instant;

@@ -63,11 +63,11 @@ pub(super) async fn check_again(redis: &Redis, server: &Server, probe: &str) -> 
     })
 }
 
-/// For operators: why the node has no broker although a server answers, if this error tells.
+/// For operators: why the node has no broker although a server answers, if this error shows it.
 pub(super) fn reason(error: &anyhow::Error) -> Option<String> {
     let is_answer = |error: &RedisError| error.code().is_some();
-    let told = error.is::<Unfit>() || error.downcast_ref().is_some_and(is_answer);
-    told.then(|| format!("{error:#}"))
+    let is_known = error.is::<Unfit>() || error.downcast_ref().is_some_and(is_answer);
+    is_known.then(|| format!("{error:#}"))
 }
 
 /// An error in Redis' own words.

@@ -9,7 +9,7 @@ use super::Names;
 use crate::channel::ChannelName;
 use crate::message::{MessageId, PublisherId, Sequence};
 
-/// The field of the meta hash that says [`Newest::after_loss`].
+/// The field of the meta hash for [`Newest::after_loss`].
 const AFTER_LOSS: &str = "torn";
 
 /// Batches looked at at once when one is searched.

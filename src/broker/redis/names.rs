@@ -50,7 +50,7 @@ impl Names {
         format!("{}:{{{channel}}}:keys", self.prefix)
     }
 
-    /// A pub/sub channel on which a node hears its own probes. No channel can be called that.
+    /// A pub/sub channel on which a node receives its own probes. No channel can be called that.
     pub(super) fn probe(&self, node: u64, number: u32) -> String {
         format!("{}:probe:{node:016x}:{number}", self.prefix)
     }

@@ -8,7 +8,7 @@
 --            newest batch: 'SEQUENCE SECONDS EPOCH OFFSET'. OFFSET is 0 if that batch was refused, and begins with 'r' if it
 --            repeated a key.
 --   stream   the history. An entry a batch: its id is the offset of the batch's last message, then the bytes that all
---            entries up to it have cost, so that two ids tell what lies between them. Older versions wrote 0 there.
+--            entries up to it have cost, so that two ids give the bytes between them. Older versions wrote 0 there.
 --   keys     sorted set. For each key that a message in the history has: the key, and '\0' .. digest .. key, both with the
 --            message's offset. No key begins with a zero byte. A key alone is of an older version.
 --
@@ -111,7 +111,7 @@ if kept and not (number(kept) and number(kept) > last - keep and number(kept) <=
   kept = false
 end
 local digest_member = '\0' .. digest .. key
--- A key without any digest tells nothing about its message: it counts as the same.
+-- A key without any digest may belong to any message: it counts as the same.
 local is_taken = kept
   and redis.call('ZSCORE', keys, digest_member) ~= kept
   and redis.call('ZCOUNT', keys, kept, kept) > 1
@@ -169,7 +169,7 @@ if publishers > (number(redis.call('HGET', meta, 'many')) or FEW) then
   redis.call('HSET', meta, 'many', publishers + math.max(math.floor(publishers / 4), FEW))
 end
 
--- 9. Skip offsets that Redis gave out and has lost. No offset is given twice, and nodes that miss them are told.
+-- 9. Skip offsets that Redis gave out and has lost. No offset is given twice, and nodes that miss them see a gap.
 if seen_epoch == epoch and seen > last and seen + count <= HIGHEST then
   last = seen
   redis.call('HSET', meta, 'jumped', ARGV[18])
@@ -208,7 +208,7 @@ remember_publisher(id)
 
 -- 11. Trim the history to this node's settings. Where nodes have different ones the smallest wins: Redis' memory is what
 -- operators lower it for, and that must work with the first node that has the new setting. A history that is too short is
--- told to clients and counted; one that is too long fills Redis for everybody.
+-- reported to clients and counted; one that is too long fills Redis for everybody.
 local oldest = math.max(last - keep + 1, 0)
 redis.call('XTRIM', stream, 'MINID', digits(oldest))
 -- The floor is at most what the entries before the oldest one have cost. So the oldest entries are looked at only when it

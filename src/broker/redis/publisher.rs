@@ -25,7 +25,7 @@ use self::load::Sending;
 use super::super::Link;
 use super::receivers::Receivers;
 use super::server::Server;
-use super::subscriber::is_elsewhere;
+use super::topology::is_elsewhere;
 use super::{Backoff, Redis, round_trips};
 use crate::hub::{Channel, Inbox};
 use crate::message::{PublisherId, now_ns};

@@ -27,7 +27,7 @@ struct Source<'a> {
     stopping: bool,
 }
 
-/// Gives tasks to publishers, as one map of servers says.
+/// Gives each task to the publisher of the server that has the channel, by one map.
 struct Router<'a> {
     map: &'a Map,
     senders: Vec<TaskSender>,

@@ -31,7 +31,7 @@ use crate::hub::Channel;
 use crate::message::{Missed, Sequence};
 use crate::metrics::LossCause;
 
-/// More messages than a node can have missed: a number that says so was not counted.
+/// More messages than a node can have missed: a larger number comes from nonsense.
 const MOST_MISSED: u64 = 10_000_000_000;
 
 /// What all receivers of a node share.
@@ -40,7 +40,7 @@ pub(super) struct Shared {
     pub(super) link: Link,
     pub(super) warnings: Arc<Warnings>,
     /// How long Redis keeps a history after its last message; zero if it keeps none. With history
-    /// offsets tell what is missing, without it only the sequences of publishers do.
+    /// offsets show what is missing, without it only the sequences of publishers do.
     pub(super) kept_for: Duration,
     /// Counts the times that any receiver began to hold back.
     pub(super) rounds: AtomicU64,

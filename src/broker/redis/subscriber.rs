@@ -22,6 +22,7 @@ use super::pushes::Pushes;
 use super::receiver::Receiver;
 use super::receivers::Receivers;
 use super::server::{self, Server};
+use super::topology::is_elsewhere;
 use super::warnings::Trouble;
 use super::{Backoff, Redis, fitness};
 
@@ -223,7 +224,7 @@ struct Subscriber<'a> {
     pushes: Arc<Pushes>,
     /// Probes sent so far.
     probes: u64,
-    /// Channels that the server says it does not have, although the map may say so.
+    /// Channels that the server does not have by its own answer, whatever the map is.
     refused: Vec<Arc<Receiver>>,
     /// Channels that the node's Redis user must not subscribe to, or not yet.
     forbidden: Vec<Arc<Receiver>>,
@@ -333,14 +334,6 @@ impl Change {
             Self::Subscribe(receiver) | Self::Unsubscribe(receiver) => receiver,
         }
     }
-}
-
-/// Whether a node of a Cluster says that it does not have what was asked for, or not at the moment.
-pub(super) fn is_elsewhere(error: &RedisError) -> bool {
-    matches!(
-        error.code(),
-        Some("MOVED" | "ASK" | "TRYAGAIN" | "CLUSTERDOWN")
-    )
 }
 
 /// Whether the node's Redis user must not do this. If it is about one channel, the others are not

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow, ensure};
 use redis::aio::MultiplexedConnection;
-use redis::{ConnectionAddr, ConnectionInfo, Value};
+use redis::{ConnectionAddr, ConnectionInfo, RedisError, Value};
 use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
@@ -289,6 +289,15 @@ impl Map {
             .all(|place| usize::from(*place) < self.servers.len());
         whole && !self.servers.is_empty() && self.servers.iter().all(|server| *server.up.borrow())
     }
+}
+
+/// Whether this is the answer of a Cluster's node that does not have the channel, or not at the
+/// moment.
+pub(super) fn is_elsewhere(error: &RedisError) -> bool {
+    matches!(
+        error.code(),
+        Some("MOVED" | "ASK" | "TRYAGAIN" | "CLUSTERDOWN")
+    )
 }
 
 /// Neighbouring slots of one server.

@@ -95,7 +95,7 @@ impl Publisher<'_> {
             // Without history Redis only answers how many subscribers there are.
             None => Ok(None),
         };
-        // 2. Tell those who wait, and give its room in the inbox to others.
+        // 2. Answer its receipts, and give its room in the inbox to others.
         let mut pending = sending.pending;
         pending.channel.skipped.settled(pending.first);
         match id {
@@ -183,17 +183,17 @@ impl Publisher<'_> {
         if matches!(error.code(), Some("WRONGTYPE" | "NOPERM")) && failure == Failure::Permanent {
             unsettled.refused.insert(channel, error.clone());
         }
-        // 2. Refuse what will never be taken, and what somebody waits for who can be told now. An
-        // earlier call without an answer may have published it: then nobody is told that it is not.
+        // 2. Refuse a batch that will never be taken. Refuse one with receipts as soon as the error
+        // is final, unless an earlier call without an answer may have published it.
         let since = *sending.refused_at.get_or_insert_with(Instant::now);
         let may_be_published = failure.is_of_server() && sending.unanswered > 0;
-        let can_be_told = sending.pending.has_receipts()
+        let can_be_refused = sending.pending.has_receipts()
             && self.is_final(failure, since.elapsed())
             && !may_be_published;
         if failure == Failure::Permanent {
             self.log_refused(&sending.pending, &error);
         }
-        if failure == Failure::Permanent || can_be_told {
+        if failure == Failure::Permanent || can_be_refused {
             if sending.unanswered == 0 {
                 sending.note_skipped();
             }
@@ -238,7 +238,7 @@ impl Publisher<'_> {
         self.link.hub.inbox().settle(&pending);
     }
 
-    /// Counts messages as lost that nobody is told about. Publishers with receipts count theirs.
+    /// Counts messages without receipts as lost: nobody else learns that they were refused.
     fn count_refused(&self, pending: &PendingBatch) {
         if !pending.has_receipts() {
             let messages = pending.count as u64;

@@ -96,7 +96,7 @@ impl Seen {
         let (epoch, next_offset) = channel.feed.expects();
         match channel.in_flight.newest() {
             // One of another history than the feed's is of no use: when the histories changed,
-            // everybody was told of a gap.
+            // readers got a gap.
             Some(newest) if epoch == 0 || epoch == newest.id.epoch => Self {
                 id: newest.id,
                 in_flight: Some(newest.sequence),

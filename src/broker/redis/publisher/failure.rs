@@ -1,12 +1,12 @@
 //! The kinds of errors that Redis answers to a batch. The kind decides whether the batch is sent
-//! again, and who is told.
+//! again, and when its publisher gets the error.
 
 use redis::RedisError;
 
 /// A kind of error.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Failure {
-    /// It passes, and nobody needs to know.
+    /// It passes.
     Transient,
     /// This server does not take it. If there are others, one of them will soon.
     WrongServer,

@@ -32,7 +32,7 @@ impl Request {
         };
         let (epoch, next_offset) = (newest.id.epoch, newest.id.offset + 1);
         if self.unbroken && !state.rewound {
-            // The backlog tells: see [`Receiver::release`].
+            // The backlog decides: see [`Receiver::release`].
             return true;
         }
         if state.expects() == (epoch, next_offset) && !state.known.has_offsets() {
@@ -136,8 +136,7 @@ impl Request {
 }
 
 impl Receiver {
-    /// Goes on at another place of the history, or in another history, and tells readers what they
-    /// have missed by that.
+    /// Goes on at another place of the history, or in another history, and marks the gap.
     fn jump(&self, state: &mut State, epoch: u64, next_offset: u64) {
         let (before, expected) = state.expects();
         state.known.from = next_offset;
@@ -145,7 +144,7 @@ impl Receiver {
             state.left = before;
             state.rewound = false;
         }
-        // 1. In the same history, and in a channel's first one, offsets tell what is missing.
+        // 1. In the same history, and in a channel's first one, offsets show how much is missing.
         let is_counted = before == epoch || (before == 0 && state.was_live);
         state.writer.jump(epoch, next_offset);
         if is_counted {

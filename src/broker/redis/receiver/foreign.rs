@@ -18,8 +18,8 @@ use super::{Receiver, Request, Shared, State};
 use crate::message::Missed;
 use crate::metrics::LossCause;
 
-/// After Redis has said that it does not hold a batch, time in which batches that do not fit are
-/// dropped without asking.
+/// After Redis turned out not to hold a batch: time in which batches that do not fit are dropped
+/// without asking.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// Batches that were dropped without asking, and are judged when Redis is asked. In a flood, those
@@ -29,7 +29,7 @@ const MOST_UNJUDGED: usize = 256;
 /// What is known of batches that did not fit.
 #[derive(Debug, Default)]
 pub(super) struct Foreign {
-    /// When Redis last said that it does not hold a batch that came.
+    /// When Redis was last found not to hold a batch that came.
     judged: Option<Instant>,
     /// Redis will be asked again when the pause is over, because batches were dropped meanwhile.
     asks_again: bool,
@@ -53,7 +53,7 @@ impl Foreign {
             .filter(|at| *at > Instant::now())
     }
 
-    /// Redis has said that it does not hold a batch.
+    /// Redis does not hold a batch that came.
     pub(super) fn judged_now(&mut self) {
         self.judged = Some(Instant::now());
     }

@@ -53,7 +53,7 @@ impl Receiver {
                 }
                 return true;
             }
-            // Offsets began anew, so that only sequences tell what is missing between.
+            // Offsets began anew, so that only sequences show what is missing between.
             Relation::Later {
                 missed,
                 same_epoch: false,
