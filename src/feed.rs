@@ -2,9 +2,9 @@
 //! readers, each with a cursor. It owns order, replay, lag and waking. Readers decide what to do
 //! with the bytes.
 //!
-//! A reader that has read everything waits, alone or in a [`Group`]. The [`FeedWriter`] adds a
-//! batch and wakes the waiting readers. A reader takes all batches since its last turn, so that one wake and
-//! one write carry many messages when there are many.
+//! A reader that has read everything waits, alone or in a [`Group`]. The [`FeedWriter`] adds a batch
+//! and wakes the waiting readers. A reader takes all batches since its last turn, so that one wake
+//! and one write carry many messages when there are many.
 
 mod backfill;
 mod cursor;
@@ -70,10 +70,10 @@ impl Feed {
         }
     }
 
-    /// Whether the writer should wait for [`Self::turn`] before it adds more: much has been
-    /// appended, and some readers that were woken have not had their turn since. A burst longer
-    /// than the window would otherwise push out messages that nobody has been asked to read yet. A
-    /// reader whose socket is full has had its turn, so it slows nobody.
+    /// Whether the writer should wait for [`Self::turn`] before it adds more: it has appended much
+    /// since some woken readers had their turn. A burst longer than the window would otherwise push
+    /// out messages before any reader could take them. A reader whose socket is full has had its
+    /// turn, so it slows nobody.
     pub fn is_ahead(&self) -> bool {
         let window = self.lock();
         window.woken > 0 && window.unsettled >= self.retention.bytes / 4
@@ -82,17 +82,19 @@ impl Feed {
     /// Waits until every reader that was woken has had its turn, but not for ever.
     pub async fn turn(&self) {
         let mut turn = std::pin::pin!(self.all_had_their_turn.notified());
+        // Before the look, so that no turn between look and wait is overlooked.
         turn.as_mut().enable();
         if self.lock().woken == 0 {
             return;
         }
         if timeout(TURN_PATIENCE, turn).await.is_err() {
+            // A stuck thread must not stop the channel.
             tracing::debug!("some readers had no turn within {TURN_PATIENCE:?}");
             self.lock().unsettled = 0;
         }
     }
 
-    /// To be awaited between batches by a writer that serves nothing but this feed.
+    /// Waits while the writer is ahead. For writers that serve only this feed, between batches.
     pub async fn settled(&self) {
         if self.is_ahead() {
             self.turn().await;

@@ -36,6 +36,7 @@ mod cli;
 mod traces;
 mod upgrade;
 mod invariants;
+mod structure;
 mod conformance;
 mod guard;
 mod compose;

@@ -111,12 +111,6 @@ impl Hub {
         freed
     }
 
-    fn every_channel(&self) -> Vec<Arc<Channel>> {
-        let channels = lock(&self.channels);
-        let entries = channels.by_name.values();
-        entries.map(|entry| entry.channel.clone()).collect()
-    }
-
     /// Removes channels without clients. Their memory is free once the broker has dropped them,
     /// too.
     fn remove_idle_channels(&self, wanted: usize) {
