@@ -35,8 +35,8 @@
 //!
 //! ## A walk
 //!
-//! Three ways through the code to follow with a finger. Each step names a file and then names that
-//! it defines.
+//! Three ways through the code to follow with a finger. Each step names a file, and then names that
+//! it or a module in it defines.
 //!
 //! One message, from socket to socket:
 //!
@@ -49,7 +49,7 @@
 //! - `src/hub/inbox.rs`: `Inbox::add` lists the channel; the broker takes it by `take_from`.
 //! - `src/broker/redis/publishers.rs`: `Router` passes the channel to its server's publisher.
 //! - `src/broker/redis/publisher.rs`: `fill_pipeline` takes its batches, `try_send` sends them.
-//! - `src/broker/redis/publisher/command.rs`: `add_publish` calls the script `publish.lua`.
+//! - `src/broker/redis/publisher/command.rs`: `add_publish` calls the publish script.
 //! - `src/broker/redis/publisher/answers.rs`: `settle` answers receipts and makes room.
 //! - `src/broker/redis/pushes.rs`: `receive_message` gets the batch back, on every node.
 //! - `src/broker/redis/receivers.rs`: `Receivers::deliver` finds the receiver of its channel.
