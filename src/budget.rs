@@ -55,14 +55,14 @@ impl Part {
 }
 
 /// `--memory` where nothing else limits the process, in bytes.
-pub const DEFAULT_LIMIT: usize = 512 * 1024 * 1024;
+pub(crate) const DEFAULT_LIMIT: usize = 512 * 1024 * 1024;
 
 /// The least `--memory`, in bytes: below it a few busy channels would have almost no window.
-pub const LEAST_LIMIT: usize = 16 * 1024 * 1024;
+pub(crate) const LEAST_LIMIT: usize = 16 * 1024 * 1024;
 
 /// The default of `--memory`, in bytes: a third of the container's limit, if that is lower, because
 /// connections, kernel buffers and what the allocator keeps need as much again.
-pub fn default_limit() -> usize {
+pub(crate) fn default_limit() -> usize {
     container::memory_limit().map_or(DEFAULT_LIMIT, |limit| {
         (limit / 3).clamp(LEAST_LIMIT, DEFAULT_LIMIT)
     })

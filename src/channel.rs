@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 /// The longest channel name, in characters (all of them ASCII).
-pub const MAX_NAME: usize = 128;
+pub(crate) const MAX_NAME: usize = 128;
 
 /// The channel of `/` and `/ws`.
 const LOBBY: &str = "lobby";

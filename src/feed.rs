@@ -21,12 +21,12 @@ use slab::Slab;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-pub use self::cursor::{Cursor, Lagged, TAKE_BATCHES, Taken};
-pub use self::find::{BeforeWindow, Found, NotInWindow, Start};
-pub use self::group::{Group, GroupBatches};
+pub(crate) use self::cursor::{Cursor, Lagged, TAKE_BATCHES, Taken};
+pub(crate) use self::find::{BeforeWindow, Found, NotInWindow, Start};
+pub(crate) use self::group::{Group, GroupBatches};
 use self::walk::Walk;
 use self::window::{ReaderSlot, ReaderState, Window};
-pub use self::writer::{Accepted, FeedWriter};
+pub(crate) use self::writer::{Accepted, FeedWriter};
 use crate::budget::Budget;
 use crate::message::MessageId;
 use crate::metrics::Gauge;

@@ -145,6 +145,8 @@
 //!
 //! Read the modules in this order.
 
+#![warn(unreachable_pub)]
+
 /// The version of this build.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -154,19 +156,24 @@ pub const COMMIT: &str = match option_env!("ECHOCAST_COMMIT") {
     None => "unknown",
 };
 
+/// Header of a handshake's answer with the version of this service.
+pub use ws::handshake::VERSION as VERSION_HEADER;
+/// The subprotocol with ids and acknowledgements.
+pub use ws::v1::PROTOCOL as V1_PROTOCOL;
+
 pub mod config;
-pub mod redis_address;
+mod redis_address;
 pub mod node;
-pub mod channel;
-pub mod budget;
+mod channel;
+mod budget;
 pub mod message;
 pub mod frame;
-pub mod feed;
+mod feed;
 pub mod hub;
 pub mod broker;
 pub mod client;
-pub mod ws;
-pub mod http;
-pub mod metrics;
+mod ws;
+mod http;
+mod metrics;
 pub mod shutdown;
 pub mod telemetry;

@@ -10,15 +10,15 @@ use prometheus::{IntGaugeVec, Registry, TextEncoder};
 use self::register::{doubling, registered};
 
 /// A number that only grows.
-pub type Counter = GenericCounter<AtomicU64>;
+pub(crate) type Counter = GenericCounter<AtomicU64>;
 /// A number that goes up and down.
-pub type Gauge = prometheus::IntGauge;
+pub(crate) type Gauge = prometheus::IntGauge;
 /// A distribution.
-pub type Histogram = prometheus::Histogram;
+pub(crate) type Histogram = prometheus::Histogram;
 /// Counters with labels.
-pub type Counters = GenericCounterVec<AtomicU64>;
+pub(crate) type Counters = GenericCounterVec<AtomicU64>;
 /// Gauges with labels.
-pub type Gauges = IntGaugeVec;
+pub(crate) type Gauges = IntGaugeVec;
 
 /// Labels of the transports.
 const TRANSPORTS: [&str; 3] = ["websocket", "sse", "http"];

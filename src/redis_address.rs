@@ -120,7 +120,7 @@ impl RedisAddress {
 }
 
 /// How to connect to a server with the credentials and TLS of `like` that is elsewhere.
-pub fn at(like: &ConnectionInfo, host: &str, port: u16) -> ConnectionInfo {
+pub(crate) fn at(like: &ConnectionInfo, host: &str, port: u16) -> ConnectionInfo {
     let addr = match like.addr().clone() {
         ConnectionAddr::TcpTls {
             insecure,

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// The lowest memory limit on this process, in bytes; `None` if there is none, or no control
 /// groups.
-pub fn memory_limit() -> Option<usize> {
+pub(super) fn memory_limit() -> Option<usize> {
     lowest(
         Path::new("/sys/fs/cgroup"),
         &fs::read_to_string("/proc/self/cgroup").unwrap_or_default(),

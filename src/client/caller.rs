@@ -17,7 +17,7 @@ use crate::metrics::Transport;
 
 /// A connection to the public port. It is in the extensions of its requests.
 #[derive(Debug)]
-pub struct Connection {
+pub(crate) struct Connection {
     peer: SocketAddr,
     /// Its permit, until a request takes it for another transport. An error if the connection is
     /// over a limit and only waits for its 429.
@@ -29,11 +29,11 @@ pub struct Connection {
 
 /// Networks whose `X-Forwarded-For` or `Forwarded` is believed.
 #[derive(Debug)]
-pub struct Proxies(Vec<IpNet>);
+pub(crate) struct Proxies(Vec<IpNet>);
 
 /// The sender of a request.
 #[derive(Debug)]
-pub struct Caller {
+pub(crate) struct Caller {
     /// The client's address.
     pub ip: IpAddr,
     connection: Arc<Connection>,
@@ -43,7 +43,7 @@ pub struct Caller {
 
 impl Connection {
     /// A connection within the limits.
-    pub fn admitted(peer: SocketAddr, permit: Permit, publish_rates: PublishRates) -> Self {
+    pub(crate) fn admitted(peer: SocketAddr, permit: Permit, publish_rates: PublishRates) -> Self {
         let address_rates = permit.address_rates().cloned();
         Self {
             peer,
@@ -54,7 +54,7 @@ impl Connection {
     }
 
     /// A connection over a limit. Its requests are rejected.
-    pub fn over_limit(peer: SocketAddr, limit: LimitReached) -> Self {
+    pub(crate) fn over_limit(peer: SocketAddr, limit: LimitReached) -> Self {
         Self {
             peer,
             permit: Err(limit),
@@ -67,12 +67,12 @@ impl Connection {
 
 impl Proxies {
     /// The proxies in these networks.
-    pub fn new(networks: Vec<IpNet>) -> Self {
+    pub(crate) fn new(networks: Vec<IpNet>) -> Self {
         Self(networks.into_iter().map(canonical).collect())
     }
 
     /// Whether this is a proxy's address.
-    pub fn contains(&self, ip: IpAddr) -> bool {
+    pub(crate) fn contains(&self, ip: IpAddr) -> bool {
         let ip = ip.to_canonical();
         self.0.iter().any(|network| network.contains(&ip))
     }
@@ -110,7 +110,7 @@ impl Caller {
     ///
     /// # Errors
     /// If its connection or its address is over a limit.
-    pub fn of(
+    pub(crate) fn of(
         request: &Request,
         proxies: &Proxies,
         limits: &ConnectionLimits,
@@ -159,7 +159,7 @@ impl Caller {
 
     /// How fast it may publish. A proxy's connection belongs to many clients, so there the limit is
     /// that of the client's address.
-    pub fn publish_rates(&self) -> &PublishRates {
+    pub(crate) fn publish_rates(&self) -> &PublishRates {
         self.address
             .as_ref()
             .map_or(&self.connection.publish_rates, |address| {
@@ -171,7 +171,7 @@ impl Caller {
     ///
     /// # Errors
     /// If another request of the connection has taken it.
-    pub fn into_permit(self, transport: Transport) -> Result<Permit, Rejection> {
+    pub(crate) fn into_permit(self, transport: Transport) -> Result<Permit, Rejection> {
         // Pipelined requests share the connection. Only one of them can take it.
         let permit = self.connection.permit.as_ref().ok();
         let permit =

@@ -4,7 +4,7 @@ use crate::frame::Violation;
 
 /// Why a connection ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CloseReason {
+pub(crate) enum CloseReason {
     /// The client closed it; its code is echoed.
     Client,
     /// The socket ended without a close.
@@ -29,7 +29,7 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// All of them, in order.
-    pub const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::Client,
         Self::Disconnected,
         Self::Protocol,
@@ -43,7 +43,7 @@ impl CloseReason {
     ];
 
     /// The value of the metric's label.
-    pub fn label(self) -> &'static str {
+    pub(crate) fn label(self) -> &'static str {
         match self {
             Self::Client => "client",
             Self::Disconnected => "disconnected",
@@ -59,7 +59,7 @@ impl CloseReason {
     }
 
     /// The code of a close that the node begins.
-    pub fn code(self) -> u16 {
+    pub(crate) fn code(self) -> u16 {
         match self {
             Self::Client | Self::Disconnected => 1000,
             Self::Protocol | Self::PingTimeout => 1002,

@@ -1,7 +1,7 @@
 //! Connection limits: how many connections the node accepts, in all and from one address. A
 //! connection counts once, from accept to close, whatever it becomes in between.
 
-pub mod address;
+pub(crate) mod address;
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -25,7 +25,7 @@ const REJECTIONS_OF_ADDRESS: usize = 2;
 
 /// Limits of a node.
 #[derive(Clone, Copy, Debug)]
-pub struct LimitSettings {
+pub(crate) struct LimitSettings {
     /// `--max-connections`; `None` is no limit.
     pub connections: Option<usize>,
     /// Connections for which the node has file descriptors.
@@ -38,7 +38,7 @@ pub struct LimitSettings {
 
 /// Counts connections and rejects those over the limits.
 #[derive(Debug)]
-pub struct ConnectionLimits {
+pub(crate) struct ConnectionLimits {
     settings: LimitSettings,
     /// Connections that hold a [`Permit`].
     open: AtomicUsize,
@@ -52,7 +52,7 @@ pub struct ConnectionLimits {
 /// One connection within the limits; given back when dropped. Every connection has one, so it is
 /// small.
 #[derive(Debug)]
-pub struct Permit {
+pub(crate) struct Permit {
     limits: Arc<ConnectionLimits>,
     /// The client's share of its address's limit, if addresses are counted.
     address: Option<AddressPermit>,
@@ -61,7 +61,7 @@ pub struct Permit {
 
 /// Permission to answer a connection over the limits with 429; given back when dropped.
 #[derive(Debug)]
-pub struct RejectionPermit {
+pub(crate) struct RejectionPermit {
     limits: Arc<ConnectionLimits>,
     address: Address,
 }
@@ -84,7 +84,7 @@ impl LimitReached {
 
 /// The file descriptors of this process, divided by use.
 #[derive(Clone, Copy, Debug)]
-pub struct Descriptors {
+pub(crate) struct Descriptors {
     /// For public connections.
     pub connections: usize,
     /// For the ops port, Redis and everything else.
@@ -92,7 +92,7 @@ pub struct Descriptors {
 }
 
 /// Divides the file descriptors that this process may have now.
-pub fn descriptors() -> Descriptors {
+pub(crate) fn descriptors() -> Descriptors {
     let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(now, _)| now);
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
     let reserve = RESERVE.min(limit / 8);
@@ -104,7 +104,7 @@ pub fn descriptors() -> Descriptors {
 
 impl ConnectionLimits {
     /// No connections yet.
-    pub fn new(settings: LimitSettings, metrics: Arc<Metrics>) -> Arc<Self> {
+    pub(crate) fn new(settings: LimitSettings, metrics: Arc<Metrics>) -> Arc<Self> {
         let limit = settings.connections.unwrap_or(0);
         let limit = limit.try_into().unwrap_or(i64::MAX);
         metrics.connections_limit.set(limit);
@@ -120,7 +120,7 @@ impl ConnectionLimits {
     }
 
     /// Connections that may be open at once.
-    pub fn most(&self) -> usize {
+    pub(crate) fn most(&self) -> usize {
         let limit = self.settings.connections.unwrap_or(usize::MAX);
         self.settings.descriptors.min(limit)
     }
@@ -129,7 +129,7 @@ impl ConnectionLimits {
     ///
     /// # Errors
     /// If a limit is reached.
-    pub fn accept(self: &Arc<Self>, ip: IpAddr, is_proxy: bool) -> Result<Permit, LimitReached> {
+    pub(crate) fn accept(self: &Arc<Self>, ip: IpAddr, is_proxy: bool) -> Result<Permit, LimitReached> {
         // A proxy's connections belong to many clients. Each request counts by its client's address
         // instead, see `permit_address`.
         let address = if is_proxy {
@@ -154,7 +154,7 @@ impl ConnectionLimits {
     ///
     /// # Errors
     /// If the address has reached its limit.
-    pub fn permit_address(&self, ip: IpAddr) -> Result<Option<AddressPermit>, LimitReached> {
+    pub(crate) fn permit_address(&self, ip: IpAddr) -> Result<Option<AddressPermit>, LimitReached> {
         let addresses = self.addresses.as_ref();
         addresses
             .map(|addresses| addresses.enter(ip.into()))
@@ -163,7 +163,7 @@ impl ConnectionLimits {
 
     /// Whether a connection over the limits can be answered 429. Otherwise it has to be reset,
     /// because an answer takes a descriptor and time.
-    pub fn permit_rejection(self: &Arc<Self>, ip: IpAddr) -> Option<RejectionPermit> {
+    pub(crate) fn permit_rejection(self: &Arc<Self>, ip: IpAddr) -> Option<RejectionPermit> {
         let address = Address::from(ip);
         let mut rejections = self.lock_rejections();
         // One address that floods the node must not use up all answers.
@@ -183,7 +183,7 @@ impl ConnectionLimits {
     }
 
     /// Full token buckets for what one connection publishes by requests.
-    pub fn publish_rates(&self) -> PublishRates {
+    pub(crate) fn publish_rates(&self) -> PublishRates {
         PublishRates::new(self.settings.publish)
     }
 
@@ -196,19 +196,19 @@ impl ConnectionLimits {
 
 impl Permit {
     /// Counts one more request or message of its address; false if that is over the limit.
-    pub fn allows_message(&self) -> bool {
+    pub(crate) fn allows_message(&self) -> bool {
         self.address_rates()
             .is_none_or(|rates| rates.allows_message())
     }
 
     /// Its address's rate limits, if anything is limited by address.
-    pub fn address_rates(&self) -> Option<&Arc<AddressRates>> {
+    pub(crate) fn address_rates(&self) -> Option<&Arc<AddressRates>> {
         self.address.as_ref().map(AddressPermit::rates)
     }
 
     /// Counts the connection as another transport from now on. `address` is the client's, if the
     /// connection is a proxy's.
-    pub fn become_client(&mut self, transport: Transport, address: Option<AddressPermit>) {
+    pub(crate) fn become_client(&mut self, transport: Transport, address: Option<AddressPermit>) {
         // Before the permit's own fields change, because its drop decrements by them.
         self.limits.metrics.of(self.transport).connections.dec();
         self.transport = transport;

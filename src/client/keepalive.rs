@@ -19,7 +19,7 @@ const LEAST_STEP: Duration = Duration::from_millis(5);
 
 /// Visits sessions in turn.
 #[derive(Debug)]
-pub struct Keepalive {
+pub(crate) struct Keepalive {
     slots: Box<[Slot]>,
     /// Registrations made so far: spreads new sessions over the slots.
     registered: AtomicU32,
@@ -32,7 +32,7 @@ pub struct Keepalive {
 
 /// When a session pings, counted in visits of its slot.
 #[derive(Clone, Copy, Debug)]
-pub struct PingSchedule {
+pub(crate) struct PingSchedule {
     /// Time between two visits of a slot.
     pub period: Duration,
     /// Visits from one ping to the next, at least two. For the first one see
@@ -50,7 +50,7 @@ struct Slot {
 
 /// A session's place in a slot; given back when dropped.
 #[derive(Debug)]
-pub struct Registration {
+pub(crate) struct Registration {
     keepalive: Arc<Keepalive>,
     slot: u16,
     key: u32,
@@ -62,7 +62,7 @@ impl PingSchedule {
     /// Visits as seldom as both times allow, but at least two between pings. The first ping comes
     /// after half the interval at the earliest, so that short connections get none, and after all
     /// of it at the latest.
-    pub fn new(ping_interval: Duration, ping_timeout: Duration) -> Self {
+    pub(crate) fn new(ping_interval: Duration, ping_timeout: Duration) -> Self {
         let ping_visits = (ping_interval.as_secs_f64() / ping_timeout.as_secs_f64())
             .floor()
             .clamp(2.0, 1000.0);
@@ -81,7 +81,7 @@ impl PingSchedule {
 
     /// The visits since its last ping that a new session begins with. Random, so that sessions
     /// that began together are not pinged together.
-    pub fn before_first_ping(&self) -> u16 {
+    pub(crate) fn before_first_ping(&self) -> u16 {
         // The first visit comes after up to a period.
         let first = rand::random_range(self.ping_visits.div_ceil(2) + 1..=self.ping_visits);
         self.ping_visits - first
@@ -90,7 +90,7 @@ impl PingSchedule {
 
 impl Keepalive {
     /// Without sessions.
-    pub fn new(schedule: PingSchedule) -> Arc<Self> {
+    pub(crate) fn new(schedule: PingSchedule) -> Arc<Self> {
         let slots = (0..SLOTS).map(|_| Slot::default()).collect();
         Arc::new(Self {
             slots,
@@ -102,12 +102,12 @@ impl Keepalive {
     }
 
     /// When a session pings.
-    pub fn schedule(&self) -> PingSchedule {
+    pub(crate) fn schedule(&self) -> PingSchedule {
         self.schedule
     }
 
     /// Registers a session in one of the slots.
-    pub fn join(self: &Arc<Self>, waker: &Waker) -> Registration {
+    pub(crate) fn join(self: &Arc<Self>, waker: &Waker) -> Registration {
         let number = self.registered.fetch_add(1, Relaxed);
         // Multiplying by the golden ratio puts consecutive sessions into distant slots.
         let slot = (number.wrapping_mul(0x9E37_79B1) >> 24) as u16 % SLOTS as u16;
@@ -125,7 +125,7 @@ impl Keepalive {
     }
 
     /// Visits the slots in turn. Never returns.
-    pub async fn run(&self) {
+    pub(crate) async fn run(&self) {
         let mut next = 0;
         each_step(self.schedule.period, |due| {
             // After a stall no slot is visited twice in a row.
@@ -143,7 +143,7 @@ impl Keepalive {
 
     /// Makes all sessions leave, spread evenly over `period`. Returns when the last have been woken
     /// for it.
-    pub async fn drain(&self, period: Duration) {
+    pub(crate) async fn drain(&self, period: Duration) {
         each_step(period, |due| {
             let upto = due.min(SLOTS);
             // Before the wakes, so that a session that wakes sees that it must leave.
@@ -155,7 +155,7 @@ impl Keepalive {
     }
 
     /// Ends all sessions at once.
-    pub fn cut_off(&self) {
+    pub(crate) fn cut_off(&self) {
         self.cut_off.store(true, Release);
         self.slots.iter().for_each(Slot::wake);
     }
@@ -196,7 +196,7 @@ impl Slot {
 
 impl Registration {
     /// How many visits there were since the last call.
-    pub fn visits(&mut self) -> u32 {
+    pub(crate) fn visits(&mut self) -> u32 {
         let now = self.keepalive.slots[usize::from(self.slot)]
             .visits
             .load(Relaxed);
@@ -204,12 +204,12 @@ impl Registration {
     }
 
     /// Whether this session must end at once.
-    pub fn is_cut_off(&self) -> bool {
+    pub(crate) fn is_cut_off(&self) -> bool {
         self.keepalive.cut_off.load(Acquire)
     }
 
     /// Whether this session must leave because the node drains.
-    pub fn must_leave(&self) -> bool {
+    pub(crate) fn must_leave(&self) -> bool {
         self.keepalive.draining.load(Acquire) > usize::from(self.slot)
     }
 }

@@ -8,24 +8,24 @@ use super::rejection::Rejection;
 
 /// Origins of web pages that may connect.
 #[derive(Clone, Debug)]
-pub struct Origins {
+pub(crate) struct Origins {
     /// As browsers write them, such as `https://example.org`; `None` is any.
     allowed: Option<Vec<String>>,
 }
 
 impl Origins {
     /// These origins; `None` is any.
-    pub fn new(allowed: Option<Vec<String>>) -> Self {
+    pub(crate) fn new(allowed: Option<Vec<String>>) -> Self {
         Self { allowed }
     }
 
     /// Whether pages of every origin may connect.
-    pub fn are_any(&self) -> bool {
+    pub(crate) fn are_any(&self) -> bool {
         self.allowed.is_none()
     }
 
     /// Whether pages of this origin may connect.
-    pub fn allow(&self, origin: &HeaderValue) -> bool {
+    pub(crate) fn allow(&self, origin: &HeaderValue) -> bool {
         self.allowed
             .as_ref()
             .is_none_or(|allowed| allowed.contains(&readable(origin)))
@@ -35,7 +35,7 @@ impl Origins {
     ///
     /// # Errors
     /// If it comes from a page that may not connect.
-    pub fn check(&self, method: &Method, headers: &HeaderMap) -> Result<(), Rejection> {
+    pub(crate) fn check(&self, method: &Method, headers: &HeaderMap) -> Result<(), Rejection> {
         let mut origins = headers.get_all(header::ORIGIN).iter();
         if let Some(origin) = origins.find(|origin| !self.allow(origin)) {
             return Err(Rejection::Origin(readable(origin)));
@@ -72,7 +72,7 @@ impl Origins {
 }
 
 /// Whether a request asks to become a WebSocket.
-pub fn is_handshake(headers: &HeaderMap) -> bool {
+pub(crate) fn is_handshake(headers: &HeaderMap) -> bool {
     header_list::contains(headers, header::UPGRADE, "websocket")
 }
 

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use percent_encoding::percent_decode_str;
 
 /// The text that is encoded here; `None` if it is no percent-encoded UTF-8.
-pub fn decoded(text: &str) -> Option<Cow<'_, str>> {
+pub(crate) fn decoded(text: &str) -> Option<Cow<'_, str>> {
     if !text.split('%').skip(1).all(begins_with_byte) {
         return None;
     }

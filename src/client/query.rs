@@ -25,7 +25,7 @@ const AFTER_UNKNOWN: Start = Start::After(MessageId {
 
 /// The options of a subscription, as its client gives them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SubscribeOptions {
+pub(crate) struct SubscribeOptions {
     /// Where it starts.
     pub start: Start,
     /// Whether this connection receives its own messages.
@@ -52,7 +52,7 @@ impl BadParameter {
 ///
 /// # Errors
 /// If one of them has a value without a meaning, also if another one wins over it.
-pub fn subscribe_options(
+pub(crate) fn subscribe_options(
     query: &str,
     headers: &HeaderMap,
 ) -> Result<SubscribeOptions, BadParameter> {
@@ -73,7 +73,7 @@ pub fn subscribe_options(
 ///
 /// # Errors
 /// If it has several values.
-pub fn header<'a>(
+pub(crate) fn header<'a>(
     headers: &'a HeaderMap,
     name: &'static str,
 ) -> Result<Option<&'a HeaderValue>, BadParameter> {

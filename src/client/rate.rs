@@ -7,11 +7,11 @@ use tokio::time::Instant;
 
 /// Bytes a second that a client must take on average while something waits for it, and must send
 /// on average while the node waits for it.
-pub const LEAST_RATE: u64 = 4 * 1024;
+pub(crate) const LEAST_RATE: u64 = 4 * 1024;
 
 /// A token bucket. It is full at first.
 #[derive(Debug)]
-pub struct Rate {
+pub(crate) struct Rate {
     /// Tokens gained a second.
     per_second: f64,
     /// Tokens that it holds, and that may be taken at once, at most.
@@ -22,12 +22,12 @@ pub struct Rate {
 
 impl Rate {
     /// This many messages or requests a second, and as many at once.
-    pub fn new(per_second: u32) -> Self {
+    pub(crate) fn new(per_second: u32) -> Self {
         Self::with_burst(u64::from(per_second), u64::from(per_second))
     }
 
     /// This many tokens a second, and `burst` at once.
-    pub fn with_burst(per_second: u64, burst: u64) -> Self {
+    pub(crate) fn with_burst(per_second: u64, burst: u64) -> Self {
         let (per_second, burst) = (per_second as f64, burst as f64);
         Self {
             per_second,
@@ -38,12 +38,12 @@ impl Rate {
     }
 
     /// Takes a token if there is one.
-    pub fn allows(&mut self) -> bool {
+    pub(crate) fn allows(&mut self) -> bool {
         self.charge(1)
     }
 
     /// Takes this many tokens, or none if there are fewer.
-    pub fn charge(&mut self, tokens: u64) -> bool {
+    pub(crate) fn charge(&mut self, tokens: u64) -> bool {
         let allowed = self.fill() >= tokens as f64;
         if allowed {
             self.tokens -= tokens as f64;
@@ -52,12 +52,12 @@ impl Rate {
     }
 
     /// Whole tokens that may be taken now.
-    pub fn left(&mut self) -> u64 {
+    pub(crate) fn left(&mut self) -> u64 {
         self.fill() as u64
     }
 
     /// Whether it is the same as a new bucket.
-    pub fn is_full(&mut self) -> bool {
+    pub(crate) fn is_full(&mut self) -> bool {
         self.fill() >= self.burst
     }
 
@@ -73,7 +73,7 @@ impl Rate {
 
 /// How fast one connection may publish; `None` is no limit.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct PublishLimits {
+pub(crate) struct PublishLimits {
     /// `--message-rate`: messages a second.
     pub messages: Option<u32>,
     /// `--byte-rate`: bytes of bodies a second.
@@ -84,17 +84,17 @@ pub struct PublishLimits {
 
 impl PublishLimits {
     /// Bytes that may come at once.
-    pub fn byte_burst(&self) -> u64 {
+    pub(crate) fn byte_burst(&self) -> u64 {
         self.bytes.unwrap_or(0).max(self.max_message)
     }
 
     /// Whether anything is limited.
-    pub fn any(&self) -> bool {
+    pub(crate) fn any(&self) -> bool {
         self.messages.is_some() || self.bytes.is_some()
     }
 
     /// How long it takes an empty bucket to be full.
-    pub fn memory(&self) -> Duration {
+    pub(crate) fn memory(&self) -> Duration {
         let bytes = self
             .bytes
             .map(|bytes| Duration::from_secs_f64(self.byte_burst() as f64 / bytes as f64));
@@ -105,14 +105,14 @@ impl PublishLimits {
 
 /// The buckets of one connection that publishes.
 #[derive(Debug)]
-pub struct PublishRates {
+pub(crate) struct PublishRates {
     messages: Option<Mutex<Rate>>,
     bytes: Option<Mutex<Rate>>,
 }
 
 impl PublishRates {
     /// Full buckets.
-    pub fn new(limits: PublishLimits) -> Self {
+    pub(crate) fn new(limits: PublishLimits) -> Self {
         let bytes = limits
             .bytes
             .map(|bytes| Rate::with_burst(bytes, limits.byte_burst()));
@@ -123,23 +123,23 @@ impl PublishRates {
     }
 
     /// Counts one more message; false if that is over the limit.
-    pub fn allows_message(&self) -> bool {
+    pub(crate) fn allows_message(&self) -> bool {
         Self::all(&self.messages, Rate::allows)
     }
 
     /// How many more bytes may come now.
-    pub fn bytes_left(&self) -> u64 {
+    pub(crate) fn bytes_left(&self) -> u64 {
         let bytes = self.bytes.as_ref();
         bytes.map_or(u64::MAX, |rate| lock(rate).left())
     }
 
     /// Counts this many bytes more; false if that is over the limit.
-    pub fn allows_bytes(&self, bytes: usize) -> bool {
+    pub(crate) fn allows_bytes(&self, bytes: usize) -> bool {
         Self::all(&self.bytes, |rate| rate.charge(bytes as u64))
     }
 
     /// Whether they are the same as new ones.
-    pub fn is_fresh(&self) -> bool {
+    pub(crate) fn is_fresh(&self) -> bool {
         Self::all(&self.messages, Rate::is_full) && Self::all(&self.bytes, Rate::is_full)
     }
 

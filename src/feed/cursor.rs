@@ -13,7 +13,7 @@ use super::{Feed, GroupBatches};
 use crate::message::{Batch, Format, Missed, Sequence};
 
 /// Batches taken in one turn at most: as many as fit a `writev` beside control frames.
-pub const TAKE_BATCHES: usize = 60;
+pub(crate) const TAKE_BATCHES: usize = 60;
 
 /// Bytes taken in one turn at most, so that one reader with a deep backlog does not hold its worker
 /// thread for long.
@@ -48,7 +48,7 @@ pub struct Cursor {
 }
 
 /// The batches of one turn. They are on the stack of one poll: a waiting reader holds none.
-pub type Taken = SmallVec<[Arc<Batch>; 16]>;
+pub(crate) type Taken = SmallVec<[Arc<Batch>; 16]>;
 
 impl Cursor {
     /// At a position in the window.

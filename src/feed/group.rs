@@ -17,7 +17,7 @@ use crate::message::{Batch, Sequence};
 /// [`super::Cursor::take_or_join_group`]. That must happen after the group was made and not while
 /// it takes: otherwise the cursor would wait at a position that the group has passed.
 #[derive(Debug)]
-pub struct Group {
+pub(crate) struct Group {
     feed: Arc<Feed>,
     reader: usize,
     /// Position of the first batch of `batches`.
@@ -39,7 +39,7 @@ pub struct GroupBatches<'a> {
 
 impl Group {
     /// A group that receives everything from now on.
-    pub fn new(feed: &Arc<Feed>, waker: Waker) -> Self {
+    pub(crate) fn new(feed: &Arc<Feed>, waker: Waker) -> Self {
         let mut window = feed.lock();
         let first = window.end();
         let reader = window.add_reader(waker, ReaderState::Waiting, first);
@@ -55,7 +55,7 @@ impl Group {
 
     /// The batches of this round.
     #[inline]
-    pub fn batches(&self) -> GroupBatches<'_> {
+    pub(crate) fn batches(&self) -> GroupBatches<'_> {
         GroupBatches {
             first: self.first,
             batches: &self.batches,
@@ -63,7 +63,7 @@ impl Group {
     }
 
     /// Begins a round: takes new batches. If the writer is ahead, it waits for [`Self::settle`].
-    pub fn begin(&mut self) {
+    pub(crate) fn begin(&mut self) {
         let Self {
             feed,
             reader,
@@ -80,13 +80,13 @@ impl Group {
     }
 
     /// Takes batches that came during the round, for readers that have not had their turn yet.
-    pub fn take(&mut self) {
+    pub(crate) fn take(&mut self) {
         let mut window = self.feed.lock();
         take(&mut window, self.reader, &mut self.first, &mut self.batches);
     }
 
     /// Ends a round: every reader has had its turn. Returns whether another round has to follow.
-    pub fn settle(&mut self) -> bool {
+    pub(crate) fn settle(&mut self) -> bool {
         // All readers have been shown these.
         let shown = self.shown.saturating_sub(self.first) as usize;
         self.batches.drain(..shown);

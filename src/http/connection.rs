@@ -40,7 +40,7 @@ const BUFFER_BYTES: usize = 64 * 1024;
 
 /// The parts that serve the connections of one port.
 #[derive(Clone, Debug)]
-pub struct Service {
+pub(crate) struct Service {
     /// The routes.
     pub router: Router,
     /// How long a connection is kept between two requests.
@@ -55,7 +55,7 @@ pub struct Service {
 
 /// Counters of connections that end badly.
 #[derive(Clone, Debug)]
-pub struct BadEnds {
+pub(crate) struct BadEnds {
     /// No complete head came in time, and no request before.
     pub timeout: Counter,
     /// The bytes are no HTTP, or the head is too long, and no request came before.

@@ -23,7 +23,7 @@ const REQUEST_PATIENCE: Duration = Duration::from_secs(60);
 
 /// JSON answers that are collected at the same time. Each yields after 16 KiB, so that one waits
 /// for at most this many such pieces.
-pub const COLLECTORS: usize = 16;
+pub(crate) const COLLECTORS: usize = 16;
 
 /// The parts of the node that requests to the public port use.
 #[derive(Debug)]

@@ -18,7 +18,7 @@ const WAITING: usize = 16;
 
 /// The connections that wait.
 #[derive(Clone, Debug)]
-pub struct DelayedResets(Arc<Mutex<Waiting>>);
+pub(crate) struct DelayedResets(Arc<Mutex<Waiting>>);
 
 #[derive(Debug)]
 struct Waiting {
@@ -30,7 +30,7 @@ struct Waiting {
 
 impl DelayedResets {
     /// For a node with this many descriptors beside those of its connections.
-    pub fn new(descriptors: usize) -> Self {
+    pub(crate) fn new(descriptors: usize) -> Self {
         let most = WAITING.min(descriptors / 2);
         Self(Arc::new(Mutex::new(Waiting {
             streams: VecDeque::new(),
@@ -40,7 +40,7 @@ impl DelayedResets {
     }
 
     /// Resets a connection soon.
-    pub fn push(&self, stream: TcpStream) {
+    pub(crate) fn push(&self, stream: TcpStream) {
         let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         waiting.streams.push_back((Instant::now() + DELAY, stream));
         while waiting.streams.len() > waiting.most {

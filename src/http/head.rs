@@ -9,7 +9,7 @@ use crate::client::rejection::Rejection;
 
 /// A head is at most this long, in bytes: request line, header lines and the empty line, each with
 /// its CRLF, written as `name: value`.
-pub const HEAD_BYTES: usize = 32 * 1024;
+pub(super) const HEAD_BYTES: usize = 32 * 1024;
 
 /// Checks the rules.
 pub(super) fn check(request: &Request) -> Result<(), Rejection> {

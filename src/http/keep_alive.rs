@@ -25,7 +25,7 @@ const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
 /// How long connections of a port are kept between requests.
 #[derive(Clone, Debug)]
-pub struct KeepAlive {
+pub(crate) struct KeepAlive {
     idle: Duration,
     /// The value of `Keep-Alive`.
     header: HeaderValue,
@@ -42,7 +42,7 @@ pub(super) struct Patience {
 
 impl KeepAlive {
     /// For this `--idle-timeout`.
-    pub fn new(idle: Duration) -> Self {
+    pub(crate) fn new(idle: Duration) -> Self {
         let header = HeaderValue::try_from(format!("timeout={}", idle.as_secs()))
             .expect("digits are a header's value");
         Self { idle, header }

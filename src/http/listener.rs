@@ -26,7 +26,7 @@ const BACKLOG: i32 = 4096;
 ///
 /// # Errors
 /// If the address cannot be listened on.
-pub fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+pub(crate) fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     bind_with(address, |domain| {
         Socket::new(domain, Type::STREAM, Some(Protocol::TCP))
     })

@@ -14,7 +14,7 @@ use crate::shutdown::Shutdown;
 
 /// The parts of the node that the ops routes report.
 #[derive(Clone, Debug)]
-pub struct Ops {
+pub(crate) struct Ops {
     /// All metrics of the node.
     pub metrics: Arc<Metrics>,
     /// The state of the broker.
@@ -24,7 +24,7 @@ pub struct Ops {
 }
 
 /// `/metrics`, `/livez`, `/readyz` and nothing else.
-pub fn router(ops: Ops) -> Router {
+pub(crate) fn router(ops: Ops) -> Router {
     Router::new()
         .route("/metrics", get(metrics))
         .route("/livez", get(async || "alive\n"))

@@ -28,7 +28,7 @@ const ACCEPTS: u32 = 32;
 
 /// A port.
 #[derive(Clone, Debug)]
-pub struct Server {
+pub(crate) struct Server {
     /// The routes and the limits of each connection.
     pub service: Service,
     /// The connection limits; `None` is no limit.
@@ -37,7 +37,7 @@ pub struct Server {
 
 /// How the public port admits connections.
 #[derive(Clone, Debug)]
-pub struct Admission {
+pub(crate) struct Admission {
     /// The connection limits.
     pub limits: Arc<ConnectionLimits>,
     /// Networks of trusted proxies. Their address is not that of their clients.
@@ -51,7 +51,7 @@ pub struct Admission {
 impl Server {
     /// Serves until `stop`, then closes the listener and lets every connection end its current
     /// answer.
-    pub async fn serve(self, listener: TcpListener) {
+    pub(crate) async fn serve(self, listener: TcpListener) {
         let mut accepts: u32 = 0;
         loop {
             let accepted = tokio::select! {

@@ -78,7 +78,7 @@ thread_local! {
 
 /// A batch in one format: its items, one after another. An item is a message, or the mark of a gap.
 #[derive(Debug)]
-pub struct Encoded {
+pub(super) struct Encoded {
     /// All items.
     pub bytes: Bytes,
     /// Where each item ends.

@@ -22,7 +22,7 @@ const SWEPT: usize = 4;
 
 /// An IPv4 address, or the network of 64 bits that one owner of IPv6 addresses has at least.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Address {
+pub(crate) enum Address {
     /// An IPv4 address, also if it was written as an IPv6 one.
     V4(Ipv4Addr),
     /// The first half of an IPv6 address.
@@ -43,7 +43,7 @@ impl From<IpAddr> for Address {
 
 /// Limits of one address; `None` is no limit.
 #[derive(Clone, Copy, Debug)]
-pub struct AddressLimits {
+pub(crate) struct AddressLimits {
     /// `--address-connections`.
     pub connections: Option<usize>,
     /// `--address-rate`: requests and messages a second.
@@ -86,7 +86,7 @@ struct AddressEntry {
 
 /// How fast one address sends.
 #[derive(Debug)]
-pub struct AddressRates {
+pub(crate) struct AddressRates {
     address: Address,
     addresses: Weak<Addresses>,
     rate: Option<Mutex<Rate>>,
@@ -95,7 +95,7 @@ pub struct AddressRates {
 
 /// One connection or request of an address; given back when dropped.
 #[derive(Debug)]
-pub struct AddressPermit(Arc<AddressRates>);
+pub(crate) struct AddressPermit(Arc<AddressRates>);
 
 impl Addresses {
     pub(super) fn new(limits: AddressLimits, publish: PublishLimits) -> Arc<Self> {
@@ -199,13 +199,13 @@ impl Known {
 
 impl AddressRates {
     /// Counts one more request or message of this address; false if that is over the limit.
-    pub fn allows_message(&self) -> bool {
+    pub(crate) fn allows_message(&self) -> bool {
         let rate = self.rate.as_ref();
         rate.is_none_or(|rate| rate::lock(rate).allows())
     }
 
     /// The buckets of what clients behind proxies publish by requests.
-    pub fn publish_rates(&self) -> &PublishRates {
+    pub(crate) fn publish_rates(&self) -> &PublishRates {
         &self.publish
     }
 
@@ -219,7 +219,7 @@ impl AddressRates {
 
 impl AddressPermit {
     /// The rate limits of the address.
-    pub fn rates(&self) -> &Arc<AddressRates> {
+    pub(crate) fn rates(&self) -> &Arc<AddressRates> {
         &self.0
     }
 }

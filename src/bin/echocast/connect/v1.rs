@@ -5,8 +5,8 @@ use std::fmt;
 use std::time::Duration;
 
 use base64::prelude::{BASE64_STANDARD, Engine};
-use echocast::ws::handshake::VERSION;
-pub(crate) use echocast::ws::v1::PROTOCOL;
+use echocast::VERSION_HEADER;
+pub(crate) use echocast::V1_PROTOCOL as PROTOCOL;
 use serde_json::{Map, Value, json};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::client::Response;
@@ -54,7 +54,7 @@ struct Parts {
 /// that they are offered.
 pub(crate) fn is_spoken(response: &Response) -> bool {
     let taken = response.headers().get(SEC_WEBSOCKET_PROTOCOL);
-    taken.is_some_and(|taken| taken == PROTOCOL) && response.headers().contains_key(VERSION)
+    taken.is_some_and(|taken| taken == PROTOCOL) && response.headers().contains_key(VERSION_HEADER)
 }
 
 /// `None` for a text that is no frame of this protocol.
