@@ -4,7 +4,6 @@ use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering::*};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::hub::{Hub, Intake};
@@ -14,8 +13,8 @@ mod embedded;
 pub mod envelope;
 mod redis;
 
-pub use self::embedded::Embedded;
-pub use self::redis::Redis;
+pub(crate) use self::embedded::Embedded;
+pub(crate) use self::redis::Redis;
 
 /// Moves messages from a node's inbox to the feeds of all nodes.
 ///
@@ -46,7 +45,7 @@ pub struct Link {
     /// Inbox, channels and feeds.
     pub hub: Arc<Hub>,
     /// Counters of the node.
-    pub metrics: Arc<Metrics>,
+    pub(crate) metrics: Arc<Metrics>,
     /// Where it reports whether it can be reached.
     pub status: Arc<Status>,
 }
@@ -56,7 +55,6 @@ pub struct Link {
 pub struct Status {
     up: AtomicBool,
     has_been_up: AtomicBool,
-    changed: Notify,
     /// Why it is down although something answers.
     why: Mutex<Option<String>>,
     metrics: Arc<Metrics>,
@@ -64,13 +62,12 @@ pub struct Status {
 
 impl Status {
     /// Down, and never up so far.
-    pub fn new(metrics: Arc<Metrics>) -> Arc<Self> {
+    pub(crate) fn new(metrics: Arc<Metrics>) -> Arc<Self> {
         let never = || AtomicBool::new(false);
-        let (changed, why) = (Notify::new(), Mutex::default());
+        let why = Mutex::default();
         Arc::new(Self {
             up: never(),
             has_been_up: never(),
-            changed,
             why,
             metrics,
         })
@@ -84,16 +81,15 @@ impl Status {
             self.explain(None);
         }
         self.metrics.broker_up.set(i64::from(up));
-        self.changed.notify_waiters();
     }
 
     /// For operators: why it is down although something answers. `None` if nothing does.
-    pub fn explain(&self, why: Option<String>) {
+    pub(crate) fn explain(&self, why: Option<String>) {
         *self.lock_why() = why;
     }
 
     /// Why it is down, if that is known.
-    pub fn why(&self) -> Option<String> {
+    pub(crate) fn why(&self) -> Option<String> {
         self.lock_why().clone()
     }
 
@@ -102,26 +98,13 @@ impl Status {
     }
 
     /// Whether it is up now.
-    pub fn is_up(&self) -> bool {
+    pub(crate) fn is_up(&self) -> bool {
         self.up.load(Acquire)
     }
 
     /// Whether it has come up at least once: a node is ready from then on. A later outage does not
     /// make it unready, or a balancer would lose all nodes at once.
-    pub fn has_been_up(&self) -> bool {
+    pub(crate) fn has_been_up(&self) -> bool {
         self.has_been_up.load(Acquire)
-    }
-
-    /// Waits until it is up. Cancellation-safe.
-    pub async fn wait_up(&self) {
-        let mut changed = std::pin::pin!(self.changed.notified());
-        loop {
-            changed.as_mut().enable();
-            if self.is_up() {
-                return;
-            }
-            changed.as_mut().await;
-            changed.set(self.changed.notified());
-        }
     }
 }

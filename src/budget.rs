@@ -13,7 +13,7 @@ use crate::metrics::{Gauge, Metrics};
 
 /// Holders of message bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
+pub(crate) enum Part {
     /// Batches in feeds with all their encodings, and trimmed batches that a reader still writes.
     Feeds,
     /// Messages that the broker has not acknowledged.
@@ -32,7 +32,7 @@ pub enum Part {
 
 impl Part {
     /// All of them, in order.
-    pub const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 6] = [
         Self::Feeds,
         Self::Inbox,
         Self::Input,
@@ -42,7 +42,7 @@ impl Part {
     ];
 
     /// The value of the metric's label.
-    pub fn label(self) -> &'static str {
+    pub(crate) fn label(self) -> &'static str {
         match self {
             Self::Feeds => "feeds",
             Self::Inbox => "inbox",
@@ -70,7 +70,7 @@ pub(crate) fn default_limit() -> usize {
 
 /// Counts the bytes that messages take in a node.
 #[derive(Debug)]
-pub struct Budget {
+pub(crate) struct Budget {
     /// `--memory`, in bytes.
     limit: usize,
     used: AtomicUsize,
@@ -83,7 +83,7 @@ pub struct Budget {
 
 impl Budget {
     /// An empty budget of `limit` bytes.
-    pub fn new(limit: usize, metrics: &Metrics) -> Arc<Self> {
+    pub(crate) fn new(limit: usize, metrics: &Metrics) -> Arc<Self> {
         metrics
             .memory_limit
             .set(limit.try_into().unwrap_or(i64::MAX));
@@ -97,51 +97,51 @@ impl Budget {
     }
 
     /// `--memory`, in bytes.
-    pub fn limit(&self) -> usize {
+    pub(crate) fn limit(&self) -> usize {
         self.limit
     }
 
     /// Bytes that are counted now.
-    pub fn used(&self) -> usize {
+    pub(crate) fn used(&self) -> usize {
         self.used.load(Relaxed)
     }
 
     /// Whether sockets are read and requests served. Without room, only holders of memory continue.
-    pub fn has_room(&self) -> bool {
+    pub(crate) fn has_room(&self) -> bool {
         self.used() < self.limit
     }
 
     /// Whether feeds have to give memory back: from five eighths of the limit. The allocator keeps
     /// up to six tenths of the batches' bytes beside them, when they come and go in all sizes
     /// (measured: 178 MiB for 112, of which the process had 15 before).
-    pub fn is_short(&self) -> bool {
+    pub(crate) fn is_short(&self) -> bool {
         self.used() > self.limit / 8 * 5
     }
 
     /// Bytes that feeds have to give back, so that half of the limit is free.
-    pub fn excess(&self) -> usize {
+    pub(crate) fn excess(&self) -> usize {
         self.used().saturating_sub(self.limit / 2)
     }
 
     /// Bytes of one part.
-    pub fn part(&self, part: Part) -> usize {
+    pub(crate) fn part(&self, part: Part) -> usize {
         self.parts[part as usize].get().try_into().unwrap_or(0)
     }
 
     /// Whether a part has its share of the limit, a quarter. For parts that clients can fill and for
     /// which feeds cannot make room.
-    pub fn is_crowded(&self, part: Part) -> bool {
+    pub(crate) fn is_crowded(&self, part: Part) -> bool {
         self.part(part) >= self.limit / 4
     }
 
     /// Counts bytes until [`Self::give_back`].
-    pub fn take(&self, part: Part, bytes: usize) {
+    pub(crate) fn take(&self, part: Part, bytes: usize) {
         self.used.fetch_add(bytes, Relaxed);
         self.parts[part as usize].add(bytes as i64);
     }
 
     /// Ends the counting of bytes.
-    pub fn give_back(&self, part: Part, bytes: usize) {
+    pub(crate) fn give_back(&self, part: Part, bytes: usize) {
         self.used.fetch_sub(bytes, SeqCst);
         self.parts[part as usize].sub(bytes as i64);
         // Load before swap, because a swap at every call would be felt.
@@ -151,7 +151,7 @@ impl Budget {
     }
 
     /// Bytes that are counted until the charge is dropped.
-    pub fn charge(self: &Arc<Self>, part: Part, bytes: usize) -> Charge {
+    pub(crate) fn charge(self: &Arc<Self>, part: Part, bytes: usize) -> Charge {
         self.take(part, bytes);
         Charge {
             budget: self.clone(),
@@ -162,13 +162,13 @@ impl Budget {
 
     /// A session found no room: [`Self::changed`] returns now, so that room can be made, and again
     /// once there is some.
-    pub fn await_room(&self) {
+    pub(crate) fn await_room(&self) {
         self.awaited.store(true, SeqCst);
         self.changed.notify_one();
     }
 
     /// Whether there is room now; if not, [`Self::changed`] returns once there is.
-    pub fn has_room_now(&self) -> bool {
+    pub(crate) fn has_room_now(&self) -> bool {
         if self.has_room() {
             return true;
         }
@@ -178,14 +178,14 @@ impl Budget {
     }
 
     /// Waits until a session waits for room, or there is room again. Only one task may wait.
-    pub async fn changed(&self) {
+    pub(crate) async fn changed(&self) {
         self.changed.notified().await;
     }
 }
 
 /// Bytes that are counted as long as this lives.
 #[derive(Debug)]
-pub struct Charge {
+pub(crate) struct Charge {
     budget: Arc<Budget>,
     part: Part,
     bytes: AtomicUsize,
@@ -193,18 +193,18 @@ pub struct Charge {
 
 impl Charge {
     /// Counts more bytes.
-    pub fn grow(&self, bytes: usize) {
+    pub(crate) fn grow(&self, bytes: usize) {
         self.budget.take(self.part, bytes);
         self.bytes.fetch_add(bytes, Relaxed);
     }
 
     /// Whether its budget has room.
-    pub fn has_room(&self) -> bool {
+    pub(crate) fn has_room(&self) -> bool {
         self.budget.has_room()
     }
 
     /// Counts this many bytes from now on.
-    pub fn set(&mut self, bytes: usize) {
+    pub(crate) fn set(&mut self, bytes: usize) {
         let before = std::mem::replace(self.bytes.get_mut(), bytes);
         if bytes > before {
             self.budget.take(self.part, bytes - before);

@@ -34,7 +34,7 @@ pub enum BadName {
 impl ChannelName {
     /// The channel of a decoded request path: the path without its first slash. `/` and `/ws` are
     /// the lobby.
-    pub fn from_path(path: &str) -> Result<Self, BadName> {
+    pub(crate) fn from_path(path: &str) -> Result<Self, BadName> {
         match path.strip_prefix('/').unwrap_or(path) {
             "" | "ws" => Ok(Self(LOBBY.into())),
             name => Self::new(name),
@@ -42,7 +42,7 @@ impl ChannelName {
     }
 
     /// Checks a name.
-    pub fn new(name: &str) -> Result<Self, BadName> {
+    pub(crate) fn new(name: &str) -> Result<Self, BadName> {
         if let Some(odd) = name.chars().find(|character| !Self::allows(*character)) {
             return Err(BadName::Character(odd));
         }
@@ -56,12 +56,12 @@ impl ChannelName {
     }
 
     /// Whether names may have this character.
-    pub fn allows(character: char) -> bool {
+    pub(crate) fn allows(character: char) -> bool {
         character.is_ascii_alphanumeric() || "-_.~:/".contains(character)
     }
 
     /// The name as text.
-    pub fn as_str(&self) -> &str {
+    pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
 }

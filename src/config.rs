@@ -15,15 +15,15 @@ use clap::{Args, FromArgMatches};
 
 use self::given::Complaining;
 use self::history::HistorySettings;
-pub use self::lifetime::{KeepaliveConfig, ShutdownConfig};
+pub(crate) use self::lifetime::{KeepaliveConfig, ShutdownConfig};
 use self::lifetime::{KeepaliveSettings, ShutdownSettings};
 use self::limits::LimitSettings;
-pub use self::limits::{Limits, SlowClient};
+pub(crate) use self::limits::{Limits, SlowClient};
 use self::logs::LogSettings;
-pub use self::logs::{Logs, Switch};
-pub use self::network::Network;
+pub(crate) use self::logs::Logs;
+pub(crate) use self::network::Network;
 use self::network::NetworkSettings;
-pub use self::redis::RedisConfig;
+pub(crate) use self::redis::RedisConfig;
 use self::redis::RedisSettings;
 use crate::feed::Retention;
 

@@ -74,13 +74,13 @@ impl Feed {
     /// since some woken readers had their turn. A burst longer than the window would otherwise push
     /// out messages before any reader could take them. A reader whose socket is full has had its
     /// turn, so it slows nobody.
-    pub fn is_ahead(&self) -> bool {
+    pub(crate) fn is_ahead(&self) -> bool {
         let window = self.lock();
         window.woken > 0 && window.unsettled >= self.retention.bytes / 4
     }
 
     /// Waits until every reader that was woken has had its turn, but not for ever.
-    pub async fn turn(&self) {
+    pub(crate) async fn turn(&self) {
         let mut turn = std::pin::pin!(self.all_had_their_turn.notified());
         // Before the look, so that no turn between look and wait is overlooked.
         turn.as_mut().enable();
@@ -95,20 +95,20 @@ impl Feed {
     }
 
     /// Waits while the writer is ahead. For writers that serve only this feed, between batches.
-    pub async fn settled(&self) {
+    pub(crate) async fn settled(&self) {
         if self.is_ahead() {
             self.turn().await;
         }
     }
 
     /// The epoch, 0 if none is known yet, and the offset of the message that comes next.
-    pub fn expects(&self) -> (u64, u64) {
+    pub(crate) fn expects(&self) -> (u64, u64) {
         let window = self.lock();
         (window.epoch, window.next_offset)
     }
 
     /// The id of the newest message; `None` if there are no ids because no history is kept.
-    pub fn newest(&self) -> Option<MessageId> {
+    pub(crate) fn newest(&self) -> Option<MessageId> {
         let window = self.lock();
         match window.epoch {
             0 => (self.retention.messages > 0).then_some(MessageId::START),
@@ -120,14 +120,14 @@ impl Feed {
     }
 
     /// Bytes held now.
-    pub fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.lock().bytes
     }
 
     /// Drops the oldest batches until the rest has at most `bytes`; returns the bytes dropped.
     /// Readers that lag out by that are woken. Readers that keep up lose nothing: batches that they
     /// have not been shown stay.
-    pub fn shorten(&self, bytes: usize) -> usize {
+    pub(crate) fn shorten(&self, bytes: usize) -> usize {
         let mut window = self.lock();
         let keeps_up =
             |reader: &ReaderSlot| matches!(reader.state, ReaderState::Waiting | ReaderState::Woken);
@@ -153,7 +153,7 @@ impl Feed {
     }
 
     /// How long ago the newest message came, if there ever was one.
-    pub fn idle(&self) -> Option<Duration> {
+    pub(crate) fn idle(&self) -> Option<Duration> {
         let window = self.lock();
         let was_used = window.next_offset > 1 || !window.batches.is_empty();
         was_used.then(|| window.appended.elapsed())

@@ -11,9 +11,9 @@ mod mask;
 mod utf8;
 
 pub use self::decoder::Decoder;
+pub(crate) use self::encode::DEFLATED;
 pub use self::encode::{
-    ControlFrame, DEFLATED, MAX_CONTROL, MAX_SERVER_HEADER, encode_control, encode_header,
-    header_len,
+    ControlFrame, MAX_CONTROL, MAX_SERVER_HEADER, encode_control, encode_header, header_len,
 };
 pub(crate) use self::inflate::TOO_MANY_BYTES;
 
@@ -57,7 +57,7 @@ pub enum Event<'a> {
 }
 
 /// Receives the events of a decoder, and limits how much is decoded now.
-pub trait Sink {
+pub(crate) trait Sink {
     /// Whether another frame may be decoded now. If not, decoding stops before it.
     fn wants_more(&mut self) -> bool {
         true

@@ -5,7 +5,7 @@
 mod channel;
 mod history;
 mod in_flight;
-mod inbox;
+pub(crate) mod inbox;
 mod keys;
 mod membership;
 mod memory;
@@ -21,17 +21,17 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-pub use self::channel::Channel;
-pub use self::history::{HistoryPage, HistoryQuery, HistoryRequest};
-pub use self::in_flight::{Acknowledged, InFlight};
-pub use self::inbox::{INBOX_BYTES, INBOX_MESSAGES, Inbox};
-pub use self::keys::{KeyTaken, Keys};
-pub use self::membership::Membership;
-pub use self::pending_batch::PendingBatch;
-pub use self::publication::Publication;
-pub use self::receipt::{Answer, Outcome, PublishError, Receipt};
-pub use self::skipped::Skipped;
-pub use self::subscription::{BrokerAway, ReplayPage, Subscription};
+pub(crate) use self::channel::Channel;
+pub(crate) use self::history::{HistoryPage, HistoryQuery, HistoryRequest};
+pub(crate) use self::in_flight::InFlight;
+pub(crate) use self::inbox::Inbox;
+pub(crate) use self::keys::{KeyTaken, Keys};
+pub(crate) use self::membership::Membership;
+pub(crate) use self::pending_batch::PendingBatch;
+pub(crate) use self::publication::Publication;
+pub(crate) use self::receipt::{Answer, PublishError, Receipt};
+pub(crate) use self::skipped::Skipped;
+pub(crate) use self::subscription::{BrokerAway, ReplayPage, Subscription};
 use crate::budget::Budget;
 use crate::channel::ChannelName;
 use crate::feed::{FeedWriter, Retention};
@@ -43,7 +43,7 @@ const CHANNEL_BYTES: usize = 1024;
 
 /// How long a channel stays subscribed after its last client left, so that reconnects and reloads
 /// cost the broker nothing.
-pub const LINGER: Duration = Duration::from_secs(10);
+pub(crate) const LINGER: Duration = Duration::from_secs(10);
 
 /// The handle that everything in a node shares.
 #[derive(Debug)]
@@ -65,7 +65,7 @@ pub struct Hub {
 
 /// This node has as many channels as `--max-channels` allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TooManyChannels;
+pub(crate) struct TooManyChannels;
 
 #[derive(Debug, Default)]
 struct Channels {
@@ -93,7 +93,7 @@ struct Entry {
 impl Hub {
     /// A hub without channels, and the broker's part of it. `keep_idle`: channels without clients
     /// keep their history for the retention's time to live, because nothing else keeps it.
-    pub fn new(
+    pub(crate) fn new(
         retention: Retention,
         keep_idle: bool,
         max_channels: Option<usize>,
@@ -126,7 +126,7 @@ impl Hub {
     ///
     /// # Errors
     /// If it would be one more than `--max-channels`.
-    pub fn join_as_subscriber(
+    pub(crate) fn join_as_subscriber(
         self: &Arc<Self>,
         name: &ChannelName,
     ) -> Result<Membership, TooManyChannels> {
@@ -137,7 +137,7 @@ impl Hub {
     ///
     /// # Errors
     /// If it would be one more than `--max-channels`.
-    pub fn join_as_publisher(
+    pub(crate) fn join_as_publisher(
         self: &Arc<Self>,
         name: &ChannelName,
     ) -> Result<Membership, TooManyChannels> {
@@ -201,13 +201,13 @@ impl Hub {
     }
 
     /// The channel of this name, if it exists here.
-    pub fn find(&self, name: &ChannelName) -> Option<Arc<Channel>> {
+    pub(crate) fn find(&self, name: &ChannelName) -> Option<Arc<Channel>> {
         let channels = lock(&self.channels);
         Some(channels.by_name.get(name)?.channel.clone())
     }
 
     /// Whether a client could join this channel now: it exists, or can be created.
-    pub fn has_place_for(&self, name: &ChannelName) -> bool {
+    pub(crate) fn has_place_for(&self, name: &ChannelName) -> bool {
         let Some(limit) = self.max_channels else {
             return true;
         };
@@ -218,7 +218,7 @@ impl Hub {
     }
 
     /// All channels on which this node has published something.
-    pub fn published(&self) -> Vec<Arc<Channel>> {
+    pub(crate) fn published(&self) -> Vec<Arc<Channel>> {
         let mut channels = self.every_channel();
         channels.retain(|channel| channel.has_published());
         channels
@@ -231,19 +231,19 @@ impl Hub {
     }
 
     /// How many clients of this node subscribe to a channel.
-    pub fn subscribers(&self, name: &ChannelName) -> usize {
+    pub(crate) fn subscribers(&self, name: &ChannelName) -> usize {
         let channels = lock(&self.channels);
         let entry = channels.by_name.get(name);
         entry.map_or(0, |entry| entry.subscribers)
     }
 
     /// Messages that a channel keeps.
-    pub fn history(&self) -> usize {
+    pub(crate) fn history(&self) -> usize {
         self.retention.messages
     }
 
     /// The memory budget of messages.
-    pub fn budget(&self) -> &Arc<Budget> {
+    pub(crate) fn budget(&self) -> &Arc<Budget> {
         &self.budget
     }
 
@@ -253,7 +253,7 @@ impl Hub {
     }
 
     /// Removes channels whose time without clients is over. Called about every second.
-    pub fn sweep(&self, now: Instant) {
+    pub(crate) fn sweep(&self, now: Instant) {
         let mut channels = lock(&self.channels);
         while channels.next_expiry().is_some_and(|at| at <= now) {
             self.let_one_go(&mut channels);

@@ -22,7 +22,7 @@
 //! | the sender's socket | the kernel's buffers | TCP slows the sender |
 //! | [`frame`], unfinished | `--max-message` | close 1009; 1002 and 1007 for malformed ones |
 //! | its session, not decoded | a read of 64 KiB | the session decodes on in its next turn, once the inbox has room |
-//! | the [`hub`]'s inbox | [`hub::INBOX_BYTES`], [`hub::INBOX_MESSAGES`] | sockets are not read, so TCP slows the senders |
+//! | the [`hub`]'s inbox | [`hub::inbox::INBOX_BYTES`], [`hub::inbox::INBOX_MESSAGES`] | sockets are not read, so TCP slows the senders |
 //! | on its way to Redis | the inbox's bound | sent again until Redis has it, which keeps it once |
 //! | Redis, and on its way to a node | `--history`, `--history-bytes`, `--history-ttl` | a node reads the messages it missed from the history; messages that are no longer there are counted as lost |
 //! | the [`feed`] of a node | `--feed-bytes` a channel | readers that lag out are closed with 1013 or skipped ahead, and counted |

@@ -9,13 +9,13 @@ mod id;
 mod missed;
 mod origin;
 
-pub use self::batch::Batch;
-pub use self::builder::{BATCH_BYTES, BatchBuilder, Digest};
-pub use self::deflate::DeflateWindow;
-pub use self::encoding::{Format, Shape, put_gap, put_json, put_text};
-pub use self::id::{MessageId, NoId};
-pub use self::missed::Missed;
-pub use self::origin::{PublisherId, Sequence};
+pub(crate) use self::batch::Batch;
+pub(crate) use self::builder::{BatchBuilder, Digest};
+pub(crate) use self::deflate::DeflateWindow;
+pub(crate) use self::encoding::{Format, Shape, put_gap, put_json, put_text};
+pub(crate) use self::id::MessageId;
+pub(crate) use self::missed::Missed;
+pub(crate) use self::origin::{PublisherId, Sequence};
 pub use crate::frame::Kind;
 
 /// Nanoseconds since 1970, the clock of all publish times: comparable between nodes as far as their

@@ -50,7 +50,7 @@ registered! {
 
 registered! {
     /// The metrics of one node.
-    pub struct Metrics {
+    pub(crate) struct Metrics {
         /// Clients that may be connected at once (--max-connections); 0 is no limit.
         connections_limit: Gauge = "echocast_connections_limit";
         /// Connections rejected before they were clients, by reason.
@@ -110,7 +110,7 @@ registered! {
 
 /// The metrics of one transport.
 #[derive(Debug)]
-pub struct TransportMetrics {
+pub(crate) struct TransportMetrics {
     /// Connections that are open now; those of requests are `http`.
     pub connections: Gauge,
     /// Clients that have connected.
@@ -129,7 +129,7 @@ pub struct TransportMetrics {
 
 /// How a client is connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Transport {
+pub(crate) enum Transport {
     /// WebSockets.
     WebSocket,
     /// Event streams.
@@ -140,14 +140,14 @@ pub enum Transport {
 
 impl TransportMetrics {
     /// Counts a client that has gone.
-    pub fn closed(&self, reason: &str) {
+    pub(crate) fn closed(&self, reason: &str) {
         self.closed.with_label_values(&[self.label, reason]).inc();
     }
 }
 
 /// Messages that were dropped to make room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Shed {
+pub(crate) enum Shed {
     /// Of channels without clients.
     Idle,
     /// Of the largest feeds.
@@ -156,7 +156,7 @@ pub enum Shed {
 
 /// Why a message is known to be lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LossCause {
+pub(crate) enum LossCause {
     /// A slow reader was skipped ahead (`--slow-client skip`).
     SlowClient,
     /// A publisher's numbers jumped: Redis delivered nothing in between.
@@ -198,7 +198,7 @@ impl Metrics {
     /// All metrics at zero, registered. `closed_reasons` (of WebSockets), `refused_reasons` and
     /// `slow_policies` are the values that their labels can have, so that every series exists from
     /// the start.
-    pub fn new(
+    pub(crate) fn new(
         closed_reasons: &[&str],
         refused_reasons: &[&str],
         slow_policies: &[&str],
@@ -245,7 +245,7 @@ impl Metrics {
     }
 
     /// The metrics of one transport.
-    pub fn of(&self, transport: Transport) -> &TransportMetrics {
+    pub(crate) fn of(&self, transport: Transport) -> &TransportMetrics {
         match transport {
             Transport::WebSocket => &self.websocket,
             Transport::Events => &self.events,
@@ -254,21 +254,21 @@ impl Metrics {
     }
 
     /// Counts clients that resumed.
-    pub fn resumed(&self, recovered: bool, clients: u64) {
+    pub(crate) fn resumed(&self, recovered: bool, clients: u64) {
         self.resumes
             .with_label_values(&[if recovered { "recovered" } else { "gap" }])
             .inc_by(clients);
     }
 
     /// Counts messages known to be lost.
-    pub fn lost(&self, cause: LossCause, messages: u64) {
+    pub(crate) fn lost(&self, cause: LossCause, messages: u64) {
         self.messages_lost
             .with_label_values(&[cause.label()])
             .inc_by(messages);
     }
 
     /// Counts bytes that were dropped to make room.
-    pub fn shed(&self, what: Shed, bytes: usize) {
+    pub(crate) fn shed(&self, what: Shed, bytes: usize) {
         let label = match what {
             Shed::Idle => "idle",
             Shed::Feeds => "feeds",
@@ -279,7 +279,7 @@ impl Metrics {
     }
 
     /// Everything in Prometheus' text format.
-    pub fn text(&self) -> prometheus::Result<String> {
+    pub(crate) fn text(&self) -> prometheus::Result<String> {
         TextEncoder::new().encode_to_string(&self.registry.gather())
     }
 }

@@ -31,7 +31,7 @@ impl RedisAddress {
     ///
     /// # Errors
     /// If it cannot be used. The message contains no password.
-    pub fn parse(url: &str) -> anyhow::Result<Self> {
+    pub(crate) fn parse(url: &str) -> anyhow::Result<Self> {
         let (scheme, rest) = url
             .split_once("://")
             .context("not an address like redis://host:6379")?;
@@ -93,7 +93,7 @@ impl RedisAddress {
     }
 
     /// Whether connections use TLS.
-    pub fn uses_tls(&self) -> bool {
+    pub(crate) fn uses_tls(&self) -> bool {
         let server = match self {
             Self::Server(server) | Self::Sentinel { server, .. } => Some(server),
             Self::Cluster(seeds) => seeds.first(),

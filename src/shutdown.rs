@@ -10,7 +10,7 @@ use tokio_util::task::TaskTracker;
 
 /// The handles of one node. Every task that can be stopped has a clone.
 #[derive(Clone, Debug, Default)]
-pub struct Shutdown {
+pub(crate) struct Shutdown {
     /// Once cancelled, listeners close, HTTP connections end after their current answer, and new
     /// clients are rejected.
     pub listeners: CancellationToken,
@@ -26,12 +26,12 @@ pub struct Shutdown {
 
 impl Shutdown {
     /// `/readyz` fails from now on, so that balancers send no new clients.
-    pub fn begin(&self) {
+    pub(crate) fn begin(&self) {
         self.draining.store(true, Release);
     }
 
     /// Whether the node drains.
-    pub fn has_begun(&self) -> bool {
+    pub(crate) fn has_begun(&self) -> bool {
         self.draining.load(Acquire)
     }
 }

@@ -20,7 +20,7 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use self::lines::JsonLines;
-pub use self::span::{continued, deliver, failed, publish_span, relay_span, traceparent};
+pub(crate) use self::span::{continued, deliver, failed, publish_span, relay_span, traceparent};
 use self::text::TextFields;
 use crate::message::Kind;
 
@@ -147,7 +147,7 @@ impl Telemetry {
 }
 
 /// Logs a message of a client.
-pub fn log_message(channel: &str, kind: Kind, payload: &[u8]) {
+pub(crate) fn log_message(channel: &str, kind: Kind, payload: &[u8]) {
     if !tracing::enabled!(tracing::Level::INFO) {
         return;
     }

@@ -21,7 +21,7 @@ const SYSTEM: &str = "echocast";
 
 /// Needs nothing and is always up.
 #[derive(Debug, Default)]
-pub struct Embedded {
+pub(crate) struct Embedded {
     /// The channels of this node.
     outlets: HashMap<PublisherId, Outlet>,
 }

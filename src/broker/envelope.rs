@@ -12,7 +12,7 @@ pub const MAGIC: [u8; 2] = [0xEC, 0x01];
 
 /// The highest offset, and the highest sequence. The numbers of Redis' scripts hold fifteen digits
 /// exactly, which is a million messages a second for thirty years. Anything beyond is nonsense.
-pub const HIGHEST: u64 = 999_999_999_999_999;
+pub(crate) const HIGHEST: u64 = 999_999_999_999_999;
 
 /// A batch on its way between nodes.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -76,27 +76,27 @@ pub enum Payload {
 
 impl Envelope {
     /// The offset of its last message.
-    pub fn last_offset(&self) -> u64 {
+    pub(crate) fn last_offset(&self) -> u64 {
         self.offset + self.messages.len() as u64 - 1
     }
 
     /// Who published it.
-    pub fn publisher_id(&self) -> PublisherId {
+    pub(crate) fn publisher_id(&self) -> PublisherId {
         PublisherId(self.publisher_id)
     }
 
     /// Its first message among those of its publisher.
-    pub fn first(&self) -> Sequence {
+    pub(crate) fn first(&self) -> Sequence {
         Sequence(self.sequence)
     }
 
     /// How many messages its publisher has published before these.
-    pub fn published_before(&self) -> u64 {
+    pub(crate) fn published_before(&self) -> u64 {
         self.sequence.saturating_sub(self.skipped).saturating_sub(1)
     }
 
     /// Its last message among those of its publisher.
-    pub fn last(&self) -> Sequence {
+    pub(crate) fn last(&self) -> Sequence {
         self.first().last_of(self.messages.len())
     }
 
@@ -118,7 +118,7 @@ impl Envelope {
     }
 
     /// The messages, framed. `own`: whether this node published them, and so knows their senders.
-    pub fn into_batch(self, own: bool) -> BatchBuilder {
+    pub(crate) fn into_batch(self, own: bool) -> BatchBuilder {
         let mut batch = BatchBuilder::default();
         batch.reserve(
             self.messages.len(),

@@ -72,7 +72,7 @@ const PROBES: u32 = 200_000;
 
 /// Many nodes, one Redis: a server, a master with its Sentinels, or a Cluster.
 #[derive(Debug)]
-pub struct Redis {
+pub(crate) struct Redis {
     topology: Topology,
     names: Names,
     /// Tells this node's probes from others'.
@@ -84,7 +84,12 @@ pub struct Redis {
 impl Redis {
     /// A broker for this address; nothing is connected yet. Of `retention`, Redis keeps messages,
     /// their bytes and time to live.
-    pub fn new(address: RedisAddress, tls: RedisTls, prefix: &str, retention: Retention) -> Self {
+    pub(crate) fn new(
+        address: RedisAddress,
+        tls: RedisTls,
+        prefix: &str,
+        retention: Retention,
+    ) -> Self {
         let topology = Topology::new(address, tls);
         let names = Names::new(prefix, topology.database());
         Self {

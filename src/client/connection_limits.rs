@@ -79,7 +79,7 @@ pub enum LimitReached {
 
 impl LimitReached {
     /// Its label in the metric of rejected requests.
-    pub const LABEL: &str = "too_many_connections";
+    pub(crate) const LABEL: &str = "too_many_connections";
 }
 
 /// The file descriptors of this process, divided by use.
@@ -129,7 +129,11 @@ impl ConnectionLimits {
     ///
     /// # Errors
     /// If a limit is reached.
-    pub(crate) fn accept(self: &Arc<Self>, ip: IpAddr, is_proxy: bool) -> Result<Permit, LimitReached> {
+    pub(crate) fn accept(
+        self: &Arc<Self>,
+        ip: IpAddr,
+        is_proxy: bool,
+    ) -> Result<Permit, LimitReached> {
         // A proxy's connections belong to many clients. Each request counts by its client's address
         // instead, see `permit_address`.
         let address = if is_proxy {

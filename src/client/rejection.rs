@@ -81,10 +81,10 @@ impl From<BrokerAway> for Rejection {
 
 impl Rejection {
     /// Label of connections that the HTTP server ends because no complete head came in time.
-    pub const TIMEOUT: &str = "timeout";
+    pub(crate) const TIMEOUT: &str = "timeout";
     /// Label of connections that the HTTP server ends because the bytes are no HTTP, or the head is
     /// too long for its buffer.
-    pub const NO_HTTP: &str = "no_http";
+    pub(crate) const NO_HTTP: &str = "no_http";
 
     /// All labels of the metric.
     pub const LABELS: [&str; 21] = [
@@ -112,7 +112,7 @@ impl Rejection {
     ];
 
     /// Its label in the metric.
-    pub fn label(&self) -> &'static str {
+    pub(crate) fn label(&self) -> &'static str {
         match self {
             Self::BadChannel(_) => "bad_channel",
             Self::BadParameter(_) => "bad_parameter",
@@ -137,12 +137,12 @@ impl Rejection {
     }
 
     /// Whether the same request may succeed soon although the client changes nothing.
-    pub fn is_temporary(&self) -> bool {
+    pub(crate) fn is_temporary(&self) -> bool {
         self.status() == StatusCode::SERVICE_UNAVAILABLE || matches!(self, Self::Rate(_))
     }
 
     /// The status of the answer.
-    pub fn status(&self) -> StatusCode {
+    pub(crate) fn status(&self) -> StatusCode {
         match self {
             Self::BadChannel(_)
             | Self::BadParameter(_)
@@ -179,7 +179,7 @@ impl Rejection {
     }
 
     /// The answer: a status, and one line with the reason.
-    pub fn response(&self) -> Response {
+    pub(crate) fn response(&self) -> Response {
         let mut response = Response::new(Body::from(format!("{self}\n")));
         *response.status_mut() = self.status();
         let headers = response.headers_mut();

@@ -173,10 +173,10 @@ pub enum SlowClient {
 
 impl SlowClient {
     /// The values of the metric's label.
-    pub const LABELS: [&str; 2] = ["disconnect", "skip"];
+    pub(crate) const LABELS: [&str; 2] = ["disconnect", "skip"];
 
     /// The value of the metric's label.
-    pub fn label(self) -> &'static str {
+    pub(crate) fn label(self) -> &'static str {
         Self::LABELS[self as usize]
     }
 }

@@ -56,7 +56,7 @@ pub enum Switch {
 
 impl Switch {
     /// Whether it is on in this process.
-    pub fn is_on(self) -> bool {
+    pub(crate) fn is_on(self) -> bool {
         match self {
             Self::On => true,
             Self::Off => false,

@@ -9,6 +9,10 @@ use super::given::{Complaining, Given, Parsed, address, list};
 /// Used after a complaint only.
 const NO_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
+#[allow(
+    rustdoc::broken_intra_doc_links,
+    reason = "`--help` shows these sentences as they are, brackets too"
+)]
 #[derive(clap::Args, Clone, Debug)]
 #[command(next_help_heading = "Network")]
 pub(super) struct NetworkSettings {

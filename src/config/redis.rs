@@ -6,6 +6,10 @@ use super::given::{Complaining, Given, Parsed, checked, file};
 use crate::redis_address::RedisAddress;
 use crate::redis_address::tls::RedisTls;
 
+#[allow(
+    rustdoc::broken_intra_doc_links,
+    reason = "`--help` shows these sentences as they are, brackets too"
+)]
 #[derive(clap::Args, Clone, Debug)]
 #[command(next_help_heading = "Broker")]
 pub(super) struct RedisSettings {

@@ -11,24 +11,24 @@ use crate::message::Batch;
 impl Feed {
     /// The epoch, 0 if none is known, and the offset of the first message in the window, or of the
     /// next message if it is empty.
-    pub fn begins(&self) -> (u64, u64) {
+    pub(crate) fn begins(&self) -> (u64, u64) {
         let window = self.lock();
         (window.epoch, window.begins())
     }
 
     /// Whether the window is empty.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.lock().batches.is_empty()
     }
 
     /// Mean size of the batches in the window, in bytes.
-    pub fn mean_batch(&self) -> Option<usize> {
+    pub(crate) fn mean_batch(&self) -> Option<usize> {
         let window = self.lock();
         window.bytes.checked_div(window.batches.len())
     }
 
     /// The offset before which batches may be prepended; `None` if there is no room for any.
-    pub fn has_room_before(&self) -> Option<u64> {
+    pub(crate) fn has_room_before(&self) -> Option<u64> {
         let window = self.lock();
         let has_room = window.has_room_before(&self.retention);
         has_room.then(|| window.begins())
@@ -36,7 +36,7 @@ impl Feed {
 
     /// Adds a batch that ends where the window begins, if the retention has room. Returns whether
     /// it was added.
-    pub fn prepend(&self, mut batch: Batch) -> bool {
+    pub(crate) fn prepend(&self, mut batch: Batch) -> bool {
         let mut window = self.lock();
         let fits = window.takes_before(&batch, &self.retention);
         if fits {
@@ -48,13 +48,13 @@ impl Feed {
     }
 
     /// Counts a batch that is read for clients and does not fit the feed.
-    pub fn charge_page(&self, batch: &mut Batch) {
+    pub(crate) fn charge_page(&self, batch: &mut Batch) {
         batch.charge(&self.budget, Part::Pages);
     }
 
     /// The broker's history has nothing before `offset`, with which the window begins: no reader
     /// needs to ask for it.
-    pub fn exhaust(&self, epoch: u64, offset: u64) {
+    pub(crate) fn exhaust(&self, epoch: u64, offset: u64) {
         let mut window = self.lock();
         // The window may begin elsewhere since the history was read.
         if (window.epoch, window.begins()) == (epoch, offset) {
@@ -63,7 +63,7 @@ impl Feed {
     }
 
     /// The batch before the window cannot be prepended, and so none before that.
-    pub fn seal(&self, epoch: u64, offset: u64) {
+    pub(crate) fn seal(&self, epoch: u64, offset: u64) {
         let mut window = self.lock();
         if (window.epoch, window.begins()) == (epoch, offset) {
             window.sealed = true;

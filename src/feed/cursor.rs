@@ -24,11 +24,11 @@ const DETACHED: u64 = 1 << 62;
 
 /// The reader's position has left the window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Lagged;
+pub(crate) struct Lagged;
 
 /// One reader's place in a feed, to the byte: a batch may be half written to a socket.
 #[derive(Debug)]
-pub struct Cursor {
+pub(crate) struct Cursor {
     feed: Arc<Feed>,
     /// The key of its slot; `None` while it is in a group, and after it retired.
     reader: Option<usize>,
@@ -75,7 +75,7 @@ impl Cursor {
 
     /// In batches that the feed does not hold, behind the first `skip` messages. It takes nothing
     /// from the feed, and the feed keeps nothing for it.
-    pub fn detached(feed: Arc<Feed>, skip: usize) -> Self {
+    pub(crate) fn detached(feed: Arc<Feed>, skip: usize) -> Self {
         Self {
             feed,
             reader: None,
@@ -90,7 +90,7 @@ impl Cursor {
 
     /// Takes batches up to a bound, without moving. If there are none, the next append wakes the
     /// task.
-    pub fn poll_take(
+    pub(crate) fn poll_take(
         &mut self,
         context: &mut Context<'_>,
         taken: &mut Taken,
@@ -111,7 +111,11 @@ impl Cursor {
     ///
     /// # Errors
     /// If it has lagged out.
-    pub fn take_or_join_group(&mut self, waker: &Waker, taken: &mut Taken) -> Result<(), Lagged> {
+    pub(crate) fn take_or_join_group(
+        &mut self,
+        waker: &Waker,
+        taken: &mut Taken,
+    ) -> Result<(), Lagged> {
         let slot = &mut self.reader;
         let mut window = self.feed.lock();
         let reader = take(&self.feed, &mut window, slot, self.position, waker, taken)?;
@@ -125,7 +129,7 @@ impl Cursor {
     /// The group's batches that it has not read, up to a bound. `None` if it is not in the group,
     /// or the group dropped some of them.
     #[inline]
-    pub fn unread<'a>(&self, group: GroupBatches<'a>) -> Option<&'a [Arc<Batch>]> {
+    pub(crate) fn unread<'a>(&self, group: GroupBatches<'a>) -> Option<&'a [Arc<Batch>]> {
         if !self.is_in_group() {
             return None;
         }
@@ -135,13 +139,13 @@ impl Cursor {
 
     /// Whether it waits in the group of its thread.
     #[inline]
-    pub fn is_in_group(&self) -> bool {
+    pub(crate) fn is_in_group(&self) -> bool {
         self.reader.is_none()
     }
 
     /// It cannot keep up with its group: from now on it takes for itself. It is woken only if it
     /// lags out.
-    pub fn leave_group(&mut self, waker: &Waker) {
+    pub(crate) fn leave_group(&mut self, waker: &Waker) {
         if self.is_in_group() {
             let mut window = self.feed.lock();
             let reader = window.add_reader(waker.clone(), ReaderState::Behind, self.position);
@@ -153,7 +157,7 @@ impl Cursor {
     ///
     /// # Errors
     /// If it has lagged out.
-    pub fn take_now(&mut self, taken: &mut Taken) -> Result<bool, Lagged> {
+    pub(crate) fn take_now(&mut self, taken: &mut Taken) -> Result<bool, Lagged> {
         let mut context = Context::from_waker(Waker::noop());
         match self.poll_take(&mut context, taken) {
             Poll::Ready(result) => result.map(|()| true),
@@ -162,33 +166,39 @@ impl Cursor {
     }
 
     /// Whether it is in the middle of an item of a batch that has left the window.
-    pub fn is_stuck(&self) -> bool {
+    pub(crate) fn is_stuck(&self) -> bool {
         self.partial.is_some() && self.position < self.feed.lock().first
     }
 
     /// Moves on behind everything in `taken`.
-    pub fn skip(&mut self, taken: &[Arc<Batch>]) {
+    pub(crate) fn skip(&mut self, taken: &[Arc<Batch>]) {
         // At the start of a batch all formats are alike.
         self.advance(taken, Format::RAW, taken.len(), 0);
     }
 
     /// Whether it is at the start of a batch.
-    pub fn is_between_batches(&self) -> bool {
+    pub(crate) fn is_between_batches(&self) -> bool {
         (self.done, self.into) == (0, 0)
     }
 
     /// Messages of the first batch taken that it has read already.
-    pub fn messages_behind(&self) -> usize {
+    pub(crate) fn messages_behind(&self) -> usize {
         self.done as usize
     }
 
     /// Bytes of `current`, the first batch taken, that are written already.
-    pub fn sent(&self, current: &Batch, format: Format) -> usize {
+    pub(crate) fn sent(&self, current: &Batch, format: Format) -> usize {
         current.end_of(format, self.done as usize) + self.into as usize
     }
 
     /// Moves on to byte `at` of batch `index` of `taken`, which is not its end.
-    pub fn advance(&mut self, taken: &[Arc<Batch>], format: Format, index: usize, at: usize) {
+    pub(crate) fn advance(
+        &mut self,
+        taken: &[Arc<Batch>],
+        format: Format,
+        index: usize,
+        at: usize,
+    ) {
         if let Some(before) = index.checked_sub(1) {
             self.position += index as u64;
             self.offset = taken[before].end();
@@ -213,7 +223,7 @@ impl Cursor {
     }
 
     /// Counts new encodings of these batches among the bytes of the feed, which may trim it.
-    pub fn account(&self, taken: &[Arc<Batch>]) {
+    pub(crate) fn account(&self, taken: &[Arc<Batch>]) {
         if !taken.iter().any(|batch| batch.has_grown()) {
             return;
         }
@@ -233,13 +243,13 @@ impl Cursor {
 
     /// The batch of a half-written item, and where that item ends. It must be ended before anything
     /// else is written.
-    pub fn unfinished_item(&self, format: Format) -> Option<(Arc<Batch>, usize)> {
+    pub(crate) fn unfinished_item(&self, format: Format) -> Option<(Arc<Batch>, usize)> {
         let batch = self.partial.as_ref()?;
         Some((batch.clone(), batch.end_of(format, self.done as usize + 1)))
     }
 
     /// Gives up its slot: nothing wakes it, and the window keeps nothing for it.
-    pub fn retire(&mut self) {
+    pub(crate) fn retire(&mut self) {
         if let Some(reader) = self.reader.take() {
             self.feed.remove_reader(&mut self.feed.lock(), reader);
         }
@@ -247,7 +257,7 @@ impl Cursor {
 
     /// Moves on to the newest batch; returns how many messages that leaves out. A half-written item
     /// must be ended before.
-    pub fn skip_to_newest(&mut self) -> Missed {
+    pub(crate) fn skip_to_newest(&mut self) -> Missed {
         let mut window = self.feed.lock();
         let newest = window.batches.back();
         let offset = newest.map_or(window.next_offset, |batch| batch.offset);
@@ -270,20 +280,20 @@ impl Cursor {
 
     /// The end of the feed, if this message, of those that this node published, was received back.
     /// A reader whose [`Self::position`] is there has everything up to it.
-    pub fn confirmed(&self, sequence: Sequence) -> Option<u64> {
+    pub(crate) fn confirmed(&self, sequence: Sequence) -> Option<u64> {
         let window = self.feed.lock();
         (window.confirmed >= sequence).then(|| window.end())
     }
 
     /// Whether the next batch was in the feed before this reader.
     #[inline]
-    pub fn is_replaying(&self) -> bool {
+    pub(crate) fn is_replaying(&self) -> bool {
         self.position < self.live_from
     }
 
     /// Position of the batch that is read next.
     #[inline]
-    pub fn position(&self) -> u64 {
+    pub(crate) fn position(&self) -> u64 {
         self.position
     }
 }

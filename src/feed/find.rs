@@ -9,7 +9,7 @@ use crate::message::MessageId;
 
 /// Where a new reader wants to start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Start {
+pub(crate) enum Start {
     /// With the next message.
     Newest,
     /// With the newest N messages that are kept.
@@ -20,7 +20,7 @@ pub enum Start {
 
 /// A reader that was added where it wanted to start.
 #[derive(Debug)]
-pub struct Found {
+pub(crate) struct Found {
     /// The reader.
     pub cursor: Cursor,
     /// No message is missing between its start and the end of the window.
@@ -29,7 +29,7 @@ pub struct Found {
 
 /// Why a reader cannot start in the window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NotInWindow {
+pub(crate) enum NotInWindow {
     /// Its start lies before the window.
     Before(BeforeWindow),
     /// Its start has not arrived yet.
@@ -40,7 +40,7 @@ pub enum NotInWindow {
 
 /// A start before the window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BeforeWindow {
+pub(crate) struct BeforeWindow {
     /// The epoch of the window.
     pub epoch: u64,
     /// The offset to start with.
@@ -61,7 +61,7 @@ struct InWindow {
 
 impl Feed {
     /// Adds a reader at the end: it receives everything that is appended from now on.
-    pub fn follow(self: &Arc<Self>) -> Cursor {
+    pub(crate) fn follow(self: &Arc<Self>) -> Cursor {
         let window = self.lock();
         let end = StartPosition::at_batch(window.end());
         self.read_from(window, end)
@@ -71,7 +71,7 @@ impl Feed {
     ///
     /// # Errors
     /// If that is not in the window.
-    pub fn find(self: &Arc<Self>, start: Start) -> Result<Found, NotInWindow> {
+    pub(crate) fn find(self: &Arc<Self>, start: Start) -> Result<Found, NotInWindow> {
         let window = self.lock();
         let InWindow { position, whole } = window.locate(start, &self.retention)?;
         let cursor = self.read_from(window, position);

@@ -32,7 +32,7 @@ pub(crate) struct Group {
 
 /// Batches that a group has taken, and some of its readers have not read.
 #[derive(Clone, Copy, Debug)]
-pub struct GroupBatches<'a> {
+pub(crate) struct GroupBatches<'a> {
     first: u64,
     batches: &'a [Arc<Batch>],
 }
@@ -134,7 +134,7 @@ impl Drop for Group {
 impl<'a> GroupBatches<'a> {
     /// The position behind them: a reader there has read all of them.
     #[inline]
-    pub fn end(&self) -> u64 {
+    pub(crate) fn end(&self) -> u64 {
         self.first + self.batches.len() as u64
     }
 

@@ -17,7 +17,7 @@ pub struct FeedWriter {
 
 /// What became of a batch that was offered to a feed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Accepted {
+pub(crate) enum Accepted {
     /// It is in the feed.
     Appended,
     /// It had been there before.
@@ -30,7 +30,7 @@ impl FeedWriter {
     /// An empty feed and its writer. `epoch` is that of its history, 0 if the broker will know it
     /// later. Its batches count in `budget`; `bytes_gauge` counts what the windows of all feeds of a
     /// node hold.
-    pub fn new(
+    pub(crate) fn new(
         retention: Retention,
         epoch: u64,
         budget: Arc<Budget>,
@@ -41,13 +41,13 @@ impl FeedWriter {
     }
 
     /// What readers see.
-    pub fn feed(&self) -> &Arc<Feed> {
+    pub(crate) fn feed(&self) -> &Arc<Feed> {
         &self.feed
     }
 
     /// Adds a batch at the next offsets; returns the id of its last message, if it has one. `last`
     /// is that message's sequence if this node published it.
-    pub fn append(&mut self, batch: Batch, last: Option<Sequence>) -> Option<MessageId> {
+    pub(crate) fn append(&mut self, batch: Batch, last: Option<Sequence>) -> Option<MessageId> {
         let id = self.add_next(batch, last);
         self.feed.wake();
         id
@@ -68,14 +68,19 @@ impl FeedWriter {
     }
 
     /// Adds a batch that no history has: it takes no offset.
-    pub fn append_unnumbered(&mut self, mut batch: Batch) {
+    pub(crate) fn append_unnumbered(&mut self, mut batch: Batch) {
         let window = self.feed.lock();
         (batch.epoch, batch.offset) = (window.epoch, window.next_offset);
         self.push(window, batch, None);
     }
 
     /// Adds a batch whose epoch and offset are known, if it is the next.
-    pub fn accept(&mut self, epoch: u64, mut batch: Batch, last: Option<Sequence>) -> Accepted {
+    pub(crate) fn accept(
+        &mut self,
+        epoch: u64,
+        mut batch: Batch,
+        last: Option<Sequence>,
+    ) -> Accepted {
         let mut window = self.feed.lock();
         (batch.epoch, batch.span) = (epoch, batch.len() as u64);
         if window.epoch == 0 && batch.offset == 1 {
@@ -95,14 +100,14 @@ impl FeedWriter {
     }
 
     /// Tells readers that messages are missing here.
-    pub fn mark_gap(&mut self, missed: Missed) {
+    pub(crate) fn mark_gap(&mut self, missed: Missed) {
         let window = self.feed.lock();
         let mark = Batch::gap(window.epoch, window.next_offset, missed);
         self.push(window, mark, None);
     }
 
     /// Goes on at another place, because what lies between cannot be had: see [`Self::mark_gap`].
-    pub fn jump(&mut self, epoch: u64, next_offset: u64) {
+    pub(crate) fn jump(&mut self, epoch: u64, next_offset: u64) {
         let mut window = self.feed.lock();
         if window.epoch != epoch {
             window.history_from = 0;
@@ -117,7 +122,7 @@ impl FeedWriter {
 
     /// A message that this node published will not be received, or was received long ago: readers
     /// that wait for it need not.
-    pub fn settle(&mut self, sequence: Sequence) {
+    pub(crate) fn settle(&mut self, sequence: Sequence) {
         if self.feed.lock().confirm(sequence) {
             self.feed.wake();
         }

@@ -77,7 +77,7 @@ impl Decoder {
     /// # Errors
     /// The first violation, which is the same however the input was split. Everything complete
     /// before it has been passed on.
-    pub fn decode_into(
+    pub(crate) fn decode_into(
         &mut self,
         limits: &Limits,
         input: &mut [u8],

@@ -12,7 +12,7 @@ pub const MAX_CONTROL: usize = 125;
 
 const FIN: u8 = 0x80;
 /// The bit of permessage-deflate in the first byte of a deflated message.
-pub const DEFLATED: u8 = 0x40;
+pub(crate) const DEFLATED: u8 = 0x40;
 
 /// A control frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

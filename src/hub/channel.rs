@@ -73,17 +73,17 @@ impl Channel {
 
     /// Begins to publish: the messages pushed until the [`Publication`] is dropped stay together
     /// and in order.
-    pub fn publish<'a>(self: &'a Arc<Self>, inbox: &'a Inbox) -> Publication<'a> {
+    pub(crate) fn publish<'a>(self: &'a Arc<Self>, inbox: &'a Inbox) -> Publication<'a> {
         Publication::new(self, inbox)
     }
 
     /// Whether this node has published anything on it.
-    pub fn has_published(&self) -> bool {
+    pub(crate) fn has_published(&self) -> bool {
         lock(&self.outbox).has_published()
     }
 
     /// The keys of its messages.
-    pub fn keys(&self) -> MutexGuard<'_, Keys> {
+    pub(crate) fn keys(&self) -> MutexGuard<'_, Keys> {
         lock(&self.keys)
     }
 

@@ -20,7 +20,7 @@ struct State {
 
 /// A message that the broker has acknowledged.
 #[derive(Clone, Copy, Debug)]
-pub struct Acknowledged {
+pub(crate) struct Acknowledged {
     /// Its number among those of its publisher.
     pub sequence: Sequence,
     /// Its id in the channel's history.
@@ -31,7 +31,7 @@ pub struct Acknowledged {
 
 impl InFlight {
     /// The broker has acknowledged this message. It may have delivered it back before.
-    pub fn acknowledged(&self, sequence: Sequence, id: MessageId) {
+    pub(crate) fn acknowledged(&self, sequence: Sequence, id: MessageId) {
         let mut state = lock(&self.0);
         if sequence > state.received {
             state.newest = Some(Acknowledged {
@@ -44,14 +44,14 @@ impl InFlight {
 
     /// This message was received back. The broker keeps the order of one publisher, so no earlier
     /// message is in flight any more.
-    pub fn received(&self, sequence: Sequence) {
+    pub(crate) fn received(&self, sequence: Sequence) {
         let mut state = lock(&self.0);
         state.received = state.received.max(sequence);
         state.newest.take_if(|newest| newest.sequence <= sequence);
     }
 
     /// The newest message in flight.
-    pub fn newest(&self) -> Option<Acknowledged> {
+    pub(crate) fn newest(&self) -> Option<Acknowledged> {
         lock(&self.0).newest
     }
 }

@@ -15,12 +15,12 @@ use crate::metrics::Metrics;
 
 /// Messages that the inbox takes before sockets are no longer read. It may overshoot by one read of
 /// each worker thread.
-pub const INBOX_MESSAGES: usize = 64 * 1024;
+pub(crate) const INBOX_MESSAGES: usize = 64 * 1024;
 
 /// Bytes that the inbox takes before sockets are no longer read: the messages that one node keeps
 /// for its clients while Redis is slow or away. An eighth of the memory budget if that is less, and
 /// one more message of each channel.
-pub const INBOX_BYTES: usize = 16 * 1024 * 1024;
+pub(crate) const INBOX_BYTES: usize = 16 * 1024 * 1024;
 
 /// The bounded queue between sessions and the broker. Messages wait in their channels' outboxes;
 /// the inbox lists those channels.
@@ -94,13 +94,9 @@ impl Inbox {
         }
     }
 
-    /// Waits for messages and takes all of them. Cancellation-safe.
-    pub async fn take(&self) -> Vec<PendingBatch> {
-        Self::take_from(self.queued().await)
-    }
-
     /// Takes all messages without waiting.
-    pub fn try_take(&self) -> Vec<PendingBatch> {
+    #[cfg(test)]
+    pub(crate) fn try_take(&self) -> Vec<PendingBatch> {
         Self::take_from(self.try_queued())
     }
 
@@ -117,12 +113,12 @@ impl Inbox {
     }
 
     /// Channels with messages, without waiting.
-    pub fn try_queued(&self) -> Vec<Arc<Channel>> {
+    pub(crate) fn try_queued(&self) -> Vec<Arc<Channel>> {
         std::mem::take(&mut *lock(&self.queue))
     }
 
     /// Takes the messages of these channels.
-    pub fn take_from(queued: Vec<Arc<Channel>>) -> Vec<PendingBatch> {
+    pub(crate) fn take_from(queued: Vec<Arc<Channel>>) -> Vec<PendingBatch> {
         let mut taken = Vec::with_capacity(queued.len());
         for channel in queued {
             let (drafts, mut first) = lock(&channel.outbox).take();
@@ -136,7 +132,7 @@ impl Inbox {
     }
 
     /// The broker has acknowledged or rejected this batch: there is room for as much again.
-    pub fn settle(&self, pending: &PendingBatch) {
+    pub(crate) fn settle(&self, pending: &PendingBatch) {
         let PendingBatch {
             channel,
             count,
@@ -160,7 +156,7 @@ impl Inbox {
     }
 
     /// Wakes all parked sessions.
-    pub fn wake_parked(&self) {
+    pub(crate) fn wake_parked(&self) {
         let channels = std::mem::take(&mut *lock(&self.parked));
         for channel in channels {
             let mut parked = lock(&channel.parked);
@@ -175,7 +171,12 @@ impl Inbox {
     /// Whether a session of this channel may read from its socket. If not, its task is woken when
     /// it may. `round` is the session's, begins as 0, and remembers that it is parked.
     #[inline]
-    pub fn may_read(&self, channel: &Arc<Channel>, context: &Context<'_>, round: &mut u64) -> bool {
+    pub(crate) fn may_read(
+        &self,
+        channel: &Arc<Channel>,
+        context: &Context<'_>,
+        round: &mut u64,
+    ) -> bool {
         self.has_room_for(channel) || self.park(channel, context.waker(), round)
     }
 
@@ -195,7 +196,7 @@ impl Inbox {
     }
 
     /// Whether it takes messages of every channel.
-    pub fn has_room(&self) -> bool {
+    pub(crate) fn has_room(&self) -> bool {
         self.messages.load(Relaxed) < INBOX_MESSAGES
             && self.bytes.load(Relaxed) < self.limit
             && self.budget.has_room()
@@ -203,7 +204,7 @@ impl Inbox {
 
     /// Whether it takes messages of this channel.
     #[inline]
-    pub fn has_room_for(&self, channel: &Channel) -> bool {
+    pub(crate) fn has_room_for(&self, channel: &Channel) -> bool {
         self.has_room_beside(channel, 0, 0)
     }
 

@@ -13,7 +13,7 @@ const KEY_COST: usize = 192;
 
 /// The keys of a channel's messages, as long as the messages are kept.
 #[derive(Debug)]
-pub struct Keys {
+pub(crate) struct Keys {
     by_key: HashMap<Arc<str>, Keyed>,
     oldest_first: VecDeque<(u64, Arc<str>)>,
     /// Bytes that all of it takes.
@@ -31,11 +31,11 @@ struct Keyed {
 
 /// The key belongs to another message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct KeyTaken;
+pub(crate) struct KeyTaken;
 
 impl Keys {
     /// No keys.
-    pub fn new(budget: &Arc<Budget>) -> Self {
+    pub(crate) fn new(budget: &Arc<Budget>) -> Self {
         Self {
             by_key: HashMap::new(),
             oldest_first: VecDeque::new(),
@@ -49,7 +49,7 @@ impl Keys {
     ///
     /// # Errors
     /// If that is another message.
-    pub fn find(
+    pub(crate) fn find(
         &self,
         key: &str,
         digest: Digest,
@@ -63,7 +63,7 @@ impl Keys {
     }
 
     /// Remembers a key, and forgets the keys of messages before offset `oldest`.
-    pub fn remember(&mut self, key: &str, digest: Digest, id: MessageId, oldest: u64) {
+    pub(crate) fn remember(&mut self, key: &str, digest: Digest, id: MessageId, oldest: u64) {
         let key: Arc<str> = key.into();
         self.bytes += cost(&key);
         self.oldest_first.push_back((id.offset, key.clone()));
@@ -72,7 +72,7 @@ impl Keys {
     }
 
     /// Forgets the keys of messages before offset `oldest`.
-    pub fn forget_before(&mut self, oldest: u64) {
+    pub(crate) fn forget_before(&mut self, oldest: u64) {
         let is_old = |entry: &mut (u64, Arc<str>)| entry.0 < oldest;
         while let Some((offset, key)) = self.oldest_first.pop_front_if(is_old) {
             self.bytes -= cost(&key);

@@ -7,7 +7,7 @@ use super::{Channel, Hub, LINGER, lock};
 
 /// One client of a channel. Dropping it ends the membership.
 #[derive(Debug)]
-pub struct Membership {
+pub(crate) struct Membership {
     pub(super) channel: Arc<Channel>,
     pub(super) hub: Arc<Hub>,
     pub(super) subscribes: bool,
@@ -15,7 +15,7 @@ pub struct Membership {
 
 impl Membership {
     /// Another membership of the same channel.
-    pub fn again(&self) -> Self {
+    pub(crate) fn again(&self) -> Self {
         let mut channels = lock(&self.hub.channels);
         if let Some(entry) = channels.by_name.get_mut(&self.channel.name) {
             entry.add_member(self.subscribes);
@@ -28,7 +28,7 @@ impl Membership {
     }
 
     /// The channel.
-    pub fn channel(&self) -> &Arc<Channel> {
+    pub(crate) fn channel(&self) -> &Arc<Channel> {
         &self.channel
     }
 }

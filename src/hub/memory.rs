@@ -19,7 +19,7 @@ impl Hub {
     /// Makes room if the memory budget is short. Cheap if it is not, so call it after taking
     /// memory, without any lock. It frees an eighth of the limit at once, which pays for looking at
     /// all channels.
-    pub fn make_room(&self) {
+    pub(crate) fn make_room(&self) {
         if !self.budget.is_short() {
             return;
         }

@@ -12,7 +12,7 @@ use crate::telemetry;
 
 /// Messages of one channel, taken from the inbox together.
 #[derive(Debug)]
-pub struct PendingBatch {
+pub(crate) struct PendingBatch {
     /// The channel they are published on.
     pub channel: Arc<Channel>,
     /// The batch's first message among those of its channel's [`Channel::publisher_id`].
@@ -49,18 +49,18 @@ impl PendingBatch {
     }
 
     /// The batch's last message.
-    pub fn last(&self) -> Sequence {
+    pub(crate) fn last(&self) -> Sequence {
         self.first.last_of(self.count)
     }
 
     /// Whether a publisher waits for the result.
-    pub fn has_receipts(&self) -> bool {
+    pub(crate) fn has_receipts(&self) -> bool {
         !self.receipts.is_empty()
     }
 
     /// Begins the span of the publish, to the broker that traces call `system`. Returns the context
     /// to send along, empty if this is not traced.
-    pub fn trace(&mut self, system: &str) -> String {
+    pub(crate) fn trace(&mut self, system: &str) -> String {
         let (channel, parent) = (self.channel.name.as_str(), self.traceparent.as_deref());
         self.span = telemetry::publish_span(system, channel, self.count, parent);
         telemetry::traceparent(&self.span)
@@ -68,7 +68,7 @@ impl PendingBatch {
 
     /// The broker has acknowledged it. `last` is the id of its last message, if the broker keeps
     /// history.
-    pub fn acknowledge(&mut self, last: Option<MessageId>) {
+    pub(crate) fn acknowledge(&mut self, last: Option<MessageId>) {
         let count = self.count;
         for (index, receipt) in self.receipts.drain(..) {
             let id = last.map(|id| MessageId {
@@ -80,7 +80,7 @@ impl PendingBatch {
     }
 
     /// The broker will never keep it.
-    pub fn reject(&mut self, why: &PublishError) {
+    pub(crate) fn reject(&mut self, why: &PublishError) {
         telemetry::failed(&self.span, &why.to_string());
         for (_, receipt) in self.receipts.drain(..) {
             receipt.answer(Err(why.clone()));

@@ -19,7 +19,7 @@ const DRAFT_BYTES: usize = 256;
 
 /// One session publishing the messages it has just read, under one lock and with one wake of the
 /// broker.
-pub struct Publication<'a> {
+pub(crate) struct Publication<'a> {
     channel: &'a Arc<Channel>,
     inbox: &'a Inbox,
     outbox: MutexGuard<'a, Outbox>,
@@ -42,20 +42,21 @@ impl<'a> Publication<'a> {
     }
 
     /// The next message continues this trace.
-    pub fn continuing(mut self, traceparent: Option<String>) -> Self {
+    pub(crate) fn continuing(mut self, traceparent: Option<String>) -> Self {
         self.traceparent = traceparent;
         self
     }
 
     /// Adds a message; returns its number, to wait until it is received back. `sender` is the
     /// connection that does not want its own message; 0 is none.
-    pub fn push(&mut self, kind: Kind, payload: &[u8], sender: u32) -> Sequence {
+    #[cfg(test)]
+    pub(crate) fn push(&mut self, kind: Kind, payload: &[u8], sender: u32) -> Sequence {
         self.push_with(kind, payload, sender, None, None)
     }
 
     /// Adds a message with a key, under which it is kept once, and a receipt that is answered when
     /// the broker has acknowledged it.
-    pub fn push_with(
+    pub(crate) fn push_with(
         &mut self,
         kind: Kind,
         payload: &[u8],
@@ -74,13 +75,8 @@ impl<'a> Publication<'a> {
         outbox.newest
     }
 
-    /// Messages pushed so far.
-    pub fn messages(&self) -> usize {
-        self.messages
-    }
-
     /// Whether the inbox takes another message of this channel.
-    pub fn has_room(&self) -> bool {
+    pub(crate) fn has_room(&self) -> bool {
         self.inbox
             .has_room_beside(self.channel, self.messages, self.bytes)
     }

@@ -5,11 +5,11 @@ use tokio::sync::mpsc;
 use crate::message::MessageId;
 
 /// The id of a published message, if the broker keeps history, or why it was not published.
-pub type Outcome = Result<Option<MessageId>, PublishError>;
+pub(crate) type Outcome = Result<Option<MessageId>, PublishError>;
 
 /// Why a message was not published.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum PublishError {
+pub(crate) enum PublishError {
     /// The broker rejected it, in these words.
     #[error("not published: {0}")]
     Rejected(String),
@@ -21,7 +21,7 @@ pub enum PublishError {
 /// A publisher's request for the result of one message. It is answered once, unless the node ends
 /// before.
 #[derive(Debug)]
-pub struct Receipt {
+pub(crate) struct Receipt {
     /// The publisher's own name for the message.
     pub reference: String,
     /// Where the answer goes. It holds at most as many answers as the inbox holds messages.
@@ -30,7 +30,7 @@ pub struct Receipt {
 
 /// The result of a message.
 #[derive(Debug)]
-pub struct Answer {
+pub(crate) struct Answer {
     /// See [`Receipt::reference`].
     pub reference: String,
     /// The result.
@@ -39,7 +39,7 @@ pub struct Answer {
 
 impl Receipt {
     /// Answers.
-    pub fn answer(self, outcome: Outcome) {
+    pub(crate) fn answer(self, outcome: Outcome) {
         // The publisher may have left.
         let _ = self.answers.send(Answer {
             reference: self.reference,

@@ -23,7 +23,7 @@ struct State {
 
 impl Skipped {
     /// These messages will not be published.
-    pub fn add(&self, first: Sequence, count: u64) {
+    pub(crate) fn add(&self, first: Sequence, count: u64) {
         let mut state = lock(&self.0);
         if let Some((start, length)) = state.ranges.range_mut(..first).next_back()
             && start.0 + *length == first.0
@@ -35,7 +35,7 @@ impl Skipped {
     }
 
     /// How many messages before this one were skipped.
-    pub fn before(&self, first: Sequence) -> u64 {
+    pub(crate) fn before(&self, first: Sequence) -> u64 {
         let state = lock(&self.0);
         state.before
             + state
@@ -46,7 +46,7 @@ impl Skipped {
     }
 
     /// The batch that begins here is settled, and so are all before it.
-    pub fn settled(&self, first: Sequence) {
+    pub(crate) fn settled(&self, first: Sequence) {
         let mut state = lock(&self.0);
         let later = state.ranges.split_off(&first);
         let earlier = std::mem::replace(&mut state.ranges, later);

@@ -26,11 +26,11 @@ const PAGE_PATIENCE: Duration = Duration::from_secs(15);
 
 /// The broker did not confirm the channel, or did not answer a request for its history, in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BrokerAway;
+pub(crate) struct BrokerAway;
 
 /// A client's place in a channel.
 #[derive(Debug)]
-pub struct Subscription {
+pub(crate) struct Subscription {
     membership: Membership,
     /// The client named a message, and no later message is missing.
     pub recovered: bool,
@@ -69,7 +69,7 @@ struct Beginning {
 
 /// Messages that come before the live feed.
 #[derive(Debug, Default)]
-pub struct ReplayPage {
+pub(crate) struct ReplayPage {
     /// Messages that are missing before these.
     pub gap: Option<Missed>,
     batches: Vec<Arc<Batch>>,
@@ -84,7 +84,7 @@ impl Membership {
     /// # Errors
     /// If the broker does not deliver within five seconds, or does not answer a request for history
     /// within 15 s.
-    pub async fn subscribe(self, start: Start) -> Result<Subscription, BrokerAway> {
+    pub(crate) async fn subscribe(self, start: Start) -> Result<Subscription, BrokerAway> {
         timeout(LIVE_PATIENCE, self.channel.live())
             .await
             .map_err(|_| BrokerAway)?;
@@ -183,7 +183,7 @@ impl Subscription {
     ///
     /// # Errors
     /// If the broker does not answer.
-    pub async fn next_replay_page(&mut self) -> Result<Option<ReplayPage>, BrokerAway> {
+    pub(crate) async fn next_replay_page(&mut self) -> Result<Option<ReplayPage>, BrokerAway> {
         match self.replay.pop_front() {
             Some(page) => Ok(Some(page)),
             None => timeout(PAGE_PATIENCE, self.read())
@@ -193,22 +193,22 @@ impl Subscription {
     }
 
     /// The channel.
-    pub fn channel(&self) -> &Arc<Channel> {
+    pub(crate) fn channel(&self) -> &Arc<Channel> {
         self.membership.channel()
     }
 
     /// Whether nothing comes before the live feed.
-    pub fn is_live(&self) -> bool {
+    pub(crate) fn is_live(&self) -> bool {
         self.replay.is_empty() && matches!(self.source, Source::Feed(_))
     }
 
     /// Another membership, for a session that lives on while this subscription still reads.
-    pub fn membership(&self) -> Membership {
+    pub(crate) fn membership(&self) -> Membership {
         self.membership.again()
     }
 
     /// The live feed, once [`Self::next_replay_page`] has nothing more.
-    pub fn into_live(self) -> (Membership, Cursor) {
+    pub(crate) fn into_live(self) -> (Membership, Cursor) {
         let cursor = match self.source {
             Source::Feed(cursor) => cursor,
             Source::History(_) => self.membership.channel.feed.follow(),
@@ -312,12 +312,12 @@ impl ReplayPage {
 
     /// The gap before its batches, if there is one; the batches; and how many messages of the first
     /// one the client does not get.
-    pub fn into_parts(self) -> (Option<Missed>, Vec<Arc<Batch>>, usize) {
+    pub(crate) fn into_parts(self) -> (Option<Missed>, Vec<Arc<Batch>>, usize) {
         (self.gap, self.batches, self.skip)
     }
 
     /// Its messages, each as a batch and the index in it.
-    pub fn messages(&self) -> impl Iterator<Item = (&Batch, usize)> {
+    pub(crate) fn messages(&self) -> impl Iterator<Item = (&Batch, usize)> {
         let all = self
             .batches
             .iter()

@@ -53,7 +53,7 @@ impl FramedMessage {
 
 impl Batch {
     /// A mark where messages are missing.
-    pub fn gap(epoch: u64, offset: u64, missed: Missed) -> Self {
+    pub(crate) fn gap(epoch: u64, offset: u64, missed: Missed) -> Self {
         let mut batch = BatchBuilder::default().build(now_ns());
         (batch.epoch, batch.offset, batch.gap) = (epoch, offset, Some(missed));
         batch
@@ -76,37 +76,37 @@ impl Batch {
 
     /// Number of messages; 0 only if it marks a gap.
     #[inline]
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.messages.len()
     }
 
     /// Whether it only marks a gap.
     #[inline]
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.messages.is_empty()
     }
 
     /// All messages as unmasked WebSocket frames, one after another: the raw format's bytes.
     #[inline]
-    pub fn raw(&self) -> &Bytes {
+    pub(crate) fn raw(&self) -> &Bytes {
         &self.raw
     }
 
     /// The messages, in order.
-    pub fn messages(&self) -> impl ExactSizeIterator<Item = (Kind, &[u8])> {
+    pub(crate) fn messages(&self) -> impl ExactSizeIterator<Item = (Kind, &[u8])> {
         self.messages
             .iter()
             .map(|message| (message.kind, message.payload(&self.raw)))
     }
 
     /// Message `index`.
-    pub fn message(&self, index: usize) -> Option<(Kind, &[u8])> {
+    pub(crate) fn message(&self, index: usize) -> Option<(Kind, &[u8])> {
         let message = self.messages.get(index)?;
         Some((message.kind, message.payload(&self.raw)))
     }
 
     /// The id of message `index`, if a history has it.
-    pub fn id(&self, index: usize) -> Option<MessageId> {
+    pub(crate) fn id(&self, index: usize) -> Option<MessageId> {
         let has_id = self.epoch != 0 && (index as u64) < self.span;
         has_id.then(|| MessageId {
             epoch: self.epoch,
@@ -115,33 +115,33 @@ impl Batch {
     }
 
     /// When it was published, in milliseconds since 1970.
-    pub fn time_ms(&self) -> u64 {
+    pub(crate) fn time_ms(&self) -> u64 {
         self.published_ns / 1_000_000
     }
 
     /// The offset that comes next after it.
     #[inline]
-    pub fn end(&self) -> u64 {
+    pub(crate) fn end(&self) -> u64 {
         self.offset + self.span
     }
 
     /// All items in this format, one after another. An item is a message, or the mark of a gap.
     #[inline]
-    pub fn bytes(&self, format: Format) -> &Bytes {
+    pub(crate) fn bytes(&self, format: Format) -> &Bytes {
         self.encoded(format)
             .map_or(&self.raw, |encoded| &encoded.bytes)
     }
 
     /// Number of items in this format.
     #[inline]
-    pub fn items(&self, format: Format) -> usize {
+    pub(crate) fn items(&self, format: Format) -> usize {
         self.encoded(format)
             .map_or(self.messages.len(), |encoded| encoded.ends.len())
     }
 
     /// Where the first `items` items end in [`Self::bytes`].
     #[inline]
-    pub fn end_of(&self, format: Format, items: usize) -> usize {
+    pub(crate) fn end_of(&self, format: Format, items: usize) -> usize {
         let Some(last) = items.checked_sub(1) else {
             return 0;
         };
@@ -151,7 +151,7 @@ impl Batch {
 
     /// How many items end at or before byte `at` of [`Self::bytes`].
     #[inline]
-    pub fn items_before(&self, format: Format, at: usize) -> usize {
+    pub(crate) fn items_before(&self, format: Format, at: usize) -> usize {
         match self.encoded(format) {
             None => self
                 .messages
@@ -162,7 +162,7 @@ impl Batch {
 
     /// Whether this connection published message `index`.
     #[inline]
-    pub fn is_from(&self, index: usize, sender: u32) -> bool {
+    pub(crate) fn is_from(&self, index: usize, sender: u32) -> bool {
         self.messages
             .get(index)
             .is_some_and(|message| message.sender == sender)
@@ -170,13 +170,13 @@ impl Batch {
 
     /// Whether this connection published any of them.
     #[inline]
-    pub fn has_any_from(&self, sender: u32) -> bool {
+    pub(crate) fn has_any_from(&self, sender: u32) -> bool {
         self.messages.iter().any(|message| message.sender == sender)
     }
 
     /// Whether this connection published all of them, so that none goes back there.
     #[inline]
-    pub fn is_all_from(&self, sender: u32) -> bool {
+    pub(crate) fn is_all_from(&self, sender: u32) -> bool {
         !self.is_empty() && self.messages.iter().all(|message| message.sender == sender)
     }
 
@@ -194,21 +194,21 @@ impl Batch {
     }
 
     /// Whether the batch exists in this format already, so that it costs nothing to make.
-    pub fn is_encoded(&self, format: Format) -> bool {
+    pub(crate) fn is_encoded(&self, format: Format) -> bool {
         format
             .index()
             .is_none_or(|index| self.others[index].get().is_some())
     }
 
     /// Counts its bytes, those of later encodings included, until the last reader drops it.
-    pub fn charge(&mut self, budget: &Arc<Budget>, part: Part) {
+    pub(crate) fn charge(&mut self, budget: &Arc<Budget>, part: Part) {
         // The new charge first, so that a batch which moves between parts is never uncounted.
         let charge = budget.charge(part, self.own_weight() + self.encoded_bytes());
         self.charge = Some(charge);
     }
 
     /// Bytes that it takes in memory, with those encodings that [`Self::grow`] has counted.
-    pub fn weight(&self) -> usize {
+    pub(crate) fn weight(&self) -> usize {
         self.own_weight() + self.counted.load(Relaxed)
     }
 
@@ -217,12 +217,12 @@ impl Batch {
     }
 
     /// Whether it has encodings that its weight does not count yet.
-    pub fn has_grown(&self) -> bool {
+    pub(crate) fn has_grown(&self) -> bool {
         self.encoded_bytes() > self.counted.load(Relaxed)
     }
 
     /// Counts new encodings in its weight; returns their bytes. Called under its feed's lock.
-    pub fn grow(&self) -> usize {
+    pub(crate) fn grow(&self) -> usize {
         let bytes = self.encoded_bytes();
         bytes - self.counted.swap(bytes, Relaxed)
     }

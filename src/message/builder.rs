@@ -10,18 +10,18 @@ use crate::frame;
 
 /// Bytes of frames at which a batch takes no more messages; a larger message is a batch of its own.
 /// It bounds the memory that one slow reader can keep alive, and one Redis command.
-pub const BATCH_BYTES: usize = 256 * 1024;
+pub(crate) const BATCH_BYTES: usize = 256 * 1024;
 
 /// Bytes of frames from which a copy is worth its time, because it takes only the memory it needs.
 const LARGE_BATCH: usize = 4 * 1024;
 
 /// Tells the contents of messages apart: SHA-1 of the kind and the payload. A client that finds two
 /// messages with the same digest harms only its own keys.
-pub type Digest = [u8; 20];
+pub(crate) type Digest = [u8; 20];
 
 /// A batch that still takes messages.
 #[derive(Debug, Default)]
-pub struct BatchBuilder {
+pub(crate) struct BatchBuilder {
     messages: Vec<FramedMessage>,
     raw: Vec<u8>,
 }
@@ -30,7 +30,7 @@ impl BatchBuilder {
     /// Adds a message. Frame reader and envelope bound its payload, far below the 4 GiB that
     /// offsets of 32 bits can name. `sender` is the connection of this node that does not want its
     /// own message; 0 is none.
-    pub fn push(&mut self, kind: Kind, payload: &[u8], sender: u32) {
+    pub(crate) fn push(&mut self, kind: Kind, payload: &[u8], sender: u32) {
         frame::encode_header(kind, payload.len(), &mut self.raw);
         let start = self.raw.len();
         self.raw.extend_from_slice(payload);
@@ -43,34 +43,29 @@ impl BatchBuilder {
     }
 
     /// Makes room for `messages` of `bytes` payload in all.
-    pub fn reserve(&mut self, messages: usize, bytes: usize) {
+    pub(crate) fn reserve(&mut self, messages: usize, bytes: usize) {
         self.messages.reserve_exact(messages);
         self.raw
             .reserve_exact(bytes + messages * frame::MAX_SERVER_HEADER);
     }
 
     /// Whether the next message has to go into another batch.
-    pub fn is_full(&self) -> bool {
+    pub(crate) fn is_full(&self) -> bool {
         self.raw.len() >= BATCH_BYTES
     }
 
     /// Number of messages so far.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.messages.len()
     }
 
-    /// Whether it has no message.
-    pub fn is_empty(&self) -> bool {
-        self.messages.is_empty()
-    }
-
     /// Bytes of frames so far.
-    pub fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.raw.len()
     }
 
     /// The digest of the first message, if there is one.
-    pub fn digest(&self) -> Option<Digest> {
+    pub(crate) fn digest(&self) -> Option<Digest> {
         let message = self.messages.first()?;
         let kind = if message.kind == Kind::Binary {
             [1]
@@ -83,7 +78,7 @@ impl BatchBuilder {
     }
 
     /// The messages on their own, in order, sharing one buffer.
-    pub fn into_messages(self) -> impl ExactSizeIterator<Item = (Kind, Bytes, u32)> {
+    pub(crate) fn into_messages(self) -> impl ExactSizeIterator<Item = (Kind, Bytes, u32)> {
         let raw = Bytes::from(self.raw);
         self.messages.into_iter().map(move |message| {
             let payload = raw.slice(message.start as usize..message.end as usize);
@@ -92,7 +87,7 @@ impl BatchBuilder {
     }
 
     /// Makes the batch. The feed that takes it sets epoch, offset and span.
-    pub fn build(mut self, published_ns: u64) -> Batch {
+    pub(crate) fn build(mut self, published_ns: u64) -> Batch {
         self.shrink();
         Batch::new(self.messages.into(), self.raw.into(), published_ns)
     }

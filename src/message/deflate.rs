@@ -14,7 +14,7 @@ const TAIL: &[u8] = &[0, 0, 0xff, 0xff];
 
 /// How far back a client can look when it inflates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DeflateWindow {
+pub(crate) enum DeflateWindow {
     /// 512 bytes: for those that ask for less than all.
     Smallest,
     /// 32 KiB.
@@ -23,7 +23,7 @@ pub enum DeflateWindow {
 
 impl DeflateWindow {
     /// Its size as clients name it, a power of two.
-    pub fn bits(self) -> u8 {
+    pub(crate) fn bits(self) -> u8 {
         match self {
             Self::Smallest => 9,
             Self::Full => 15,

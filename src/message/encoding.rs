@@ -15,7 +15,7 @@ use crate::frame;
 
 /// A way in which messages are written to clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Format {
+pub(crate) struct Format {
     /// The shape of a message.
     pub shape: Shape,
     /// Whether WebSocket frames are deflated, and for whom.
@@ -24,7 +24,7 @@ pub struct Format {
 
 /// The shape of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Shape {
+pub(crate) enum Shape {
     /// A WebSocket frame with nothing but the payload.
     Raw,
     /// A JSON object in a WebSocket text frame (`echocast.v1`).
@@ -38,17 +38,18 @@ pub(super) const OTHERS: usize = 6;
 
 impl Format {
     /// Plain frames, in which batches are built.
-    pub const RAW: Self = Self {
+    pub(crate) const RAW: Self = Self {
         shape: Shape::Raw,
         deflate: None,
     };
     /// JSON in plain frames.
-    pub const V1: Self = Self {
+    #[cfg(test)]
+    pub(crate) const V1: Self = Self {
         shape: Shape::V1,
         deflate: None,
     };
     /// Server-sent events.
-    pub const EVENTS: Self = Self {
+    pub(crate) const EVENTS: Self = Self {
         shape: Shape::Events,
         deflate: None,
     };
@@ -145,12 +146,12 @@ fn put_frame(kind: Kind, payload: &[u8], deflate: Option<DeflateWindow>, out: &m
 }
 
 /// Writes a WebSocket text frame.
-pub fn put_text(text: &[u8], out: &mut Vec<u8>) {
+pub(crate) fn put_text(text: &[u8], out: &mut Vec<u8>) {
     put_frame(Kind::Text, text, None, out);
 }
 
 /// Writes that messages are missing here.
-pub fn put_gap(format: Format, missed: Missed, out: &mut Vec<u8>) {
+pub(crate) fn put_gap(format: Format, missed: Missed, out: &mut Vec<u8>) {
     let missed = missed.count();
     match format.shape {
         Shape::Raw => {}
@@ -168,7 +169,7 @@ pub fn put_gap(format: Format, missed: Missed, out: &mut Vec<u8>) {
 
 /// Writes a message as a JSON object. `time_ms` is when it was published, in milliseconds since
 /// 1970.
-pub fn put_json(
+pub(crate) fn put_json(
     id: Option<MessageId>,
     time_ms: u64,
     kind: Kind,

@@ -14,7 +14,7 @@ pub struct MessageId {
 
 impl MessageId {
     /// Before the first message of a channel that has no history yet.
-    pub const START: Self = Self {
+    pub(crate) const START: Self = Self {
         epoch: 0,
         offset: 0,
     };

@@ -11,7 +11,7 @@ pub enum Missed {
 
 impl Missed {
     /// The number, if it is known: clients get `null` otherwise.
-    pub fn count(self) -> Option<u64> {
+    pub(crate) fn count(self) -> Option<u64> {
         match self {
             Self::Exactly(messages) => Some(messages),
             Self::Unknown => None,

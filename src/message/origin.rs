@@ -9,7 +9,7 @@ pub struct PublisherId(pub u64);
 
 impl PublisherId {
     /// An id that no other publisher has.
-    pub fn random() -> Self {
+    pub(crate) fn random() -> Self {
         Self(rand::random())
     }
 }
@@ -22,18 +22,18 @@ impl fmt::Display for PublisherId {
 
 /// The number of a message among those of its publisher. The first is 1, so 0 is before all of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Sequence(pub u64);
+pub(crate) struct Sequence(pub u64);
 
 impl Sequence {
     /// The message that comes after this one.
     #[must_use]
-    pub fn next(self) -> Self {
+    pub(crate) fn next(self) -> Self {
         Self(self.0 + 1)
     }
 
     /// The last of `count` messages of which this is the first.
     #[must_use]
-    pub fn last_of(self, count: usize) -> Self {
+    pub(crate) fn last_of(self, count: usize) -> Self {
         Self(self.0 + count as u64 - 1)
     }
 }

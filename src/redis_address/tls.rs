@@ -27,13 +27,13 @@ pub struct RedisTls {
 
 impl RedisTls {
     /// Whether no file is named.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 
     /// Everything that is wrong with the files, each complaint with its flag. `uses_tls`: so does
     /// the address.
-    pub fn complaints(&self, uses_tls: bool) -> Vec<String> {
+    pub(crate) fn complaints(&self, uses_tls: bool) -> Vec<String> {
         let mut complaints = Vec::new();
         let flags = [
             ("--redis-ca", &self.ca),
@@ -91,7 +91,7 @@ impl RedisTls {
     ///
     /// # Errors
     /// If a file cannot be read or used.
-    pub fn client(&self, info: ConnectionInfo) -> anyhow::Result<Client> {
+    pub(crate) fn client(&self, info: ConnectionInfo) -> anyhow::Result<Client> {
         if self.is_empty() {
             return Ok(Client::open(info)?);
         }

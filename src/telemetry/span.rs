@@ -38,7 +38,7 @@ const TRACEPARENT: &str = "traceparent";
 /// The span of publishing a batch. `system` is OpenTelemetry's name of the broker. The span
 /// continues the trace of the message's publisher, if that is known. Its name does not contain the
 /// channel's, because clients choose those.
-pub fn publish_span(
+pub(crate) fn publish_span(
     system: &str,
     channel: &str,
     messages: usize,
@@ -56,7 +56,7 @@ pub fn publish_span(
 }
 
 /// Marks a publish span as failed for good.
-pub fn failed(span: &Span, why: &str) {
+pub(crate) fn failed(span: &Span, why: &str) {
     if !span.is_disabled() {
         span.set_attribute("error.type", "refused");
         span.set_status(Status::error(why.to_owned()));
@@ -66,7 +66,7 @@ pub fn failed(span: &Span, why: &str) {
 /// The span of a batch's way into this node's feed, a child of its publish on any node. Without a
 /// context there is none: the publishing node decides whether a batch is traced. A batch that waits
 /// for an earlier one has a span for each try.
-pub fn relay_span(system: &str, channel: &str, messages: usize, traceparent: &str) -> Span {
+pub(crate) fn relay_span(system: &str, channel: &str, messages: usize, traceparent: &str) -> Span {
     if traceparent.is_empty() {
         return Span::none();
     }
@@ -81,7 +81,7 @@ pub fn relay_span(system: &str, channel: &str, messages: usize, traceparent: &st
 
 /// Calls `append`, which gives a batch to a feed, in a child span of its relay. `followers` counts
 /// the channel's clients on this node.
-pub fn deliver<T>(
+pub(crate) fn deliver<T>(
     relay: &Span,
     followers: impl FnOnce() -> usize,
     append: impl FnOnce() -> T,
@@ -96,7 +96,7 @@ pub fn deliver<T>(
 }
 
 /// The trace that a client wants to continue, if traces are on and the header names one.
-pub fn continued(traceparent: Option<&str>) -> Option<String> {
+pub(crate) fn continued(traceparent: Option<&str>) -> Option<String> {
     let traceparent = traceparent.filter(|_| tracing::enabled!(target: TRACES, Level::INFO))?;
     context(traceparent)
         .has_active_span()
@@ -104,7 +104,7 @@ pub fn continued(traceparent: Option<&str>) -> Option<String> {
 }
 
 /// The W3C trace context of a span, empty if it is not sampled.
-pub fn traceparent(span: &Span) -> String {
+pub(crate) fn traceparent(span: &Span) -> String {
     if span.is_disabled() {
         return String::new();
     }

@@ -1,5 +1,5 @@
 //! The format `echocast.v1`: the frames that its clients send, and those they receive beside
-//! messages. Pure. How messages look is [`crate::message::Format::V1`].
+//! messages. Pure. How messages look is [`crate::message::Shape::V1`].
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;

@@ -5,8 +5,8 @@ use std::fmt;
 use std::time::Duration;
 
 use base64::prelude::{BASE64_STANDARD, Engine};
-use echocast::VERSION_HEADER;
 pub(crate) use echocast::V1_PROTOCOL as PROTOCOL;
+use echocast::VERSION_HEADER;
 use serde_json::{Map, Value, json};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::client::Response;
