@@ -9,7 +9,7 @@ use super::header::{self, Frame, MAX_CLIENT_HEADER, Opcode};
 use super::inflate::{self, Bounds, History};
 use super::{Event, Kind, Limits, Sink, Violation, mask, utf8};
 
-/// Memory of an unfinished message that does not count yet, in bytes: see [`Decoder::held_bytes`].
+/// Memory of an unfinished message that does not count yet, in bytes: see [`Decoder::counted_bytes`].
 const UNCOUNTED: usize = 4 * 1024;
 
 /// Decodes one client's frames. Frames that arrive whole are passed on from the input buffer. Only
@@ -98,18 +98,23 @@ impl Decoder {
             .is_some_and(Unfinished::is_mid_message)
     }
 
-    /// Bytes of memory held beside the decoder itself, as far as they count. A little of an
-    /// unfinished message does not, because headers that lie across two reads come and go all the
-    /// time. A client's history stays, so it always counts.
+    /// Bytes of memory held beside the decoder itself.
     pub fn held_bytes(&self) -> usize {
-        let Some(unfinished) = self.unfinished.as_deref() else {
-            return 0;
-        };
-        let bytes = unfinished.held_bytes();
-        if bytes < UNCOUNTED && unfinished.history.is_empty() {
-            return 0;
+        self.unfinished.as_deref().map_or(0, Unfinished::held_bytes)
+    }
+
+    /// The part of [`Self::held_bytes`] that is worth counting in a budget. A little of an
+    /// unfinished message is not, because headers that lie across two reads come and go all the
+    /// time. A client's history stays, so it always is.
+    pub(crate) fn counted_bytes(&self) -> usize {
+        let unfinished = self.unfinished.as_deref();
+        let has_history = unfinished.is_some_and(|unfinished| !unfinished.history.is_empty());
+        let bytes = self.held_bytes();
+        if bytes < UNCOUNTED && !has_history {
+            0
+        } else {
+            bytes
         }
-        bytes
     }
 
     fn read_frames(

@@ -153,7 +153,7 @@ impl Session {
             return;
         };
         let consumed = self.decode_and_publish(&mut undecoded.bytes, tally);
-        let is_needed = undecoded.advance(consumed.bytes, self.input.decoder.held_bytes());
+        let is_needed = undecoded.advance(consumed.bytes, self.input.decoder.counted_bytes());
         if is_needed && self.decodes() {
             if consumed.completed {
                 undecoded.visits = 0;
@@ -185,7 +185,7 @@ impl Session {
         if !self.decodes() {
             return;
         }
-        let held = self.input.decoder.held_bytes();
+        let held = self.input.decoder.counted_bytes();
         self.input.undecoded = Undecoded::new(rest, held, self.shared.hub.budget());
         if let Some(undecoded) = self.input.undecoded.as_deref_mut()
             && !completed
