@@ -38,6 +38,9 @@ const TEXTS: &str =
 const NOTES: &str =
     "return [...document.querySelectorAll('#messages > .note')].map(e => e.textContent)";
 
+/// Times that a chromedriver is started before a test gives up.
+const STARTS: usize = 5;
+
 /// A chromedriver of one test.
 pub struct Chromium {
     port: u16,
@@ -56,6 +59,19 @@ pub struct Page {
 
 impl Chromium {
     pub async fn start() -> Arc<Self> {
+        let mut said = Vec::new();
+        // It takes a free port of IPv4 and then the same one of IPv6. Where somebody has that it
+        // ends, and must be started again.
+        for _ in 0..STARTS {
+            if let Some(chromium) = Self::try_start(&mut said).await {
+                return Arc::new(chromium);
+            }
+        }
+        panic!("chromedriver ends before it says its port: {said:?}");
+    }
+
+    /// Starts one; `None` if it ends before it serves. Adds to `said` what it prints until then.
+    async fn try_start(said: &mut Vec<String>) -> Option<Self> {
         let home = tempfile::tempdir().unwrap();
         let mut process = Command::new("chromedriver")
             .arg("--port=0")
@@ -71,20 +87,16 @@ impl Chromium {
             });
         let mut output = BufReader::new(process.stdout.take().unwrap()).lines();
         let port = soon("chromedriver says its port", async {
-            loop {
-                let line = output
-                    .next_line()
-                    .await
-                    .unwrap()
-                    .expect("chromedriver says its port before it ends");
+            while let Some(line) = output.next_line().await.unwrap() {
                 if let Some((_, port)) = line.split_once("successfully on port ") {
-                    return port.trim_end_matches('.').parse().unwrap();
+                    return Some(port.trim_end_matches('.').parse().unwrap());
                 }
+                said.push(line);
             }
-        })
-        .await;
-        Arc::new(Self {
-            port,
+            None
+        });
+        Some(Self {
+            port: port.await?,
             _process: process,
             _output: output,
             home,
