@@ -187,6 +187,7 @@ impl Cursor {
     }
 
     /// Bytes of `current`, the first batch taken, that are written already.
+    #[inline(always)]
     pub(crate) fn sent(&self, current: &Batch, format: Format) -> usize {
         current.end_of(format, self.done as usize) + self.into as usize
     }

@@ -100,6 +100,7 @@ impl Shard {
     }
 
     /// Visits the next session of the round, and ends the round after the last.
+    #[inline(always)] // once a visit
     fn continue_round(&mut self) {
         let Some(round) = &mut self.round else { return };
         let key = round.group;
