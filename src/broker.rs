@@ -39,7 +39,7 @@ pub trait Broker: Send + 'static {
     ) -> impl Future<Output = ()> + Send;
 }
 
-/// What a broker shares with its node.
+/// The parts of a node that its broker uses.
 #[derive(Clone, Debug)]
 pub struct Link {
     /// Inbox, channels and feeds.

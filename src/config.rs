@@ -62,7 +62,7 @@ pub struct Config {
     pub keepalive: KeepaliveConfig,
     /// How the node stops.
     pub shutdown: ShutdownConfig,
-    /// What is logged, and how.
+    /// Settings of the log.
     pub logs: Logs,
 }
 

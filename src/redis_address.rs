@@ -238,7 +238,7 @@ fn unquoted(error: redis::RedisError) -> anyhow::Error {
 mod tests {
     use super::*;
 
-    /// What Sentinels watch, the password of Redis, and its database.
+    /// The master that Sentinels watch, the password of Redis, and its database.
     type Service = (String, Option<String>, i64);
 
     fn addresses(url: &str) -> (Vec<String>, Option<Service>) {

@@ -16,7 +16,7 @@ use crate::message::{Digest, MessageId, PublisherId, now_ns};
 use crate::metrics::LossCause;
 use crate::telemetry;
 
-/// What traces call this broker.
+/// The name of this broker in traces.
 const SYSTEM: &str = "echocast";
 
 /// Needs nothing and is always up.
@@ -109,7 +109,7 @@ impl Embedded {
                 self.outlets.insert(channel.publisher_id, outlet);
             }
             Change::Gone(channel) => {
-                // What was published just before must not stay in the inbox.
+                // Messages published just before must not stay in the inbox.
                 if let Some(mut outlet) = self.outlets.remove(&channel.publisher_id) {
                     outlet.deliver_all(link);
                 }

@@ -80,7 +80,7 @@ impl Envelope {
         self.offset + self.messages.len() as u64 - 1
     }
 
-    /// Who published it.
+    /// Its publisher.
     pub(crate) fn publisher_id(&self) -> PublisherId {
         PublisherId(self.publisher_id)
     }

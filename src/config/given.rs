@@ -14,7 +14,7 @@ use bytesize::ByteSize;
 #[derive(Clone, Debug)]
 pub(super) struct Given<T>(Result<T, Vec<String>>);
 
-/// What a parser returns to clap.
+/// The result of a parser for clap.
 pub(super) type Parsed<T> = Result<Given<T>, Infallible>;
 
 /// Collects the complaints about all settings.

@@ -1,4 +1,4 @@
-//! What is logged, and how.
+//! Settings of the log.
 
 use super::given::{Complaining, Given, choice};
 use crate::telemetry::LogFormat;
@@ -34,7 +34,7 @@ pub(super) struct LogSettings {
     log_messages: Given<Switch>,
 }
 
-/// What is logged, and how.
+/// Settings of the log.
 #[derive(Clone, Copy, Debug)]
 pub struct Logs {
     /// How logs are written.

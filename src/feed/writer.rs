@@ -15,7 +15,7 @@ pub struct FeedWriter {
     feed: Arc<Feed>,
 }
 
-/// What became of a batch that was offered to a feed.
+/// The fate of a batch that was offered to a feed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Accepted {
     /// It is in the feed.
@@ -40,7 +40,7 @@ impl FeedWriter {
         (Self { feed: feed.clone() }, feed)
     }
 
-    /// What readers see.
+    /// The side that readers see.
     pub(crate) fn feed(&self) -> &Arc<Feed> {
         &self.feed
     }

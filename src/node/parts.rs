@@ -106,7 +106,7 @@ impl Parts {
         (parts, intake)
     }
 
-    /// What the broker has of the node.
+    /// The parts of the node that the broker uses.
     pub(super) fn link(&self) -> Link {
         Link {
             hub: self.hub.clone(),

@@ -1,7 +1,7 @@
 //! How `client` and `shell` reach a server: dials, reconnects, and resumes where it was.
 //!
 //! `target` checks what the user typed. `connection` is one open connection, and `resume` is what
-//! carries over to the next one. What is sent and shown is decided by the subcommands.
+//! carries over to the next one. The subcommands decide which messages are sent and shown.
 
 mod address;
 mod backoff;

@@ -34,7 +34,7 @@ use crate::message::{PublisherId, now_ns};
 /// forgetting.
 const MOST_ENDED: usize = 10_000;
 
-/// What a publisher has to do for a channel.
+/// Something that a publisher has to do for a channel.
 pub(super) enum Task {
     /// Something was published on it.
     Publish(Arc<Channel>),

@@ -17,7 +17,7 @@ use super::server::Server;
 use super::topology::Map;
 use crate::hub::{Channel, Inbox};
 
-/// What is to be published, and until when.
+/// Batches to publish, and until when.
 struct Source<'a> {
     link: &'a Link,
     /// Channels without clients.
@@ -65,7 +65,7 @@ pub(super) async fn run(
         // 2. They publish until the map changes, or all is done after `stop`.
         let halted = CancellationToken::new();
         let homeless = publish(&map, &mut publishers, &mut source, &mut maps, &halted).await;
-        // 3. What no server has waits for one.
+        // 3. Batches without a server wait for one.
         stranded.queue.extend(Inbox::take_from(homeless));
         if !halted.is_cancelled() {
             if stranded.is_empty() {

@@ -34,7 +34,7 @@ use crate::metrics::LossCause;
 /// More messages than a node can have missed: a larger number comes from nonsense.
 const MOST_MISSED: u64 = 10_000_000_000;
 
-/// What all receivers of a node share.
+/// The parts that all receivers of a node share.
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) link: Link,

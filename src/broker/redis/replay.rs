@@ -1,5 +1,5 @@
 //! Reads for clients what this node does not have of a history, once for all that want the same. A
-//! feed is filled backwards as far as anybody needs and it can hold. What it cannot hold is read
+//! feed is filled backwards as far as anybody needs and it can hold. The rest is read
 //! page by page, and clients that want the same page share it.
 
 use std::collections::HashMap;

@@ -47,7 +47,7 @@ pub(super) enum Change {
     Unsubscribe(Arc<Receiver>),
 }
 
-/// What a subscriber needs, and keeps across its connections.
+/// The parts that a subscriber needs, and keeps across its connections.
 pub(super) struct Keeper<'a> {
     redis: &'a Redis,
     link: &'a Link,

@@ -1,4 +1,4 @@
-//! The command line of `echocast bench`. What may be asked for is checked by `plan`.
+//! The command line of `echocast bench`. `plan` checks them.
 
 use std::time::Duration;
 

@@ -22,7 +22,7 @@ pub(super) struct Outcome {
 
 /// All zero if the server's processes are not measured.
 pub(super) struct ServerMemory {
-    /// What idle connections took, before the first message, in bytes.
+    /// Memory of idle connections, before the first message, in bytes.
     pub(super) of_connections: u64,
     /// The most while measuring, in bytes.
     pub(super) max: u64,

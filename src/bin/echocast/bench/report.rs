@@ -41,11 +41,11 @@ pub(super) struct Report {
     pub(super) server: Option<Server>,
     /// CPU cores that this program kept busy, where it can be measured.
     pub(super) own_cores: Option<f64>,
-    /// What to know before believing the numbers.
+    /// Caveats to read before the numbers.
     pub(super) notes: Vec<String>,
 }
 
-/// What was asked for.
+/// The load that was asked for.
 #[derive(Debug, Serialize)]
 pub(super) struct Load {
     pub(super) servers: Vec<String>,

@@ -93,7 +93,7 @@ impl Connection {
         self.resume.resumes()
     }
 
-    /// What the next connection needs to know.
+    /// Knowledge for the next connection.
     pub(super) fn into_resume(self) -> Resume {
         self.resume
     }

@@ -7,7 +7,7 @@ use super::output::shown;
 /// Characters of a message that a notice quotes.
 const QUOTED: usize = 60;
 
-/// What happened on an open connection.
+/// Something that happened on an open connection.
 #[derive(Debug)]
 pub(crate) enum Event {
     /// A message, a ping (already answered) or a pong.

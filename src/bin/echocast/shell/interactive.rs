@@ -46,7 +46,7 @@ struct Shell {
     closing: Option<Closing>,
 }
 
-/// What follows once the connection that we close has ended.
+/// The next step once the connection that we close has ended.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Closing {
     Exit,
@@ -299,7 +299,7 @@ impl Shell {
     }
 }
 
-/// What follows from one event of `exchange`.
+/// The next step after one event of `exchange`.
 enum Step {
     Go,
     Ended(End),

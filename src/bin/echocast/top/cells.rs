@@ -151,7 +151,7 @@ fn rate(per_second: f64) -> String {
     }
 }
 
-/// What was lost and why, if anything was.
+/// The messages lost and why, if any were.
 pub(super) fn losses(total: &Figures) -> Option<String> {
     let lost = total.lost.iter().filter(|(_, messages)| **messages > 0);
     let causes: Vec<String> = lost.map(loss).collect();

@@ -22,7 +22,7 @@ const LOOKUPS: usize = 64;
 /// are others.
 const TAKEOVER_PATIENCE: Duration = Duration::from_secs(5);
 
-/// What `publish.lua` has done with a batch.
+/// The outcome of `publish.lua` for a batch.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Outcome {
     /// The history has this message under its key already.

@@ -1,4 +1,4 @@
-//! What a publisher has to publish: the pipeline that is on its way, and the batches behind it.
+//! The work of a publisher: the pipeline that is on its way, and the batches behind it.
 
 use std::collections::HashSet;
 use std::time::Instant;
@@ -9,7 +9,7 @@ use crate::channel::ChannelName;
 use crate::hub::PendingBatch;
 use crate::message::{BatchBuilder, Digest, Kind};
 
-/// What a command counts beside its payload: it takes Redis about as long as so many bytes.
+/// Bytes that a command counts beside its payload: it takes Redis about as long as so many bytes.
 const COMMAND_BYTES: usize = 256;
 
 /// Batches that were taken from the inbox and are not settled; each channel's in order.

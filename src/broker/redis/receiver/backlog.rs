@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::budget::{Budget, Charge, Part};
 
-/// Bytes held back for one channel. What is beyond is dropped, and read from the history instead.
+/// Bytes held back for one channel. The rest is dropped, and read from the history instead.
 const BACKLOG_BYTES: usize = 4 * 1024 * 1024;
 
 /// As many of them are held back even if the memory budget has no room: a channel that drops each
@@ -55,7 +55,7 @@ impl Backlog {
         self.asked = self.payloads.len();
     }
 
-    /// What was held back, in order.
+    /// The payloads held back, in order.
     pub(super) fn into_payloads(self) -> impl Iterator<Item = HeldBack> {
         let asked = self.asked;
         let payloads = self.payloads.into_iter().enumerate();

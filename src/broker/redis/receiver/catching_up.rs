@@ -87,7 +87,7 @@ impl Request {
         link.hub.make_room();
     }
 
-    /// What lies before this place cannot be had.
+    /// Messages before this place cannot be had.
     pub(in super::super) fn lose(&self, epoch: u64, next_offset: u64) {
         if let Some(mut state) = self.receiver.current(self.round) {
             self.receiver.jump(&mut state, epoch, next_offset);

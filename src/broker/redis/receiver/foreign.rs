@@ -26,7 +26,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// beyond count as foreign at once.
 const MOST_UNJUDGED: usize = 256;
 
-/// What is known of batches that did not fit.
+/// Knowledge about batches that did not fit.
 #[derive(Debug, Default)]
 pub(super) struct Foreign {
     /// When Redis was last found not to hold a batch that came.

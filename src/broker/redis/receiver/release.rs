@@ -21,7 +21,7 @@ pub(in super::super) enum Release {
     Superseded,
 }
 
-/// What became of a payload that was held back.
+/// The fate of a payload that was held back.
 enum Verdict {
     /// It was taken, or received before.
     Taken,

@@ -13,7 +13,7 @@ use crate::message::{BatchBuilder, Kind, Missed, now_ns};
 use crate::metrics::LossCause;
 use crate::telemetry;
 
-/// What traces call this broker.
+/// The name of this broker in traces.
 const SYSTEM: &str = "redis";
 
 impl Receiver {
